@@ -1,0 +1,219 @@
+use crate::{Batch, Result};
+
+/// Element type of weights as a checkpoint stores them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DType {
+    /// bfloat16.
+    Bf16,
+    /// IEEE half precision.
+    F16,
+    /// IEEE single precision.
+    F32,
+}
+
+impl DType {
+    /// Bytes an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::Bf16 | DType::F16 => 2,
+            DType::F32 => 4,
+        }
+    }
+}
+
+/// A weight matrix `[rows, cols]` (`[out, in]` of a linear layer), row-major, as bytes on the host. Several parts are stacked
+/// along `rows`: query, key and value projections become one matrix, gate and up another.
+#[derive(Debug, Clone)]
+pub struct HostMatrix<'a> {
+    /// Each part's rows and little-endian bytes.
+    pub parts: Vec<(usize, &'a [u8])>,
+    /// Columns of every part.
+    pub cols: usize,
+    /// Element type of every part.
+    pub dtype: DType,
+}
+
+impl HostMatrix<'_> {
+    /// Rows of all parts.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|(rows, _)| rows).sum()
+    }
+}
+
+/// A KV cache's shape: `layers` times key and value of `[pages, kv_heads, page_size, head_dim]`. A contiguous cache is one page
+/// a sequence, `page_size` its capacity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheSpec {
+    /// Layers of the model.
+    pub layers: usize,
+    /// Pages.
+    pub pages: usize,
+    /// Tokens a page.
+    pub page_size: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Elements a head.
+    pub head_dim: usize,
+}
+
+/// How scores become weights.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads; a multiple of the cache's `kv_heads`.
+    pub q_heads: usize,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// Whether a query sees only keys up to its own position.
+    pub causal: bool,
+    /// Keys a query sees, itself included.
+    pub window: Option<usize>,
+    /// Scores become `softcap * tanh(score / softcap)`.
+    pub softcap: Option<f32>,
+}
+
+/// How one row of logits is sampled; validated by the caller. The ranking and the order of the filters are those of
+/// [`tilewright_kernels::abi::Sample`].
+pub use tilewright_kernels::abi::SampleRow;
+
+/// What [`Device::rope_append`] reads.
+pub struct RopeAppend<'a, D: Device + ?Sized> {
+    /// `[tokens, (q_heads + 2 * kv_heads) * head_dim]`.
+    pub qkv: &'a D::Tensor,
+    /// RMS norms of each query and key head (weights `[head_dim]`) and their epsilon.
+    pub qk_norm: Option<(&'a D::Vector, &'a D::Vector, f32)>,
+    /// From [`Device::rope`].
+    pub rope: &'a D::Rope,
+    /// Query heads.
+    pub q_heads: usize,
+    /// The layer of the cache.
+    pub layer: usize,
+}
+
+/// Activations, `[rows, cols]`, of a capacity fixed when made.
+pub trait Tensor: Send {
+    /// Rows in use.
+    fn rows(&self) -> usize;
+    /// Columns.
+    fn cols(&self) -> usize;
+    /// Uses the first `rows`; their contents are unspecified until written.
+    ///
+    /// # Errors
+    /// If `rows` exceeds the capacity.
+    fn set_rows(&mut self, rows: usize) -> Result<()>;
+}
+
+/// A device that runs a transformer's operations in the order they are called.
+///
+/// Outputs are written into tensors the caller made; an output takes the row count of its input (`set_rows` is done by the
+/// operation). The result of a row depends on that row and its sequence alone: the same bits in any batch.
+///
+/// # Errors
+/// Every operation checks its shapes and answers [`crate::Error::Shape`] naming the operation and the argument.
+pub trait Device: Send + Sync + Sized + 'static {
+    /// Activations.
+    type Tensor: Tensor;
+    /// A weight matrix in the device's layout.
+    type Matrix: Send + Sync;
+    /// An f32 vector: norm weights, biases.
+    type Vector: Send + Sync;
+    /// Cosines and sines by position.
+    type Rope: Send + Sync;
+    /// A KV cache.
+    type Cache: Send;
+    /// A batch's metadata where the operations read it.
+    type Step: Send;
+    /// f32 logits, `[rows, vocab]`.
+    type Logits: Send;
+
+    /// The device in words: name, threads or compute capability, memory.
+    fn describe(&self) -> String;
+    /// Uninitialised activations.
+    fn tensor(&self, max_rows: usize, cols: usize) -> Result<Self::Tensor>;
+    /// Uninitialised logits.
+    fn logits(&self, max_rows: usize, vocab: usize) -> Result<Self::Logits>;
+    /// Takes a weight matrix over.
+    fn matrix(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix>;
+    /// Takes a vector over.
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
+    /// Tabulates `cos(p * f) * attention_factor` and the sine for positions below `max_position` and `head_dim / 2` frequencies.
+    fn rope(&self, inv_freq: &[f32], attention_factor: f32, max_position: usize) -> Result<Self::Rope>;
+    /// Reserves a cache; contents unspecified.
+    fn cache(&self, spec: CacheSpec) -> Result<Self::Cache>;
+    /// Bytes a cache occupies on the device.
+    fn cache_bytes(&self, cache: &Self::Cache) -> usize;
+    /// Brings a step's metadata over. Token ids must be below the vocabulary, positions below the rope's.
+    fn step(&self, batch: &Batch) -> Result<Self::Step>;
+
+    /// `out[i] = table[ids[i]]` for the step's token ids.
+    fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()>;
+    /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row.
+    fn rms_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `residual += x`, then the norm of that.
+    fn add_rms_norm(
+        &self,
+        x: &Self::Tensor,
+        residual: &mut Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `out = x * w^T (+ bias)`.
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        bias: Option<&Self::Vector>,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `residual += x * w^T (+ bias)`.
+    fn linear_residual(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        bias: Option<&Self::Vector>,
+        residual: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Splits the fused projection, normalises heads where asked, rotates query and key, appends key and value to the cache
+    /// and leaves the queries in `q`, `[tokens, q_heads * head_dim]`.
+    fn rope_append(
+        &self,
+        args: RopeAppend<'_, Self>,
+        step: &Self::Step,
+        cache: &mut Self::Cache,
+        q: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Attention of the step's queries over their sequences' keys in `layer` of the cache.
+    fn attention(
+        &self,
+        q: &Self::Tensor,
+        cache: &Self::Cache,
+        layer: usize,
+        step: &Self::Step,
+        spec: &AttentionSpec,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `out = silu(gate) * up` of a fused `[rows, 2 * inter]`.
+    fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
+    /// The rows of `x` that the step wants logits of.
+    fn select_outputs(&self, x: &Self::Tensor, step: &Self::Step, out: &mut Self::Tensor) -> Result<()>;
+    /// `out = x * w^T` in f32.
+    fn project_logits(&self, x: &Self::Tensor, w: &Self::Matrix, out: &mut Self::Logits) -> Result<()>;
+
+    /// The index of each row's largest logit, the lowest among equals. Waits.
+    fn argmax(&self, logits: &Self::Logits) -> Result<Vec<u32>>;
+    /// Draws a token a row. Waits.
+    fn sample(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<u32>>;
+    /// All logits, row-major. Waits.
+    fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>>;
+    /// All activations in use, row-major, as f32. Waits.
+    fn read(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
+    /// Until all that was asked is done.
+    fn synchronize(&self) -> Result<()>;
+}

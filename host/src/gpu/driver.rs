@@ -1,0 +1,41 @@
+use tilewright_kernels::abi::KernelSpec;
+
+use crate::Result;
+
+/// What a [`Driver`] runs on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GpuInfo {
+    /// The device's name.
+    pub name: String,
+    /// Compute capability, major and minor.
+    pub compute_capability: (u32, u32),
+    /// Streaming multiprocessors.
+    pub multiprocessors: u32,
+    /// Device memory, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The little a GPU device needs from below: memory, copies and launches, in order on one stream. CUDA is one; the test suite's
+/// emulator is another, so that the very launches can be checked without a GPU.
+pub trait Driver: Send + Sync + 'static {
+    /// An allocation, freed on drop, 256-byte aligned.
+    type Buffer: Send + Sync;
+
+    /// What the driver runs on.
+    fn info(&self) -> &GpuInfo;
+    /// Uninitialised memory. `purpose` goes into the error.
+    fn alloc(&self, bytes: usize, purpose: &'static str) -> Result<Self::Buffer>;
+    /// The device address of an allocation.
+    fn address(&self, buffer: &Self::Buffer) -> u64;
+    /// Copies `bytes` to `offset` of `dst`; `bytes` may be reused at once.
+    fn upload(&self, dst: &Self::Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
+    /// Waits for all before it and copies from `offset` of `src`.
+    fn download(&self, src: &Self::Buffer, offset: usize, out: &mut [u8]) -> Result<()>;
+    /// Launches `spec` over `grid` blocks with its one parameter block.
+    ///
+    /// # Safety
+    /// `params` are those of this kernel and what they address is large enough.
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()>;
+    /// Waits for all before it.
+    fn synchronize(&self) -> Result<()>;
+}

@@ -1,0 +1,5 @@
+//! Devices whose operations are kernel launches.
+
+mod driver;
+
+pub use driver::*;

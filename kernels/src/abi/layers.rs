@@ -1,0 +1,81 @@
+use super::params;
+
+params! {
+    /// `out[i, :] = table[ids[i], :]`: embedding lookup, and the selection of rows whose logits are wanted.
+    pub struct GatherRows {
+        /// bf16 `[table_rows, cols]`.
+        pub table: u64,
+        /// u32 `[rows]`; each must be below `table_rows` (the launcher checks).
+        pub ids: u64,
+        /// bf16 `[rows, cols]`.
+        pub out: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+    }
+}
+
+params! {
+    /// `h = x + residual; out = h / sqrt(mean(h^2) + eps) * weight`, row by row, in f32.
+    pub struct RmsNorm {
+        /// bf16 `[rows, cols]`.
+        pub x: u64,
+        /// bf16 `[rows, cols]`, optional: read, and overwritten with `h`.
+        pub residual: u64,
+        /// f32 `[cols]`.
+        pub weight: u64,
+        /// bf16 `[rows, cols]`; may be `x`.
+        pub out: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+        pub eps: f32,
+        pub reserved: u32,
+    }
+}
+
+params! {
+    /// Splits a fused projection into query, key and value, normalises query and key heads where asked, rotates them (the
+    /// half-split convention: element `i` pairs with `i + head_dim / 2`) and appends key and value to the cache.
+    pub struct RopeAppend {
+        /// bf16 `[tokens, (q_heads + 2 * kv_heads) * head_dim]`: queries, then keys, then values.
+        pub qkv: u64,
+        /// f32 `[head_dim]`, optional: RMS norm of each query head before rotation.
+        pub q_norm: u64,
+        /// f32 `[head_dim]`, optional: RMS norm of each key head before rotation.
+        pub k_norm: u64,
+        /// f32 `[max_position, head_dim]`: `head_dim / 2` cosines, then `head_dim / 2` sines.
+        pub cos_sin: u64,
+        /// u32 `[tokens]`.
+        pub positions: u64,
+        /// u32 `[tokens]`: where the token's key and value go, `page * page_size + offset in page`.
+        pub slots: u64,
+        /// bf16 `[tokens, q_heads, head_dim]`.
+        pub q_out: u64,
+        /// bf16 `[pages, kv_heads, page_size, head_dim]`, this layer's.
+        pub k_cache: u64,
+        /// As `k_cache`.
+        pub v_cache: u64,
+        pub tokens: u32,
+        pub q_heads: u32,
+        pub kv_heads: u32,
+        /// A multiple of 16, at most 256.
+        pub head_dim: u32,
+        pub page_size: u32,
+        /// Of the query and key norms.
+        pub eps: f32,
+    }
+}
+
+params! {
+    /// `out[i, j] = silu(gate_up[i, j]) * gate_up[i, inter + j]`.
+    pub struct SiluMul {
+        /// bf16 `[rows, 2 * inter]`.
+        pub gate_up: u64,
+        /// bf16 `[rows, inter]`.
+        pub out: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub inter: u32,
+    }
+}

@@ -1,0 +1,16 @@
+//! What both sides of a launch agree on: entry names, launch bounds, shared-memory sizes and `#[repr(C)]` parameters.
+//!
+//! Addresses are device addresses (`u64`), 0 meaning "absent" where a field says it is optional. Sizes and strides are in
+//! elements unless a name says otherwise. Matrices are row-major.
+
+mod attention;
+mod gemm;
+mod layers;
+mod sampling;
+mod spec;
+
+pub use attention::*;
+pub use gemm::*;
+pub use layers::*;
+pub use sampling::*;
+pub use spec::*;

@@ -1,0 +1,52 @@
+use super::params;
+
+/// What [`Argmax`] and [`Sample`] answer for a row that holds a NaN, or no finite logit.
+pub const INVALID_TOKEN: u32 = u32::MAX;
+
+params! {
+    /// The index of the largest logit of each row; the lowest index wins a tie. One block a row.
+    pub struct Argmax {
+        /// f32 `[rows, cols]`.
+        pub logits: u64,
+        /// u32 `[rows]`, [`INVALID_TOKEN`] for a row with a NaN or without a finite logit.
+        pub out: u64,
+        pub rows: u32,
+        pub cols: u32,
+    }
+}
+
+params! {
+    /// How one row is sampled.
+    pub struct SampleRow {
+        /// Above 0.
+        pub temperature: f32,
+        /// In (0, 1]; 1 keeps all.
+        pub top_p: f32,
+        /// In [0, 1]; 0 keeps all.
+        pub min_p: f32,
+        /// In [0, 1): the draw.
+        pub uniform: f32,
+        /// 0 keeps all.
+        pub top_k: u32,
+        pub reserved: u32,
+    }
+}
+
+params! {
+    /// Draws a token a row. One block a row.
+    ///
+    /// Tokens are ranked by logit, the lower index first among equals. Of `softmax(logits / temperature)`: the first `top_k`
+    /// are kept; of those, renormalised, the shortest prefix whose sum reaches `top_p`; of those, the ones whose probability is
+    /// at least `min_p` times the largest. The draw is the first kept token, in ascending order of index, at which the running
+    /// sum of the kept probabilities exceeds `uniform` times their total.
+    pub struct Sample {
+        /// f32 `[rows, cols]`.
+        pub logits: u64,
+        /// [`SampleRow`] `[rows]`.
+        pub row_params: u64,
+        /// u32 `[rows]`, [`INVALID_TOKEN`] for a row with a NaN or without a finite logit.
+        pub out: u64,
+        pub rows: u32,
+        pub cols: u32,
+    }
+}

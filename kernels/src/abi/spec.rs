@@ -1,0 +1,32 @@
+/// What a launcher, the PTX builder and the emulator need to know of one entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KernelSpec {
+    /// The PTX symbol.
+    pub name: &'static str,
+    /// Threads a block, all in x. Becomes `.maxntid`.
+    pub threads: u32,
+    /// Blocks that must fit a multiprocessor. Becomes `.minnctapersm`.
+    pub min_blocks: u32,
+    /// Dynamic shared memory of every launch, in bytes.
+    pub shared_bytes: u32,
+    /// Why this kernel may use local memory, if it may.
+    pub allowance: Option<&'static str>,
+}
+
+/// Launch parameters that travel as plain bytes, passed by value as the entry's only parameter.
+#[cfg(not(target_arch = "nvptx64"))]
+pub trait Params: bytemuck::Pod {}
+
+/// Declares a `#[repr(C)]` parameter block and, on the host, its `Pod` and `Params` implementations.
+macro_rules! params {
+    ($(#[$doc:meta])* pub struct $name:ident { $($(#[$fdoc:meta])* pub $field:ident: $ty:ty,)* }) => {
+        $(#[$doc])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy)]
+        #[cfg_attr(not(target_arch = "nvptx64"), derive(Default, bytemuck::Pod, bytemuck::Zeroable))]
+        pub struct $name { $($(#[$fdoc])* pub $field: $ty,)* }
+        #[cfg(not(target_arch = "nvptx64"))]
+        impl super::Params for $name {}
+    };
+}
+pub(crate) use params;

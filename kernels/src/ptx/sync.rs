@@ -1,0 +1,44 @@
+//! Barriers.
+
+#[cfg(target_arch = "nvptx64")]
+use core::arch::asm;
+#[cfg(not(target_arch = "nvptx64"))]
+use tilewright_simt as simt;
+
+use super::intrinsic;
+
+intrinsic! {
+    /// `bar.sync 0`: every thread of the block arrives and waits; orders global and shared memory among them.
+    ///
+    /// # Safety
+    /// Every thread of the block must reach it.
+    pub fn bar_sync() {
+        asm!("bar.sync 0;", options(nostack))
+    } else {
+        simt::intrinsic::bar_sync()
+    }
+}
+
+intrinsic! {
+    /// `bar.sync id, threads`: as [`bar_sync`] among `threads` threads (whole warps) on barrier `id` (1 to 15).
+    ///
+    /// # Safety
+    /// Exactly the warps meant must reach it.
+    pub fn bar_sync_named(id: u32, threads: u32) {
+        asm!("bar.sync {}, {};", in(reg32) id, in(reg32) threads, options(nostack))
+    } else {
+        simt::intrinsic::bar_sync_named(id, threads)
+    }
+}
+
+intrinsic! {
+    /// `bar.warp.sync 0xffffffff`: every lane of the warp; orders memory among them.
+    ///
+    /// # Safety
+    /// Every lane of the warp must reach it.
+    pub fn bar_warp_sync() {
+        asm!("bar.warp.sync 0xffffffff;", options(nostack))
+    } else {
+        simt::intrinsic::bar_warp_sync()
+    }
+}
