@@ -1,0 +1,158 @@
+use crate::Real;
+
+/// What a row without an answer gets: one with a NaN, or without a finite logit.
+pub const NO_TOKEN: u32 = u32::MAX;
+
+/// `exp(x) / sum(exp(x))`.
+pub fn softmax<R: Real>(x: &[f32]) -> Vec<R> {
+    let largest = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<R> = x.iter().map(|&v| (R::of(v) - R::of(largest)).exp()).collect();
+    let mut total = R::ZERO;
+    for &weight in &weights {
+        total += weight;
+    }
+    weights.into_iter().map(|weight| (weight / total).stored()).collect()
+}
+
+fn has_answer(row: &[f32]) -> bool {
+    row.iter().all(|v| !v.is_nan()) && row.iter().any(|v| v.is_finite())
+}
+
+/// The index of the largest logit of a row, the lowest of equals.
+pub fn argmax(row: &[f32]) -> u32 {
+    if !has_answer(row) {
+        return NO_TOKEN;
+    }
+    let mut best = 0;
+    for (i, &value) in row.iter().enumerate() {
+        if value > row[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+/// How one row is sampled.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SampleSettings {
+    /// Above 0.
+    pub temperature: f64,
+    /// In (0, 1]; 1 keeps all.
+    pub top_p: f64,
+    /// In [0, 1]; 0 keeps all.
+    pub min_p: f64,
+    /// In [0, 1): the draw.
+    pub uniform: f64,
+    /// 0 keeps all.
+    pub top_k: usize,
+}
+
+/// Draws a token: of the `top_k` largest, the shortest prefix that reaches `top_p`, and of that the ones of at least
+/// `min_p` times the largest probability; then, in order of index, the first at which the running sum exceeds the draw.
+pub fn sample(row: &[f32], settings: &SampleSettings) -> u32 {
+    if !has_answer(row) {
+        return NO_TOKEN;
+    }
+    let mut ranked: Vec<usize> = (0..row.len()).collect();
+    ranked.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+    if settings.top_k > 0 {
+        ranked.truncate(settings.top_k);
+    }
+    let largest = f64::from(row[ranked[0]]);
+    let weight = |token: usize| ((f64::from(row[token]) - largest) / settings.temperature).exp();
+    let total: f64 = ranked.iter().map(|&token| weight(token)).sum();
+
+    let mut kept = Vec::new();
+    let mut reached = 0.0;
+    for &token in &ranked {
+        kept.push(token);
+        reached += weight(token);
+        if settings.top_p < 1.0 && reached >= settings.top_p * total {
+            break;
+        }
+    }
+    kept.retain(|&token| weight(token) >= settings.min_p);
+    kept.sort_unstable();
+
+    let total: f64 = kept.iter().map(|&token| weight(token)).sum();
+    let mut sum = 0.0;
+    for &token in &kept {
+        sum += weight(token);
+        if sum > settings.uniform * total {
+            return token as u32;
+        }
+    }
+    kept.iter().copied().rfind(|&token| weight(token) > 0.0).map_or(NO_TOKEN, |token| token as u32)
+}
+
+/// Every token that rounding could have drawn: the answers with `top_p`, `min_p` and the draw moved by `tolerance` either way.
+pub fn sample_candidates(row: &[f32], settings: &SampleSettings, tolerance: f64) -> Vec<u32> {
+    let moved = |value: f64, off: f64| if off == 0.0 { value } else { value * (1.0 + off * tolerance) };
+    let mut candidates = Vec::new();
+    for top_p in [-1.0, 0.0, 1.0] {
+        for min_p in [-1.0, 0.0, 1.0] {
+            for uniform in [-1.0, 0.0, 1.0] {
+                let settings = SampleSettings {
+                    top_p: if settings.top_p < 1.0 { moved(settings.top_p, top_p) } else { settings.top_p },
+                    min_p: moved(settings.min_p, min_p).min(1.0),
+                    uniform: (settings.uniform + uniform * tolerance).clamp(0.0, 1.0 - 1e-12),
+                    ..*settings
+                };
+                let token = sample(row, &settings);
+                if !candidates.contains(&token) {
+                    candidates.push(token);
+                }
+            }
+        }
+    }
+    candidates
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: SampleSettings =
+        SampleSettings { temperature: 1.0, top_p: 1.0, min_p: 0.0, uniform: 0.0, top_k: 0 };
+    /// Probabilities 0.1, 0.4, 0.2, 0.3.
+    fn row() -> Vec<f32> {
+        [0.1f32, 0.4, 0.2, 0.3].iter().map(|p| p.ln()).collect()
+    }
+    fn draws(settings: SampleSettings) -> Vec<u32> {
+        (0..10)
+            .map(|i| sample(&row(), &SampleSettings { uniform: 0.05 + 0.1 * f64::from(i), ..settings }))
+            .collect()
+    }
+
+    #[test]
+    fn draws_walk_the_distribution_in_order_of_index() {
+        assert_eq!(draws(ALL), [0, 1, 1, 1, 1, 2, 2, 3, 3, 3]);
+        assert_eq!(draws(SampleSettings { top_k: 1, ..ALL }), [1; 10]);
+        assert_eq!(draws(SampleSettings { top_k: 2, ..ALL }), [1, 1, 1, 1, 1, 1, 3, 3, 3, 3]);
+        assert_eq!(draws(SampleSettings { top_p: 0.65, ..ALL }), [1, 1, 1, 1, 1, 1, 3, 3, 3, 3]);
+        assert_eq!(draws(SampleSettings { min_p: 0.7, ..ALL }), [1, 1, 1, 1, 1, 1, 3, 3, 3, 3]);
+        assert_eq!(draws(SampleSettings { temperature: 1e-3, ..ALL }), [1; 10]);
+    }
+
+    #[test]
+    fn rows_without_an_answer() {
+        assert_eq!(argmax(&[1.0, f32::NAN]), NO_TOKEN);
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 3]), NO_TOKEN);
+        assert_eq!(argmax(&[0.0, 3.0, 3.0]), 1);
+        assert_eq!(sample(&[f32::NAN, 0.0], &ALL), NO_TOKEN);
+        assert_eq!(sample(&[f32::NEG_INFINITY, 0.0], &ALL), 1);
+    }
+
+    #[test]
+    fn a_draw_at_an_edge_has_two_candidates() {
+        let edge = SampleSettings { uniform: 0.5, ..ALL };
+        assert_eq!(sample_candidates(&row(), &edge, 1e-4).len(), 2);
+        assert_eq!(sample_candidates(&row(), &SampleSettings { uniform: 0.3, ..ALL }, 1e-4), [1]);
+    }
+
+    #[test]
+    fn softmax_sums_to_one() {
+        let p: Vec<f64> = softmax(&row());
+        assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-15 && (p[1] - 0.4).abs() < 1e-6);
+    }
+}
