@@ -7,9 +7,48 @@
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, stdarch_nvptx, asm_experimental_arch))]
 
 pub mod abi;
+pub mod argmax;
+pub mod attention_combine;
+pub mod attention_decode;
+pub mod attention_prefill;
+pub mod gather_rows;
+pub mod gemm_bf16;
+pub mod rms_norm;
+pub mod rope_append;
+pub mod sample;
+pub mod silu_mul;
+pub mod tile;
 
+#[cfg(all(feature = "emulation", not(target_arch = "nvptx64")))]
+pub mod emulation;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod entry;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation", test))]
+mod logit;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod ptx;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod reduce;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod vector;
+
+/// Every entry of the module.
+pub static KERNELS: &[&abi::KernelSpec] = &[
+    &argmax::ARGMAX,
+    &attention_combine::ATTENTION_COMBINE,
+    &attention_decode::HD64,
+    &attention_decode::HD128,
+    &attention_prefill::HD64,
+    &attention_prefill::HD128,
+    &gather_rows::GATHER_ROWS,
+    &gemm_bf16::TILE_128X128,
+    &gemm_bf16::TILE_64X64,
+    &gemm_bf16::TILE_16X64,
+    &rms_norm::RMS_NORM,
+    &rope_append::ROPE_APPEND,
+    &sample::SAMPLE,
+    &silu_mul::SILU_MUL,
+];
 
 #[cfg(target_arch = "nvptx64")]
 #[panic_handler]

@@ -1,0 +1,30 @@
+//! Entries by name, for whoever launches them under the emulator from parameters that travel as bytes.
+
+use bytemuck::pod_read_unaligned;
+
+macro_rules! entries {
+    ($($name:ident in $module:path: $params:ident,)*) => {
+        /// The host-compiled entry called `name`. It takes the parameter block's bytes, and panics if there are too many or too few.
+        ///
+        /// What it returns must only be called under the emulator, which checks every access.
+        pub fn entry(name: &str) -> Option<fn(params: &[u8])> {
+            $(if name == stringify!($name) {
+                return Some(|params| {
+                    use $module as module;
+                    // SAFETY: every access goes through the emulator, which faults on the bad ones.
+                    unsafe { module::$name(pod_read_unaligned::<crate::abi::$params>(params)) }
+                });
+            })*
+            None
+        }
+    };
+}
+
+entries! {
+    gather_rows in crate::gather_rows::kernel: GatherRows,
+    rms_norm in crate::rms_norm::kernel: RmsNorm,
+    rope_append in crate::rope_append::kernel: RopeAppend,
+    silu_mul in crate::silu_mul::kernel: SiluMul,
+    attention_combine in crate::attention_combine::kernel: AttentionCombine,
+    argmax in crate::argmax::kernel: Argmax,
+}

@@ -1,0 +1,34 @@
+//! Root-mean-square normalisation, with the residual addition that precedes it in a transformer block.
+//!
+//! One block a row. The row is read twice, the second time from cache: the sum of squares needs all of it, and keeping the
+//! f32 sum `x + residual` between the passes would tie the kernel to one row length. Shapes: `cols` a multiple of 8.
+//!
+//! Source: Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019, equation 4.
+
+use crate::abi::KernelSpec;
+
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub mod kernel;
+
+/// Threads a block: 2048 columns a step.
+pub const THREADS: u32 = 256;
+
+/// What the block keeps in shared memory.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedPlan;
+
+impl SharedPlan {
+    /// One f32 a warp.
+    pub const WARP_SUMS: u32 = 0;
+    /// All of it.
+    pub const BYTES: u32 = THREADS / 32 * 4;
+}
+
+/// Grid: `(rows, 1, 1)`.
+pub static RMS_NORM: KernelSpec = KernelSpec {
+    name: "rms_norm",
+    threads: THREADS,
+    min_blocks: 4,
+    shared_bytes: SharedPlan::BYTES,
+    allowance: None,
+};

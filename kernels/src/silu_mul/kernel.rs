@@ -1,0 +1,39 @@
+//! Device code of [`super::SILU_MUL`].
+
+use core::f32::consts::LOG2_E;
+
+use super::THREADS;
+use crate::{
+    abi::SiluMul,
+    entry::kernel,
+    ptx,
+    vector::{pack8, unpack8},
+};
+
+/// `x / (1 + exp(-x))`. For `x` far below 0 the exponential is infinite, its reciprocal 0.
+#[inline(always)]
+fn silu(x: f32) -> f32 {
+    x * ptx::rcp(1.0 + ptx::ex2(-x * LOG2_E))
+}
+
+kernel! {
+    /// See [`SiluMul`].
+    pub fn silu_mul(p: SiluMul) {
+        let row = u64::from(ptx::ctaid_x());
+        let row_bytes = u64::from(p.inter) * 2;
+        let g_gate = p.gate_up + row * 2 * row_bytes;
+        let g_up = g_gate + row_bytes;
+        let g_out = p.out + row * row_bytes;
+        let mut col = ptx::tid_x() * 8;
+        while col < p.inter {
+            let offset = u64::from(col) * 2;
+            let mut gate = unpack8(ptx::ld_global_nc_v4_b32(g_gate + offset));
+            let up = unpack8(ptx::ld_global_nc_v4_b32(g_up + offset));
+            for i in 0..8 {
+                gate[i] = silu(gate[i]) * up[i];
+            }
+            ptx::st_global_v4_b32(g_out + offset, pack8(gate));
+            col += THREADS * 8;
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The gate of a gated feed-forward layer: `silu(gate) * up`.
+//!
+//! One block a row, 16 bytes a thread a step. Shapes: `inter` a multiple of 8.
+//!
+//! Source: Shazeer, "GLU Variants Improve Transformer", 2020, equation 6 (SwiGLU).
+
+use crate::abi::KernelSpec;
+
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub mod kernel;
+
+/// Threads a block: 2048 columns a step.
+pub const THREADS: u32 = 256;
+
+/// Grid: `(rows, 1, 1)`.
+pub static SILU_MUL: KernelSpec =
+    KernelSpec { name: "silu_mul", threads: THREADS, min_blocks: 4, shared_bytes: 0, allowance: None };
