@@ -25,6 +25,13 @@ entries! {
     rms_norm in crate::rms_norm::kernel: RmsNorm,
     rope_append in crate::rope_append::kernel: RopeAppend,
     silu_mul in crate::silu_mul::kernel: SiluMul,
+    attention_prefill_hd64 in crate::attention_prefill::kernel: AttentionPrefill,
+    attention_prefill_hd128 in crate::attention_prefill::kernel: AttentionPrefill,
+    attention_decode_hd64 in crate::attention_decode::kernel: AttentionDecode,
+    attention_decode_hd128 in crate::attention_decode::kernel: AttentionDecode,
+    gemm_bf16_128x128 in crate::gemm_bf16::kernel: Gemm,
+    gemm_bf16_64x64 in crate::gemm_bf16::kernel: Gemm,
+    gemm_bf16_16x64 in crate::gemm_bf16::kernel: Gemm,
     attention_combine in crate::attention_combine::kernel: AttentionCombine,
     argmax in crate::argmax::kernel: Argmax,
 }

@@ -19,6 +19,8 @@ pub mod sample;
 pub mod silu_mul;
 pub mod tile;
 
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod attention_tile;
 #[cfg(all(feature = "emulation", not(target_arch = "nvptx64")))]
 pub mod emulation;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]

@@ -16,6 +16,9 @@
 
 use crate::{abi::KernelSpec, tile::tile_bytes};
 
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub mod kernel;
+
 /// Query heads a pass.
 pub const BLOCK_M: u32 = 16;
 /// Keys a tile; `split_tokens` is a multiple of it.

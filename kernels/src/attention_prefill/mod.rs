@@ -19,6 +19,9 @@
 
 use crate::{abi::KernelSpec, tile::tile_bytes};
 
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub mod kernel;
+
 /// Queries a block.
 pub const BLOCK_M: u32 = 64;
 /// Keys a tile.

@@ -11,6 +11,9 @@
 
 use crate::{abi::KernelSpec, tile::tile_bytes};
 
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub mod kernel;
+
 /// One tile shape.
 #[derive(Debug, Clone, Copy)]
 pub struct Tile {

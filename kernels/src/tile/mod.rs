@@ -4,6 +4,9 @@
 //! side by side. Rows of 64, 128 or 256 bytes put those eight chunks on the same banks, so a chunk's column is XORed with bits
 //! of its row: then both hit all 32 banks once.
 
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub(crate) mod fragment;
+
 /// Bytes of a chunk: eight bf16, the unit of `cp.async` and of an `ldmatrix` row.
 pub const CHUNK_BYTES: u32 = 16;
 
