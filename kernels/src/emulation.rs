@@ -32,6 +32,7 @@ entries! {
     gemm_bf16_128x128 in crate::gemm_bf16::kernel: Gemm,
     gemm_bf16_64x64 in crate::gemm_bf16::kernel: Gemm,
     gemm_bf16_16x64 in crate::gemm_bf16::kernel: Gemm,
+    sample in crate::sample::kernel: Sample,
     attention_combine in crate::attention_combine::kernel: AttentionCombine,
     argmax in crate::argmax::kernel: Argmax,
 }

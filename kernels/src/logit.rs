@@ -33,6 +33,12 @@ pub(crate) const fn key(bits: u32) -> u32 {
     }
 }
 
+/// The float of a [`key`]; +0 for either zero.
+#[inline(always)]
+pub(crate) const fn value_of_key(key: u32) -> f32 {
+    f32::from_bits(if key >> 31 == 1 { key & MAGNITUDE } else { !key })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,6 +60,9 @@ mod tests {
         ];
         for pair in ascending.windows(2) {
             assert!(key(pair[0].to_bits()) < key(pair[1].to_bits()), "{} and {}", pair[0], pair[1]);
+        }
+        for value in ascending {
+            assert_eq!(value_of_key(key(value.to_bits())), value);
         }
         assert_eq!(key((-0.0f32).to_bits()), key(0.0f32.to_bits()));
     }

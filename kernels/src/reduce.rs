@@ -65,3 +65,35 @@ pub(crate) unsafe fn warp_max_u64(value: u64) -> u64 {
     }
     max
 }
+
+/// The sum over a warp, in every lane.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub(crate) unsafe fn warp_sum_u64(value: u64) -> u64 {
+    let mut sum = value;
+    let mut mask = 16;
+    while mask > 0 {
+        // SAFETY: the caller's promise that the warp is whole.
+        sum += unsafe { shfl_bfly_u64(sum, mask) };
+        mask >>= 1;
+    }
+    sum
+}
+
+/// The sum of the values of this lane and those below it.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub(crate) unsafe fn warp_scan_u64(value: u64) -> u64 {
+    let mut sum = value;
+    let mut distance = 1;
+    while distance < 32 {
+        // SAFETY: the caller's promise that the warp is whole.
+        let (lo, hi) =
+            unsafe { (ptx::shfl_up(sum as u32, distance), ptx::shfl_up((sum >> 32) as u32, distance)) };
+        if ptx::lane() >= distance {
+            sum += u64::from(hi) << 32 | u64::from(lo);
+        }
+        distance <<= 1;
+    }
+    sum
+}

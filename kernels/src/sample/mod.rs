@@ -11,8 +11,13 @@
 
 use crate::abi::KernelSpec;
 
-/// Threads a block: a row of 256k logits is 256 a thread a pass.
-pub const THREADS: u32 = 1024;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub mod kernel;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod select;
+
+/// Threads a block: a row of 256k logits is 512 a thread a pass. With 1024 threads the 64 registers a thread spill.
+pub const THREADS: u32 = 512;
 /// Bits of the rank a pass.
 pub const RADIX_BITS: u32 = 11;
 /// Low bits of the rank, which hold the inverted index.
