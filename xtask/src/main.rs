@@ -1,2 +1,46 @@
-//! See ARCHITECTURE.md.
-fn main() {}
+//! The chores of this workspace: `cargo xtask <chore>`.
+
+mod stub_cuda;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a chore ends with: nothing to say, or one line naming what failed.
+type Outcome<T = ()> = Result<T, String>;
+
+#[derive(Parser)]
+#[command(name = "xtask", about = "The chores of this workspace")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Make DIR look like a CUDA installation: enough to compile, lint and link the feature `cuda`, not to run it.
+    StubCuda {
+        /// Where to put it; pass it on as CUDA_LIBRARY_PATH.
+        dir: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = match Args::parse().chore {
+        Chore::StubCuda { dir } => stub_cuda::make(workspace_root(), &dir),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("xtask: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The folder of the workspace's Cargo.toml: this crate's parent.
+fn workspace_root() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.parent().unwrap_or(own)
+}
