@@ -77,7 +77,7 @@ pub struct AttentionSpec {
 pub use tilewright_kernels::abi::SampleRow;
 
 /// What [`Device::rope_append`] reads.
-pub struct RopeAppend<'a, D: Device + ?Sized> {
+pub struct RopeAppend<'a, D: Device> {
     /// `[tokens, (q_heads + 2 * kv_heads) * head_dim]`.
     pub qkv: &'a D::Tensor,
     /// RMS norms of each query and key head (weights `[head_dim]`) and their epsilon.

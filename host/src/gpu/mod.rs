@@ -1,5 +1,27 @@
 //! Devices whose operations are kernel launches.
+//!
+//! | part | what is in it |
+//! |---|---|
+//! | [`Driver`] | the little a device needs from below: memory, copies, launches |
+//! | [`GpuDevice`] | [`crate::Device`] over any driver: bf16 activations and caches, f32 accumulation and logits |
+//! | `launch` | every launch, its shape checks and its parameters |
+//! | [`select_tile`] | which GEMM tile a product runs on |
+//! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
+//!
+//! A `cuda` build links `libcuda.so.1`, which comes with NVIDIA's driver: on a machine without one the program doesn't start
+//! (the dynamic linker says so), hence the feature. A driver without a GPU answers [`crate::Error::Unavailable`].
 
+#[cfg(feature = "cuda")]
+pub mod cuda;
+mod device;
 mod driver;
+mod launch;
+mod select;
+mod step;
+mod storage;
 
+pub use device::GpuDevice;
 pub use driver::*;
+pub use select::select_tile;
+pub use step::GpuStep;
+pub use storage::{GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuTensor, GpuVector};

@@ -1,0 +1,193 @@
+use half::bf16;
+
+use super::{
+    Driver, GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuStep, GpuTensor, GpuVector,
+    storage::{BF16, WORD},
+};
+use crate::{AttentionSpec, Batch, CacheSpec, Device, HostMatrix, Result, RopeAppend, SampleRow};
+
+/// A device of kernel launches over a [`Driver`].
+///
+/// Activations, weights and caches are bf16 (f16 and f32 checkpoints are rounded to nearest on upload); norms, biases, rotary
+/// tables, accumulators and logits f32. Columns are multiples of 8 and heads have 64 or 128 elements.
+pub struct GpuDevice<Dr: Driver> {
+    pub(super) driver: Dr,
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// A device over `driver`.
+    pub fn new(driver: Dr) -> Self {
+        Self { driver }
+    }
+
+    /// What the device runs on.
+    pub fn driver(&self) -> &Dr {
+        &self.driver
+    }
+}
+
+impl<Dr: Driver> Device for GpuDevice<Dr> {
+    type Tensor = GpuTensor<Dr>;
+    type Matrix = GpuMatrix<Dr>;
+    type Vector = GpuVector<Dr>;
+    type Rope = GpuRope<Dr>;
+    type Cache = GpuCache<Dr>;
+    type Step = GpuStep<Dr>;
+    type Logits = GpuLogits<Dr>;
+
+    fn describe(&self) -> String {
+        let info = self.driver.info();
+        let (major, minor) = info.compute_capability;
+        let gib = info.memory_bytes as f64 / f64::from(1 << 30);
+        format!(
+            "{}, compute capability {major}.{minor}, {} multiprocessors, {gib:.1} GiB",
+            info.name, info.multiprocessors
+        )
+    }
+
+    fn tensor(&self, max_rows: usize, cols: usize) -> Result<Self::Tensor> {
+        self.make_tensor(max_rows, cols)
+    }
+
+    fn logits(&self, max_rows: usize, vocab: usize) -> Result<Self::Logits> {
+        self.make_logits(max_rows, vocab)
+    }
+
+    fn matrix(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix> {
+        self.make_matrix(weights)
+    }
+
+    fn vector(&self, values: &[f32]) -> Result<Self::Vector> {
+        self.make_vector(values)
+    }
+
+    fn rope(&self, inv_freq: &[f32], attention_factor: f32, max_position: usize) -> Result<Self::Rope> {
+        self.make_rope(inv_freq, attention_factor, max_position)
+    }
+
+    fn cache(&self, spec: CacheSpec) -> Result<Self::Cache> {
+        self.make_cache(spec)
+    }
+
+    fn cache_bytes(&self, cache: &Self::Cache) -> usize {
+        cache.bytes()
+    }
+
+    fn step(&self, batch: &Batch) -> Result<Self::Step> {
+        self.make_step(batch)
+    }
+
+    fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()> {
+        self.launch_embed(table, step, out)
+    }
+
+    fn rms_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_rms_norm("rms_norm", x, None, weight, eps, out)
+    }
+
+    fn add_rms_norm(
+        &self,
+        x: &Self::Tensor,
+        residual: &mut Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_rms_norm("add_rms_norm", x, Some(residual), weight, eps, out)
+    }
+
+    fn linear(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        bias: Option<&Self::Vector>,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_linear(x, w, bias, out)
+    }
+
+    fn linear_residual(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        bias: Option<&Self::Vector>,
+        residual: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_linear_residual(x, w, bias, residual)
+    }
+
+    fn rope_append(
+        &self,
+        args: RopeAppend<'_, Self>,
+        step: &Self::Step,
+        cache: &mut Self::Cache,
+        q: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_rope_append(args, step, cache, q)
+    }
+
+    fn attention(
+        &self,
+        q: &Self::Tensor,
+        cache: &Self::Cache,
+        layer: usize,
+        step: &Self::Step,
+        spec: &AttentionSpec,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_attention(q, cache, layer, step, spec, out)
+    }
+
+    fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()> {
+        self.launch_silu_mul(gate_up, out)
+    }
+
+    fn select_outputs(&self, x: &Self::Tensor, step: &Self::Step, out: &mut Self::Tensor) -> Result<()> {
+        self.launch_select_outputs(x, step, out)
+    }
+
+    fn project_logits(&self, x: &Self::Tensor, w: &Self::Matrix, out: &mut Self::Logits) -> Result<()> {
+        self.launch_project_logits(x, w, out)
+    }
+
+    fn argmax(&self, logits: &Self::Logits) -> Result<Vec<u32>> {
+        self.launch_argmax(logits)
+    }
+
+    fn sample(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<u32>> {
+        self.launch_sample(logits, rows)
+    }
+
+    fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>> {
+        let mut values = vec![0f32; logits.rows * logits.vocab];
+        self.download(&logits.buffer, &mut values)?;
+        Ok(values)
+    }
+
+    fn read(&self, tensor: &Self::Tensor) -> Result<Vec<f32>> {
+        let mut values = vec![bf16::ZERO; tensor.rows * tensor.cols];
+        self.download(&tensor.buffer, &mut values)?;
+        Ok(values.into_iter().map(bf16::to_f32).collect())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.driver.synchronize()
+    }
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// The first elements of a buffer; no copy for none.
+    pub(super) fn download<T: bytemuck::Pod>(&self, buffer: &Dr::Buffer, out: &mut [T]) -> Result<()> {
+        const { assert!(size_of::<T>() == BF16 || size_of::<T>() == WORD) };
+        if out.is_empty() {
+            return Ok(());
+        }
+        self.driver.download(buffer, 0, bytemuck::cast_slice_mut(out))
+    }
+}

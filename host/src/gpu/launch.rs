@@ -1,0 +1,398 @@
+//! Every launch: what it asks of its arguments, its parameters, its grid.
+//!
+//! Sizes are checked against the buffers here and the ids of a step against the tables they index, so that what a kernel is
+//! given to address is there. A launch over nothing is left out.
+
+use bytemuck::{Zeroable, bytes_of, cast_slice};
+use tilewright_kernels::{
+    abi::{self, KernelSpec, Params},
+    argmax::ARGMAX,
+    attention_combine::ATTENTION_COMBINE,
+    attention_decode, attention_prefill,
+    gather_rows::GATHER_ROWS,
+    rms_norm::RMS_NORM,
+    rope_append::ROPE_APPEND,
+    sample::SAMPLE,
+    silu_mul::SILU_MUL,
+};
+
+use super::{
+    Driver, GpuCache, GpuDevice, GpuLogits, GpuMatrix, GpuStep, GpuTensor, GpuVector,
+    select::{MAX_GRID_Y, select_tile},
+    step::Served,
+    storage::{WORD, dim, require, shape},
+};
+use crate::{AttentionSpec, Error, Result, RopeAppend, SampleRow};
+
+/// Keys of a chunk of decode attention. A constant, so that a sequence is cut in the same places on every device and in every
+/// batch; 256 gives a context of 8192 tokens 32 chunks a key head, enough to fill any device with one sequence, and still four
+/// tiles of keys a block.
+const SPLIT_TOKENS: u32 = 256;
+
+/// Windows from here on see everything: no context is as long, and sums with positions stay within 32 bits.
+const UNBOUNDED_WINDOW: usize = 1 << 30;
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// # Safety
+    /// `params` are those of `spec`, and what they address is large enough.
+    unsafe fn launch<P: Params>(&self, spec: &'static KernelSpec, grid: [u32; 3], params: P) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        // SAFETY: the caller's promise.
+        unsafe { self.driver.launch(spec, grid, bytes_of(&params)) }
+    }
+
+    fn gather(&self, table: u64, ids: u64, rows: usize, out: &GpuTensor<Dr>, op: &'static str) -> Result<()> {
+        let (rows, cols) = (dim(op, "rows", rows)?, dim(op, "cols", out.cols)?);
+        let params = abi::GatherRows { table, ids, out: out.address, rows, cols };
+        // SAFETY: both callers checked the ids against the table, and sized `out` to `rows` of the table's columns.
+        unsafe { self.launch(&GATHER_ROWS, [rows, 1, 1], params) }
+    }
+
+    pub(super) fn launch_embed(
+        &self,
+        table: &GpuMatrix<Dr>,
+        step: &GpuStep<Dr>,
+        out: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        let plan = &step.plan;
+        require(out.cols == table.cols, "embed", "columns of out", table.cols, out.cols)?;
+        require(
+            plan.ids_end <= table.rows,
+            "embed",
+            "token ids",
+            format!("below {}", table.rows),
+            plan.ids_end.saturating_sub(1),
+        )?;
+        out.resize("embed", "out", plan.tokens)?;
+        self.gather(table.address, step.at(plan.ids), plan.tokens, out, "embed")
+    }
+
+    pub(super) fn launch_select_outputs(
+        &self,
+        x: &GpuTensor<Dr>,
+        step: &GpuStep<Dr>,
+        out: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        let plan = &step.plan;
+        require(x.rows == plan.tokens, "select_outputs", "rows of x", plan.tokens, x.rows)?;
+        require(out.cols == x.cols, "select_outputs", "columns of out", x.cols, out.cols)?;
+        out.resize("select_outputs", "out", plan.output_rows)?;
+        self.gather(x.address, step.at(plan.outputs), plan.output_rows, out, "select_outputs")
+    }
+
+    pub(super) fn launch_rms_norm(
+        &self,
+        op: &'static str,
+        x: &GpuTensor<Dr>,
+        residual: Option<&mut GpuTensor<Dr>>,
+        weight: &GpuVector<Dr>,
+        eps: f32,
+        out: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        require(weight.len == x.cols, op, "weight", x.cols, weight.len)?;
+        require(out.cols == x.cols, op, "columns of out", x.cols, out.cols)?;
+        if let Some(residual) = &residual {
+            let (found, expected) = ((residual.rows, residual.cols), (x.rows, x.cols));
+            require(found == expected, op, "residual", format!("{expected:?}"), format!("{found:?}"))?;
+        }
+        out.resize(op, "out", x.rows)?;
+        let (rows, cols) = (dim(op, "rows", x.rows)?, dim(op, "cols", x.cols)?);
+        let residual = residual.map_or(0, |residual| residual.address);
+        let (x, weight, out) = (x.address, weight.address, out.address);
+        let params = abi::RmsNorm { x, residual, weight, out, rows, cols, eps, reserved: 0 };
+        // SAFETY: `x`, `residual` and `out` are `[rows, cols]` and `weight` `[cols]`, as checked above.
+        unsafe { self.launch(&RMS_NORM, [rows, 1, 1], params) }
+    }
+
+    pub(super) fn launch_silu_mul(&self, gate_up: &GpuTensor<Dr>, out: &mut GpuTensor<Dr>) -> Result<()> {
+        let op = "silu_mul";
+        require(gate_up.cols == 2 * out.cols, op, "columns of gate_up", 2 * out.cols, gate_up.cols)?;
+        out.resize(op, "out", gate_up.rows)?;
+        let (rows, inter) = (dim(op, "rows", gate_up.rows)?, dim(op, "cols", out.cols)?);
+        let params = abi::SiluMul { gate_up: gate_up.address, out: out.address, rows, inter };
+        // SAFETY: `gate_up` is `[rows, 2 * inter]` and `out` `[rows, inter]`, as checked above.
+        unsafe { self.launch(&SILU_MUL, [rows, 1, 1], params) }
+    }
+
+    /// `out = x * w^T (+ bias) (+ residual)`; `out` and `residual` are checked to be `[x.rows, w.rows]` by the callers.
+    fn gemm(
+        &self,
+        op: &'static str,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        bias: Option<&GpuVector<Dr>>,
+        target: Target,
+    ) -> Result<()> {
+        require(x.cols == w.cols, op, "columns of x", w.cols, x.cols)?;
+        if let Some(bias) = bias {
+            require(bias.len == w.rows, op, "bias", w.rows, bias.len)?;
+        }
+        let (m, n) = (dim(op, "rows of x", x.rows)?, dim(op, "rows of w", w.rows)?);
+        let k = dim(op, "columns of x", x.cols)?;
+        let tile = select_tile(m, n, self.driver.info().multiprocessors)
+            .ok_or_else(|| shape(op, "rows of x", "at most 8388480", m))?;
+        let params = abi::Gemm {
+            a: x.address,
+            w: w.address,
+            bias: bias.map_or(0, |bias| bias.address),
+            residual: target.residual,
+            out: target.out,
+            m,
+            n,
+            k,
+            out_f32: u32::from(target.f32),
+        };
+        // SAFETY: `a` is `[m, k]`, `w` `[n, k]` and `bias` `[n]` by the checks above, `out` and `residual` `[m, n]` by the callers'.
+        unsafe { self.launch(tile.spec, [n.div_ceil(tile.block_n), m.div_ceil(tile.block_m), 1], params) }
+    }
+
+    pub(super) fn launch_linear(
+        &self,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        bias: Option<&GpuVector<Dr>>,
+        out: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        require(out.cols == w.rows, "linear", "columns of out", w.rows, out.cols)?;
+        out.resize("linear", "out", x.rows)?;
+        self.gemm("linear", x, w, bias, Target { out: out.address, residual: 0, f32: false })
+    }
+
+    pub(super) fn launch_linear_residual(
+        &self,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        bias: Option<&GpuVector<Dr>>,
+        residual: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        let op = "linear_residual";
+        require(residual.cols == w.rows, op, "columns of residual", w.rows, residual.cols)?;
+        require(residual.rows == x.rows, op, "rows of residual", x.rows, residual.rows)?;
+        let out = residual.address;
+        self.gemm(op, x, w, bias, Target { out, residual: out, f32: false })
+    }
+
+    pub(super) fn launch_project_logits(
+        &self,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        out: &mut GpuLogits<Dr>,
+    ) -> Result<()> {
+        require(out.vocab == w.rows, "project_logits", "vocab of out", w.rows, out.vocab)?;
+        out.resize("project_logits", x.rows)?;
+        self.gemm("project_logits", x, w, None, Target { out: out.address, residual: 0, f32: true })
+    }
+
+    pub(super) fn launch_rope_append(
+        &self,
+        args: RopeAppend<'_, Self>,
+        step: &GpuStep<Dr>,
+        cache: &mut GpuCache<Dr>,
+        q: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        let op = "rope_append";
+        let (RopeAppend { qkv, qk_norm, rope, q_heads, layer }, plan, spec) = (args, &step.plan, cache.spec);
+        let cols = (q_heads + 2 * spec.kv_heads) * spec.head_dim;
+        require(qkv.cols == cols, op, "columns of qkv", cols, qkv.cols)?;
+        require(qkv.rows == plan.tokens, op, "rows of qkv", plan.tokens, qkv.rows)?;
+        require(q.cols == q_heads * spec.head_dim, op, "columns of q", q_heads * spec.head_dim, q.cols)?;
+        require(rope.head_dim == spec.head_dim, op, "rope", spec.head_dim, rope.head_dim)?;
+        let positions = || format!("below {}", rope.max_position);
+        require(plan.positions_end <= rope.max_position, op, "positions", positions(), plan.positions_end)?;
+        let slots = spec.pages * spec.page_size;
+        require(plan.slots_end <= slots, op, "slots", format!("below {slots}"), plan.slots_end)?;
+        let mut params = abi::RopeAppend { eps: 0.0, ..Zeroable::zeroed() };
+        if let Some((q_norm, k_norm, eps)) = qk_norm {
+            require(q_norm.len == spec.head_dim, op, "q_norm", spec.head_dim, q_norm.len)?;
+            require(k_norm.len == spec.head_dim, op, "k_norm", spec.head_dim, k_norm.len)?;
+            params = abi::RopeAppend { q_norm: q_norm.address, k_norm: k_norm.address, eps, ..params };
+        }
+        q.resize(op, "q", plan.tokens)?;
+        let (k_cache, v_cache) = cache.layer(op, layer)?;
+        let params = abi::RopeAppend {
+            qkv: qkv.address,
+            cos_sin: rope.address,
+            positions: step.at(plan.positions),
+            slots: step.at(plan.slots),
+            q_out: q.address,
+            k_cache,
+            v_cache,
+            tokens: dim(op, "tokens", plan.tokens)?,
+            q_heads: dim(op, "q_heads", q_heads)?,
+            kv_heads: dim(op, "kv_heads", spec.kv_heads)?,
+            head_dim: dim(op, "head_dim", spec.head_dim)?,
+            page_size: dim(op, "page_size", spec.page_size)?,
+            ..params
+        };
+        // SAFETY: `qkv` and `q` have the step's rows and the columns checked above, positions are in the table and slots in the
+        // cache, whose layer is there; norms have a head's length.
+        unsafe { self.launch(&ROPE_APPEND, [params.tokens, 1, 1], params) }
+    }
+
+    pub(super) fn launch_attention(
+        &self,
+        q: &GpuTensor<Dr>,
+        cache: &GpuCache<Dr>,
+        layer: usize,
+        step: &GpuStep<Dr>,
+        spec: &AttentionSpec,
+        out: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        let op = "attention";
+        let (plan, held, q_heads) = (&step.plan, cache.spec, spec.q_heads);
+        let grouped = q_heads > 0 && q_heads.is_multiple_of(held.kv_heads) && q_heads <= MAX_GRID_Y as usize;
+        require(
+            grouped,
+            op,
+            "q_heads",
+            format!("a multiple of {}, at most {MAX_GRID_Y}", held.kv_heads),
+            q_heads,
+        )?;
+        require(q.cols == q_heads * held.head_dim, op, "columns of q", q_heads * held.head_dim, q.cols)?;
+        require(q.rows == plan.tokens, op, "rows of q", plan.tokens, q.rows)?;
+        require(out.cols == q.cols, op, "columns of out", q.cols, out.cols)?;
+        let (pages, page_size) = (held.pages, dim(op, "page_size", held.page_size)?);
+        require(plan.pages_end <= pages, op, "pages", format!("below {pages}"), plan.pages_end)?;
+        require(
+            plan.min_page_size <= page_size,
+            op,
+            "page_size",
+            format!("at least {}", plan.min_page_size),
+            page_size,
+        )?;
+        require(spec.window != Some(0), op, "window", "above 0", 0)?;
+        out.resize(op, "out", plan.tokens)?;
+        let (k_cache, v_cache) = cache.layer(op, layer)?;
+        let params = abi::AttentionPrefill {
+            q: q.address,
+            k_cache,
+            v_cache,
+            out: out.address,
+            seq_ids: step.at(plan.prefill.seq_ids),
+            q_starts: step.at(plan.q_starts),
+            kv_lens: step.at(plan.kv_lens),
+            block_table: step.at(plan.block_table),
+            block_table_stride: plan.block_table_stride,
+            page_size,
+            q_heads: dim(op, "q_heads", q_heads)?,
+            kv_heads: dim(op, "kv_heads", held.kv_heads)?,
+            scale: spec.scale,
+            softcap: spec.softcap.unwrap_or(0.0),
+            causal: u32::from(spec.causal),
+            window: spec.window.filter(|&w| w < UNBOUNDED_WINDOW).map_or(0, |w| w as u32),
+        };
+        let kernel = if held.head_dim == 64 { &attention_prefill::HD64 } else { &attention_prefill::HD128 };
+        let blocks = plan.prefill.max_query_len.div_ceil(attention_prefill::BLOCK_M);
+        // SAFETY: `q` and `out` have the step's rows of `q_heads` heads, the layer is there, the step's pages are in it and hold
+        // its keys; a cache's head is 64 or 128 by construction.
+        unsafe { self.launch(kernel, [blocks, params.q_heads, plan.prefill.seqs as u32], params)? };
+        let seq_ids = step.at(plan.decode.seq_ids);
+        self.attention_decode(abi::AttentionPrefill { seq_ids, ..params }, held.head_dim, &plan.decode)
+    }
+
+    /// The sequences of one query: `shared`, checked by the caller, says the rest.
+    fn attention_decode(
+        &self,
+        shared: abi::AttentionPrefill,
+        head_dim: usize,
+        served: &Served,
+    ) -> Result<()> {
+        if served.seqs == 0 {
+            return Ok(());
+        }
+        let abi::AttentionPrefill { out, seq_ids, q_starts, kv_lens, q_heads, kv_heads, .. } = shared;
+        let (seqs, max_splits) = (served.seqs as u32, served.max_kv_len.div_ceil(SPLIT_TOKENS).max(1));
+        let mut params = abi::AttentionDecode {
+            q: shared.q,
+            k_cache: shared.k_cache,
+            v_cache: shared.v_cache,
+            out,
+            partial_out: 0,
+            partial_lse: 0,
+            seq_ids,
+            q_starts,
+            kv_lens,
+            block_table: shared.block_table,
+            block_table_stride: shared.block_table_stride,
+            page_size: shared.page_size,
+            q_heads,
+            kv_heads,
+            scale: shared.scale,
+            softcap: shared.softcap,
+            window: shared.window,
+            split_tokens: SPLIT_TOKENS,
+            max_splits,
+            reserved: 0,
+        };
+        let splits = max_splits > 1;
+        let partials = [if splits { served.seqs } else { 0 }, q_heads as usize, max_splits as usize];
+        let [a, b, c] = partials;
+        let purpose = "the chunks of decode attention";
+        let (_partial_out, partial_out) = self.allocate("attention", &[a, b, c, head_dim, WORD], purpose)?;
+        let (_partial_lse, partial_lse) = self.allocate("attention", &[a, b, c, WORD], purpose)?;
+        params.partial_out = partial_out;
+        params.partial_lse = partial_lse;
+        let kernel = if head_dim == 64 { &attention_decode::HD64 } else { &attention_decode::HD128 };
+        // SAFETY: as for prefill; partials are `[seqs, q_heads, max_splits(, head_dim)]`, and not touched where every sequence is
+        // one chunk. They are freed after the combine in the order of the stream.
+        unsafe { self.launch(kernel, [max_splits, kv_heads, seqs], params)? };
+        if !splits {
+            return Ok(());
+        }
+        let params = abi::AttentionCombine {
+            partial_out,
+            partial_lse,
+            out,
+            seq_ids,
+            q_starts,
+            kv_lens,
+            q_heads,
+            head_dim: head_dim as u32,
+            split_tokens: SPLIT_TOKENS,
+            max_splits,
+        };
+        // SAFETY: reads the partials just written, writes the rows of `out` that the decode kernel left.
+        unsafe { self.launch(&ATTENTION_COMBINE, [q_heads, seqs, 1], params) }
+    }
+
+    pub(super) fn launch_argmax(&self, logits: &GpuLogits<Dr>) -> Result<Vec<u32>> {
+        let (rows, cols) = (dim("argmax", "rows", logits.rows)?, dim("argmax", "vocab", logits.vocab)?);
+        let (buffer, out) = self.allocate("argmax", &[logits.rows, WORD], "tokens")?;
+        let params = abi::Argmax { logits: logits.address, out, rows, cols };
+        // SAFETY: `logits` is `[rows, cols]` and `out` `[rows]`.
+        unsafe { self.launch(&ARGMAX, [rows, 1, 1], params)? };
+        self.tokens(&buffer, logits.rows)
+    }
+
+    pub(super) fn launch_sample(&self, logits: &GpuLogits<Dr>, samples: &[SampleRow]) -> Result<Vec<u32>> {
+        require(samples.len() == logits.rows, "sample", "rows", logits.rows, samples.len())?;
+        let (rows, cols) = (dim("sample", "rows", logits.rows)?, dim("sample", "vocab", logits.vocab)?);
+        let (row_buffer, row_params) =
+            self.allocate("sample", &[samples.len(), size_of::<SampleRow>()], "sampling parameters")?;
+        self.upload(&row_buffer, 0, cast_slice(samples))?;
+        let (buffer, out) = self.allocate("sample", &[logits.rows, WORD], "tokens")?;
+        let params = abi::Sample { logits: logits.address, row_params, out, rows, cols };
+        // SAFETY: `logits` is `[rows, cols]`, `row_params` and `out` `[rows]`.
+        unsafe { self.launch(&SAMPLE, [rows, 1, 1], params)? };
+        self.tokens(&buffer, logits.rows)
+    }
+
+    /// The tokens a kernel left, unless one marks its row invalid.
+    fn tokens(&self, buffer: &Dr::Buffer, rows: usize) -> Result<Vec<u32>> {
+        let mut tokens = vec![0u32; rows];
+        self.download(buffer, &mut tokens)?;
+        match tokens.iter().position(|&token| token == abi::INVALID_TOKEN) {
+            Some(row) => Err(Error::InvalidLogits { row }),
+            None => Ok(tokens),
+        }
+    }
+}
+
+/// What a product is written to.
+struct Target {
+    out: u64,
+    residual: u64,
+    f32: bool,
+}

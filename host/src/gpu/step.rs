@@ -1,0 +1,234 @@
+use super::{
+    Driver, GpuDevice,
+    select::MAX_GRID_Y,
+    storage::{WORD, dim, require},
+};
+use crate::{Batch, Result};
+
+/// A batch's metadata on the device: one allocation, brought over by one copy.
+pub struct GpuStep<Dr: Driver> {
+    _buffer: Dr::Buffer,
+    address: u64,
+    pub(super) plan: StepPlan,
+}
+
+impl<Dr: Driver> GpuStep<Dr> {
+    /// The device address of one of the plan's sections.
+    pub(super) fn at(&self, section: Section) -> u64 {
+        self.address + section.0 as u64
+    }
+}
+
+/// Where a section starts, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Section(usize);
+
+/// Sequences that one launch of attention serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Served {
+    /// Where their indices are.
+    pub seq_ids: Section,
+    /// How many.
+    pub seqs: usize,
+    /// The longest span of queries.
+    pub max_query_len: u32,
+    /// The longest span of keys.
+    pub max_kv_len: u32,
+}
+
+/// The sections of a step's metadata, and what operations check before they launch.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct StepPlan {
+    pub ids: Section,
+    pub positions: Section,
+    pub slots: Section,
+    pub outputs: Section,
+    pub q_starts: Section,
+    pub kv_lens: Section,
+    pub block_table: Section,
+    pub block_table_stride: u32,
+    pub tokens: usize,
+    pub output_rows: usize,
+    /// Sequences of one query, for the decode kernel; the others of at least one are `prefill`'s. Which one a sequence gets
+    /// depends on it alone, so that its bits don't depend on the batch.
+    pub decode: Served,
+    pub prefill: Served,
+    /// One more than the largest of each; 0 without any.
+    pub ids_end: usize,
+    pub positions_end: usize,
+    pub slots_end: usize,
+    pub pages_end: usize,
+    /// The smallest page size with which every sequence's pages hold its keys.
+    pub min_page_size: u32,
+}
+
+/// Packs sections of u32s, each aligned to 16 bytes.
+#[derive(Default)]
+struct Packer {
+    words: Vec<u32>,
+}
+
+impl Packer {
+    fn push(&mut self, values: impl IntoIterator<Item = u32>) -> Section {
+        self.words.resize(self.words.len().next_multiple_of(4), 0);
+        let section = Section(self.words.len() * WORD);
+        self.words.extend(values);
+        section
+    }
+}
+
+fn end(values: &[u32]) -> usize {
+    values.iter().max().map_or(0, |&max| max as usize + 1)
+}
+
+impl StepPlan {
+    /// The plan of a batch, and the words that go to the device.
+    fn new(batch: &Batch) -> Result<(StepPlan, Vec<u32>)> {
+        let tokens = batch.ids.len();
+        check(batch)?;
+        let mut packer = Packer::default();
+        let stride = batch.spans.iter().map(|span| span.pages.len()).max().unwrap_or(0);
+        let mut plan = StepPlan {
+            ids: packer.push(batch.ids.iter().copied()),
+            positions: packer.push(batch.positions.iter().copied()),
+            slots: packer.push(batch.slots.iter().copied()),
+            outputs: packer.push(batch.outputs.iter().copied()),
+            q_starts: packer
+                .push(batch.spans.iter().map(|s| s.query_start).chain([dim("step", "tokens", tokens)?])),
+            kv_lens: packer.push(batch.spans.iter().map(|s| s.kv_len)),
+            block_table_stride: dim("step", "pages of a sequence", stride)?,
+            tokens,
+            output_rows: batch.outputs.len(),
+            ids_end: end(&batch.ids),
+            positions_end: end(&batch.positions),
+            slots_end: end(&batch.slots),
+            pages_end: batch.spans.iter().map(|s| end(&s.pages)).max().unwrap_or(0),
+            ..StepPlan::default()
+        };
+        for span in &batch.spans {
+            let pages = dim("step", "pages of a sequence", span.pages.len())?;
+            plan.min_page_size = plan.min_page_size.max(span.kv_len.div_ceil(pages.max(1)));
+        }
+        // A page that isn't there is out of range rather than a valid wrong one.
+        plan.block_table = packer.push(batch.spans.iter().flat_map(|span| {
+            span.pages.iter().copied().chain(std::iter::repeat_n(u32::MAX, stride - span.pages.len()))
+        }));
+        plan.decode = serve(&mut packer, batch, |query_len| query_len == 1);
+        plan.prefill = serve(&mut packer, batch, |query_len| query_len > 1);
+        Ok((plan, packer.words))
+    }
+}
+
+/// The sequences whose query length `takes`.
+fn serve(packer: &mut Packer, batch: &Batch, takes: impl Fn(u32) -> bool) -> Served {
+    let served = || (0u32..).zip(&batch.spans).filter(|(_, span)| takes(span.query_len));
+    Served {
+        seq_ids: packer.push(served().map(|(seq, _)| seq)),
+        seqs: served().count(),
+        max_query_len: served().map(|(_, span)| span.query_len).max().unwrap_or(0),
+        max_kv_len: served().map(|(_, span)| span.kv_len).max().unwrap_or(0),
+    }
+}
+
+/// That the parts of a batch fit each other.
+fn check(batch: &Batch) -> Result<()> {
+    let tokens = batch.ids.len();
+    require(batch.positions.len() == tokens, "step", "positions", tokens, batch.positions.len())?;
+    require(batch.slots.len() == tokens, "step", "slots", tokens, batch.slots.len())?;
+    let seqs = batch.spans.len();
+    require(seqs <= MAX_GRID_Y as usize, "step", "sequences", format!("at most {MAX_GRID_Y}"), seqs)?;
+    require(
+        end(&batch.outputs) <= tokens,
+        "step",
+        "outputs",
+        format!("rows below {tokens}"),
+        end(&batch.outputs),
+    )?;
+    let mut start = 0u64;
+    for span in &batch.spans {
+        require(u64::from(span.query_start) == start, "step", "query_start", start, span.query_start)?;
+        require(span.kv_len == 0 || !span.pages.is_empty(), "step", "pages of a sequence", "at least 1", 0)?;
+        start += u64::from(span.query_len);
+    }
+    require(start == tokens as u64, "step", "tokens of all sequences", tokens, start)
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    pub(super) fn make_step(&self, batch: &Batch) -> Result<GpuStep<Dr>> {
+        let (plan, words) = StepPlan::new(batch)?;
+        let (buffer, address) = self.allocate("step", &[words.len(), WORD], "a step's metadata")?;
+        self.upload(&buffer, 0, bytemuck::cast_slice(&words))?;
+        Ok(GpuStep { _buffer: buffer, address, plan })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Error, Outputs};
+
+    fn section(words: &[u32], section: Section, len: usize) -> &[u32] {
+        &words[section.0 / WORD..section.0 / WORD + len]
+    }
+
+    #[test]
+    fn a_ragged_batch_is_packed_in_aligned_sections() {
+        let mut batch = Batch::default();
+        batch.push(&[5, 6, 7], 0, &[3], 8, Outputs::Last);
+        batch.push(&[9], 9, &[1, 4], 8, Outputs::Last);
+        batch.push(&[], 0, &[], 8, Outputs::None);
+        batch.push(&[2], 0, &[0], 8, Outputs::All);
+        let (plan, words) = StepPlan::new(&batch).expect("a valid batch");
+        for at in [
+            plan.ids,
+            plan.positions,
+            plan.slots,
+            plan.outputs,
+            plan.q_starts,
+            plan.kv_lens,
+            plan.block_table,
+        ] {
+            assert_eq!(at.0 % 16, 0);
+        }
+        assert_eq!(section(&words, plan.ids, 5), [5, 6, 7, 9, 2]);
+        assert_eq!(section(&words, plan.positions, 5), [0, 1, 2, 9, 0]);
+        assert_eq!(section(&words, plan.slots, 5), [24, 25, 26, 33, 0]);
+        assert_eq!(section(&words, plan.outputs, 3), [2, 3, 4]);
+        assert_eq!(section(&words, plan.q_starts, 5), [0, 3, 4, 4, 5]);
+        assert_eq!(section(&words, plan.kv_lens, 4), [3, 10, 0, 1]);
+        let none = u32::MAX;
+        assert_eq!(section(&words, plan.block_table, 8), [3, none, 1, 4, none, none, 0, none]);
+        assert_eq!(section(&words, plan.decode.seq_ids, 2), [1, 3]);
+        assert_eq!(section(&words, plan.prefill.seq_ids, 1), [0]);
+        assert_eq!((plan.decode.seqs, plan.decode.max_kv_len), (2, 10));
+        assert_eq!((plan.prefill.seqs, plan.prefill.max_query_len), (1, 3));
+        assert_eq!((plan.ids_end, plan.positions_end, plan.slots_end, plan.pages_end), (10, 10, 34, 5));
+        assert_eq!((plan.min_page_size, plan.block_table_stride), (5, 2));
+    }
+
+    #[test]
+    fn an_empty_batch_has_a_plan() {
+        let (plan, _) = StepPlan::new(&Batch::default()).expect("nothing is a valid batch");
+        assert_eq!((plan.tokens, plan.decode.seqs, plan.prefill.seqs, plan.ids_end), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn parts_that_do_not_fit_are_refused() {
+        let mut good = Batch::default();
+        good.push(&[1, 2], 0, &[0], 4, Outputs::Last);
+        let spoil = |change: fn(&mut Batch)| {
+            let mut batch = good.clone();
+            change(&mut batch);
+            match StepPlan::new(&batch) {
+                Err(Error::Shape { what, .. }) => what,
+                other => panic!("accepted: {other:?}"),
+            }
+        };
+        assert_eq!(spoil(|b| b.positions.truncate(1)), "positions");
+        assert_eq!(spoil(|b| b.slots.push(0)), "slots");
+        assert_eq!(spoil(|b| b.outputs.push(2)), "outputs");
+        assert_eq!(spoil(|b| b.spans[0].query_start = 1), "query_start");
+        assert_eq!(spoil(|b| b.spans[0].query_len = 1), "tokens of all sequences");
+        assert_eq!(spoil(|b| b.spans[0].pages.clear()), "pages of a sequence");
+    }
+}

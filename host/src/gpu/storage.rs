@@ -1,0 +1,252 @@
+use half::{bf16, f16};
+
+use super::{Driver, GpuDevice};
+use crate::{CacheSpec, DType, Error, HostMatrix, Result, Tensor};
+
+/// Bytes of a bf16.
+pub(super) const BF16: usize = 2;
+/// Bytes of an f32 or a u32.
+pub(super) const WORD: usize = 4;
+/// Elements converted at a time on their way to the device: 2 MiB of bf16.
+const CONVERT_ELEMS: usize = 1 << 20;
+
+/// A shape error.
+pub(super) fn shape(
+    op: &'static str,
+    what: &'static str,
+    expected: impl ToString,
+    found: impl ToString,
+) -> Error {
+    Error::Shape { op, what, expected: expected.to_string(), found: found.to_string() }
+}
+
+/// A shape error unless `holds`.
+pub(super) fn require(
+    holds: bool,
+    op: &'static str,
+    what: &'static str,
+    expected: impl ToString,
+    found: impl ToString,
+) -> Result<()> {
+    if holds { Ok(()) } else { Err(shape(op, what, expected, found)) }
+}
+
+/// A size as the kernels take it.
+pub(super) fn dim(op: &'static str, what: &'static str, value: usize) -> Result<u32> {
+    u32::try_from(value).map_err(|_| shape(op, what, "below 2^32", value))
+}
+
+/// The product of `dims`, in bytes where one of them is the element's.
+fn bytes_of(op: &'static str, dims: &[usize]) -> Result<usize> {
+    dims.iter()
+        .try_fold(1usize, |product, &dim| product.checked_mul(dim))
+        .filter(|&bytes| bytes <= isize::MAX as usize)
+        .ok_or_else(|| shape(op, "shape", "below 2^63 bytes", format!("{dims:?}")))
+}
+
+/// bf16 activations, `[rows, cols]`.
+pub struct GpuTensor<Dr: Driver> {
+    pub(super) buffer: Dr::Buffer,
+    pub(super) address: u64,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+    capacity: usize,
+}
+
+impl<Dr: Driver> GpuTensor<Dr> {
+    /// Uses the first `rows` for `op`.
+    pub(super) fn resize(&mut self, op: &'static str, what: &'static str, rows: usize) -> Result<()> {
+        require(rows <= self.capacity, op, what, format!("capacity for {rows} rows"), self.capacity)?;
+        self.rows = rows;
+        Ok(())
+    }
+}
+
+impl<Dr: Driver> Tensor for GpuTensor<Dr> {
+    fn rows(&self) -> usize {
+        self.rows
+    }
+
+    fn cols(&self) -> usize {
+        self.cols
+    }
+
+    fn set_rows(&mut self, rows: usize) -> Result<()> {
+        self.resize("set_rows", "rows", rows)
+    }
+}
+
+/// A bf16 matrix, `[rows, cols]`.
+pub struct GpuMatrix<Dr: Driver> {
+    _buffer: Dr::Buffer,
+    pub(super) address: u64,
+    pub(super) rows: usize,
+    pub(super) cols: usize,
+}
+
+/// An f32 vector.
+pub struct GpuVector<Dr: Driver> {
+    _buffer: Dr::Buffer,
+    pub(super) address: u64,
+    pub(super) len: usize,
+}
+
+/// f32 cosines and sines, `[max_position, head_dim]`.
+pub struct GpuRope<Dr: Driver> {
+    _buffer: Dr::Buffer,
+    pub(super) address: u64,
+    pub(super) max_position: usize,
+    pub(super) head_dim: usize,
+}
+
+/// bf16 keys and values, `[layers, 2, pages, kv_heads, page_size, head_dim]` in one allocation.
+pub struct GpuCache<Dr: Driver> {
+    _buffer: Dr::Buffer,
+    address: u64,
+    plane_bytes: usize,
+    pub(super) spec: CacheSpec,
+}
+
+impl<Dr: Driver> GpuCache<Dr> {
+    /// Addresses of a layer's keys and values.
+    pub(super) fn layer(&self, op: &'static str, layer: usize) -> Result<(u64, u64)> {
+        require(layer < self.spec.layers, op, "layer", format!("below {}", self.spec.layers), layer)?;
+        let k = self.address + (2 * layer * self.plane_bytes) as u64;
+        Ok((k, k + self.plane_bytes as u64))
+    }
+
+    /// All of it.
+    pub(super) fn bytes(&self) -> usize {
+        2 * self.spec.layers * self.plane_bytes
+    }
+}
+
+/// f32 logits, `[rows, vocab]`.
+pub struct GpuLogits<Dr: Driver> {
+    pub(super) buffer: Dr::Buffer,
+    pub(super) address: u64,
+    pub(super) rows: usize,
+    pub(super) vocab: usize,
+    capacity: usize,
+}
+
+impl<Dr: Driver> GpuLogits<Dr> {
+    pub(super) fn resize(&mut self, op: &'static str, rows: usize) -> Result<()> {
+        require(rows <= self.capacity, op, "logits", format!("capacity for {rows} rows"), self.capacity)?;
+        self.rows = rows;
+        Ok(())
+    }
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// Memory and its address; at least 16 bytes, so that an empty thing has an address too.
+    pub(super) fn allocate(
+        &self,
+        op: &'static str,
+        dims: &[usize],
+        purpose: &'static str,
+    ) -> Result<(Dr::Buffer, u64)> {
+        let buffer = self.driver.alloc(bytes_of(op, dims)?.max(16), purpose)?;
+        let address = self.driver.address(&buffer);
+        Ok((buffer, address))
+    }
+
+    /// Copies `bytes` to `offset` of `dst`; nothing for none.
+    pub(super) fn upload(&self, dst: &Dr::Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        if bytes.is_empty() { Ok(()) } else { self.driver.upload(dst, offset, bytes) }
+    }
+
+    pub(super) fn make_tensor(&self, max_rows: usize, cols: usize) -> Result<GpuTensor<Dr>> {
+        require(cols > 0 && cols.is_multiple_of(8), "tensor", "cols", "a multiple of 8", cols)?;
+        let (buffer, address) = self.allocate("tensor", &[max_rows, cols, BF16], "activations")?;
+        Ok(GpuTensor { buffer, address, rows: max_rows, cols, capacity: max_rows })
+    }
+
+    pub(super) fn make_logits(&self, max_rows: usize, vocab: usize) -> Result<GpuLogits<Dr>> {
+        require(vocab > 0, "logits", "vocab", "above 0", vocab)?;
+        let (buffer, address) = self.allocate("logits", &[max_rows, vocab, WORD], "logits")?;
+        Ok(GpuLogits { buffer, address, rows: 0, vocab, capacity: max_rows })
+    }
+
+    pub(super) fn make_matrix(&self, weights: &HostMatrix<'_>) -> Result<GpuMatrix<Dr>> {
+        let (rows, cols) = (weights.rows(), weights.cols);
+        require(cols > 0 && cols.is_multiple_of(8), "matrix", "cols", "a multiple of 8", cols)?;
+        for &(rows, bytes) in &weights.parts {
+            let expected = bytes_of("matrix", &[rows, cols, weights.dtype.bytes()])?;
+            require(bytes.len() == expected, "matrix", "bytes of a part", expected, bytes.len())?;
+        }
+        let (buffer, address) = self.allocate("matrix", &[rows, cols, BF16], "weights")?;
+        let mut offset = 0;
+        for &(rows, bytes) in &weights.parts {
+            self.upload_bf16(&buffer, offset, bytes, weights.dtype)?;
+            offset += rows * cols * BF16;
+        }
+        Ok(GpuMatrix { _buffer: buffer, address, rows, cols })
+    }
+
+    /// Uploads little-endian elements as bf16, rounded to nearest, ties to even, through one scratch of bounded size.
+    fn upload_bf16(&self, dst: &Dr::Buffer, offset: usize, bytes: &[u8], dtype: DType) -> Result<()> {
+        if dtype == DType::Bf16 {
+            return self.upload(dst, offset, bytes);
+        }
+        let mut scratch: Vec<u8> = Vec::new();
+        for (chunk, source) in bytes.chunks(CONVERT_ELEMS * dtype.bytes()).enumerate() {
+            scratch.clear();
+            scratch.extend(source.chunks_exact(dtype.bytes()).flat_map(|e| {
+                let value = match *e {
+                    [a, b] => f16::from_le_bytes([a, b]).to_f32(),
+                    [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
+                    _ => f32::NAN,
+                };
+                bf16::from_f32(value).to_le_bytes()
+            }));
+            self.upload(dst, offset + chunk * CONVERT_ELEMS * BF16, &scratch)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn make_vector(&self, values: &[f32]) -> Result<GpuVector<Dr>> {
+        let (buffer, address) = self.allocate("vector", &[values.len(), WORD], "weights")?;
+        self.upload(&buffer, 0, bytemuck::cast_slice(values))?;
+        Ok(GpuVector { _buffer: buffer, address, len: values.len() })
+    }
+
+    pub(super) fn make_rope(
+        &self,
+        inv_freq: &[f32],
+        attention_factor: f32,
+        max_position: usize,
+    ) -> Result<GpuRope<Dr>> {
+        let head_dim = 2 * inv_freq.len();
+        require(head_dim > 0, "rope", "frequencies", "at least 1", 0)?;
+        let (buffer, address) = self.allocate("rope", &[max_position, head_dim, WORD], "rotary table")?;
+        let factor = f64::from(attention_factor);
+        let mut table = Vec::with_capacity(max_position * head_dim);
+        for position in 0..max_position {
+            let angles = inv_freq.iter().map(|&f| position as f64 * f64::from(f));
+            table.extend(angles.clone().map(|angle| (angle.cos() * factor) as f32));
+            table.extend(angles.map(|angle| (angle.sin() * factor) as f32));
+        }
+        self.upload(&buffer, 0, bytemuck::cast_slice(&table))?;
+        Ok(GpuRope { _buffer: buffer, address, max_position, head_dim })
+    }
+
+    pub(super) fn make_cache(&self, spec: CacheSpec) -> Result<GpuCache<Dr>> {
+        let CacheSpec { layers, pages, page_size, kv_heads, head_dim } = spec;
+        require(matches!(head_dim, 64 | 128), "cache", "head_dim", "64 or 128", head_dim)?;
+        for (what, value) in [("kv_heads", kv_heads), ("page_size", page_size)] {
+            require(value > 0, "cache", what, "above 0", value)?;
+        }
+        require(
+            pages.checked_mul(page_size).is_some_and(|slots| slots <= u32::MAX as usize),
+            "cache",
+            "pages * page_size",
+            "below 2^32",
+            format!("{pages} * {page_size}"),
+        )?;
+        let (buffer, address) =
+            self.allocate("cache", &[2, layers, pages, kv_heads, page_size, head_dim, BF16], "the KV cache")?;
+        let plane_bytes = bytes_of("cache", &[pages, kv_heads, page_size, head_dim, BF16])?;
+        Ok(GpuCache { _buffer: buffer, address, plane_bytes, spec })
+    }
+}
