@@ -1,0 +1,157 @@
+//! What the lanes of a warp do together.
+
+use crate::context::{Collective, Context, Lane, Space, State};
+use crate::fault::{Fault, FaultKind};
+use crate::matrix::{MmaOperands, ldmatrix, mma_m16n8k16};
+use crate::requests::Kind;
+
+/// How a warp stands once none of its lanes can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// All lanes wait in the same place.
+    Together(Collective),
+    Finished,
+}
+
+impl Context {
+    /// How `warp` stands. All its lanes must wait or have finished.
+    pub fn standing(&self, warp: usize) -> Result<Standing, Fault> {
+        let threads = self.warp_threads(warp);
+        let first = threads.start;
+        let same = |thread: usize| {
+            self.states[thread] == self.states[first]
+                && (self.states[thread] == State::Finished || self.same_place(thread, first))
+        };
+        match threads.clone().find(|&thread| !same(thread)) {
+            Some(thread) => Err(self.disagreement(first, thread)),
+            None if self.states[first] == State::Finished => Ok(Standing::Finished),
+            None => Ok(Standing::Together(self.lanes[first].collective)),
+        }
+    }
+
+    pub fn same_place(&self, one: usize, other: usize) -> bool {
+        let (one, other) = (&self.lanes[one], &self.lanes[other]);
+        one.collective == other.collective
+            && (one.site == other.site || self.sites.decode(one.site) == self.sites.decode(other.site))
+    }
+
+    /// The fault of two lanes of a warp that can't meet.
+    fn disagreement(&self, one: usize, other: usize) -> Fault {
+        let (waiting, absent) = match self.states[one] {
+            State::Waiting => (one, other),
+            _ => (other, one),
+        };
+        let what = |thread: usize| match self.states[thread] {
+            State::Finished => "has finished".to_owned(),
+            _ => format!("is at {}", self.lanes[thread].collective.name()),
+        };
+        let barrier = |thread: usize| {
+            self.states[thread] == State::Finished
+                || matches!(self.lanes[thread].collective, Collective::Barrier { .. })
+        };
+        let kind = match barrier(waiting) && barrier(absent) {
+            true => FaultKind::BarrierDivergence,
+            false => FaultKind::WarpDivergence,
+        };
+        let detail = format!(
+            "waits in {}, but lane {} of its warp {}",
+            self.lanes[waiting].collective.name(),
+            absent % 32,
+            what(absent)
+        );
+        let other = (self.states[absent] == State::Waiting).then(|| self.lane_place(absent));
+        self.fault(kind, Some(self.lane_place(waiting)), other, detail)
+    }
+
+    /// A waiting lane and the line it waits at.
+    pub fn lane_place(&self, thread: usize) -> crate::Place {
+        self.place(thread, self.lanes[thread].site)
+    }
+
+    /// Executes a warp-wide instruction that all lanes of `warp` wait in, barriers aside.
+    pub fn execute(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
+        let threads = self.warp_threads(warp);
+        match collective {
+            Collective::Mma => self.execute_mma(warp)?,
+            Collective::Ldmatrix { trans } => self.execute_ldmatrix(warp, trans)?,
+            _ => {
+                exchange(&mut self.lanes[threads.clone()], collective);
+                self.clocks.sync_warp(warp);
+            }
+        }
+        self.states[threads].fill(State::Ready);
+        Ok(())
+    }
+
+    fn whole_warp(&self, warp: usize) -> Result<usize, Fault> {
+        let threads = self.warp_threads(warp);
+        if threads.len() == 32 {
+            return Ok(threads.start);
+        }
+        let name = self.lanes[threads.start].collective.name();
+        let detail = format!("{name} needs 32 lanes; this warp has {}", threads.len());
+        Err(self.fault(FaultKind::WarpDivergence, Some(self.lane_place(threads.start)), None, detail))
+    }
+
+    fn execute_mma(&mut self, warp: usize) -> Result<(), Fault> {
+        let first = self.whole_warp(warp)?;
+        self.report.mma += 1;
+        let lanes = &mut self.lanes[first..first + 32];
+        let mut operands = [MmaOperands::default(); 32];
+        for (operands, lane) in operands.iter_mut().zip(&*lanes) {
+            let [a0, a1, a2, a3, b0, b1, c @ ..] = lane.operands;
+            *operands = MmaOperands { a: [a0, a1, a2, a3], b: [b0, b1], c: c.map(f32::from_bits) };
+        }
+        for (lane, d) in lanes.iter_mut().zip(mma_m16n8k16(&operands)) {
+            lane.result = d.map(f32::to_bits);
+        }
+        Ok(())
+    }
+
+    fn execute_ldmatrix(&mut self, warp: usize, trans: bool) -> Result<(), Fault> {
+        let first = self.whole_warp(warp)?;
+        self.report.ldmatrix += 1;
+        for matrix in 0..4 {
+            let mut rows = [[0; 4]; 8];
+            for (row, values) in rows.iter_mut().enumerate() {
+                let thread = first + 8 * matrix + row;
+                // The lane that gives the address is the one that reads, as far as races go.
+                self.become_thread(thread);
+                let (address, site) = (self.lanes[thread].operands[0], self.lanes[thread].site);
+                self.requests.log(thread, Kind::Shared, u64::from(address), 16, site);
+                *values = self.shared.load(address, &self.clocks, site).map_err(|problem| {
+                    self.access_fault(problem, Space::Shared(address), "ldmatrix row", 16, site)
+                })?;
+            }
+            for (lane, value) in self.lanes[first..first + 32].iter_mut().zip(ldmatrix(&rows, trans)) {
+                lane.result[matrix] = value;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Shuffles and votes. A shuffle from a lane that isn't there answers one's own value.
+fn exchange(lanes: &mut [Lane], collective: Collective) {
+    let mut values = [0u32; 32];
+    for (value, lane) in values.iter_mut().zip(&*lanes) {
+        *value = lane.operands[0];
+    }
+    if collective == Collective::Ballot {
+        let bits = values.iter().enumerate().fold(0, |bits, (lane, &vote)| bits | vote << lane);
+        lanes.iter_mut().for_each(|lane| lane.result[0] = bits);
+        return;
+    }
+    let present = lanes.len();
+    for (own, lane) in lanes.iter_mut().enumerate() {
+        let operand = (lane.operands[1] & 31) as usize;
+        let source = match collective {
+            Collective::ShflBfly => own ^ operand,
+            Collective::ShflIdx => operand,
+            Collective::ShflDown => own + operand,
+            Collective::ShflUp => own.wrapping_sub(operand),
+            _ => own,
+        };
+        lane.result[0] = values[if source < present { source } else { own }];
+    }
+}

@@ -1,0 +1,329 @@
+//! The state of the running launch, which intrinsics find through a thread-local pointer.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::panic::Location;
+use std::ptr;
+
+use corosensei::Yielder;
+
+use crate::clock::{Clocks, Stamp};
+use crate::fault::{Fault, FaultKind, Place};
+use crate::global::Global;
+use crate::problem::Problem;
+use crate::report::Report;
+use crate::requests::Requests;
+use crate::shared::Shared;
+use crate::site::{Site, Sites};
+
+/// What a lane is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Ready,
+    Waiting,
+    Finished,
+}
+
+/// What a waiting lane waits in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Collective {
+    #[default]
+    WarpSync,
+    Ballot,
+    ShflBfly,
+    ShflIdx,
+    ShflDown,
+    ShflUp,
+    Mma,
+    Ldmatrix {
+        trans: bool,
+    },
+    Barrier {
+        id: u32,
+        threads: u32,
+        /// `bar.sync 0`: all of the block, on one line.
+        whole_block: bool,
+    },
+}
+
+impl Collective {
+    /// The instruction.
+    pub fn name(self) -> &'static str {
+        match self {
+            Collective::WarpSync => "bar.warp.sync",
+            Collective::Ballot => "vote.ballot",
+            Collective::ShflBfly => "shfl.bfly",
+            Collective::ShflIdx => "shfl.idx",
+            Collective::ShflDown => "shfl.down",
+            Collective::ShflUp => "shfl.up",
+            Collective::Mma => "mma",
+            Collective::Ldmatrix { trans: false } => "ldmatrix",
+            Collective::Ldmatrix { trans: true } => "ldmatrix.trans",
+            Collective::Barrier { whole_block: true, .. } => "bar.sync 0",
+            Collective::Barrier { .. } => "bar.sync",
+        }
+    }
+}
+
+/// A 16-byte copy on its way to shared memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Copy {
+    pub shared: u32,
+    pub data: [u8; 16],
+    pub init: u16,
+    pub group: u32,
+    pub site: Site,
+}
+
+/// A lane's own state. What it brings to a collective and takes from it lies in `operands` and `result`.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub yielder: *const Yielder<(), ()>,
+    pub collective: Collective,
+    pub site: Site,
+    pub operands: [u32; 10],
+    pub result: [u32; 4],
+    pub copies: VecDeque<Copy>,
+    /// Groups committed so far.
+    pub groups: u32,
+}
+
+// SAFETY: `yielder` is followed only while the coroutine it belongs to is suspended within a launch, which one thread runs
+// from beginning to end; between launches nobody follows it.
+unsafe impl Send for Lane {}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            yielder: ptr::null(),
+            collective: Collective::default(),
+            site: Site::default(),
+            operands: [0; 10],
+            result: [0; 4],
+            copies: VecDeque::new(),
+            groups: 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub global: Global,
+    pub shared: Shared,
+    pub clocks: Clocks,
+    pub sites: Sites,
+    pub report: Report,
+    pub requests: Requests,
+    pub kernel: String,
+    pub grid: [u32; 3],
+    pub threads: u32,
+    pub seed: Option<u64>,
+    pub block: [u32; 3],
+    /// The running thread.
+    pub current: usize,
+    /// Steps until the running thread lets others run, collective or not.
+    pub patience: u32,
+    pub states: Vec<State>,
+    pub lanes: Vec<Lane>,
+    pub fault: Option<Box<Fault>>,
+}
+
+impl Context {
+    pub fn new() -> Self {
+        Self {
+            global: Global::default(),
+            shared: Shared::default(),
+            clocks: Clocks::new(),
+            sites: Sites::new(),
+            report: Report::default(),
+            requests: Requests::default(),
+            kernel: String::new(),
+            grid: [1; 3],
+            threads: 0,
+            seed: None,
+            block: [0; 3],
+            current: 0,
+            patience: 0,
+            states: Vec::new(),
+            lanes: Vec::new(),
+            fault: None,
+        }
+    }
+
+    /// The lanes of a warp.
+    pub fn warp_threads(&self, warp: usize) -> std::ops::Range<usize> {
+        32 * warp..(32 * warp + 32).min(self.threads as usize)
+    }
+
+    /// Makes `thread` the one whose accesses are recorded.
+    #[inline(always)]
+    pub fn become_thread(&mut self, thread: usize) {
+        self.current = thread;
+        self.clocks.now = self.clocks.stamp(thread);
+    }
+
+    /// Coordinates of a block from its index in the launch.
+    pub fn block_of(&self, index: u64) -> [u32; 3] {
+        let [x, y, _] = self.grid.map(u64::from);
+        [(index % x) as u32, (index / x % y) as u32, (index / (x * y)) as u32]
+    }
+
+    pub fn place(&self, thread: usize, site: Site) -> Place {
+        Place { block: self.block, thread: thread as u32, location: self.sites.decode(site) }
+    }
+
+    fn place_of(&self, stamp: Stamp, site: Site) -> Place {
+        let block = self.block_of(stamp.block() - self.clocks.launch_floor);
+        Place { block, thread: stamp.thread(), location: self.sites.decode(site) }
+    }
+
+    pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
+        Fault { kind, kernel: self.kernel.clone(), at, other, detail, seed: self.seed }
+    }
+
+    /// The fault that the running lane's access is.
+    #[cold]
+    pub fn access_fault(
+        &self,
+        problem: Problem,
+        space: Space,
+        what: &str,
+        bytes: usize,
+        site: Site,
+    ) -> Fault {
+        let target = match space {
+            Space::Global(address) => self.global.describe(address),
+            Space::Shared(address) => self.shared.describe(address),
+        };
+        let at = Some(self.place(self.current, site));
+        let (kind, other, detail) = match problem {
+            Problem::OutOfBounds => {
+                (FaultKind::OutOfBounds, None, format!("{what} of {bytes} bytes at {target}"))
+            }
+            Problem::Misaligned => (
+                FaultKind::Misaligned,
+                None,
+                format!("{what} at {target}: expected a multiple of {bytes} bytes"),
+            ),
+            Problem::Uninitialised => (
+                FaultKind::Uninitialised,
+                None,
+                format!("{what} of {bytes} bytes at {target}, which nobody wrote"),
+            ),
+            Problem::Race(conflict) => {
+                let did = if conflict.was_write { "a write" } else { "a read" };
+                let other = self.place_of(conflict.stamp, conflict.site);
+                let detail = format!("{what} of {bytes} bytes at {target}, unordered with {did}");
+                (FaultKind::Race, Some(other), detail)
+            }
+            Problem::InFlight(thread) => {
+                let issued = self.copy_site(thread as usize, space);
+                let detail = format!("{what} of {bytes} bytes at {target}, where a copy is on its way");
+                (FaultKind::InFlight, Some(self.place(thread as usize, issued)), detail)
+            }
+        };
+        self.fault(kind, at, other, detail)
+    }
+
+    fn copy_site(&self, thread: usize, space: Space) -> Site {
+        let Space::Shared(address) = space else { return Site::default() };
+        let here = |copy: &&Copy| copy.shared == address & !15;
+        self.lanes[thread].copies.iter().find(here).map_or(Site::default(), |copy| copy.site)
+    }
+}
+
+/// Where an access goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Space {
+    Global(u64),
+    Shared(u32),
+}
+
+thread_local! {
+    static CURRENT: Cell<*mut Context> = const { Cell::new(ptr::null_mut()) };
+}
+
+/// Makes a context the thread's current one until dropped.
+pub(crate) struct Current(*mut Context);
+
+impl Current {
+    pub fn set(context: *mut Context) -> Self {
+        Self(CURRENT.replace(context))
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
+/// The running launch. The reference must not be held across a suspension, nor while another is made.
+///
+/// # Panics
+/// Outside a launch.
+#[inline(always)]
+pub(crate) fn context<'a>() -> &'a mut Context {
+    let context = CURRENT.get();
+    assert!(!context.is_null(), "an intrinsic of the emulator was called outside a launch");
+    // SAFETY: `launch` sets the pointer to a context that outlives the launch, and reaches it through that pointer alone. Lanes
+    // and the scheduler take turns on one thread, and each of them lets go of its reference before it hands over.
+    unsafe { &mut *context }
+}
+
+/// As [`context`], for an intrinsic that takes a step: lets others run when the lane has had its share.
+#[inline(always)]
+pub(crate) fn step<'a>() -> &'a mut Context {
+    let context = context();
+    context.report.lane_steps += 1;
+    context.patience -= 1;
+    if context.patience == 0 {
+        return step_aside();
+    }
+    context
+}
+
+#[cold]
+fn step_aside<'a>() -> &'a mut Context {
+    suspend();
+    context()
+}
+
+/// Hands over to the scheduler until it resumes the running lane.
+#[inline(always)]
+fn suspend() {
+    let context = context();
+    let yielder = context.lanes[context.current].yielder;
+    // SAFETY: the running lane stored its coroutine's yielder when it began, and its coroutine is running now.
+    unsafe { (*yielder).suspend(()) };
+}
+
+/// Waits in a collective; what the scheduler answers.
+#[inline(always)]
+pub(crate) fn wait_in(
+    collective: Collective,
+    operands: &[u32],
+    location: &'static Location<'static>,
+) -> [u32; 4] {
+    let context = step();
+    let site = context.sites.encode(location);
+    let current = context.current;
+    context.states[current] = State::Waiting;
+    let lane = &mut context.lanes[current];
+    lane.collective = collective;
+    lane.site = site;
+    lane.operands[..operands.len()].copy_from_slice(operands);
+    suspend();
+    let context = self::context();
+    context.lanes[context.current].result
+}
+
+/// Ends the launch: the running lane never goes on.
+#[cold]
+pub(crate) fn stop(fault: Fault) -> ! {
+    context().fault = Some(Box::new(fault));
+    loop {
+        // The scheduler sees the fault and unwinds this lane from here.
+        suspend();
+    }
+}

@@ -1,0 +1,262 @@
+//! The emulated device: memory that outlives launches, and launches.
+
+use crate::clock::LAST_SERIAL;
+use crate::context::{Context, Current, Lane, State};
+use crate::fault::{Fault, FaultKind};
+use crate::problem::Problem;
+use crate::random::Random;
+use crate::report::Report;
+use crate::scheduler::{Block, LaneStack};
+
+/// In which order lanes run between the points that order them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Order {
+    /// Blocks, warps and lanes in ascending order, each as far as it gets.
+    #[default]
+    Deterministic,
+    /// Blocks, warps and lanes in an order drawn from the seed, interrupted at random. The same seed gives the same order.
+    Seeded(u64),
+}
+
+/// One launch of a kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch<'a> {
+    /// What faults call the kernel.
+    pub name: &'a str,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads a block, all in x: 1 to 1024.
+    pub threads: u32,
+    /// Dynamic shared memory of a block, in bytes: up to 227 KiB, as on the largest device.
+    pub shared_bytes: u32,
+    /// The order in which lanes run.
+    pub order: Order,
+}
+
+/// A device: global memory and what it takes to run blocks on it. See the crate's documentation for an example.
+pub struct Device {
+    context: Box<Context>,
+    stacks: Vec<LaneStack>,
+    next_serial: u64,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Device {
+    /// A device with nothing on it.
+    pub fn new() -> Self {
+        Self { context: Box::new(Context::new()), stacks: Vec::new(), next_serial: 1 }
+    }
+
+    /// Reserves `bytes` of global memory and answers their address, aligned to 256 bytes and to no more.
+    ///
+    /// The memory is uninitialised; whatever lies before and after it belongs to nobody. Pages are backed when first
+    /// touched, so a tensor of gigabytes of which little is used costs little.
+    ///
+    /// # Panics
+    /// If `bytes` exceed 2^38.
+    pub fn alloc(&mut self, bytes: usize, name: &str) -> u64 {
+        self.context.global.alloc(bytes as u64, name)
+    }
+
+    /// Gives an allocation back. Using its address later is a fault.
+    ///
+    /// # Panics
+    /// If `address` isn't the start of a live allocation.
+    #[track_caller]
+    pub fn free(&mut self, address: u64) {
+        self.context.global.free(address);
+    }
+
+    /// Copies `bytes` to global memory.
+    ///
+    /// # Panics
+    /// If they don't fit an allocation.
+    #[track_caller]
+    pub fn write(&mut self, address: u64, bytes: &[u8]) {
+        if let Err(failed) = self.context.global.host_write(address, bytes) {
+            panic!("{}", self.host_fault("write", address, bytes.len(), failed));
+        }
+    }
+
+    /// Makes memory uninitialised again.
+    ///
+    /// # Panics
+    /// If the range doesn't lie in an allocation.
+    #[track_caller]
+    pub fn poison(&mut self, address: u64, bytes: usize) {
+        if let Err(failed) = self.context.global.poison(address, bytes) {
+            panic!("{}", self.host_fault("poison", address, bytes, failed));
+        }
+    }
+
+    /// Copies global memory to `out`.
+    ///
+    /// # Errors
+    /// If the range doesn't lie in an allocation, or holds bytes that nobody wrote.
+    pub fn read(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let read = self.context.global.host_read(address, out, true);
+        read.map_err(|failed| self.host_fault("read", address, out.len(), failed))
+    }
+
+    /// As [`Device::read`], but takes unwritten bytes as they come.
+    ///
+    /// # Errors
+    /// If the range doesn't lie in an allocation.
+    pub fn read_raw(&mut self, address: u64, out: &mut [u8]) -> Result<(), Fault> {
+        let read = self.context.global.host_read(address, out, false);
+        read.map_err(|failed| self.host_fault("read", address, out.len(), failed))
+    }
+
+    fn host_fault(&self, operation: &str, address: u64, length: usize, failed: (usize, Problem)) -> Fault {
+        let (at, problem) = failed;
+        let kind = match problem {
+            Problem::Uninitialised => FaultKind::Uninitialised,
+            _ => FaultKind::OutOfBounds,
+        };
+        let place = self.context.global.describe(address.wrapping_add(at as u64));
+        let detail = format!("{operation} of {length} bytes at {address:#x} fails at {place}");
+        Fault { kind, kernel: "host".to_owned(), at: None, other: None, detail, seed: None }
+    }
+
+    /// Whether launches count requests, sectors and bank conflicts. Off at first: it costs time and memory.
+    pub fn count_requests(&mut self, on: bool) {
+        self.context.requests.enabled = on;
+    }
+
+    /// Whether launches look for races. On at first; without, they are faster and use less memory.
+    pub fn check_races(&mut self, on: bool) {
+        self.context.clocks.enabled = on;
+    }
+
+    /// Runs `kernel` once for every thread of the grid. It calls [`crate::intrinsic`] for all that it does to memory and to
+    /// other threads; what else it touches must not change.
+    ///
+    /// # Errors
+    /// The first fault, which ends the launch. What blocks and lanes did until then stays done.
+    pub fn launch(&mut self, launch: &Launch<'_>, kernel: &dyn Fn()) -> Result<Report, Fault> {
+        let blocks = self.begin(launch)?;
+        while self.stacks.len() < launch.threads as usize {
+            let stack = LaneStack::new(self.stacks.len()).map_err(|error| {
+                self.invalid(format!("no memory for the stack of thread {}: {error}", self.stacks.len()))
+            })?;
+            self.stacks.push(stack);
+        }
+        let first_serial = self.next_serial;
+        self.next_serial += blocks;
+        let context: *mut Context = &raw mut *self.context;
+        let current = Current::set(context);
+        let mut random = match launch.order {
+            Order::Deterministic => None,
+            Order::Seeded(seed) => Some(Random::new(seed)),
+        };
+        let shuffle = random.as_mut().map(|random| Shuffle::new(blocks, random));
+        for turn in 0..blocks {
+            let index = shuffle.as_ref().map_or(turn, |shuffle| shuffle.at(turn));
+            // SAFETY: the context lives in the device, which is borrowed for the whole launch; no lane runs now.
+            unsafe { &mut *context }.begin_block(index, first_serial + index, launch.shared_bytes as usize);
+            let lanes_random = random.as_mut().map(|random| Random::new(random.next()));
+            // SAFETY: `kernel` outlives this call, and the block is ended before it returns.
+            let mut block = unsafe { Block::new(kernel, &mut self.stacks, lanes_random) };
+            let ended = block.run();
+            block.end(&mut self.stacks);
+            ended?;
+        }
+        drop(current);
+        Ok(std::mem::take(&mut self.context.report))
+    }
+
+    fn invalid(&self, detail: String) -> Fault {
+        self.context.fault(FaultKind::InvalidLaunch, None, None, detail)
+    }
+
+    /// Checks a launch and prepares the context for it; the number of blocks.
+    fn begin(&mut self, launch: &Launch<'_>) -> Result<u64, Fault> {
+        let context = &mut *self.context;
+        launch.name.clone_into(&mut context.kernel);
+        context.grid = launch.grid;
+        context.threads = launch.threads;
+        context.seed = match launch.order {
+            Order::Deterministic => None,
+            Order::Seeded(seed) => Some(seed),
+        };
+        context.report = Report::default();
+        let [x, y, z] = launch.grid;
+        if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65535 || z > 65535 {
+            return Err(
+                self.invalid(format!("grid {:?}: expected 1 to (2^31 - 1, 65535, 65535)", launch.grid))
+            );
+        }
+        if !(1..=1024).contains(&launch.threads) {
+            return Err(self.invalid(format!("{} threads a block: expected 1 to 1024", launch.threads)));
+        }
+        if launch.shared_bytes > 227 << 10 {
+            return Err(self.invalid(format!(
+                "{} bytes of shared memory: expected at most 227 KiB",
+                launch.shared_bytes
+            )));
+        }
+        let blocks = u128::from(x) * u128::from(y) * u128::from(z);
+        if blocks >= u128::from(LAST_SERIAL) {
+            return Err(self.invalid(format!("{blocks} blocks: expected fewer than {LAST_SERIAL}")));
+        }
+        let blocks = blocks as u64;
+        if self.next_serial + blocks > LAST_SERIAL {
+            self.context.global.clear_shadow();
+            self.context.shared.clear_shadow();
+            self.next_serial = 1;
+        }
+        self.context.clocks.launch_floor = self.next_serial;
+        Ok(blocks)
+    }
+}
+
+impl Context {
+    fn begin_block(&mut self, index: u64, serial: u64, shared_bytes: usize) {
+        let threads = self.threads as usize;
+        self.block = self.block_of(index);
+        self.shared.begin(shared_bytes);
+        self.clocks.begin(serial);
+        self.states.clear();
+        self.states.resize(threads, State::Ready);
+        self.lanes.resize_with(threads, Lane::default);
+        for lane in &mut self.lanes {
+            lane.copies.clear();
+            lane.groups = 0;
+            lane.site = crate::site::Site::default();
+        }
+        self.report.blocks += 1;
+    }
+}
+
+/// A permutation of the blocks, an affine map so that it needs no memory.
+struct Shuffle {
+    blocks: u64,
+    start: u64,
+    stride: u64,
+}
+
+impl Shuffle {
+    fn new(blocks: u64, random: &mut Random) -> Self {
+        let gcd = |mut a: u64, mut b: u64| {
+            while b != 0 {
+                (a, b) = (b, a % b);
+            }
+            a
+        };
+        let mut stride = 1 + random.next() % blocks;
+        while gcd(stride, blocks) != 1 {
+            stride = 1 + random.next() % blocks;
+        }
+        Self { blocks, start: random.next() % blocks, stride }
+    }
+
+    fn at(&self, turn: u64) -> u64 {
+        ((u128::from(self.start) + u128::from(turn) * u128::from(self.stride)) % u128::from(self.blocks))
+            as u64
+    }
+}

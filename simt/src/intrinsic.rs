@@ -1,0 +1,265 @@
+//! What kernels call: one function per instruction, each executed by the calling lane of the running launch.
+//!
+//! Addresses of global memory are those that [`crate::Device::alloc`] answers; addresses of shared memory count from
+//! [`shared_base`]. Every function ends the launch with a [`crate::Fault`] that names the caller's line if the access isn't
+//! allowed, and panics outside a launch.
+
+use std::panic::Location;
+
+use crate::context::{Collective, Copy, Space, context, step, stop, wait_in};
+use crate::element::{AtomicElement, Element};
+use crate::requests::Kind;
+use crate::shared::BASE;
+
+/// Loads from global memory.
+#[inline]
+#[track_caller]
+pub fn ld_global<T: Element>(address: u64) -> T {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::GlobalLoad, address, T::BYTES, site);
+    match c.global.load(address, &c.clocks, site) {
+        Ok(value) => value,
+        Err(problem) => stop(c.access_fault(problem, Space::Global(address), "global load", T::BYTES, site)),
+    }
+}
+
+/// Stores to global memory.
+#[inline]
+#[track_caller]
+pub fn st_global<T: Element>(address: u64, value: T) {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::GlobalStore, address, T::BYTES, site);
+    if let Err(problem) = c.global.store(address, value, &c.clocks, site) {
+        stop(c.access_fault(problem, Space::Global(address), "global store", T::BYTES, site));
+    }
+}
+
+/// Loads from shared memory.
+#[inline]
+#[track_caller]
+pub fn ld_shared<T: Element>(address: u32) -> T {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::Shared, u64::from(address), T::BYTES, site);
+    match c.shared.load(address, &c.clocks, site) {
+        Ok(value) => value,
+        Err(problem) => stop(c.access_fault(problem, Space::Shared(address), "shared load", T::BYTES, site)),
+    }
+}
+
+/// Stores to shared memory.
+#[inline]
+#[track_caller]
+pub fn st_shared<T: Element>(address: u32, value: T) {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::Shared, u64::from(address), T::BYTES, site);
+    if let Err(problem) = c.shared.store(address, value, &c.clocks, site) {
+        stop(c.access_fault(problem, Space::Shared(address), "shared store", T::BYTES, site));
+    }
+}
+
+/// Adds to global memory; the value before. Atomics don't race with one another.
+#[track_caller]
+pub fn atom_add_global<T: AtomicElement>(address: u64, value: T) -> T {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::GlobalStore, address, T::BYTES, site);
+    match c.global.update(address, |before: T| before.plus(value), &c.clocks, site) {
+        Ok(before) => before,
+        Err(problem) => {
+            stop(c.access_fault(problem, Space::Global(address), "global atomic", T::BYTES, site))
+        }
+    }
+}
+
+/// Adds to shared memory; the value before. Atomics don't race with one another.
+#[track_caller]
+pub fn atom_add_shared<T: AtomicElement>(address: u32, value: T) -> T {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::Shared, u64::from(address), T::BYTES, site);
+    match c.shared.update(address, |before: T| before.plus(value), &c.clocks, site) {
+        Ok(before) => before,
+        Err(problem) => {
+            stop(c.access_fault(problem, Space::Shared(address), "shared atomic", T::BYTES, site))
+        }
+    }
+}
+
+/// Address of the block's dynamic shared memory.
+pub fn shared_base() -> u32 {
+    BASE
+}
+
+/// `%tid.x`
+#[inline]
+pub fn tid_x() -> u32 {
+    context().current as u32
+}
+
+/// `%ntid.x`
+#[inline]
+pub fn ntid_x() -> u32 {
+    context().threads
+}
+
+/// `%ctaid.x`
+#[inline]
+pub fn ctaid_x() -> u32 {
+    context().block[0]
+}
+
+/// `%ctaid.y`
+#[inline]
+pub fn ctaid_y() -> u32 {
+    context().block[1]
+}
+
+/// `%ctaid.z`
+#[inline]
+pub fn ctaid_z() -> u32 {
+    context().block[2]
+}
+
+/// `%nctaid.x`
+#[inline]
+pub fn nctaid_x() -> u32 {
+    context().grid[0]
+}
+
+/// `%nctaid.y`
+#[inline]
+pub fn nctaid_y() -> u32 {
+    context().grid[1]
+}
+
+/// `%nctaid.z`
+#[inline]
+pub fn nctaid_z() -> u32 {
+    context().grid[2]
+}
+
+/// `bar.sync 0`: every thread of the block, all on the same line.
+#[track_caller]
+pub fn bar_sync() {
+    let threads = context().threads;
+    wait_in(Collective::Barrier { id: 0, threads, whole_block: true }, &[], Location::caller());
+}
+
+/// `bar.sync id, threads`: whole warps, `threads` threads in all.
+#[track_caller]
+pub fn bar_sync_named(id: u32, threads: u32) {
+    wait_in(Collective::Barrier { id, threads, whole_block: false }, &[], Location::caller());
+}
+
+/// `bar.warp.sync` of all lanes of the warp.
+#[track_caller]
+pub fn bar_warp_sync() {
+    wait_in(Collective::WarpSync, &[], Location::caller());
+}
+
+/// `shfl.sync.bfly.b32`: the value of lane `lane ^ mask`.
+#[track_caller]
+pub fn shfl_bfly(value: u32, mask: u32) -> u32 {
+    wait_in(Collective::ShflBfly, &[value, mask], Location::caller())[0]
+}
+
+/// `shfl.sync.idx.b32`: the value of lane `lane`.
+#[track_caller]
+pub fn shfl_idx(value: u32, lane: u32) -> u32 {
+    wait_in(Collective::ShflIdx, &[value, lane], Location::caller())[0]
+}
+
+/// `shfl.sync.down.b32`: the value of lane `lane + delta`, one's own past the end.
+#[track_caller]
+pub fn shfl_down(value: u32, delta: u32) -> u32 {
+    wait_in(Collective::ShflDown, &[value, delta], Location::caller())[0]
+}
+
+/// `shfl.sync.up.b32`: the value of lane `lane - delta`, one's own before the start.
+#[track_caller]
+pub fn shfl_up(value: u32, delta: u32) -> u32 {
+    wait_in(Collective::ShflUp, &[value, delta], Location::caller())[0]
+}
+
+/// `vote.sync.ballot.b32`: bit `i` is lane `i`'s predicate.
+#[track_caller]
+pub fn ballot(predicate: bool) -> u32 {
+    wait_in(Collective::Ballot, &[u32::from(predicate)], Location::caller())[0]
+}
+
+/// `cp.async.cg.shared.global`: starts a copy of 16 bytes, the first `source_bytes` from `global`, zeros after.
+///
+/// The destination is in flight, out of bounds for everyone, until the calling lane waits for the group.
+#[track_caller]
+pub fn cp_async_16(shared: u32, global: u64, source_bytes: u32) {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.report.async_copies += 1;
+    let bytes = source_bytes.min(16) as usize;
+    c.requests.log(c.current, Kind::Shared, u64::from(shared), 16, site);
+    if bytes > 0 {
+        c.requests.log(c.current, Kind::GlobalLoad, global, bytes, site);
+    }
+    let loaded = c.global.load_for_copy(global, bytes, &c.clocks, site);
+    let (data, init) = match loaded {
+        Ok(loaded) => loaded,
+        Err(problem) => stop(c.access_fault(problem, Space::Global(global), "copy from global", 16, site)),
+    };
+    let thread = c.current as u32;
+    if let Err(problem) = c.shared.begin_copy(shared, &c.clocks, site, thread) {
+        stop(c.access_fault(problem, Space::Shared(shared), "copy to shared", 16, site));
+    }
+    let lane = &mut c.lanes[c.current];
+    lane.copies.push_back(Copy { shared, data, init, group: lane.groups, site });
+}
+
+/// `cp.async.commit_group`: closes the group of the copies issued since the last one.
+#[inline]
+#[track_caller]
+pub fn cp_async_commit() {
+    let c = step();
+    c.lanes[c.current].groups += 1;
+}
+
+/// `cp.async.wait_group`: lets copies arrive until at most the `newest` newest groups are in flight.
+#[track_caller]
+pub fn cp_async_wait(newest: u32) {
+    let c = step();
+    let lane = &mut c.lanes[c.current];
+    while let Some(&copy) = lane.copies.front() {
+        if copy.group + newest >= lane.groups {
+            break;
+        }
+        lane.copies.pop_front();
+        let landed = c.shared.land_copy(copy.shared, copy.data, copy.init, &c.clocks, copy.site);
+        if let Err(problem) = landed {
+            stop(c.access_fault(problem, Space::Shared(copy.shared), "arrival of a copy", 16, copy.site));
+        }
+    }
+}
+
+/// `mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32` of a warp: `a * b + c`, each lane's part.
+///
+/// Products are exact and summed in f64 in ascending order of k; `c` is added and the result rounded once to f32.
+#[track_caller]
+pub fn mma_m16n8k16_bf16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
+    let c = c.map(f32::to_bits);
+    let operands = [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], c[2], c[3]];
+    wait_in(Collective::Mma, &operands, Location::caller()).map(f32::from_bits)
+}
+
+/// `ldmatrix.sync.aligned.m8n8.x4.shared.b16` of a warp: lane `8i + r` gives the address of row `r` of matrix `i`.
+#[track_caller]
+pub fn ldmatrix_x4(address: u32) -> [u32; 4] {
+    wait_in(Collective::Ldmatrix { trans: false }, &[address], Location::caller())
+}
+
+/// As [`ldmatrix_x4`], each matrix transposed.
+#[track_caller]
+pub fn ldmatrix_x4_trans(address: u32) -> [u32; 4] {
+    wait_in(Collective::Ldmatrix { trans: true }, &[address], Location::caller())
+}
