@@ -1,0 +1,404 @@
+//! Tiled attention with an online softmax, bit for bit the same for a query whichever queries are computed beside it.
+//!
+//! A task takes some queries of one sequence and all query heads of one key head through the keys, 64 at a time. Tiles are cut
+//! at multiples of 64 from the sequence's first key and each key has its lane for good, so a query meets the same sums in the
+//! same order in a prefill of any chunking and in decoding. Keys that another query of the task sees and this one doesn't have
+//! weight exactly 0 and leave its maximum, sum and output as they were.
+use std::cell::RefCell;
+
+use super::cache::{CpuCache, Layout};
+use super::isa::{Isa, Kernel, LANES, Level};
+use super::layers::round_row;
+use super::linear::accumulate;
+use super::parallel::{self, Shared};
+use super::tensor::CpuTensor;
+use crate::{AttentionSpec, Span};
+
+/// Keys a tile.
+const TILE_KEYS: usize = 64;
+/// Panels of sixteen keys a tile.
+const TILE_PANELS: usize = TILE_KEYS / LANES;
+/// Rows (queries times query heads of a key head) a task: tile, queries, scores and outputs fit a second-level cache.
+const TASK_ROWS: usize = 96;
+/// Rows of a register tile, as in `linear`.
+const TILE_ROWS: usize = 6;
+
+/// Operands of [`attention`]; checked.
+#[derive(Clone, Copy)]
+pub(super) struct Args<'a> {
+    pub(super) q: &'a CpuTensor,
+    pub(super) cache: &'a CpuCache,
+    pub(super) layer: usize,
+    pub(super) spec: &'a AttentionSpec,
+    pub(super) round: bool,
+}
+
+/// A task: queries `first..end` of a span against key head `kv_head`, for its query heads `heads`.
+struct Task<'a> {
+    span: &'a Span,
+    kv_head: usize,
+    heads: std::ops::Range<usize>,
+    first: usize,
+    end: usize,
+}
+
+/// Writes the attention of all spans to `out`.
+pub(super) fn attention(level: Level, args: Args<'_>, spans: &[Span], out: &mut CpuTensor) {
+    let kv_heads = args.cache.layout.spec.kv_heads;
+    let group = args.spec.q_heads / kv_heads;
+    let block = (TASK_ROWS / group).max(1);
+    let mut tasks = Vec::new();
+    let mut keys = 0;
+    for span in spans {
+        // The last queries see the most keys: longest tasks first.
+        for end in (1..=span.query_len as usize).rev().step_by(block) {
+            keys += span.kv_len as usize;
+            for kv_head in 0..kv_heads {
+                tasks.push(Task { span, kv_head, heads: 0..group, first: end.saturating_sub(block), end });
+            }
+        }
+    }
+    let (stride, out) = (out.stride(), out.shared());
+    // A single query over few keys takes less time than waking a thread.
+    let at_once = if keys < 64 && tasks.len() <= kv_heads { tasks.len() } else { 1 };
+    parallel::run(tasks.len().div_ceil(at_once.max(1)), |index| {
+        for task in tasks.iter().skip(index * at_once).take(at_once) {
+            level.run(Attend { args, task, out, stride });
+        }
+    });
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Attend<'a> {
+    args: Args<'a>,
+    task: &'a Task<'a>,
+    out: Shared<f32>,
+    stride: usize,
+}
+
+/// A task's working memory.
+struct Work<'a> {
+    /// `[rows, head_dim]`.
+    q: &'a mut [f32],
+    /// `[rows, TILE_KEYS]`: scores, then weights.
+    s: &'a mut [f32],
+    /// `[rows, head_dim padded]`: unnormalised outputs.
+    o: &'a mut [f32],
+    /// `[rows]`: the largest score so far.
+    max: &'a mut [f32],
+    /// `[rows, 16]`: the weights' sums by lane.
+    sum: &'a mut [f32],
+    /// `[TILE_PANELS, head_dim, 16]`: gathered keys.
+    k_tile: &'a mut [f32],
+    /// `[TILE_KEYS, head_dim padded]`: gathered values.
+    v_tile: &'a mut [f32],
+}
+
+impl<'a> Work<'a> {
+    #[inline(always)]
+    fn carve(scratch: &'a mut Vec<f32>, rows: usize, head_dim: usize, v_dim: usize) -> Self {
+        let sizes = [
+            rows * head_dim,
+            rows * TILE_KEYS,
+            rows * v_dim,
+            rows,
+            rows * LANES,
+            TILE_KEYS * head_dim,
+            TILE_KEYS * v_dim,
+        ];
+        let total = sizes.iter().sum();
+        if scratch.len() < total {
+            scratch.resize(total, 0.0);
+        }
+        let mut rest = &mut scratch[..];
+        let [q, s, o, max, sum, k_tile, v_tile] = sizes.map(|size| {
+            let (part, after) = std::mem::take(&mut rest).split_at_mut(size);
+            rest = after;
+            part
+        });
+        Work { q, s, o, max, sum, k_tile, v_tile }
+    }
+}
+
+/// One panel of keys and its values.
+#[derive(Clone, Copy)]
+struct Panel {
+    keys: *const f32,
+    values: *const f32,
+}
+
+impl Kernel for Attend<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let layout = self.args.cache.layout;
+        let (head_dim, v_dim) = (layout.spec.head_dim, layout.value_stride());
+        let rows = (self.task.end - self.task.first) * self.task.heads.len();
+        let mut scratch = SCRATCH.take();
+        let mut work = Work::carve(&mut scratch, rows, head_dim, v_dim);
+        self.load_queries(&mut work, head_dim);
+        work.max.fill(f32::NEG_INFINITY);
+        work.sum.fill(0.0);
+        work.o.fill(0.0);
+        let start = self.visible(self.task.first).0;
+        let end = self.visible(self.task.end - 1).1;
+        let mut tile = start / TILE_KEYS * TILE_KEYS;
+        while tile < end {
+            let keys = TILE_KEYS.min(end - tile);
+            let panels = self.panels(layout, tile, keys, &mut work);
+            let count = keys.div_ceil(LANES);
+            self.scores(isa, &panels[..count], head_dim, rows, &mut work);
+            self.weights(isa, tile, count, rows, v_dim, &mut work);
+            self.outputs(isa, &panels[..count], keys, v_dim, rows, &mut work);
+            tile += TILE_KEYS;
+        }
+        self.store(isa, rows, head_dim, v_dim, &work);
+        SCRATCH.set(scratch);
+    }
+}
+
+impl Attend<'_> {
+    /// The keys that a query of the span sees, from and to.
+    #[inline(always)]
+    fn visible(&self, query: usize) -> (usize, usize) {
+        let kv_len = self.task.span.kv_len as usize;
+        let position = kv_len - self.task.span.query_len as usize + query;
+        let window = self.args.spec.window.unwrap_or(usize::MAX);
+        let from = (position + 1).saturating_sub(window);
+        let to = if self.args.spec.causal { position + 1 } else { position.saturating_add(window) };
+        (from, to.min(kv_len))
+    }
+
+    /// The index in tensors of `[tokens, q_heads, head_dim]` of a row of the task.
+    #[inline(always)]
+    fn head_at(&self, row: usize, stride: usize, head_dim: usize) -> usize {
+        let (heads, task) = (self.task.heads.len(), self.task);
+        let token = task.span.query_start as usize + task.first + row / heads;
+        let group = self.args.spec.q_heads / self.args.cache.layout.spec.kv_heads;
+        token * stride + (task.kv_head * group + task.heads.start + row % heads) * head_dim
+    }
+
+    #[inline(always)]
+    fn load_queries(&self, work: &mut Work<'_>, head_dim: usize) {
+        let q = self.args.q;
+        for (row, out) in work.q.chunks_exact_mut(head_dim).enumerate() {
+            out.copy_from_slice(&q.elems()[self.head_at(row, q.stride(), head_dim)..][..head_dim]);
+        }
+    }
+
+    /// Where the tile's panels are: in the cache where a page holds them whole, else gathered.
+    #[inline(always)]
+    fn panels(&self, layout: Layout, tile: usize, keys: usize, work: &mut Work<'_>) -> [Panel; TILE_PANELS] {
+        let (head_dim, v_dim) = (layout.spec.head_dim, layout.value_stride());
+        let (page_size, head) = (layout.spec.page_size, self.task.kv_head);
+        let (cached_k, cached_v) = &self.args.cache.layers[self.args.layer];
+        let pages = &self.task.span.pages;
+        let mut panels = [None; TILE_PANELS];
+        for (index, panel) in panels.iter_mut().enumerate().take(keys.div_ceil(LANES)) {
+            let key = tile + index * LANES;
+            let end = (key + LANES).min(tile + keys);
+            let (page, offset) = (key / page_size, key % page_size);
+            if offset.is_multiple_of(LANES) && (end - 1) / page_size == page {
+                let page = pages[page] as usize;
+                *panel = Some(Panel {
+                    keys: cached_k[layout.key_panel(page, head, offset)..].as_ptr(),
+                    values: cached_v[layout.value(page, head, offset)..].as_ptr(),
+                });
+                continue;
+            }
+            for key in key..end {
+                let (page, offset) = (pages[key / page_size] as usize, key % page_size);
+                let k_at = layout.key_panel(page, head, offset) + offset % LANES;
+                let k_out = &mut work.k_tile[index * LANES * head_dim + key % LANES..];
+                for i in 0..head_dim {
+                    k_out[i * LANES] = cached_k[k_at + i * LANES];
+                }
+                let v_out = &mut work.v_tile[(key - tile) * v_dim..][..v_dim];
+                v_out.copy_from_slice(&cached_v[layout.value(page, head, offset)..][..v_dim]);
+            }
+        }
+        let (k_tile, v_tile) = (&*work.k_tile, &*work.v_tile);
+        std::array::from_fn(|index| {
+            panels[index].unwrap_or_else(|| Panel {
+                keys: k_tile[index * LANES * head_dim..].as_ptr(),
+                values: v_tile[index * LANES * v_dim..].as_ptr(),
+            })
+        })
+    }
+
+    /// `s = q * k^T` for the panels.
+    #[inline(always)]
+    fn scores<I: Isa>(&self, isa: I, panels: &[Panel], head_dim: usize, rows: usize, work: &mut Work<'_>) {
+        let mut row = 0;
+        while row < rows {
+            let q = &work.q[row * head_dim..];
+            let s = &mut work.s[row * TILE_KEYS..];
+            row += match rows - row {
+                1 => score_rows::<I, 1>(isa, panels, head_dim, q, s),
+                2 => score_rows::<I, 2>(isa, panels, head_dim, q, s),
+                3 => score_rows::<I, 3>(isa, panels, head_dim, q, s),
+                4 => score_rows::<I, 4>(isa, panels, head_dim, q, s),
+                5 => score_rows::<I, 5>(isa, panels, head_dim, q, s),
+                _ => score_rows::<I, TILE_ROWS>(isa, panels, head_dim, q, s),
+            };
+        }
+    }
+
+    /// Turns scores into weights and rescales what was summed so far.
+    #[inline(always)]
+    fn weights<I: Isa>(
+        &self,
+        isa: I,
+        tile: usize,
+        panels: usize,
+        rows: usize,
+        v_dim: usize,
+        work: &mut Work<'_>,
+    ) {
+        let heads = self.task.heads.len();
+        for row in 0..rows {
+            let (from, to) = self.visible(self.task.first + row / heads);
+            let s = &mut work.s[row * TILE_KEYS..][..panels * LANES];
+            let mut max = isa.splat(f32::NEG_INFINITY);
+            for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                let v = self.masked(isa, isa.from_array(group), tile + index * LANES, from, to);
+                max = isa.max(max, v);
+                *group = isa.to_array(v);
+            }
+            let old = work.max[row];
+            let new = isa.reduce_max(max).max(old);
+            // A row that has seen nothing yet keeps weights of exp(-inf) = 0, not NaN.
+            let base = isa.splat(if new == f32::NEG_INFINITY { 0.0 } else { new });
+            let mut sum = isa.zero();
+            for group in s.as_chunks_mut::<LANES>().0 {
+                let p = isa.exp(isa.sub(isa.from_array(group), base));
+                sum = isa.add(sum, p);
+                *group = isa.to_array(p);
+            }
+            round_row(s, self.args.round);
+            let sums = &mut work.sum.as_chunks_mut::<LANES>().0[row];
+            let mut total = isa.from_array(sums);
+            if new != old {
+                let factor = isa.exp(isa.sub(isa.splat(old), base));
+                total = isa.mul(total, factor);
+                for group in work.o[row * v_dim..][..v_dim].as_chunks_mut::<LANES>().0 {
+                    *group = isa.to_array(isa.mul(isa.from_array(group), factor));
+                }
+            }
+            work.max[row] = new;
+            *sums = isa.to_array(isa.add(total, sum));
+        }
+    }
+
+    /// Scores scaled and capped, -inf where key `first + lane` is not in `from..to`.
+    #[inline(always)]
+    fn masked<I: Isa>(&self, isa: I, scores: I::V, first: usize, from: usize, to: usize) -> I::V {
+        const INDEX: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+        let mut v = isa.mul(scores, isa.splat(self.args.spec.scale));
+        if let Some(cap) = self.args.spec.softcap {
+            v = isa.mul(isa.splat(cap), isa.tanh(isa.div(v, isa.splat(cap))));
+        }
+        if from > first || to < first + LANES {
+            let lane = isa.from_array(&INDEX);
+            let hidden = isa.splat(f32::NEG_INFINITY);
+            // At most 16, so exact as floats.
+            let from = isa.splat(from.saturating_sub(first).min(LANES) as f32);
+            let to = isa.splat(to.saturating_sub(first).min(LANES) as f32);
+            v = isa.select_lt(lane, from, hidden, isa.select_lt(lane, to, v, hidden));
+        }
+        v
+    }
+
+    /// `o += weights * v`.
+    #[inline(always)]
+    fn outputs<I: Isa>(
+        &self,
+        isa: I,
+        panels: &[Panel],
+        keys: usize,
+        v_dim: usize,
+        rows: usize,
+        work: &mut Work<'_>,
+    ) {
+        let mut row = 0;
+        while row < rows {
+            let p = &work.s[row * TILE_KEYS..];
+            let o = &mut work.o[row * v_dim..];
+            row += match rows - row {
+                1 => output_rows::<I, 1>(isa, panels, keys, v_dim, p, o),
+                2 => output_rows::<I, 2>(isa, panels, keys, v_dim, p, o),
+                3 => output_rows::<I, 3>(isa, panels, keys, v_dim, p, o),
+                4 => output_rows::<I, 4>(isa, panels, keys, v_dim, p, o),
+                5 => output_rows::<I, 5>(isa, panels, keys, v_dim, p, o),
+                _ => output_rows::<I, TILE_ROWS>(isa, panels, keys, v_dim, p, o),
+            };
+        }
+    }
+
+    #[inline(always)]
+    fn store<I: Isa>(&self, isa: I, rows: usize, head_dim: usize, v_dim: usize, work: &Work<'_>) {
+        for row in 0..rows {
+            // SAFETY: each query head of each token is one task's.
+            let out = unsafe { self.out.slice(self.head_at(row, self.stride, head_dim), head_dim) };
+            let sum = isa.reduce_sum(isa.from_array(&work.sum.as_chunks::<LANES>().0[row]));
+            let o = &work.o[row * v_dim..][..head_dim];
+            for (out, o) in out.iter_mut().zip(o) {
+                *out = if sum == 0.0 { 0.0 } else { o / sum };
+            }
+            round_row(out, self.args.round);
+        }
+    }
+}
+
+#[inline(always)]
+fn score_rows<I: Isa, const ROWS: usize>(
+    isa: I,
+    panels: &[Panel],
+    head_dim: usize,
+    q: &[f32],
+    s: &mut [f32],
+) -> usize {
+    debug_assert!(q.len() >= ROWS * head_dim && s.len() >= ROWS * TILE_KEYS);
+    for (index, panel) in panels.iter().enumerate() {
+        let zero = [[isa.zero(); 1]; ROWS];
+        // SAFETY: `ROWS` rows of queries and scores are there; a panel has `head_dim` vectors.
+        unsafe {
+            let sums = accumulate(isa, zero, q.as_ptr(), head_dim, panel.keys, LANES, 0, head_dim);
+            for (r, [sum]) in sums.into_iter().enumerate() {
+                isa.store(s.as_mut_ptr().add(r * TILE_KEYS + index * LANES), sum);
+            }
+        }
+    }
+    ROWS
+}
+
+#[inline(always)]
+fn output_rows<I: Isa, const ROWS: usize>(
+    isa: I,
+    panels: &[Panel],
+    keys: usize,
+    v_dim: usize,
+    p: &[f32],
+    o: &mut [f32],
+) -> usize {
+    debug_assert!(p.len() >= ROWS * TILE_KEYS && o.len() >= ROWS * v_dim);
+    for col in (0..v_dim).step_by(LANES) {
+        // SAFETY: `ROWS` rows of weights and outputs are there; each panel has values for its keys, `v_dim` apart.
+        unsafe {
+            let mut sums = [[isa.zero(); 1]; ROWS];
+            for (r, [sum]) in sums.iter_mut().enumerate() {
+                *sum = isa.load(o.as_ptr().add(r * v_dim + col));
+            }
+            for (index, panel) in panels.iter().enumerate() {
+                let (weights, k) = (p.as_ptr().add(index * LANES), LANES.min(keys - index * LANES));
+                sums = accumulate(isa, sums, weights, TILE_KEYS, panel.values.add(col), v_dim, 0, k);
+            }
+            for (r, [sum]) in sums.into_iter().enumerate() {
+                isa.store(o.as_mut_ptr().add(r * v_dim + col), sum);
+            }
+        }
+    }
+    ROWS
+}

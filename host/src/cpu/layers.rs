@@ -1,0 +1,247 @@
+//! Row-wise operations: norms, rotation, gating.
+use super::cache::{CpuCache, CpuRope, Layout};
+use super::isa::{Isa, Kernel, LANES, Level};
+use super::parallel::{self, Shared};
+use super::tensor::{CpuTensor, CpuVector, round_to_bf16};
+use crate::Tensor;
+
+/// The longest head that is served.
+pub(super) const MAX_HEAD_DIM: usize = 512;
+
+/// Rounds a finished row where the device computes in bf16.
+#[inline(always)]
+pub(super) fn round_row(row: &mut [f32], round: bool) {
+    if round {
+        row.iter_mut().for_each(|x| *x = round_to_bf16(*x));
+    }
+}
+
+/// Writes `x / sqrt(mean(x^2) + eps) * weight` to `out`.
+#[inline(always)]
+fn norm_row<I: Isa>(isa: I, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
+    let (groups, tail) = x.as_chunks::<LANES>();
+    let mut squares = isa.zero();
+    for group in groups {
+        let v = isa.from_array(group);
+        squares = isa.fma(v, v, squares);
+    }
+    let mut last = [0.0; LANES];
+    last[..tail.len()].copy_from_slice(tail);
+    let v = isa.from_array(&last);
+    let sum = isa.reduce_sum(isa.fma(v, v, squares));
+    let scale = 1.0 / (sum / x.len() as f32 + eps).sqrt();
+    for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
+        *out = x * scale * weight;
+    }
+}
+
+/// `out = norm(x)` by rows; with `residual`, `residual += x` first and the norm is of that.
+pub(super) fn rms_norm(
+    level: Level,
+    x: &CpuTensor,
+    residual: Option<&mut CpuTensor>,
+    weight: &CpuVector,
+    eps: f32,
+    round: bool,
+    out: &mut CpuTensor,
+) {
+    let residual = residual.map(|residual| (residual.stride(), residual.shared()));
+    let (stride, out) = (out.stride(), out.shared());
+    parallel::rows(x.rows(), x.cols(), |rows| {
+        level.run(RmsNorm { x, residual, weight: weight.values(), eps, round, out, stride, rows })
+    });
+}
+
+struct RmsNorm<'a> {
+    x: &'a CpuTensor,
+    residual: Option<(usize, Shared<f32>)>,
+    weight: &'a [f32],
+    eps: f32,
+    round: bool,
+    out: Shared<f32>,
+    stride: usize,
+    rows: std::ops::Range<usize>,
+}
+
+impl Kernel for RmsNorm<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let cols = self.x.cols();
+        for row in self.rows.clone() {
+            // SAFETY: each row is one task's, and the output has as many rows and columns as `x`.
+            let out = unsafe { self.out.slice(row * self.stride, cols) };
+            let mut x = self.x.row(row);
+            if let Some((stride, residual)) = self.residual {
+                // SAFETY: as above, of the residual.
+                let sum = unsafe { residual.slice(row * stride, cols) };
+                for (sum, x) in sum.iter_mut().zip(x) {
+                    *sum += x;
+                }
+                round_row(sum, self.round);
+                x = sum;
+            }
+            norm_row(isa, x, self.weight, self.eps, out);
+            round_row(out, self.round);
+        }
+    }
+}
+
+/// `out = silu(gate) * up`.
+pub(super) fn silu_mul(level: Level, gate_up: &CpuTensor, round: bool, out: &mut CpuTensor) {
+    let (cols, stride, out) = (out.cols(), out.stride(), out.shared());
+    // An exponential and a division cost about as much as eight plain operations.
+    parallel::rows(gate_up.rows(), 8 * cols, |rows| {
+        level.run(SiluMul { gate_up, out, stride, cols, round, rows })
+    });
+}
+
+struct SiluMul<'a> {
+    gate_up: &'a CpuTensor,
+    out: Shared<f32>,
+    stride: usize,
+    cols: usize,
+    round: bool,
+    rows: std::ops::Range<usize>,
+}
+
+impl Kernel for SiluMul<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        for row in self.rows.clone() {
+            // SAFETY: each row is one task's.
+            let out = unsafe { self.out.slice(row * self.stride, self.cols) };
+            let (gate, up) = self.gate_up.row(row).split_at(self.cols);
+            let mut col = 0;
+            while col < self.cols {
+                let width = LANES.min(self.cols - col);
+                let (mut g, mut u) = ([0.0; LANES], [0.0; LANES]);
+                g[..width].copy_from_slice(&gate[col..col + width]);
+                u[..width].copy_from_slice(&up[col..col + width]);
+                let (g, u) = (isa.from_array(&g), isa.from_array(&u));
+                let e = isa.exp(isa.sub(isa.zero(), g));
+                let silu = isa.div(g, isa.add(isa.splat(1.0), e));
+                out[col..col + width].copy_from_slice(&isa.to_array(isa.mul(silu, u))[..width]);
+                col += width;
+            }
+            round_row(out, self.round);
+        }
+    }
+}
+
+/// What [`rope_append`] needs beyond its tensors; checked.
+pub(super) struct RopeArgs<'a> {
+    pub(super) qkv: &'a CpuTensor,
+    pub(super) norms: Option<(&'a [f32], &'a [f32], f32)>,
+    pub(super) rope: &'a CpuRope,
+    pub(super) positions: &'a [u32],
+    pub(super) slots: &'a [u32],
+    pub(super) q_heads: usize,
+    pub(super) layer: usize,
+    pub(super) round: bool,
+}
+
+/// Rotates queries into `q`, keys into the cache, and copies values there.
+pub(super) fn rope_append(level: Level, args: &RopeArgs<'_>, cache: &mut CpuCache, q: &mut CpuTensor) {
+    let tokens = args.positions.len();
+    let layout = cache.layout;
+    let (head_dim, kv_heads) = (layout.spec.head_dim, layout.spec.kv_heads);
+    let (q_stride, q) = (q.stride(), q.shared());
+    parallel::rows(tokens, 4 * args.q_heads * head_dim, |rows| {
+        level.run(RotateQueries { args, head_dim, q, q_stride, rows });
+    });
+    let (keys, values) = &mut cache.layers[args.layer];
+    let (keys, values) = (Shared::new(keys), Shared::new(values));
+    // By heads, not by tokens: two tokens of a batch may name the same slot.
+    parallel::rows(kv_heads, 4 * tokens * head_dim, |heads| {
+        level.run(AppendKeys { args, layout, keys, values, heads });
+    });
+}
+
+/// The rotated head `x` in `out`, normalised first if `norm` is given.
+#[inline(always)]
+fn rotate<I: Isa>(
+    isa: I,
+    args: &RopeArgs<'_>,
+    token: usize,
+    norm: Option<(&[f32], f32)>,
+    x: &[f32],
+    out: &mut [f32],
+) {
+    let head_dim = x.len();
+    match norm {
+        Some((weight, eps)) => {
+            norm_row(isa, x, weight, eps, out);
+            round_row(out, args.round);
+        }
+        None => out.copy_from_slice(x),
+    }
+    let (cos, sin) =
+        args.rope.table[args.positions[token] as usize * head_dim..][..head_dim].split_at(head_dim / 2);
+    let (first, second) = out.split_at_mut(head_dim / 2);
+    for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+    }
+    round_row(out, args.round);
+}
+
+struct RotateQueries<'a> {
+    args: &'a RopeArgs<'a>,
+    head_dim: usize,
+    q: Shared<f32>,
+    q_stride: usize,
+    rows: std::ops::Range<usize>,
+}
+
+impl Kernel for RotateQueries<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (args, head_dim) = (self.args, self.head_dim);
+        let norm = args.norms.map(|(q_norm, _, eps)| (q_norm, eps));
+        for token in self.rows {
+            // SAFETY: each row is one task's.
+            let out = unsafe { self.q.slice(token * self.q_stride, args.q_heads * head_dim) };
+            let queries = args.qkv.row(token).chunks_exact(head_dim);
+            for (out, x) in out.chunks_exact_mut(head_dim).zip(queries) {
+                rotate(isa, args, token, norm, x, out);
+            }
+        }
+    }
+}
+
+struct AppendKeys<'a> {
+    args: &'a RopeArgs<'a>,
+    layout: Layout,
+    keys: Shared<f32>,
+    values: Shared<f32>,
+    heads: std::ops::Range<usize>,
+}
+
+impl Kernel for AppendKeys<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        let (args, spec) = (self.args, self.layout.spec);
+        let norm = args.norms.map(|(_, k_norm, eps)| (k_norm, eps));
+        // The device refuses larger heads.
+        let mut rotated = [0.0; MAX_HEAD_DIM];
+        let rotated = &mut rotated[..spec.head_dim];
+        for (token, &slot) in args.slots.iter().enumerate() {
+            let (page, offset) = (slot as usize / spec.page_size, slot as usize % spec.page_size);
+            for head in self.heads.clone() {
+                let k_at = (args.q_heads + head) * spec.head_dim;
+                let v_at = k_at + spec.kv_heads * spec.head_dim;
+                let row = args.qkv.row(token);
+                rotate(isa, args, token, norm, &row[k_at..k_at + spec.head_dim], rotated);
+                let panel = self.layout.key_panel(page, head, offset) + offset % LANES;
+                let value = self.layout.value(page, head, offset);
+                // SAFETY: slots were checked to be within the cache; a head's part of it is one task's.
+                unsafe {
+                    for (i, &x) in rotated.iter().enumerate() {
+                        *self.keys.at(panel + i * LANES) = x;
+                    }
+                    let value = self.values.slice(value, spec.head_dim);
+                    value.copy_from_slice(&row[v_at..v_at + spec.head_dim]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,151 @@
+use super::*;
+use crate::{Batch, CacheSpec, Outputs, RopeAppend};
+
+fn normalised(x: &[f64], weight: &[f32], eps: f64) -> Vec<f64> {
+    let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+    x.iter().zip(weight).map(|(x, &w)| x / (mean + eps).sqrt() * f64::from(w)).collect()
+}
+
+fn widened(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+#[test]
+fn norms_agree_with_plain_loops() {
+    let mut numbers = Numbers::new(6);
+    for device in devices() {
+        for (rows, cols) in [(1, 1), (3, 16), (5, 100), (40, 2000)] {
+            let (x, before, weight) =
+                (numbers.floats(rows * cols), numbers.floats(rows * cols), numbers.floats(cols));
+            let vector = device.vector(&weight).unwrap();
+            let t = tensor(&device, rows, cols, &x);
+            let mut out = tensor(&device, rows, cols, &[]);
+            device.rms_norm(&t, &vector, 1e-5, &mut out).unwrap();
+            let expected: Vec<f64> =
+                widened(&x).chunks(cols).flat_map(|row| normalised(row, &weight, 1e-5)).collect();
+            assert_close(&device, "rms_norm", &device.read(&out).unwrap(), &expected, 2e-6);
+
+            let mut residual = tensor(&device, rows, cols, &before);
+            device.add_rms_norm(&t, &mut residual, &vector, 1e-5, &mut out).unwrap();
+            let sum: Vec<f64> = x.iter().zip(&before).map(|(&a, &b)| f64::from(a) + f64::from(b)).collect();
+            assert_close(&device, "residual", &device.read(&residual).unwrap(), &sum, 2e-7);
+            let expected: Vec<f64> =
+                sum.chunks(cols).flat_map(|row| normalised(row, &weight, 1e-5)).collect();
+            assert_close(&device, "add_rms_norm", &device.read(&out).unwrap(), &expected, 2e-6);
+        }
+    }
+}
+
+#[test]
+fn gating_agrees_with_plain_loops_even_at_the_ends() {
+    let mut numbers = Numbers::new(7);
+    for device in devices() {
+        for (rows, cols) in [(1, 1), (3, 37), (20, 640)] {
+            let mut x: Vec<f32> = numbers.floats(rows * 2 * cols).iter().map(|x| x * 8.0).collect();
+            x[0] = [-100.0, 100.0, 0.0][rows % 3];
+            let mut out = tensor(&device, rows, cols, &[]);
+            device.silu_mul(&tensor(&device, rows, 2 * cols, &x), &mut out).unwrap();
+            let expected: Vec<f64> = widened(&x)
+                .chunks(2 * cols)
+                .flat_map(|row| {
+                    (0..cols).map(|j| row[j] / (1.0 + (-row[j]).exp()) * row[cols + j]).collect::<Vec<_>>()
+                })
+                .collect();
+            assert_close(&device, "silu_mul", &device.read(&out).unwrap(), &expected, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn rotation_normalises_rotates_and_appends() {
+    let mut numbers = Numbers::new(8);
+    let (q_heads, kv_heads, head_dim, tokens) = (3, 2, 20, 9);
+    let cols = (q_heads + 2 * kv_heads) * head_dim;
+    let freqs: Vec<f32> = (0..head_dim / 2).map(|i| 1.0 / 100f32.powf(i as f32 / 10.0)).collect();
+    for device in devices() {
+        for norms in [false, true] {
+            let (qkv, qw, kw) =
+                (numbers.floats(tokens * cols), numbers.floats(head_dim), numbers.floats(head_dim));
+            let (q_norm, k_norm) = (device.vector(&qw).unwrap(), device.vector(&kw).unwrap());
+            let rope = device.rope(&freqs, 1.5, 64).unwrap();
+            let mut cache =
+                device.cache(CacheSpec { layers: 1, pages: 5, page_size: 18, kv_heads, head_dim }).unwrap();
+            let mut batch = Batch::default();
+            batch.push(&vec![0; tokens], 13, &[4, 2], 18, Outputs::None);
+            let step = device.step(&batch).unwrap();
+            let mut q = tensor(&device, tokens, q_heads * head_dim, &[]);
+            let t = tensor(&device, tokens, cols, &qkv);
+            let qk_norm = norms.then_some((&q_norm, &k_norm, 1e-6));
+            let args = RopeAppend { qkv: &t, qk_norm, rope: &rope, q_heads, layer: 0 };
+            device.rope_append(args, &step, &mut cache, &mut q).unwrap();
+            let (keys, values) = &cache.layers[0];
+            for token in 0..tokens {
+                let rotated = |head: usize, weight: &[f32]| {
+                    let mut x = widened(&qkv[token * cols + head * head_dim..][..head_dim]);
+                    if norms {
+                        x = normalised(&x, weight, 1e-6);
+                    }
+                    let half = head_dim / 2;
+                    (0..head_dim)
+                        .map(|i| {
+                            let angle = (13 + token) as f64 * f64::from(freqs[i % half]);
+                            let (sin, cos) = angle.sin_cos();
+                            let other = if i < half { -x[i + half] } else { x[i - half] };
+                            1.5 * (x[i] * cos + other * sin)
+                        })
+                        .collect::<Vec<f64>>()
+                };
+                for head in 0..q_heads {
+                    let found = &q.row(token)[head * head_dim..][..head_dim];
+                    assert_close(&device, "query", found, &rotated(head, &qw), 2e-6);
+                }
+                let (page, offset) = if token < 5 { (4, 13 + token) } else { (2, token - 5) };
+                for head in 0..kv_heads {
+                    let panel = cache.layout.key_panel(page, head, offset) + offset % 16;
+                    let found: Vec<f32> = (0..head_dim).map(|i| keys[panel + i * 16]).collect();
+                    assert_close(&device, "key", &found, &rotated(q_heads + head, &kw), 2e-6);
+                    let value = &values[cache.layout.value(page, head, offset)..][..head_dim];
+                    let from = token * cols + (q_heads + kv_heads + head) * head_dim;
+                    assert_eq!(bits(value), bits(&qkv[from..from + head_dim]).to_vec());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn outputs_are_selected_in_order() {
+    let device = CpuDevice::new();
+    let mut batch = Batch::default();
+    batch.push(&[0; 3], 0, &[0], 8, Outputs::Last);
+    batch.push(&[0; 2], 0, &[1], 8, Outputs::All);
+    batch.push(&[0; 1], 0, &[2], 8, Outputs::None);
+    let x = tensor(&device, 6, 1, &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    let mut out = device.tensor(3, 1).unwrap();
+    device.select_outputs(&x, &device.step(&batch).unwrap(), &mut out).unwrap();
+    assert_eq!(device.read(&out).unwrap(), [2.0, 3.0, 4.0]);
+}
+
+#[test]
+fn the_exponential_is_exact_where_attention_relies_on_it() {
+    use crate::cpu::isa::{Isa, Kernel};
+    struct Check;
+    impl Kernel for Check {
+        #[inline(always)]
+        fn run<I: Isa>(self, isa: I) {
+            let exp = |x: f32| isa.to_array(isa.exp(isa.splat(x)))[7];
+            assert_eq!(exp(0.0).to_bits(), 1f32.to_bits());
+            assert_eq!(exp(-0.0).to_bits(), 1f32.to_bits());
+            assert_eq!(exp(f32::NEG_INFINITY).to_bits(), 0);
+            assert_eq!(exp(-90.0).to_bits(), 0);
+            assert!(exp(f32::NAN).is_nan());
+            assert!(exp(f32::INFINITY) > 1e38);
+            for i in -8700..8800 {
+                let x = i as f32 / 100.0;
+                let exact = f64::from(x).exp();
+                assert!((f64::from(exp(x)) / exact - 1.0).abs() < 2.5e-7, "{x}: {} is not {exact}", exp(x));
+            }
+        }
+    }
+    devices().into_iter().for_each(|device| device.level.run(Check));
+}

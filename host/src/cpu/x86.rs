@@ -1,0 +1,183 @@
+use std::arch::x86_64::*;
+
+use super::isa::{Isa, Kernel};
+
+/// AVX2, FMA and F16C: two registers a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Avx2(()))
+    }
+
+    #[inline]
+    pub(super) fn dispatch<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn with_features<K: Kernel>(isa: Avx2, kernel: K) {
+            kernel.run(isa);
+        }
+        // SAFETY: the token exists only where these features were detected.
+        unsafe { with_features(self, kernel) }
+    }
+}
+
+/// Methods that are the same intrinsic on both halves.
+macro_rules! halves {
+    ($($name:ident($($arg:ident),*) => $intrinsic:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: Self::V),*) -> Self::V {
+            // SAFETY: the token exists only where AVX2 and FMA were detected.
+            unsafe {
+                [{ $(let $arg = $arg[0];)* $intrinsic }, { $(let $arg = $arg[1];)* $intrinsic }]
+            }
+        }
+    )*};
+}
+
+impl Isa for Avx2 {
+    type V = [__m256; 2];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        // SAFETY: the token exists only where AVX was detected.
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    unsafe fn load(self, at: *const f32) -> Self::V {
+        // SAFETY: the token, and sixteen are readable.
+        unsafe { [_mm256_loadu_ps(at), _mm256_loadu_ps(at.add(8))] }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32, v: Self::V) {
+        // SAFETY: the token, and sixteen are writable.
+        unsafe {
+            _mm256_storeu_ps(at, v[0]);
+            _mm256_storeu_ps(at.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, at: *const u16) -> Self::V {
+        // SAFETY: the token, and 32 bytes are readable.
+        unsafe {
+            let words = _mm256_loadu_si256(at.cast());
+            let low = _mm256_slli_epi32::<16>(words);
+            let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, at: *const u16) -> Self::V {
+        // SAFETY: the token, and 32 bytes are readable.
+        unsafe {
+            [_mm256_cvtph_ps(_mm_loadu_si128(at.cast())), _mm256_cvtph_ps(_mm_loadu_si128(at.add(8).cast()))]
+        }
+    }
+    halves! {
+        fma(a, b, c) => _mm256_fmadd_ps(a, b, c);
+        add(a, b) => _mm256_add_ps(a, b);
+        sub(a, b) => _mm256_sub_ps(a, b);
+        mul(a, b) => _mm256_mul_ps(a, b);
+        div(a, b) => _mm256_div_ps(a, b);
+        max(a, b) => _mm256_max_ps(a, b);
+        min(a, b) => _mm256_min_ps(a, b);
+        select_lt(a, b, x, y) => _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b));
+        shift_to_exponent(v) => _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)));
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: Self::V) -> f32 {
+        // SAFETY: the token exists only where AVX was detected.
+        unsafe {
+            let eight = _mm256_max_ps(v[0], v[1]);
+            let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+        }
+    }
+}
+
+/// AVX-512F: one register a vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn detect() -> Option<Self> {
+        let found = Avx2::detect().is_some() && is_x86_feature_detected!("avx512f");
+        found.then_some(Avx512(()))
+    }
+
+    #[inline]
+    pub(super) fn dispatch<K: Kernel>(self, kernel: K) {
+        #[target_feature(enable = "avx512f,avx2,fma,f16c")]
+        fn with_features<K: Kernel>(isa: Avx512, kernel: K) {
+            kernel.run(isa);
+        }
+        // SAFETY: the token exists only where these features were detected.
+        unsafe { with_features(self, kernel) }
+    }
+}
+
+/// Methods that are one intrinsic.
+macro_rules! whole {
+    ($($name:ident($($arg:ident),*) => $intrinsic:expr;)*) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: Self::V),*) -> Self::V {
+            // SAFETY: the token exists only where AVX-512F was detected.
+            unsafe { $intrinsic }
+        }
+    )*};
+}
+
+impl Isa for Avx512 {
+    type V = __m512;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::V {
+        // SAFETY: the token exists only where AVX-512F was detected.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(self, at: *const f32) -> Self::V {
+        // SAFETY: the token, and sixteen are readable.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, at: *mut f32, v: Self::V) {
+        // SAFETY: the token, and sixteen are writable.
+        unsafe { _mm512_storeu_ps(at, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(self, at: *const u16) -> Self::V {
+        // SAFETY: the token, and 32 bytes are readable.
+        unsafe {
+            let words = _mm256_loadu_si256(at.cast());
+            let low = _mm256_slli_epi32::<16>(words);
+            let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
+            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_f16(self, at: *const u16) -> Self::V {
+        // SAFETY: the token, and 32 bytes are readable.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+    whole! {
+        fma(a, b, c) => _mm512_fmadd_ps(a, b, c);
+        add(a, b) => _mm512_add_ps(a, b);
+        sub(a, b) => _mm512_sub_ps(a, b);
+        mul(a, b) => _mm512_mul_ps(a, b);
+        div(a, b) => _mm512_div_ps(a, b);
+        max(a, b) => _mm512_max_ps(a, b);
+        min(a, b) => _mm512_min_ps(a, b);
+        select_lt(a, b, x, y) => _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x);
+        shift_to_exponent(v) => _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v)));
+    }
+    #[inline(always)]
+    fn reduce_max(self, v: Self::V) -> f32 {
+        // SAFETY: the token exists only where AVX-512F was detected.
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+}
