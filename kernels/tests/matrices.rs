@@ -3,10 +3,7 @@
 mod common;
 
 use common::{Bench, Noise, assert_close};
-use tilewright_kernels::{
-    abi::{KernelSpec, *},
-    attention_combine, attention_decode, attention_prefill, gemm_bf16,
-};
+use tilewright_kernels::{abi::*, attention_combine, attention_decode, attention_prefill, gemm_bf16};
 
 #[test]
 fn gemm_tiles_agree_bit_for_bit_and_with_the_definition() {
@@ -43,7 +40,8 @@ fn gemm_tiles_agree_bit_for_bit_and_with_the_definition() {
         for tile in &gemm_bf16::TILES {
             let grid = [params.n.div_ceil(tile.block_n), params.m.div_ceil(tile.block_m), 1];
             let out = b.empty(m * n * if out_f32 == 1 { 4 } else { 2 });
-            b.launch_once(tile.spec, grid, Gemm { out, ..params });
+            let report = b.launch_once(tile.spec, grid, Gemm { out, ..params });
+            assert_eq!(report.bank_conflicts, 0, "{}", tile.spec.name);
             let got = if out_f32 == 1 { b.read::<f32>(out, m * n) } else { b.read_bf16(out, m * n) };
             assert_close(tile.spec.name, &got, &want, if out_f32 == 1 { 1e-5 } else { 0.005 });
             let expected = first.get_or_insert_with(|| got.clone());
@@ -199,7 +197,9 @@ impl Batch {
         };
         let longest = self.lens.iter().map(|l| l.0).max().unwrap() as u32;
         let grid = [longest.div_ceil(attention_prefill::BLOCK_M), params.q_heads, self.seqs()];
-        b.launch_once(self.pick(&attention_prefill::HD64, &attention_prefill::HD128), grid, params);
+        let report =
+            b.launch_once(self.pick(&attention_prefill::HD64, &attention_prefill::HD128), grid, params);
+        assert_eq!(report.bank_conflicts, 0);
         assert_close("out", &b.read_bf16(params.out, x.q.len()), &self.expected(&x), 0.01);
     }
 
@@ -232,7 +232,9 @@ impl Batch {
             reserved: 0,
         };
         let grid = [max_splits, params.kv_heads, self.seqs()];
-        b.launch_once(self.pick(&attention_decode::HD64, &attention_decode::HD128), grid, params);
+        let report =
+            b.launch_once(self.pick(&attention_decode::HD64, &attention_decode::HD128), grid, params);
+        assert_eq!(report.bank_conflicts, 0);
         let combine = AttentionCombine {
             partial_out: params.partial_out,
             partial_lse: params.partial_lse,

@@ -2,7 +2,7 @@
 #![allow(dead_code)]
 
 use tilewright_kernels::{abi::KernelSpec, emulation};
-use tilewright_simt::{Device, Launch, Order};
+use tilewright_simt::{Device, Launch, Order, Report};
 
 /// A repeatable stream of numbers in [-1, 1).
 pub struct Noise(u64);
@@ -46,16 +46,18 @@ pub struct Bench {
 
 impl Bench {
     pub fn new() -> Self {
-        Self { dev: Device::new() }
+        let mut dev = Device::new();
+        dev.count_requests(true);
+        Self { dev }
     }
 
     pub fn empty(&mut self, bytes: usize) -> u64 {
-        self.dev.alloc(bytes as _, "out")
+        self.dev.alloc(bytes, "out")
     }
 
     fn upload(&mut self, bytes: &[u8]) -> u64 {
-        let address = self.dev.alloc(bytes.len() as _, "in");
-        let _ = self.dev.write(address, bytes);
+        let address = self.dev.alloc(bytes.len(), "in");
+        self.dev.write(address, bytes);
         address
     }
 
@@ -75,8 +77,13 @@ impl Bench {
     }
 
     /// For kernels that overwrite what they read.
-    pub fn launch_once<P: bytemuck::Pod + Sync>(&mut self, spec: &KernelSpec, grid: [u32; 3], params: P) {
-        self.launch_ordered(spec, grid, params, Order::Seeded(7));
+    pub fn launch_once<P: bytemuck::Pod + Sync>(
+        &mut self,
+        spec: &KernelSpec,
+        grid: [u32; 3],
+        params: P,
+    ) -> Report {
+        self.launch_ordered(spec, grid, params, Order::Seeded(7))
     }
 
     fn launch_ordered<P: bytemuck::Pod + Sync>(
@@ -85,12 +92,13 @@ impl Bench {
         grid: [u32; 3],
         params: P,
         order: Order,
-    ) {
+    ) -> Report {
         let entry = emulation::entry(spec.name).expect("the kernel has an entry");
         let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
         let launch = Launch { name: spec.name, grid, threads, shared_bytes, order };
-        if let Err(fault) = self.dev.launch(&launch, &|| entry(bytemuck::bytes_of(&params))) {
-            panic!("{fault}");
+        match self.dev.launch(&launch, &|| entry(bytemuck::bytes_of(&params))) {
+            Ok(report) => report,
+            Err(fault) => panic!("{fault}"),
         }
     }
 
