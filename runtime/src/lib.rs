@@ -1,1 +1,47 @@
-//! See ARCHITECTURE.md.
+//! Transformer inference: Hugging Face checkpoints in, text out, on the CPU or on a GPU whose kernels are written in Rust.
+//!
+//! ```
+//! use tilewright::{DeviceChoice, GenerateParams, Model};
+//!
+//! # fn main() -> tilewright::Result<()> {
+//! let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo/target");
+//! let model = Model::load(folder, DeviceChoice::Cpu)?;
+//! let params = GenerateParams { max_tokens: 8, ..GenerateParams::default() };
+//! let mut text = String::new();
+//! for token in model.generate("fn main() {\n    let mut v = Vec::new();\n", &params)? {
+//!     text += &token?.text;
+//! }
+//! assert!(text.starts_with("}\n\nfn "));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`Model`] | the front door: a checkpoint on a device |
+//! | [`config`], [`checkpoint`], [`tokenizer`] | what a checkpoint's folder holds |
+//! | [`model`] | the decoder, written once against [`tilewright_host::Device`] |
+//! | [`cache`] | keys and values |
+//! | [`sampling`] | how the next token is chosen |
+//! | [`generate`] | a request and the stream of its tokens |
+//! | [`eval`], [`verify`] | how good, and how right, a checkpoint's answers are |
+#![warn(missing_docs)]
+
+pub mod cache;
+pub mod checkpoint;
+pub mod config;
+mod device;
+mod error;
+pub mod eval;
+mod front;
+pub mod generate;
+pub mod model;
+pub mod sampling;
+pub mod tokenizer;
+pub mod verify;
+
+pub use device::DeviceChoice;
+pub use error::{Error, Result};
+pub use front::Model;
+pub use generate::{FinishReason, GenerateParams, Generation, Prompt, Timings, Token};
+pub use sampling::SamplingParams;

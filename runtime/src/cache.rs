@@ -1,0 +1,92 @@
+//! A contiguous KV cache: one page a sequence, as long as the longest sequence may grow.
+
+use tilewright_host::{CacheSpec, Device};
+
+use crate::config::ModelConfig;
+use crate::{Error, Result};
+
+/// Keys and values of up to `slots` sequences of up to `capacity` tokens.
+pub struct ContiguousCache<D: Device> {
+    /// The device's cache.
+    pub cache: D::Cache,
+    capacity: usize,
+    slots: SlotPool,
+}
+
+impl<D: Device> ContiguousCache<D> {
+    /// Reserves the memory.
+    ///
+    /// # Errors
+    /// If the device has no room.
+    pub fn new(device: &D, config: &ModelConfig, slots: usize, capacity: usize) -> Result<Self> {
+        let spec = CacheSpec {
+            layers: config.layers,
+            pages: slots,
+            page_size: capacity,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        };
+        Ok(ContiguousCache { cache: device.cache(spec)?, capacity, slots: SlotPool::new(slots) })
+    }
+
+    /// Tokens a sequence can grow to.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Takes a sequence's place.
+    ///
+    /// # Errors
+    /// If all are taken.
+    pub fn acquire(&mut self) -> Result<u32> {
+        let total = self.slots.total;
+        self.slots.acquire().ok_or_else(|| {
+            Error::request("sequences", format!("at most {total} at a time"), format!("{}", total + 1))
+        })
+    }
+
+    /// Gives a sequence's place back.
+    pub fn release(&mut self, slot: u32) {
+        self.slots.release(slot);
+    }
+}
+
+/// Which places are free; the lowest is taken first.
+#[derive(Debug)]
+struct SlotPool {
+    free: Vec<u32>,
+    total: usize,
+}
+
+impl SlotPool {
+    fn new(total: usize) -> SlotPool {
+        SlotPool { free: (0..total as u32).rev().collect(), total }
+    }
+
+    fn acquire(&mut self) -> Option<u32> {
+        self.free.pop()
+    }
+
+    fn release(&mut self, slot: u32) {
+        debug_assert!(!self.free.contains(&slot), "slot {slot} given back twice");
+        let at = self.free.partition_point(|&other| other > slot);
+        self.free.insert(at, slot);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_handed_out_once() {
+        let mut pool = SlotPool::new(3);
+        assert_eq!(
+            [pool.acquire(), pool.acquire(), pool.acquire(), pool.acquire()],
+            [Some(0), Some(1), Some(2), None]
+        );
+        pool.release(2);
+        pool.release(0);
+        assert_eq!([pool.acquire(), pool.acquire(), pool.acquire()], [Some(0), Some(2), None]);
+    }
+}

@@ -1,0 +1,74 @@
+use safetensors::tensor::TensorView;
+
+use super::*;
+
+fn write(path: &Path, names: &[&str]) {
+    let data = [0_u8; 12];
+    let view = || TensorView::new(Dtype::BF16, vec![2, 3], &data).expect("a view");
+    let tensors: Vec<_> = names.iter().map(|name| (*name, view())).collect();
+    std::fs::write(path, safetensors::serialize(tensors, None).expect("serialised")).expect("written");
+}
+
+fn error(result: Result<Checkpoint>) -> String {
+    match result {
+        Ok(_) => panic!("opened"),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn shards_are_joined_and_checked_against_the_index() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    write(&dir.path().join("a.safetensors"), &["x"]);
+    write(&dir.path().join("b.safetensors"), &["y"]);
+    let index = dir.path().join("model.safetensors.index.json");
+    std::fs::write(&index, r#"{"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}"#)
+        .expect("written");
+    let checkpoint = Checkpoint::open(dir.path()).expect("opened");
+    assert_eq!(checkpoint.tensors().map(|t| t.name).collect::<Vec<_>>(), ["x", "y"]);
+    assert!(checkpoint.matrix("y", 2, 3).is_ok());
+
+    std::fs::write(&index, r#"{"weight_map": {"x": "b.safetensors"}}"#).expect("written");
+    assert!(error(Checkpoint::open(dir.path())).contains("b.safetensors: tensor x: expected the tensor"));
+    std::fs::write(&index, r#"{"weight_map": {"x": "../b.safetensors"}}"#).expect("written");
+    assert!(error(Checkpoint::open(dir.path())).contains("weight_map: expected names of files"));
+    std::fs::write(&index, r#"{"weight_map": {"x": "c.safetensors"}}"#).expect("written");
+    assert!(error(Checkpoint::open(dir.path())).contains("c.safetensors: No such file"));
+}
+
+#[test]
+fn shapes_types_and_names_are_checked() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    write(&dir.path().join("model.safetensors"), &["x", "layers.0.rotary_emb.inv_freq"]);
+    let checkpoint = Checkpoint::open(dir.path()).expect("opened");
+    let message = |result: Result<MatrixView<'_>>| result.expect_err("an error").to_string();
+    assert!(message(checkpoint.matrix("x", 3, 2)).contains("tensor x: expected shape [3, 2], found [2, 3]"));
+    assert!(message(checkpoint.matrix("z", 3, 2)).contains("model.safetensors: tensor z: expected a tensor"));
+    let used = |names: &[&str]| names.iter().map(|name| name.to_string()).collect();
+    assert!(checkpoint.expect_all_used(&used(&["x"]), false).is_ok());
+    let left = checkpoint.expect_all_used(&used(&[]), false).expect_err("x is left over").to_string();
+    assert!(left.contains("tensor x: expected no tensor of this name"), "{left}");
+}
+
+#[test]
+fn truncation_at_every_length_is_an_error() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("model.safetensors");
+    write(&path, &["x"]);
+    let whole = std::fs::read(&path).expect("read");
+    for len in 0..whole.len() {
+        std::fs::write(&path, &whole[..len]).expect("written");
+        let message = error(Checkpoint::open(dir.path()));
+        assert!(message.contains("model.safetensors") && !message.contains('\n'), "{len}: {message}");
+    }
+}
+
+#[test]
+fn pickles_are_refused_by_name() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    assert!(error(Checkpoint::open(dir.path())).contains("expected model.safetensors or"));
+    std::fs::write(dir.path().join("pytorch_model.bin"), b"x").expect("written");
+    assert!(
+        error(Checkpoint::open(dir.path())).contains("pytorch_model.bin: format: expected model.safetensors")
+    );
+}

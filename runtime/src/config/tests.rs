@@ -1,0 +1,122 @@
+use serde_json::{Value, json};
+
+use super::*;
+
+fn load(value: &Value) -> Result<ModelConfig> {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(dir.path().join("config.json"), value.to_string()).expect("config.json");
+    ModelConfig::load(dir.path())
+}
+
+fn llama() -> Value {
+    json!({"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 512})
+}
+
+fn with(changes: Value) -> Value {
+    let mut value = llama();
+    for (key, change) in changes.as_object().expect("an object") {
+        value[key] = change.clone();
+    }
+    value
+}
+
+#[test]
+fn defaults_are_those_of_the_family() {
+    let config = load(&llama()).expect("a valid configuration");
+    assert_eq!((config.kv_heads, config.head_dim, config.rope.theta), (4, 16, 10_000.0));
+    assert_eq!(config.windows, [None, None]);
+    assert!(!config.tie_word_embeddings && !config.qkv_bias && !config.qk_norm);
+    let qwen2 = load(&with(json!({"model_type": "qwen2"}))).expect("a valid configuration");
+    assert!(qwen2.qkv_bias && !qwen2.output_bias);
+    assert!(load(&with(json!({"model_type": "qwen3"}))).expect("a valid configuration").qk_norm);
+}
+
+#[test]
+fn both_forms_of_rope_say_the_same() {
+    let scaling = json!({"type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64});
+    let old = load(&with(json!({"rope_theta": 5e5, "rope_scaling": scaling}))).expect("the old form");
+    let mut parameters = scaling.clone();
+    parameters["rope_type"] = json!("llama3");
+    parameters["rope_theta"] = json!(5e5);
+    let new = load(&with(json!({"rope_parameters": parameters}))).expect("the new form");
+    assert_eq!(old.rope, new.rope);
+    assert_eq!(old.rope.theta, 5e5);
+    let linear = load(&with(json!({"rope_scaling": {"type": "linear", "factor": 4.0}}))).expect("linear");
+    assert_eq!(linear.rope.inv_freq(16)[0], 0.25);
+}
+
+#[test]
+fn llama3_keeps_high_and_divides_low_frequencies() {
+    let scaling = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_context: 64,
+    };
+    assert_eq!(scaling.apply(1.0), 1.0);
+    assert_eq!(scaling.apply(0.01), 0.01 / 8.0);
+    let between = scaling.apply(0.2);
+    assert!(between < 0.2 && between > 0.2 / 8.0);
+}
+
+#[test]
+fn windows_follow_the_family() {
+    let windows = |changes| load(&with(changes)).expect("a valid configuration").windows;
+    assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": 16})), [Some(16), Some(16)]);
+    assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": null})), [None, None]);
+    assert_eq!(windows(json!({"model_type": "qwen2", "sliding_window": 16})), [None, None]);
+    let qwen = json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 1});
+    assert_eq!(windows(qwen), [None, Some(16)]);
+    let qwen = json!({"model_type": "qwen3", "sliding_window": 8, "use_sliding_window": true,
+        "layer_types": ["sliding_attention", "full_attention"]});
+    assert_eq!(windows(qwen), [Some(8), None]);
+}
+
+#[test]
+fn generation_config_has_the_last_word_on_eos() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    std::fs::write(dir.path().join("config.json"), with(json!({"eos_token_id": 2})).to_string())
+        .expect("written");
+    assert_eq!(ModelConfig::load(dir.path()).expect("valid").eos_token_ids, [2]);
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [3, 4]}"#)
+        .expect("written");
+    assert_eq!(ModelConfig::load(dir.path()).expect("valid").eos_token_ids, [3, 4]);
+}
+
+#[test]
+fn damage_is_named_by_file_and_field() {
+    let cases = [
+        (json!({"num_attention_heads": 0}), "num_attention_heads: expected an integer from 1"),
+        (
+            json!({"hidden_size": 66}),
+            "hidden_size: expected a multiple of num_attention_heads, which is 4, found 66",
+        ),
+        (json!({"num_key_value_heads": 3}), "num_key_value_heads: expected a divisor"),
+        (json!({"model_type": "gpt9"}), "model_type: expected \"llama\""),
+        (json!({"model_type": null}), "model_type: expected \"llama\""),
+        (json!({"vocab_size": u64::MAX}), "vocab_size: expected an integer from 1"),
+        (json!({"vocab_size": -5}), "vocab_size: expected an integer from 1"),
+        (json!({"vocab_size": 1.5}), "vocab_size: expected an integer from 1"),
+        (json!({"num_hidden_layers": 1_000_000_000}), "num_hidden_layers: expected at most"),
+        (json!({"max_position_embeddings": 2_000_000_000}), "max_position_embeddings: expected at most"),
+        (json!({"head_dim": 2_000_000_000}), "head_dim: expected an even head size"),
+        (json!({"head_dim": 17}), "head_dim: expected an even head size"),
+        (json!({"hidden_act": "gelu"}), "hidden_act: expected \"silu\", found \"gelu\""),
+        (json!({"rms_norm_eps": 0.0}), "rms_norm_eps: expected a number above 0"),
+        (json!({"rope_scaling": {"type": "yarn"}}), "rope_scaling.type: expected \"default\""),
+        (
+            json!({"rope_parameters": {"rope_type": "linear"}}),
+            "rope_parameters.factor: expected a number above 0",
+        ),
+        (json!({"quantization_config": {"bits": 4}}), "quantization_config: expected nothing"),
+        (json!({"eos_token_id": "x"}), "eos_token_id: expected a token id"),
+        (json!({"tie_word_embeddings": 1}), "tie_word_embeddings: expected true or false"),
+    ];
+    for (changes, expected) in cases {
+        let error = load(&with(changes.clone())).expect_err(&changes.to_string()).to_string();
+        assert!(error.contains("config.json: field ") && error.contains(expected), "{changes}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}

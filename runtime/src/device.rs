@@ -1,0 +1,118 @@
+use std::str::FromStr;
+use std::sync::Arc;
+
+use tilewright_host::Device;
+use tilewright_host::cpu::{CpuDevice, Precision};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::model::{Decoder, DecoderSequence, Sequence};
+use crate::{Error, Result};
+
+/// Which device runs a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The first GPU where there is one and the crate was built for it; else the CPU.
+    #[default]
+    Auto,
+    /// The CPU, in f32.
+    Cpu,
+    /// The CPU, rounding activations to bf16 wherever a GPU does: what a GPU's error is held against.
+    CpuBf16,
+    /// The GPU of that number.
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<DeviceChoice> {
+        let wrong = || Error::request("device", "auto, cpu, cpu-bf16, cuda or cuda:N", format!("{text:?}"));
+        match text {
+            "auto" => Ok(DeviceChoice::Auto),
+            "cpu" => Ok(DeviceChoice::Cpu),
+            "cpu-bf16" => Ok(DeviceChoice::CpuBf16),
+            "cuda" => Ok(DeviceChoice::Cuda(0)),
+            _ => match text.strip_prefix("cuda:").map(str::parse) {
+                Some(Ok(index)) => Ok(DeviceChoice::Cuda(index)),
+                _ => Err(wrong()),
+            },
+        }
+    }
+}
+
+/// A model on some device.
+pub(crate) trait Engine: Send + Sync {
+    fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>>;
+    fn describe(&self) -> String;
+}
+
+impl<D: Device> Engine for Decoder<D> {
+    fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>> {
+        Ok(Box::new(DecoderSequence::new(self, capacity)?))
+    }
+
+    fn describe(&self) -> String {
+        self.device().describe()
+    }
+}
+
+/// Loads a checkpoint's weights onto the device chosen. The flag tells whether it keeps activations in f32.
+pub(crate) fn load(
+    choice: DeviceChoice,
+    config: ModelConfig,
+    checkpoint: &Checkpoint,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<(Box<dyn Engine>, bool)> {
+    let cpu = match choice {
+        DeviceChoice::Cpu => CpuDevice::new(),
+        DeviceChoice::CpuBf16 => CpuDevice::with_precision(Precision::Bf16),
+        DeviceChoice::Cuda(index) => {
+            let device = open_cuda(index)?;
+            return Ok((engine(device, config, checkpoint, progress)?, false));
+        }
+        DeviceChoice::Auto => match open_cuda(0) {
+            Ok(device) => return Ok((engine(device, config, checkpoint, progress)?, false)),
+            Err(_) => CpuDevice::new(),
+        },
+    };
+    let computes_in_f32 = choice != DeviceChoice::CpuBf16;
+    Ok((engine(cpu, config, checkpoint, progress)?, computes_in_f32))
+}
+
+fn engine<D: Device>(
+    device: D,
+    config: ModelConfig,
+    checkpoint: &Checkpoint,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Box<dyn Engine>> {
+    Ok(Box::new(Decoder::load(Arc::new(device), config, checkpoint, progress)?))
+}
+
+#[cfg(feature = "cuda")]
+fn open_cuda(index: usize) -> Result<tilewright_host::gpu::cuda::CudaDevice> {
+    Ok(tilewright_host::gpu::cuda::CudaDevice::open(index)?)
+}
+
+/// Never a device; the type stands in for the one that isn't built.
+#[cfg(not(feature = "cuda"))]
+fn open_cuda(index: usize) -> Result<CpuDevice> {
+    Err(Error::Device(tilewright_host::Error::Unavailable {
+        device: format!("cuda:{index}"),
+        reason: "this program was built without CUDA; build it with --features cuda".to_string(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named() {
+        let parse = |text: &str| text.parse::<DeviceChoice>().ok();
+        assert_eq!(parse("auto"), Some(DeviceChoice::Auto));
+        assert_eq!(parse("cuda"), Some(DeviceChoice::Cuda(0)));
+        assert_eq!(parse("cuda:3"), Some(DeviceChoice::Cuda(3)));
+        assert_eq!([parse("cuda:"), parse("cuda:x"), parse("gpu"), parse("")], [None; 4]);
+    }
+}

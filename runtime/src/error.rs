@@ -1,0 +1,105 @@
+use std::path::{Path, PathBuf};
+
+/// What can go wrong between a checkpoint's folder and the text it generates. Each message is one line that names what and where.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or folder can't be read.
+    #[error("{}: {}", path.display(), source)]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file isn't what its name promises: broken JSON, a truncated checkpoint, a format that isn't read.
+    #[error("{}: {what}: expected {expected}, found {found}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// The part of it.
+        what: &'static str,
+        /// What would have been read.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A field of a configuration file can't be used.
+    #[error("{}: field {field}: expected {expected}, found {found}", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The field, dotted where it's nested.
+        field: String,
+        /// What would have been taken.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A tensor of a checkpoint isn't what the configuration implies.
+    #[error("{}: tensor {tensor}: expected {expected}, found {found}", path.display())]
+    Tensor {
+        /// The file, or the folder where the tensor is in no file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Type or shape implied.
+        expected: String,
+        /// Type or shape stored.
+        found: String,
+    },
+    /// A request can't be served.
+    #[error("{what}: expected {expected}, found {found}")]
+    Request {
+        /// The parameter.
+        what: &'static str,
+        /// What would have been served.
+        expected: String,
+        /// What was asked.
+        found: String,
+    },
+    /// A device refused.
+    #[error(transparent)]
+    Device(#[from] tilewright_host::Error),
+}
+
+/// A result of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+        |source| Error::Io { path: path.to_path_buf(), source }
+    }
+
+    pub(crate) fn file(
+        path: &Path,
+        what: &'static str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> Error {
+        Error::File { path: path.to_path_buf(), what, expected: expected.into(), found: one_line(&found) }
+    }
+
+    pub(crate) fn tensor(
+        path: &Path,
+        tensor: &str,
+        expected: impl Into<String>,
+        found: impl ToString,
+    ) -> Error {
+        Error::Tensor {
+            path: path.to_path_buf(),
+            tensor: tensor.to_string(),
+            expected: expected.into(),
+            found: one_line(&found),
+        }
+    }
+
+    pub(crate) fn request(what: &'static str, expected: impl Into<String>, found: impl ToString) -> Error {
+        Error::Request { what, expected: expected.into(), found: one_line(&found) }
+    }
+}
+
+/// Messages of libraries may have several lines; ours have one.
+fn one_line(text: &impl ToString) -> String {
+    text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,108 @@
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{FrequencyPrecision, ModelConfig};
+use crate::device::{self, DeviceChoice, Engine};
+use crate::generate::{GenerateParams, Generation, Prompt};
+use crate::model::Sequence;
+use crate::tokenizer::Tokenizer;
+use crate::{Error, Result};
+
+/// A checkpoint on a device, ready to generate.
+pub struct Model {
+    dir: PathBuf,
+    config: ModelConfig,
+    tokenizer: Option<Tokenizer>,
+    engine: Box<dyn Engine>,
+    computes_in_f32: bool,
+}
+
+impl Model {
+    /// Loads a Hugging Face checkpoint's folder: `config.json`, safetensors, and `tokenizer.json` where there is one (without
+    /// it, prompts are token ids).
+    ///
+    /// # Errors
+    /// A file that is missing or damaged, a model that isn't understood, a device that isn't there. Each names what and where.
+    pub fn load(dir: impl AsRef<Path>, device: DeviceChoice) -> Result<Model> {
+        Model::load_with_progress(dir, device, &mut |_, _| {})
+    }
+
+    /// As [`Model::load`]; `progress` is told how many parts are done, and of how many.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_with_progress(
+        dir: impl AsRef<Path>,
+        device: DeviceChoice,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Model> {
+        Model::load_with_frequencies(dir.as_ref(), device, FrequencyPrecision::F32, progress)
+    }
+
+    pub(crate) fn load_with_frequencies(
+        dir: &Path,
+        device: DeviceChoice,
+        precision: FrequencyPrecision,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Model> {
+        std::fs::read_dir(dir).map_err(Error::io(dir))?;
+        let mut config = ModelConfig::load(dir)?;
+        config.rope.precision = precision;
+        let tokenizer = Tokenizer::load(dir, config.bos_token_id)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let (engine, computes_in_f32) = device::load(device, config.clone(), &checkpoint, progress)?;
+        Ok(Model { dir: dir.to_path_buf(), config, tokenizer, engine, computes_in_f32 })
+    }
+
+    /// The folder it was loaded from.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Its tokenizer.
+    pub fn tokenizer(&self) -> Option<&Tokenizer> {
+        self.tokenizer.as_ref()
+    }
+
+    /// Its tokenizer, or the error that text needs one.
+    pub(crate) fn require_tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or_else(|| {
+            Error::file(&self.dir, "tokenizer", "tokenizer.json, or a prompt of token ids", "none")
+        })
+    }
+
+    /// Its device in words.
+    pub fn device(&self) -> String {
+        self.engine.describe()
+    }
+
+    /// Whether its device keeps activations in f32, so that its logits are those of an f32 implementation but for the order of sums.
+    pub(crate) fn computes_in_f32(&self) -> bool {
+        self.computes_in_f32
+    }
+
+    /// The stream of tokens that follow a prompt. Nothing is computed before the first is asked for.
+    ///
+    /// # Errors
+    /// A prompt that is empty, longer than the context or outside of the vocabulary; a parameter out of range.
+    pub fn generate<'m, 'p>(
+        &'m self,
+        prompt: impl Into<Prompt<'p>>,
+        params: &GenerateParams,
+    ) -> Result<Generation<'m>> {
+        Generation::new(self, prompt.into(), params)
+    }
+
+    /// An empty sequence of up to `capacity` tokens, to be fed by hand.
+    ///
+    /// # Errors
+    /// If `capacity` is 0 or exceeds the context, or the device has no room.
+    pub fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>> {
+        self.engine.sequence(capacity)
+    }
+}

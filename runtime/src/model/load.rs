@@ -1,0 +1,126 @@
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use tilewright_host::{AttentionSpec, Device, HostMatrix};
+
+use super::Decoder;
+use super::layer::Layer;
+use crate::checkpoint::{Checkpoint, MatrixView};
+use crate::config::ModelConfig;
+use crate::{Error, Result};
+
+impl<D: Device> Decoder<D> {
+    /// Brings a checkpoint's weights to a device. `progress` is told of each layer: how many are done, and of how many.
+    ///
+    /// # Errors
+    /// A tensor that is missing, left over, or of another shape or type than `config` implies.
+    pub fn load(
+        device: Arc<D>,
+        config: ModelConfig,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn FnMut(usize, usize),
+    ) -> Result<Decoder<D>> {
+        let mut loader = Loader { device: &*device, config: &config, checkpoint, used: HashSet::new() };
+        let total = config.layers + 1;
+        progress(0, total);
+        let embedding =
+            loader.matrix(&[("model.embed_tokens.weight", config.vocab_size)], config.hidden_size)?;
+        let lm_head = match config.tie_word_embeddings {
+            true => None,
+            false => Some(loader.matrix(&[("lm_head.weight", config.vocab_size)], config.hidden_size)?),
+        };
+        let norm = loader.vector(&[("model.norm.weight", config.hidden_size)])?;
+        progress(1, total);
+        let mut layers = Vec::with_capacity(config.layers);
+        for index in 0..config.layers {
+            layers.push(loader.layer(index)?);
+            progress(index + 2, total);
+        }
+        checkpoint.expect_all_used(&loader.used, config.tie_word_embeddings)?;
+        let rope = device.rope(&config.rope.inv_freq(config.head_dim), 1.0, config.context)?;
+        Ok(Decoder { embedding, layers, norm, lm_head, rope, config, device })
+    }
+}
+
+struct Loader<'a, D: Device> {
+    device: &'a D,
+    config: &'a ModelConfig,
+    checkpoint: &'a Checkpoint,
+    used: HashSet<String>,
+}
+
+impl<D: Device> Loader<'_, D> {
+    fn layer(&mut self, index: usize) -> Result<Layer<D>> {
+        let config = self.config;
+        let (hidden, inter) = (config.hidden_size, config.intermediate_size);
+        let q_rows = config.q_heads * config.head_dim;
+        let kv_rows = config.kv_heads * config.head_dim;
+        let name = |part: &str| format!("model.layers.{index}.{part}");
+        let qkv = |kind: &str| {
+            [("q", q_rows), ("k", kv_rows), ("v", kv_rows)]
+                .map(|(part, rows)| (name(&format!("self_attn.{part}_proj.{kind}")), rows))
+        };
+        let gate_up =
+            |kind: &str| ["gate", "up"].map(|part| (name(&format!("mlp.{part}_proj.{kind}")), inter));
+        let qk_norm = match config.qk_norm {
+            false => None,
+            true => Some((
+                self.vector(&[(name("self_attn.q_norm.weight"), config.head_dim)])?,
+                self.vector(&[(name("self_attn.k_norm.weight"), config.head_dim)])?,
+            )),
+        };
+        Ok(Layer {
+            input_norm: self.vector(&[(name("input_layernorm.weight"), hidden)])?,
+            qkv: self.matrix(&qkv("weight"), hidden)?,
+            qkv_bias: self.vector_if(config.qkv_bias, &qkv("bias"))?,
+            qk_norm,
+            output: self.matrix(&[(name("self_attn.o_proj.weight"), hidden)], q_rows)?,
+            output_bias: self.vector_if(config.output_bias, &[(name("self_attn.o_proj.bias"), hidden)])?,
+            post_norm: self.vector(&[(name("post_attention_layernorm.weight"), hidden)])?,
+            gate_up: self.matrix(&gate_up("weight"), hidden)?,
+            gate_up_bias: self.vector_if(config.mlp_bias, &gate_up("bias"))?,
+            down: self.matrix(&[(name("mlp.down_proj.weight"), hidden)], inter)?,
+            down_bias: self.vector_if(config.mlp_bias, &[(name("mlp.down_proj.bias"), hidden)])?,
+            attention: AttentionSpec {
+                q_heads: config.q_heads,
+                scale: (config.head_dim as f32).sqrt().recip(),
+                causal: true,
+                window: config.windows[index],
+                softcap: None,
+            },
+        })
+    }
+
+    /// Parts stacked along their rows.
+    fn matrix(&mut self, parts: &[(impl AsRef<str>, usize)], cols: usize) -> Result<D::Matrix> {
+        let mut views: Vec<MatrixView<'_>> = Vec::with_capacity(parts.len());
+        for (name, rows) in parts {
+            let name = name.as_ref();
+            let view = self.checkpoint.matrix(name, *rows, cols)?;
+            if let Some(first) = views.first().filter(|first| first.dtype != view.dtype) {
+                let expected = format!("dtype {:?} as of {}", first.dtype, parts[0].0.as_ref());
+                let found = format!("{:?}", view.dtype);
+                return Err(Error::tensor(self.checkpoint.path_of(name), name, expected, found));
+            }
+            self.used.insert(name.to_string());
+            views.push(view);
+        }
+        let dtype = views[0].dtype;
+        let parts = views.iter().map(|view| (view.rows, view.bytes)).collect();
+        Ok(self.device.matrix(&HostMatrix { parts, cols, dtype })?)
+    }
+
+    /// Parts one behind the other.
+    fn vector(&mut self, parts: &[(impl AsRef<str>, usize)]) -> Result<D::Vector> {
+        let mut values = Vec::new();
+        for (name, len) in parts {
+            values.extend(self.checkpoint.vector(name.as_ref(), *len)?);
+            self.used.insert(name.as_ref().to_string());
+        }
+        Ok(self.device.vector(&values)?)
+    }
+
+    fn vector_if(&mut self, present: bool, parts: &[(impl AsRef<str>, usize)]) -> Result<Option<D::Vector>> {
+        if present { self.vector(parts).map(Some) } else { Ok(None) }
+    }
+}

@@ -1,0 +1,188 @@
+//! Text to token ids and back, a token at a time.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::{Error, Result};
+
+/// Tokens of context that text after a prompt is decoded with, so that a leading space survives.
+const CONTEXT_TOKENS: usize = 8;
+/// What decoders put in place of bytes that aren't (yet) UTF-8.
+const REPLACEMENT: char = char::REPLACEMENT_CHARACTER;
+/// Replacement characters that an unfinished character can end in: one a byte, of at most three.
+const MAX_UNFINISHED: usize = 3;
+
+/// `tokenizer.json` and the BOS rule of `tokenizer_config.json`.
+pub struct Tokenizer {
+    inner: tokenizers::Tokenizer,
+    /// Prepended to every text.
+    bos: Option<u32>,
+}
+
+impl Tokenizer {
+    /// Reads the tokenizer of `dir`; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file that is there and can't be used.
+    pub fn load(dir: &Path, config_bos: Option<u32>) -> Result<Option<Tokenizer>> {
+        let path = dir.join("tokenizer.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
+            .map_err(|error| Error::file(&path, "contents", "a tokenizer", error))?;
+        let mut tokenizer = Tokenizer { inner, bos: None };
+        let config_path = dir.join("tokenizer_config.json");
+        if config_path.exists() {
+            tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;
+        }
+        Ok(Some(tokenizer))
+    }
+
+    /// The BOS token where `add_bos_token` asks for it and the tokenizer's own post-processor doesn't add it.
+    fn explicit_bos(&self, path: &Path, config_bos: Option<u32>) -> Result<Option<u32>> {
+        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let config: Value =
+            serde_json::from_slice(&bytes).map_err(|error| Error::file(path, "contents", "JSON", error))?;
+        if config.get("add_bos_token") != Some(&Value::Bool(true)) {
+            return Ok(None);
+        }
+        let named = config.get("bos_token").and_then(|token| match token {
+            Value::String(text) => Some(text.as_str()),
+            other => other.get("content").and_then(Value::as_str),
+        });
+        let bos = named.and_then(|text| self.inner.token_to_id(text)).or(config_bos);
+        let Some(bos) = bos else {
+            return Err(Error::file(path, "bos_token", "a token, as add_bos_token is true", "none"));
+        };
+        let added =
+            self.inner.encode("", true).is_ok_and(|encoding| encoding.get_ids().first() == Some(&bos));
+        Ok((!added).then_some(bos))
+    }
+
+    /// Token ids of a text that starts here.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let mut ids = Vec::from_iter(self.bos);
+        ids.extend(self.encode_with(text, true)?);
+        Ok(ids)
+    }
+
+    /// Token ids of a text that goes on: nothing is added in front or behind.
+    ///
+    /// # Errors
+    /// A text that the tokenizer refuses.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>> {
+        self.encode_with(text, false)
+    }
+
+    fn encode_with(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
+        let encoding = self
+            .inner
+            .encode(text, add_special)
+            .map_err(|error| Error::request("text", "a text that the tokenizer takes", error))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of token ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        // The only failures are of decoders that can't be configured from a file that loaded.
+        self.inner.decode(ids, true).unwrap_or_default()
+    }
+
+    /// A decoder of the text that follows `prompt`.
+    pub fn stream(&self, prompt: &[u32]) -> TextStream {
+        TextStream::new(&prompt[prompt.len().saturating_sub(CONTEXT_TOKENS)..], |ids| self.decode(ids))
+    }
+}
+
+/// Token ids in, whole characters out: a character that isn't finished is held back.
+#[derive(Debug, Clone)]
+pub struct TextStream {
+    /// Context that was given out whole, then what wasn't.
+    ids: Vec<u32>,
+    /// Where what wasn't given out starts.
+    read: usize,
+    /// Bytes of the window's text that were given out.
+    emitted: usize,
+}
+
+impl TextStream {
+    fn new(context: &[u32], decode: impl Fn(&[u32]) -> String) -> TextStream {
+        let text = decode(context);
+        if text.ends_with(REPLACEMENT) {
+            return TextStream { ids: Vec::new(), read: 0, emitted: 0 };
+        }
+        TextStream { ids: context.to_vec(), read: context.len(), emitted: text.len() }
+    }
+
+    /// The text that `id` completes.
+    pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
+        self.push_with(id, |ids| tokenizer.decode(ids))
+    }
+
+    /// What is left at the end: an unfinished character, as replacement characters.
+    pub fn finish(&mut self, tokenizer: &Tokenizer) -> String {
+        let text = tokenizer.decode(&self.ids);
+        let rest = text.get(self.emitted..).unwrap_or_default().to_string();
+        self.emitted = text.len();
+        rest
+    }
+
+    fn push_with(&mut self, id: u32, decode: impl Fn(&[u32]) -> String) -> String {
+        self.ids.push(id);
+        let text = decode(&self.ids);
+        let unfinished = text.chars().rev().take(MAX_UNFINISHED).take_while(|&c| c == REPLACEMENT).count();
+        let stable = text.len() - unfinished * REPLACEMENT.len_utf8();
+        let piece = text.get(self.emitted..stable).unwrap_or_default().to_string();
+        self.emitted = self.emitted.max(stable);
+        if unfinished == 0 && !piece.is_empty() {
+            // The last piece's tokens stay as context: some decoders treat the first token of a text differently.
+            self.ids.drain(..self.read);
+            self.read = self.ids.len();
+            self.emitted = decode(&self.ids).len();
+        }
+        piece
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tokenizer of bytes.
+    fn bytes(ids: &[u32]) -> String {
+        String::from_utf8_lossy(&ids.iter().map(|&id| id as u8).collect::<Vec<_>>()).into_owned()
+    }
+
+    #[test]
+    fn characters_come_whole() {
+        let text = "aé€😀b";
+        let mut stream = TextStream::new(b"x".map(u32::from).as_slice(), bytes);
+        let pieces: Vec<String> = text.bytes().map(|b| stream.push_with(b.into(), bytes)).collect();
+        assert_eq!(pieces, ["a", "", "é", "", "", "€", "", "", "", "😀", "b"]);
+    }
+
+    #[test]
+    fn bytes_that_never_become_a_character_do_not_hold_text_back() {
+        let mut stream = TextStream::new(&[], bytes);
+        let mut out = String::new();
+        for byte in [0xff_u32, 0xff, 0xff, 0xff, 0xff, 0xe2, 0x82, 0xac, 0x61, 0xe2, 0x62] {
+            out += &stream.push_with(byte, bytes);
+        }
+        assert_eq!(out, "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{fffd}€a\u{fffd}b");
+    }
+
+    #[test]
+    fn a_leading_space_survives_after_a_prompt() {
+        // A decoder that strips a text's first space, as those of SentencePiece do.
+        let strip = |ids: &[u32]| bytes(ids).strip_prefix(' ').map(str::to_string).unwrap_or(bytes(ids));
+        let mut stream = TextStream::new(&[u32::from(b'x')], strip);
+        let pieces: String = b" y z".iter().map(|&b| stream.push_with(b.into(), strip)).collect();
+        assert_eq!(pieces, " y z");
+    }
+}

@@ -1,0 +1,275 @@
+//! A checkpoint held against what another implementation answered.
+//!
+//! `expected.safetensors` beside a checkpoint holds `input_ids`, the `logits` of each position and the `greedy` continuation.
+//! A device that computes in f32 must come within [`F32_BOUND`] of the largest logit, and continue in the same way. A device
+//! that rounds to bf16 may be [`BF16_FACTOR`] times as far off as the plain bf16 computation of [`DeviceChoice::CpuBf16`],
+//! plus [`F32_BOUND`] of the largest logit, and may part from the expected continuation only from the first step on whose two
+//! best logits lie closer together than that.
+
+mod compare;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::{FrequencyPrecision, ModelConfig};
+use crate::{DeviceChoice, Error, Model, Result, SamplingParams};
+use compare::{largest_magnitude, top_two_gap, worst};
+
+/// Of the largest expected logit: the bound of a device that computes in f32, and the floor of one that doesn't.
+pub const F32_BOUND: f64 = 1e-3;
+/// How many times the error of a plain bf16 computation a bf16 device may have.
+pub const BF16_FACTOR: f64 = 2.0;
+
+/// What a checkpoint's verification found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Verification {
+    /// The device in words.
+    pub device: String,
+    /// How the bound comes about.
+    pub bound: String,
+    /// The rotary frequencies that the expected values were computed with.
+    pub rope_frequencies: FrequencyPrecision,
+    /// Each expected tensor.
+    pub tensors: Vec<TensorVerdict>,
+    /// Each expected continuation.
+    pub greedy: Vec<GreedyVerdict>,
+    /// Whether all is within bounds.
+    pub passed: bool,
+}
+
+/// One tensor's worst element.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TensorVerdict {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// The largest difference; infinite where a value isn't a number.
+    pub worst_error: f64,
+    /// Where that is.
+    pub coordinate: Vec<usize>,
+    /// What was expected there.
+    pub expected: f32,
+    /// What was found there.
+    pub found: f32,
+    /// The largest magnitude expected anywhere.
+    pub largest: f64,
+    /// The largest difference allowed.
+    pub bound: f64,
+    /// Whether the worst error is within the bound.
+    pub passed: bool,
+}
+
+/// One continuation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct GreedyVerdict {
+    /// The row of the batch.
+    pub row: usize,
+    /// Tokens expected.
+    pub steps: usize,
+    /// Steps before the first whose two best logits lie closer together than the bound; all of them for f32.
+    pub decided_steps: usize,
+    /// Steps that are equal, from the first.
+    pub equal_steps: usize,
+    /// The gap between the two best logits at step `decided_steps`, where there is one.
+    pub gap: Option<f64>,
+    /// Whether all decided steps are equal.
+    pub passed: bool,
+}
+
+/// What `expected.safetensors` holds.
+struct Expected {
+    input_ids: Vec<Vec<u32>>,
+    logits: Vec<f32>,
+    shape: Vec<usize>,
+    greedy: Vec<Vec<u32>>,
+}
+
+/// Runs the checkpoint in `dir` against the `expected.safetensors` beside it.
+///
+/// # Errors
+/// As [`Model::load`]; expected values that don't fit the model. A disagreement isn't an error but a verdict.
+pub fn verify(dir: impl AsRef<Path>, device: DeviceChoice) -> Result<Verification> {
+    let dir = dir.as_ref();
+    std::fs::read_dir(dir).map_err(Error::io(dir))?;
+    let expected = Expected::load(dir, &ModelConfig::load(dir)?)?;
+    let floor = F32_BOUND * largest_magnitude(&expected.logits);
+    // Before anything is compared: a device that isn't there is the first thing to say.
+    let load = |device, precision| Model::load_with_frequencies(dir, device, precision, &mut |_, _| {});
+    let first_try = load(device, FrequencyPrecision::F32)?;
+    let (reference, reference_logits) = reference(&load, &expected, floor)?;
+    let precision = reference.config().rope.precision;
+    let model = match precision {
+        FrequencyPrecision::F32 => first_try,
+        FrequencyPrecision::Bf16 => load(device, precision)?,
+    };
+    let (found, bound, words) = if model.computes_in_f32() {
+        (reference_logits, floor, format!("{F32_BOUND} of the largest logit"))
+    } else {
+        let plain = load(DeviceChoice::CpuBf16, precision)?;
+        let (plain_error, _) = worst(&expected.logits, &logits(&plain, &expected.input_ids)?);
+        let words = format!(
+            "{BF16_FACTOR} times a plain bf16 computation's error of {plain_error:.3e}, plus {F32_BOUND} of the largest logit"
+        );
+        (logits(&model, &expected.input_ids)?, BF16_FACTOR * plain_error + floor, words)
+    };
+    let tensor = verdict(&expected, &found, bound);
+    let undecided_below = (!model.computes_in_f32()).then_some(bound);
+    let greedy = greedy_verdicts(&model, &reference, &expected, undecided_below)?;
+    Ok(Verification {
+        device: model.device(),
+        bound: words,
+        rope_frequencies: precision,
+        passed: tensor.passed && greedy.iter().all(|verdict| verdict.passed),
+        tensors: vec![tensor],
+        greedy,
+    })
+}
+
+/// The f32 computation on the CPU and its logits: with exact rotary frequencies or, where only that meets the expected values,
+/// with those that `model.to(torch.bfloat16)` leaves.
+fn reference(
+    load: &impl Fn(DeviceChoice, FrequencyPrecision) -> Result<Model>,
+    expected: &Expected,
+    floor: f64,
+) -> Result<(Model, Vec<f32>)> {
+    let exact = load(DeviceChoice::Cpu, FrequencyPrecision::F32)?;
+    let exact_logits = logits(&exact, &expected.input_ids)?;
+    let (exact_error, _) = worst(&expected.logits, &exact_logits);
+    let rounded = load(DeviceChoice::Cpu, FrequencyPrecision::Bf16)?;
+    let rounded_logits = logits(&rounded, &expected.input_ids)?;
+    let (rounded_error, _) = worst(&expected.logits, &rounded_logits);
+    // A tenth: far more than the order of sums can do, so that the choice isn't left to noise.
+    if rounded_error <= floor && rounded_error < exact_error / 10.0 {
+        return Ok((rounded, rounded_logits));
+    }
+    Ok((exact, exact_logits))
+}
+
+fn verdict(expected: &Expected, found: &[f32], bound: f64) -> TensorVerdict {
+    let (worst_error, at) = worst(&expected.logits, found);
+    TensorVerdict {
+        name: "logits".to_string(),
+        shape: expected.shape.clone(),
+        worst_error,
+        coordinate: coordinate(at, &expected.shape),
+        expected: expected.logits[at],
+        found: found.get(at).copied().unwrap_or(f32::NAN),
+        largest: largest_magnitude(&expected.logits),
+        bound,
+        passed: worst_error <= bound,
+    }
+}
+
+impl Expected {
+    fn load(dir: &Path, config: &ModelConfig) -> Result<Expected> {
+        let path = dir.join("expected.safetensors");
+        let file = Checkpoint::open_file(&path)?;
+        let input_ids = file.token_rows("input_ids", config.vocab_size)?;
+        let shape = vec![input_ids.len(), input_ids[0].len(), config.vocab_size];
+        if file.shape("logits")? != shape {
+            let found = format!("{:?}", file.shape("logits")?);
+            return Err(Error::tensor(&path, "logits", format!("shape {shape:?}"), found));
+        }
+        let greedy = file.token_rows("greedy", config.vocab_size)?;
+        if greedy.len() != input_ids.len() {
+            let expected = format!("{} rows as of input_ids", input_ids.len());
+            return Err(Error::tensor(&path, "greedy", expected, greedy.len()));
+        }
+        let tokens = input_ids[0].len() + greedy[0].len();
+        if tokens > config.context {
+            let expected = format!("texts within the model's context of {}", config.context);
+            return Err(Error::tensor(&path, "input_ids", expected, tokens));
+        }
+        Ok(Expected { logits: file.floats("logits")?, input_ids, shape, greedy })
+    }
+}
+
+/// The logits of every position of every row.
+fn logits(model: &Model, rows: &[Vec<u32>]) -> Result<Vec<f32>> {
+    let mut all = Vec::new();
+    for row in rows {
+        model.sequence(row.len())?.feed_all(row, &mut |_, logits| all.extend_from_slice(logits))?;
+    }
+    Ok(all)
+}
+
+/// Continues each row with the likeliest tokens. With a `bound`, a step that the f32 computation decides by less than it
+/// frees what follows.
+fn greedy_verdicts(
+    model: &Model,
+    reference: &Model,
+    expected: &Expected,
+    bound: Option<f64>,
+) -> Result<Vec<GreedyVerdict>> {
+    let mut verdicts = Vec::new();
+    for (row, (input, greedy)) in expected.input_ids.iter().zip(&expected.greedy).enumerate() {
+        let steps = greedy.len();
+        let (decided_steps, gap) = match bound {
+            Some(bound) => first_undecided(reference, input, greedy, bound)?,
+            None => (steps, None),
+        };
+        let found = continue_greedily(model, input, steps)?;
+        let equal_steps = found.iter().zip(greedy).take_while(|(a, b)| a == b).count();
+        let passed = equal_steps >= decided_steps;
+        verdicts.push(GreedyVerdict { row, steps, decided_steps, equal_steps, gap, passed });
+    }
+    Ok(verdicts)
+}
+
+fn continue_greedily(model: &Model, input: &[u32], steps: usize) -> Result<Vec<u32>> {
+    let mut sequence = model.sequence(input.len() + steps)?;
+    let mut output = Vec::with_capacity(steps);
+    let greedy = SamplingParams::default();
+    sequence.feed(input)?;
+    while output.len() < steps {
+        let id = sequence.choose(&greedy, 0)?;
+        output.push(id);
+        if output.len() < steps {
+            sequence.feed(&[id])?;
+        }
+    }
+    Ok(output)
+}
+
+/// The first step of the expected continuation whose two best logits lie closer together than `bound`, and their gap.
+fn first_undecided(
+    reference: &Model,
+    input: &[u32],
+    greedy: &[u32],
+    bound: f64,
+) -> Result<(usize, Option<f64>)> {
+    let text = [input, &greedy[..greedy.len() - 1]].concat();
+    let mut first = None;
+    reference.sequence(text.len())?.feed_all(&text, &mut |position, logits| {
+        let gap = top_two_gap(logits);
+        if position + 1 >= input.len() && first.is_none() && !(gap >= bound) {
+            first = Some((position + 1 - input.len(), Some(gap)));
+        }
+    })?;
+    Ok(first.unwrap_or((greedy.len(), None)))
+}
+
+/// The coordinate of a row-major index.
+fn coordinate(mut index: usize, shape: &[usize]) -> Vec<usize> {
+    let mut coordinate = vec![0; shape.len()];
+    for (axis, extent) in shape.iter().enumerate().rev() {
+        coordinate[axis] = index % extent;
+        index /= extent;
+    }
+    coordinate
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn coordinates_are_row_major() {
+        assert_eq!(coordinate(0, &[2, 3, 4]), [0, 0, 0]);
+        assert_eq!(coordinate(23, &[2, 3, 4]), [1, 2, 3]);
+        assert_eq!(coordinate(13, &[2, 3, 4]), [1, 0, 1]);
+    }
+}
