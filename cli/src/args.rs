@@ -1,0 +1,122 @@
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use tilewright::{DeviceChoice, SamplingParams};
+
+/// Transformer inference with every kernel written in Rust.
+#[derive(Debug, Parser)]
+#[command(name = "tilewright", version, about)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Continue a prompt
+    Run(RunArgs),
+    /// Negative log-likelihood a token and perplexity of a text file
+    Eval(EvalArgs),
+    /// Hold a checkpoint against the expected values beside it
+    Verify(VerifyArgs),
+    /// Show a checkpoint's configuration and tensors
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct ModelArgs {
+    /// Folder of the checkpoint [default: the bundled demo model]
+    #[arg(short, long = "model", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Text to continue [default: standard input]
+    pub prompt: Option<String>,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Tokens to generate at most
+    #[arg(short = 'n', long = "max-tokens", default_value_t = 128, value_name = "N")]
+    pub max_tokens: usize,
+    /// Divides the logits; 0 takes the likeliest token
+    #[arg(long = "temp", default_value_t = 0.0, value_name = "T", allow_negative_numbers = true)]
+    pub temperature: f32,
+    /// Sample from the K likeliest tokens; 0 for all
+    #[arg(long, default_value_t = 0, value_name = "K")]
+    pub top_k: u32,
+    /// Sample from the fewest tokens whose probabilities reach P
+    #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: f32,
+    /// Sample from tokens at least P times as likely as the likeliest
+    #[arg(long, default_value_t = 0.0, value_name = "P", allow_negative_numbers = true)]
+    pub min_p: f32,
+    /// Seed of the draws
+    #[arg(short, long, default_value_t = 0)]
+    pub seed: u64,
+    /// Text at which to stop; may be given again
+    #[arg(long, value_name = "TEXT")]
+    pub stop: Vec<String>,
+    /// The prompt is token ids, separated by commas or spaces
+    #[arg(long)]
+    pub ids: bool,
+    /// Go on after an end-of-text token
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Compute the whole text anew for each token, to see what the KV cache saves
+    #[arg(long)]
+    pub no_kv_cache: bool,
+    /// Print one JSON object: prompt_ids, output_ids, text, finish_reason, timings
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl RunArgs {
+    pub fn sampling(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            seed: self.seed,
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Text file
+    pub file: PathBuf,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Tokens a window, its BOS included [default: the model's context]
+    #[arg(long, value_name = "TOKENS")]
+    pub ctx: Option<usize>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Folder of the checkpoint and its expected.safetensors
+    pub dir: PathBuf,
+    /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// Folder of the checkpoint
+    pub dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,37 @@
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tilewright::Model;
+
+use crate::args::ModelArgs;
+use crate::output::Failure;
+
+/// Where the demo model lies below the workspace.
+const DEMO: &str = "models/demo/target";
+
+/// The folder asked for, or the demo model's.
+pub fn model_dir(args: &ModelArgs) -> PathBuf {
+    args.model.clone().unwrap_or_else(|| {
+        let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DEMO);
+        if built_in.exists() { built_in } else { PathBuf::from(DEMO) }
+    })
+}
+
+/// Loads a model, with a bar on standard error where that is a terminal.
+pub fn load(args: &ModelArgs) -> Result<Model, Failure> {
+    let dir = model_dir(args);
+    if !std::io::stderr().is_terminal() {
+        return Ok(Model::load(&dir, args.device)?);
+    }
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("loading {bar:30} {pos}/{len}") {
+        bar.set_style(style);
+    }
+    let model = Model::load_with_progress(&dir, args.device, &mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    Ok(model?)
+}

@@ -1,0 +1,62 @@
+use std::io::{self, Write};
+
+/// Why a command ended early.
+pub enum Failure {
+    /// Standard output was closed.
+    BrokenPipe,
+    /// One line for the user.
+    Message(String),
+}
+
+impl From<tilewright::Error> for Failure {
+    fn from(error: tilewright::Error) -> Failure {
+        Failure::Message(error.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::BrokenPipe,
+            _ => Failure::Message(format!("standard output: {error}")),
+        }
+    }
+}
+
+/// Prints `text` and a line's end.
+pub fn print_line(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Prints a value as indented JSON.
+pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Message(error.to_string()))?;
+    print_line(&text)
+}
+
+/// Bytes in words.
+pub fn bytes_in_words(bytes: usize) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut amount = bytes as f64;
+    let mut unit = 0;
+    while amount >= 1024.0 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{amount:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes_in_words;
+
+    #[test]
+    fn bytes_are_rounded_to_the_unit() {
+        assert_eq!(bytes_in_words(1023), "1023 B");
+        assert_eq!(bytes_in_words(1536), "1.5 KiB");
+        assert_eq!(bytes_in_words(5 << 30), "5.0 GiB");
+    }
+}

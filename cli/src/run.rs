@@ -1,0 +1,128 @@
+use std::io::{Read, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde::Serialize;
+use tilewright::{FinishReason, GenerateParams, Generation, Prompt, Timings};
+
+use crate::args::RunArgs;
+use crate::load::load;
+use crate::output::{Failure, print_json};
+
+#[derive(Serialize)]
+struct Report<'a> {
+    prompt_ids: &'a [u32],
+    output_ids: &'a [u32],
+    text: String,
+    finish_reason: Option<FinishReason>,
+    device: String,
+    timings: JsonTimings,
+}
+
+#[derive(Serialize)]
+struct JsonTimings {
+    load_seconds: f64,
+    #[serde(flatten)]
+    timings: Timings,
+    prompt_tokens_per_second: f64,
+    decode_tokens_per_second: f64,
+}
+
+pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let params = GenerateParams {
+        max_tokens: args.max_tokens,
+        sampling: args.sampling(),
+        stop: args.stop.clone(),
+        ignore_eos: args.ignore_eos,
+        recompute: args.no_kv_cache,
+        ..GenerateParams::default()
+    };
+    // Before the weights are loaded: a slip in a flag is answered at once.
+    params.validate()?;
+    let text = match &args.prompt {
+        Some(text) => text.clone(),
+        None => read_stdin()?,
+    };
+    let ids = if args.ids { Some(parse_ids(&text)?) } else { None };
+    let start = Instant::now();
+    let model = load(&args.model)?;
+    let load_seconds = start.elapsed().as_secs_f64();
+    let prompt = match &ids {
+        Some(ids) => Prompt::Ids(ids),
+        None => Prompt::Text(&text),
+    };
+    let mut generation = model.generate(prompt, &params)?;
+    if args.json {
+        let mut text = String::new();
+        for token in &mut generation {
+            text += &token?.text;
+        }
+        let timings = generation.timings();
+        print_json(&Report {
+            prompt_ids: generation.prompt_ids(),
+            output_ids: generation.output_ids(),
+            text,
+            finish_reason: generation.finish_reason(),
+            device: model.device(),
+            timings: JsonTimings {
+                load_seconds,
+                timings,
+                prompt_tokens_per_second: timings.prompt_rate(),
+                decode_tokens_per_second: timings.decode_rate(),
+            },
+        })?;
+    } else {
+        let has_text = model.tokenizer().is_some();
+        stream(&mut generation, has_text)?;
+        let timings = generation.timings();
+        eprintln!(
+            "{}: prompt {} tokens, {:.1} tok/s; decode {} tokens, {:.1} tok/s",
+            model.device(),
+            timings.prompt_tokens,
+            timings.prompt_rate(),
+            timings.decode_tokens,
+            timings.decode_rate()
+        );
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints each token as it comes: its text, or its id where there's no tokenizer.
+fn stream(generation: &mut Generation<'_>, has_text: bool) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for token in generation {
+        let token = token?;
+        if has_text {
+            out.write_all(token.text.as_bytes())?;
+        } else {
+            write!(out, "{} ", token.id)?;
+        }
+        out.flush()?;
+    }
+    writeln!(out)?;
+    out.flush()?;
+    Ok(())
+}
+
+fn read_stdin() -> Result<String, Failure> {
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .read_to_end(&mut bytes)
+        .map_err(|error| Failure::Message(format!("standard input: {error}")))?;
+    String::from_utf8(bytes).map_err(|error| {
+        Failure::Message(format!("standard input: expected UTF-8 text, found {}", error.utf8_error()))
+    })
+}
+
+fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {
+    text.split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|part| !part.is_empty())
+        .map(|part| {
+            part.parse().map_err(|_| {
+                Failure::Message(format!(
+                    "prompt: expected token ids separated by commas or spaces, found {part:?}"
+                ))
+            })
+        })
+        .collect()
+}

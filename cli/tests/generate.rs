@@ -1,0 +1,172 @@
+//! What the binary generates, measures and verifies.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use common::{json, tilewright, workspace};
+use serde_json::Value;
+
+const PROMPT: &str = "fn main() {\n    let mut v = Vec::new();\n";
+
+fn expected_greedy() -> Vec<Value> {
+    let text = std::fs::read(workspace("models/demo/expected_greedy.json")).expect("expected_greedy.json");
+    let value: Value = serde_json::from_slice(&text).expect("JSON");
+    value["cases"].as_array().expect("cases").clone()
+}
+
+#[test]
+fn the_demo_continues_as_transformers_does() {
+    let cases = expected_greedy();
+    assert_eq!(cases.len(), 3);
+    for case in cases {
+        let prompt = case["prompt"].as_str().expect("a prompt");
+        let report =
+            json(&["run", prompt, "--json", "--temp", "0", "-n", "64", "--ignore-eos", "--device", "cpu"]);
+        assert_eq!(report["prompt_ids"], case["input_ids"]);
+        assert_eq!(report["output_ids"], case["greedy_ids"]);
+        assert_eq!(report["text"], case["text"]);
+        assert_eq!(report["finish_reason"], "length");
+        assert!(report["timings"]["decode_tokens_per_second"].as_f64().is_some_and(|rate| rate > 0.0));
+    }
+}
+
+#[test]
+fn recomputation_and_token_ids_give_the_same_tokens() {
+    let cached = json(&["run", PROMPT, "--json", "-n", "24", "--device", "cpu"]);
+    let recomputed = json(&["run", PROMPT, "--json", "-n", "24", "--device", "cpu", "--no-kv-cache"]);
+    assert_eq!(cached["output_ids"], recomputed["output_ids"]);
+    let ids: Vec<String> =
+        cached["prompt_ids"].as_array().expect("ids").iter().map(Value::to_string).collect();
+    let by_ids = json(&["run", &ids.join(","), "--ids", "--json", "-n", "24", "--device", "cpu"]);
+    assert_eq!(cached["output_ids"], by_ids["output_ids"]);
+    assert_eq!(cached["text"], by_ids["text"]);
+}
+
+#[test]
+fn sampling_follows_its_seed() {
+    let draw = |seed: &str| {
+        json(&[
+            "run", PROMPT, "--json", "-n", "24", "--temp", "1", "--top-p", "0.95", "-s", seed, "--device",
+            "cpu",
+        ])["output_ids"]
+            .clone()
+    };
+    assert_eq!(draw("1"), draw("1"));
+    assert_ne!(draw("1"), draw("2"));
+    let greedy = json(&["run", PROMPT, "--json", "-n", "24", "--device", "cpu"]);
+    let top_1 =
+        json(&["run", PROMPT, "--json", "-n", "24", "--temp", "2", "--top-k", "1", "--device", "cpu"]);
+    assert_eq!(greedy["output_ids"], top_1["output_ids"]);
+}
+
+#[test]
+fn a_stop_string_ends_the_text_before_it() {
+    // Greedy text: "}\n\nfn foo(v: &mut Vec<i32>) {…"; the stop string spans several tokens.
+    let report = json(&["run", PROMPT, "--json", "--stop", "foo(v: &", "--stop", "never", "--device", "cpu"]);
+    assert_eq!(report["text"], "}\n\nfn ");
+    assert_eq!(report["finish_reason"], "stop");
+}
+
+#[test]
+fn text_streams_from_standard_input_to_standard_output() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tilewright"))
+        .args(["run", "-n", "5", "--device", "cpu"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    child.stdin.take().expect("a pipe").write_all(PROMPT.as_bytes()).expect("written");
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "}\n\nfn foo\n");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(stderr.contains("prompt 15 tokens") && stderr.contains("decode 4 tokens"), "{stderr}");
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tilewright"))
+        .args(["run", PROMPT, "-n", "2000", "--ignore-eos", "--device", "cpu"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut [0]).expect("a first byte");
+    drop(stdout);
+    let output = child.wait_with_output().expect("it ends");
+    assert!(output.status.success(), "{:?}", output.status);
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
+
+#[test]
+fn the_context_is_a_limit() {
+    let fixture = workspace("tests/fixtures/qwen2-bias");
+    let ids = vec!["7"; 510].join(" ");
+    let fixture = fixture.to_str().expect("UTF-8");
+    let report = json(&["run", &ids, "--ids", "-m", fixture, "--json", "--ignore-eos", "--device", "cpu"]);
+    // 510 tokens of prompt and two more fill the context of 512; one further token follows from them.
+    assert_eq!(report["output_ids"].as_array().map(Vec::len), Some(3));
+    assert_eq!(report["finish_reason"], "context");
+    assert_eq!(report["text"], "");
+}
+
+#[test]
+fn fixtures_verify_in_f32_and_in_bf16() {
+    for name in ["llama-gqa-rope3", "qwen2-bias", "qwen3-qknorm", "mistral-window16"] {
+        let dir = workspace(&format!("tests/fixtures/{name}"));
+        let dir = dir.to_str().expect("UTF-8");
+        let report = json(&["verify", dir, "--device", "cpu", "--json"]);
+        assert_eq!(report["passed"], true);
+        let logits = &report["tensors"][0];
+        // Far inside of the bound of 1e-3: what the order of sums can do.
+        let relative =
+            logits["worst_error"].as_f64().expect("a number") / logits["largest"].as_f64().expect("a number");
+        assert!(relative < 1e-5, "{name}: {relative}");
+        for greedy in report["greedy"].as_array().expect("continuations") {
+            assert_eq!(greedy["equal_steps"], 16);
+        }
+        assert_eq!(json(&["verify", dir, "--device", "cpu-bf16", "--json"])["passed"], true);
+    }
+}
+
+#[test]
+fn a_wrong_weight_fails_verification() {
+    let source = workspace("tests/fixtures/mistral-window16");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for file in ["config.json", "model.safetensors", "expected.safetensors"] {
+        std::fs::copy(source.join(file), dir.path().join(file)).expect("copied");
+    }
+    // A window one key narrower.
+    let path = dir.path().join("config.json");
+    let config = std::fs::read_to_string(&path).expect("read");
+    std::fs::write(&path, config.replace("\"sliding_window\": 16", "\"sliding_window\": 15"))
+        .expect("written");
+    let output = tilewright(&["verify", dir.path().to_str().expect("UTF-8"), "--device", "cpu"]);
+    assert_eq!(output.status.code(), Some(1));
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(stdout.contains("WRONG") && stdout.ends_with("FAILED\n"), "{stdout}");
+}
+
+#[test]
+fn evaluation_and_inspection_report() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let file = dir.path().join("text.rs");
+    std::fs::write(&file, PROMPT.repeat(8)).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let eval = json(&["eval", file, "--ctx", "32", "--json", "--device", "cpu"]);
+    // Each window of 32 is a BOS and 31 tokens that are predicted.
+    assert_eq!(eval["windows"], eval["tokens"].as_u64().expect("a count").div_ceil(31));
+    let (nll, perplexity) =
+        (eval["nll"].as_f64().expect("nll"), eval["perplexity"].as_f64().expect("perplexity"));
+    assert!(nll > 0.0 && nll < 3.0 && (nll.exp() - perplexity).abs() < 1e-9, "{nll} {perplexity}");
+
+    let demo = workspace("models/demo/target");
+    let inspect = json(&["inspect", demo.to_str().expect("UTF-8"), "--json"]);
+    assert_eq!(inspect["config"]["architecture"], "llama");
+    assert_eq!(inspect["kv_bytes_per_token"], 2 * 2 * 8 * 2 * 64);
+    assert_eq!(inspect["tensors"].as_array().map(Vec::len), Some(2 + 8 * 9));
+}

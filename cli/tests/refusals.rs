@@ -1,0 +1,185 @@
+//! Bad input: one line that names what and where, an exit code that isn't 0, and no panic.
+
+mod common;
+
+use std::path::{Path, PathBuf};
+
+use common::{assert_refused, workspace};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A copy of the demo model that a test may damage.
+struct Copy {
+    dir: TempDir,
+}
+
+impl Copy {
+    fn new() -> Copy {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+            let from = workspace("models/demo/draft").join(file);
+            std::fs::copy(from, dir.path().join(file)).expect("copied");
+        }
+        Copy { dir }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn configure(&self, changes: &Value) {
+        let path = self.file("config.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+        for (key, value) in changes.as_object().expect("an object") {
+            config[key] = value.clone();
+        }
+        std::fs::write(path, config.to_string()).expect("written");
+    }
+
+    /// Rewrites the header of the checkpoint.
+    fn edit_header(&self, edit: impl FnOnce(&mut Value)) {
+        let path = self.file("model.safetensors");
+        let bytes = std::fs::read(&path).expect("read");
+        let len = u64::from_le_bytes(bytes[..8].try_into().expect("8 bytes")) as usize;
+        let mut header: Value = serde_json::from_slice(&bytes[8..8 + len]).expect("JSON");
+        edit(&mut header);
+        let header = header.to_string().into_bytes();
+        let whole = [&(header.len() as u64).to_le_bytes()[..], &header, &bytes[8 + len..]].concat();
+        std::fs::write(path, whole).expect("written");
+    }
+
+    #[track_caller]
+    fn refused(&self, parts: &[&str]) {
+        refused_in(self.dir.path(), &[], parts);
+    }
+}
+
+#[track_caller]
+fn refused_in(dir: &Path, flags: &[&str], parts: &[&str]) {
+    let dir = dir.to_str().expect("UTF-8");
+    assert_refused(&[&["run", "fn", "-m", dir, "-n", "2", "--device", "cpu"], flags].concat(), parts);
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert_refused(&["run", "fn", "-m", "/no/such/folder"], &["/no/such/folder", "No such file"]);
+    assert_refused(&["inspect", "/no/such/folder"], &["/no/such/folder", "No such file"]);
+    assert_refused(&["verify", "/no/such/folder"], &["/no/such/folder", "No such file"]);
+    assert_refused(&["eval", "/no/such/file"], &["/no/such/file", "No such file"]);
+    let demo = workspace("models/demo/draft");
+    assert_refused(&["verify", demo.to_str().expect("UTF-8")], &["expected.safetensors", "No such file"]);
+    let copy = Copy::new();
+    std::fs::remove_file(copy.file("config.json")).expect("removed");
+    copy.refused(&["config.json", "No such file"]);
+    let copy = Copy::new();
+    std::fs::remove_file(copy.file("model.safetensors")).expect("removed");
+    copy.refused(&["expected model.safetensors", "neither"]);
+    let copy = Copy::new();
+    std::fs::remove_file(copy.file("tokenizer.json")).expect("removed");
+    copy.refused(&["tokenizer: expected tokenizer.json, or a prompt of token ids"]);
+}
+
+#[test]
+fn damaged_checkpoints_are_refused() {
+    let copy = Copy::new();
+    let whole = std::fs::read(copy.file("model.safetensors")).expect("read");
+    for len in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(copy.file("model.safetensors"), &whole[..len]).expect("written");
+        copy.refused(&["model.safetensors: contents: expected a whole safetensors file"]);
+    }
+    let copy = Copy::new();
+    copy.edit_header(|header| header["model.norm.weight"]["shape"] = json!([1, 192]));
+    copy.refused(&["model.safetensors: tensor model.norm.weight: expected shape [192], found [1, 192]"]);
+    let copy = Copy::new();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    copy.edit_header(|header| header[name]["dtype"] = json!("I16"));
+    copy.refused(&["tensor model.layers.1.mlp.up_proj.weight: expected dtype BF16, F16 or F32, found I16"]);
+    let copy = Copy::new();
+    copy.edit_header(|header| header[name]["dtype"] = json!("F16"));
+    copy.refused(&[name, "expected dtype Bf16 as of model.layers.1.mlp.gate_proj.weight, found F16"]);
+    let copy = Copy::new();
+    copy.edit_header(|header| {
+        let tensor = header.as_object_mut().expect("an object").remove(name).expect("there");
+        header["something.else"] = tensor;
+    });
+    copy.refused(&[
+        "model.safetensors: tensor model.layers.1.mlp.up_proj.weight: expected a tensor, found none",
+    ]);
+    let copy = Copy::new();
+    copy.configure(&json!({"num_hidden_layers": 1}));
+    copy.refused(&["tensor model.layers.1.", "expected no tensor of this name in this model"]);
+    let copy = Copy::new();
+    std::fs::rename(copy.file("model.safetensors"), copy.file("pytorch_model.bin")).expect("renamed");
+    copy.refused(&["pytorch_model.bin: format: expected model.safetensors", "found a pickle checkpoint"]);
+    let copy = Copy::new();
+    std::fs::write(copy.file("tokenizer.json"), "{").expect("written");
+    copy.refused(&["tokenizer.json: contents: expected a tokenizer"]);
+}
+
+#[test]
+fn configurations_that_cannot_be_are_refused() {
+    let cases = [
+        (json!({"model_type": "gpt_neox"}), "field model_type: expected \"llama\""),
+        (json!({"num_attention_heads": 0}), "field num_attention_heads: expected an integer from 1"),
+        (
+            json!({"hidden_size": 193}),
+            "field hidden_size: expected a multiple of num_attention_heads, which is 3",
+        ),
+        (json!({"num_key_value_heads": 2}), "field num_key_value_heads: expected a divisor"),
+        (json!({"num_hidden_layers": 4_000_000_000_u64}), "field num_hidden_layers: expected"),
+        (json!({"max_position_embeddings": u64::MAX}), "field max_position_embeddings: expected"),
+        (json!({"vocab_size": 2_000_000_000}), "expected shape [2000000000, 192], found [4096, 192]"),
+        (json!({"intermediate_size": 2_000_000_000}), "expected shape [2000000000, 192], found [512, 192]"),
+    ];
+    for (changes, expected) in cases {
+        let copy = Copy::new();
+        copy.configure(&changes);
+        copy.refused(&[expected]);
+    }
+    let copy = Copy::new();
+    std::fs::write(copy.file("config.json"), "{\"model_type\": ").expect("written");
+    copy.refused(&["config.json: contents: expected JSON"]);
+}
+
+#[test]
+fn prompts_that_cannot_be_served_are_refused() {
+    let run = |prompt: &str, flags: &[&str], parts: &[&str]| {
+        assert_refused(&[&["run", prompt, "--device", "cpu"], flags].concat(), parts);
+    };
+    run("", &[], &["prompt: expected at least one token, found an empty prompt"]);
+    assert_refused(&["run", "--device", "cpu"], &["prompt: expected at least one token"]);
+    run(" ", &["--ids"], &["prompt: expected at least one token"]);
+    run("5,x", &["--ids"], &["prompt: expected token ids separated by commas or spaces, found \"x\""]);
+    run("5,-1", &["--ids"], &["prompt: expected token ids", "\"-1\""]);
+    run("1,4096", &["--ids"], &["prompt: expected token ids below the vocabulary of 4096, found 4096"]);
+    let long = vec!["7"; 2049].join(" ");
+    run(&long, &["--ids"], &["prompt: expected at most 2048 tokens (the model's context), found 2049"]);
+}
+
+#[test]
+fn parameters_out_of_range_are_refused() {
+    let run = |flags: &[&str], parts: &[&str]| {
+        assert_refused(&[&["run", "fn", "--device", "cpu"], flags].concat(), parts);
+    };
+    run(&["--temp", "NaN"], &["temperature: expected a finite number of at least 0, found NaN"]);
+    run(&["--temp", "-1"], &["temperature: expected a finite number of at least 0, found -1"]);
+    run(&["--temp", "inf"], &["temperature: "]);
+    run(&["--temp", "warm"], &["invalid value 'warm' for '--temp <T>'"]);
+    run(&["--top-p", "0"], &["top_p: expected a number above 0 and at most 1, found 0"]);
+    run(&["--top-p", "2"], &["top_p: expected a number above 0 and at most 1, found 2"]);
+    run(&["--min-p", "-0.5"], &["min_p: expected a number from 0 to 1, found -0.5"]);
+    run(&["-n", "0"], &["max_tokens: expected at least 1"]);
+    run(&["--stop", ""], &["stop: expected a text"]);
+    run(&["--bogus"], &["unexpected argument '--bogus'"]);
+    assert_refused(&["run", "fn", "--device", "tpu"], &["--device", "auto, cpu, cpu-bf16, cuda or cuda:N"]);
+    let readme = workspace("models/demo/README.md");
+    let readme = readme.to_str().expect("UTF-8");
+    assert_refused(&["eval", readme, "--ctx", "1", "--device", "cpu"], &["ctx: expected 2 to 2048"]);
+    assert_refused(&["eval", readme, "--ctx", "4096", "--device", "cpu"], &["ctx: expected 2 to 2048"]);
+}
+
+#[cfg(not(feature = "cuda"))]
+#[test]
+fn a_build_without_cuda_says_how_to_get_it() {
+    assert_refused(&["run", "fn", "--device", "cuda:1"], &["device cuda:1", "build it with --features cuda"]);
+}
