@@ -3,6 +3,8 @@
 //! The same source has three lives. For `nvptx64` it is compiled to PTX ([`ptx`] holds the only assembly). On the host it
 //! offers [`abi`], which launchers read. On the host with the feature `emulation` the device code is compiled too, each
 //! intrinsic answered by the `simt` crate, so that a kernel can be run and checked without a GPU.
+// Arrays that live in registers are indexed by the counters of unrolled loops, several arrays by one counter.
+#![allow(clippy::needless_range_loop)]
 #![cfg_attr(target_arch = "nvptx64", no_std)]
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, stdarch_nvptx, asm_experimental_arch))]
 

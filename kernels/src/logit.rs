@@ -21,6 +21,12 @@ pub(crate) const fn flags(bits: u32) -> u32 {
     }
 }
 
+/// The flags of many logits.
+#[inline(always)]
+pub(crate) const fn row_flags(any_nan: bool, any_finite: bool) -> u32 {
+    (if any_nan { HAS_NAN } else { 0 }) | (if any_finite { HAS_FINITE } else { 0 })
+}
+
 /// A `u32` in the order of the floats; the zeros are equal. Not for NaN.
 #[inline(always)]
 pub(crate) const fn key(bits: u32) -> u32 {

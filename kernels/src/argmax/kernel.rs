@@ -4,7 +4,7 @@ use super::{SharedPlan, THREADS};
 use crate::{
     abi::{Argmax, INVALID_TOKEN},
     entry::kernel,
-    logit::{HAS_FINITE, HAS_NAN, flags, key},
+    logit::{HAS_FINITE, HAS_NAN, flags, key, row_flags},
     ptx,
     reduce::warp_max_u64,
 };
@@ -33,7 +33,7 @@ kernel! {
         let s_flags = ptx::shared_base() + SharedPlan::FLAGS;
         if ptx::lane() == 0 {
             ptx::st_shared_b64(s_best + 8 * ptx::warp(), best);
-            ptx::st_shared_b32(s_flags + 4 * ptx::warp(), HAS_NAN * any_nan as u32 | HAS_FINITE * any_finite as u32);
+            ptx::st_shared_b32(s_flags + 4 * ptx::warp(), row_flags(any_nan, any_finite));
         }
         ptx::bar_sync();
         if ptx::tid_x() == 0 {

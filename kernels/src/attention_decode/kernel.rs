@@ -116,7 +116,7 @@ unsafe fn share<const HEAD_DIM: u32, const D_TILES: usize>(softmax: &Softmax<D_T
         // SAFETY: each lane writes its own words of the warp's rows.
         unsafe {
             let sum = quad_sum(softmax.sum[r]);
-            if ptx::lane() % 4 == 0 {
+            if ptx::lane() & 3 == 0 {
                 ptx::st_shared_b32(
                     base + SharedPlan::<HEAD_DIM>::MERGE_MAX + row * 4,
                     softmax.max[r].to_bits(),

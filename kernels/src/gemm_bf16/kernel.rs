@@ -136,7 +136,7 @@ unsafe fn gemm<
     const {
         assert!(BLOCK_K == CHUNKS * 8 && AHEAD + 2 == STAGES);
         assert!(BLOCK_M * BLOCK_N / (M_TILES as u32 * 16 * N_TILES as u32 * 8) * 32 == THREADS);
-        assert!(BLOCK_M * CHUNKS % THREADS == 0 && BLOCK_N * CHUNKS % THREADS == 0);
+        assert!((BLOCK_M * CHUNKS).is_multiple_of(THREADS) && (BLOCK_N * CHUNKS).is_multiple_of(THREADS));
     }
     let (block_row, block_col) = (ptx::ctaid_y() * BLOCK_M, ptx::ctaid_x() * BLOCK_N);
     let s_a = ptx::shared_base() + SharedPlan::<BLOCK_M, BLOCK_N, BLOCK_K, STAGES>::A;

@@ -6,7 +6,7 @@ use super::{INDEX_BITS, MAX_COLS, SharedPlan, THREADS, select::select};
 use crate::{
     abi::{INVALID_TOKEN, Sample, SampleRow},
     entry::kernel,
-    logit::{HAS_FINITE, HAS_NAN, flags, key, value_of_key},
+    logit::{HAS_FINITE, HAS_NAN, flags, key, row_flags, value_of_key},
     ptx,
     reduce::{warp_max_u64, warp_scan_u64, warp_sum_u64},
 };
@@ -64,7 +64,7 @@ fn fixed(x: f32) -> u64 {
 /// The floor of `mass * fraction / 2^32`, without a wider integer.
 #[inline(always)]
 fn portion(mass: u64, fraction: u64) -> u64 {
-    (mass >> 32) * fraction + ((mass & 0xffff_ffff) * fraction >> 32)
+    (mass >> 32) * fraction + (((mass & 0xffff_ffff) * fraction) >> 32)
 }
 
 /// The largest logit's key and the flags of the row, in every thread.
@@ -88,8 +88,10 @@ unsafe fn survey(g_logits: u64, cols: u32) -> (u32, u32) {
         let any_finite = ptx::ballot(seen & HAS_FINITE != 0) != 0;
         let s_warps = ptx::shared_base() + SharedPlan::WARPS;
         if ptx::lane() == 0 {
-            let flags = HAS_NAN * any_nan as u32 | HAS_FINITE * any_finite as u32;
-            ptx::st_shared_b64(s_warps + 8 * ptx::warp(), best << 32 | u64::from(flags));
+            ptx::st_shared_b64(
+                s_warps + 8 * ptx::warp(),
+                best << 32 | u64::from(row_flags(any_nan, any_finite)),
+            );
         }
         ptx::bar_sync();
         let (mut best, mut seen) = (0u32, 0u32);

@@ -12,7 +12,7 @@ const BINS_A_THREAD: u32 = BINS / THREADS;
 /// Bits of a rank: a logit's key and the index.
 const RANK_BITS: u32 = 32 + INDEX_BITS;
 
-const _: () = assert!(RANK_BITS % RADIX_BITS == 0 && BINS % THREADS == 0);
+const _: () = assert!(RANK_BITS.is_multiple_of(RADIX_BITS) && BINS.is_multiple_of(THREADS));
 
 /// The bin in which the running total reaches the target.
 struct Found {
