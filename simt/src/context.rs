@@ -178,7 +178,7 @@ impl Context {
     }
 
     pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
-        Fault { kind, kernel: self.kernel.clone(), at, other, detail, seed: self.seed }
+        Fault { kind, kernel: self.kernel.as_str().into(), at, other, detail: detail.into(), seed: self.seed }
     }
 
     /// The fault that the running lane's access is.

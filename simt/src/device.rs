@@ -120,7 +120,7 @@ impl Device {
         };
         let place = self.context.global.describe(address.wrapping_add(at as u64));
         let detail = format!("{operation} of {length} bytes at {address:#x} fails at {place}");
-        Fault { kind, kernel: "host".to_owned(), at: None, other: None, detail, seed: None }
+        Fault { kind, kernel: "host".into(), at: None, other: None, detail: detail.into(), seed: None }
     }
 
     /// Whether launches count requests, sectors and bank conflicts. Off at first: it costs time and memory.
@@ -185,6 +185,7 @@ impl Device {
             Order::Seeded(seed) => Some(seed),
         };
         context.report = Report::default();
+        context.requests.clear();
         let [x, y, z] = launch.grid;
         if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65535 || z > 65535 {
             return Err(

@@ -75,13 +75,13 @@ pub struct Fault {
     /// What kind of fault.
     pub kind: FaultKind,
     /// The kernel's name.
-    pub kernel: String,
+    pub kernel: Box<str>,
     /// The lane that was caught.
     pub at: Option<Place>,
     /// The other lane of a race, or one that an abandoned lane waits for.
     pub other: Option<Place>,
     /// What was done, to which space, where.
-    pub detail: String,
+    pub detail: Box<str>,
     /// The seed of [`crate::Order::Seeded`] that reproduces the fault.
     pub seed: Option<u64>,
 }

@@ -3,7 +3,7 @@
 use crate::clock::Clocks;
 use crate::element::Element;
 use crate::problem::Problem;
-use crate::shadow::{Access, Shadow};
+use crate::shadow::{Access, Actor, Shadow};
 use crate::site::Site;
 
 /// Each allocation has terabytes of addresses to itself, and starts in the middle: an offset too far either way hits nothing,
@@ -126,10 +126,8 @@ impl Global {
     ) -> Result<(&mut Page, usize), Problem> {
         let (page, offset, page_bytes) = self.locate(address, bytes)?;
         if clocks.enabled {
-            let floor = clocks.launch_floor;
-            page.shadow
-                .access(page_bytes, offset, bytes, access, clocks, floor, site)
-                .map_err(Problem::Race)?;
+            let actor = Actor { clocks, floor: clocks.launch_floor, site };
+            page.shadow.access(page_bytes, offset, bytes, access, actor).map_err(Problem::Race)?;
         }
         Ok((page, offset))
     }

@@ -11,6 +11,15 @@ pub(crate) enum Access {
     Atomic,
 }
 
+/// Whose access it is: the running lane's, on a line.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Actor<'a> {
+    pub clocks: &'a Clocks,
+    /// Blocks with a lower serial are ordered before this one, as far as this memory goes.
+    pub floor: u64,
+    pub site: Site,
+}
+
 /// An earlier access that nothing orders before the present one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Conflict {
@@ -45,9 +54,7 @@ impl Shadow {
         offset: usize,
         bytes: usize,
         access: Access,
-        clocks: &Clocks,
-        floor: u64,
-        site: Site,
+        actor: Actor<'_>,
     ) -> Result<(), Conflict> {
         if self.cells.is_empty() || bytes < 1 << self.cell_shift {
             self.refine(stretch_bytes, bytes.trailing_zeros());
@@ -56,9 +63,9 @@ impl Shadow {
         let last = (offset + bytes - 1) >> self.cell_shift;
         for cell in &mut self.cells[first..=last] {
             match access {
-                Access::Read => cell.read(clocks, floor, site)?,
-                Access::Write => cell.write(clocks.now, clocks, floor, site)?,
-                Access::Atomic => cell.write(clocks.now.atomic(), clocks, floor, site)?,
+                Access::Read => cell.read(actor)?,
+                Access::Write => cell.write(actor.clocks.now, actor)?,
+                Access::Atomic => cell.write(actor.clocks.now.atomic(), actor)?,
             }
         }
         Ok(())
@@ -83,7 +90,7 @@ impl Shadow {
 
 impl Cell {
     #[inline(always)]
-    fn read(&mut self, clocks: &Clocks, floor: u64, site: Site) -> Result<(), Conflict> {
+    fn read(&mut self, Actor { clocks, floor, site }: Actor<'_>) -> Result<(), Conflict> {
         if !clocks.ordered(self.write, floor) {
             return Err(Conflict { stamp: self.write, site: self.write_site, was_write: true });
         }
@@ -101,7 +108,7 @@ impl Cell {
     }
 
     #[inline(always)]
-    fn write(&mut self, stamp: Stamp, clocks: &Clocks, floor: u64, site: Site) -> Result<(), Conflict> {
+    fn write(&mut self, stamp: Stamp, Actor { clocks, floor, site }: Actor<'_>) -> Result<(), Conflict> {
         let both_atomic = stamp.is_atomic() && self.write.is_atomic();
         if !both_atomic && !clocks.ordered(self.write, floor) {
             return Err(Conflict { stamp: self.write, site: self.write_site, was_write: true });

@@ -4,7 +4,7 @@ use crate::clock::{Clocks, OWN_MEMORY_FLOOR};
 use crate::element::Element;
 use crate::global::byte_mask;
 use crate::problem::Problem;
-use crate::shadow::{Access, Shadow};
+use crate::shadow::{Access, Actor, Shadow};
 use crate::site::Site;
 
 /// Where the dynamic shared memory begins. Not 0, so that an offset whose base was forgotten is found.
@@ -70,9 +70,9 @@ impl Shared {
         if !clocks.enabled {
             return Ok(());
         }
-        self.shadow[offset / STRETCH]
-            .access(STRETCH, offset % STRETCH, bytes, access, clocks, OWN_MEMORY_FLOOR, site)
-            .map_err(Problem::Race)
+        let actor = Actor { clocks, floor: OWN_MEMORY_FLOOR, site };
+        let shadow = &mut self.shadow[offset / STRETCH];
+        shadow.access(STRETCH, offset % STRETCH, bytes, access, actor).map_err(Problem::Race)
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 use std::panic::Location;
 
 /// A source location as the distance of its `Location` from one of this crate's, or 0 for none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(crate) struct Site(i32);
 
 #[track_caller]

@@ -40,7 +40,7 @@ fn a_block_reduces_through_shuffles_and_shared_memory() {
             sum += shfl_bfly(sum, mask);
         }
         let slot = |warp| shared_base() + 4 * warp;
-        if tid_x() % 32 == 0 {
+        if tid_x().is_multiple_of(32) {
             st_shared(slot(tid_x() / 32), sum);
         }
         bar_sync();
@@ -65,7 +65,7 @@ fn shuffles_and_votes_follow_the_isa() {
             shfl_idx(lane * 10, lane / 2),
             shfl_down(lane * 10, 3),
             shfl_up(lane * 10, 3),
-            ballot(lane % 3 == 0),
+            ballot(lane.is_multiple_of(3)),
         ];
         for (i, answer) in answers.into_iter().enumerate() {
             st_global(out + 4 * (u64::from(lane) * 5 + i as u64), answer);
