@@ -102,8 +102,11 @@ pub struct EvalArgs {
 
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// Folder of the checkpoint and its expected.safetensors
+    /// Folder of the checkpoint
     pub dir: PathBuf,
+    /// Expected values: safetensors, or JSON cases of input_ids and greedy_ids [default: DIR/expected.safetensors]
+    #[arg(long, value_name = "FILE")]
+    pub expected: Option<PathBuf>,
     /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,

@@ -7,7 +7,7 @@ use crate::args::VerifyArgs;
 use crate::output::{Failure, print_json, print_line};
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
-    let verification = verify(&args.dir, args.device)?;
+    let verification = verify(&args.dir, args.expected.as_deref(), args.device)?;
     if args.json {
         print_json(&verification)?;
     } else {

@@ -14,7 +14,7 @@ pub use rope::{FrequencyPrecision, Rope, RopeScaling};
 /// Layers beyond this are taken for damage.
 const MAX_LAYERS: usize = 4096;
 /// Positions beyond this are taken for damage.
-const MAX_CONTEXT: usize = 1 << 24;
+const MAX_CONTEXT: usize = 1 << 22;
 /// What the kernels' `rope_append` can hold.
 const MAX_HEAD_DIM: usize = 256;
 

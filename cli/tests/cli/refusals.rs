@@ -1,10 +1,8 @@
 //! Bad input: one line that names what and where, an exit code that isn't 0, and no panic.
 
-mod common;
-
 use std::path::{Path, PathBuf};
 
-use common::{assert_refused, workspace};
+use crate::common::{assert_refused, workspace};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

@@ -1,11 +1,9 @@
 //! What the binary generates, measures and verifies.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use common::{json, tilewright, workspace};
+use crate::common::{json, tilewright, workspace};
 use serde_json::Value;
 
 const PROMPT: &str = "fn main() {\n    let mut v = Vec::new();\n";
@@ -67,6 +65,25 @@ fn a_stop_string_ends_the_text_before_it() {
     let report = json(&["run", PROMPT, "--json", "--stop", "foo(v: &", "--stop", "never", "--device", "cpu"]);
     assert_eq!(report["text"], "}\n\nfn ");
     assert_eq!(report["finish_reason"], "stop");
+}
+
+#[test]
+fn an_eos_token_ends_the_text_unless_it_is_ignored() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    for file in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        std::fs::copy(workspace("models/demo/target").join(file), dir.path().join(file)).expect("copied");
+    }
+    // 199 is a line's end, the second token of the greedy continuation.
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [7, 199]}"#)
+        .expect("written");
+    let args =
+        ["run", PROMPT, "-m", dir.path().to_str().expect("UTF-8"), "--json", "-n", "8", "--device", "cpu"];
+    let stopped = json(&args);
+    assert_eq!(stopped["output_ids"], serde_json::json!([93, 199]));
+    assert_eq!(stopped["finish_reason"], "stop");
+    let ignored = json(&[&args[..], &["--ignore-eos"]].concat());
+    assert_eq!(ignored["output_ids"].as_array().map(Vec::len), Some(8));
+    assert_eq!(ignored["finish_reason"], "length");
 }
 
 #[test]
@@ -134,7 +151,20 @@ fn fixtures_verify_in_f32_and_in_bf16() {
 }
 
 #[test]
-fn a_wrong_weight_fails_verification() {
+fn the_demo_verifies_against_its_expected_continuations() {
+    let dir = workspace("models/demo/target");
+    let expected = workspace("models/demo/expected_greedy.json");
+    let args =
+        ["verify", dir.to_str().expect("UTF-8"), "--expected", expected.to_str().expect("UTF-8"), "--json"];
+    let report = json(&[&args[..], &["--device", "cpu"]].concat());
+    for greedy in report["greedy"].as_array().expect("continuations") {
+        assert_eq!((&greedy["equal_steps"], &greedy["decided_steps"]), (&Value::from(64), &Value::from(64)));
+    }
+    assert_eq!(json(&[&args[..], &["--device", "cpu-bf16"]].concat())["passed"], true);
+}
+
+#[test]
+fn a_wrong_window_fails_verification() {
     let source = workspace("tests/fixtures/mistral-window16");
     let dir = tempfile::tempdir().expect("a temporary folder");
     for file in ["config.json", "model.safetensors", "expected.safetensors"] {

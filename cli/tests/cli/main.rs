@@ -1,0 +1,5 @@
+//! The binary as its user meets it.
+
+mod common;
+mod generate;
+mod refusals;
