@@ -177,7 +177,8 @@ fn sampled(logits: &[f32], row: &SampleRow) -> Option<u32> {
         .map(|&l| ((f64::from(l) - f64::from(max)) / f64::from(row.temperature)).exp())
         .collect();
     let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+    // Adding 0 makes the zeros equal.
+    order.sort_by(|&a, &b| (logits[b] + 0.0).total_cmp(&(logits[a] + 0.0)).then(a.cmp(&b)));
     if row.top_k > 0 {
         order.truncate(row.top_k as usize);
     }

@@ -50,7 +50,8 @@ impl Row {
         let bits = unsafe { ptx::ld_global_nc_b32(self.g_logits + u64::from(col) * 4) };
         let logit = f32::from_bits(bits);
         // The largest is 1 whatever the temperature: inf - inf and 0 * inf would be NaN.
-        let share = if logit == self.max { 1.0 } else { ptx::ex2((logit - self.max) * self.factor) };
+        // The bound keeps sums within 64 bits even under a temperature that nobody should ask for.
+        let share = if logit == self.max { 1.0 } else { ptx::ex2((logit - self.max) * self.factor).min(1.0) };
         Token { rank: u64::from(key(bits)) << INDEX_BITS | u64::from(MAX_COLS - 1 - col), share }
     }
 }
@@ -249,7 +250,9 @@ kernel! {
             }
             return;
         }
-        let params = row_params(&p, index);
+        let mut params = row_params(&p, index);
+        // Whatever is asked, the largest is kept.
+        params.min_p = params.min_p.min(1.0);
         let factor = LOG2_E / params.temperature;
         let row = Row { g_logits, cols: p.cols, max: value_of_key(best), factor };
         let lowest = lowest_kept(&row, &params);
