@@ -54,6 +54,24 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &silu_mul::SILU_MUL,
 ];
 
+/// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod module {
+    /// Ampere and everything newer.
+    pub static SM_80: &str = include_str!("../ptx/sm_80.ptx");
+    /// Compute capability 9.0 alone.
+    pub static SM_90A: &str = include_str!("../ptx/sm_90a.ptx");
+
+    /// The best module for a device, or none where the device is older than Ampere.
+    pub fn ptx_for(compute_capability: (u32, u32)) -> Option<&'static str> {
+        match compute_capability {
+            (9, 0) => Some(SM_90A),
+            (major, _) if major >= 8 => Some(SM_80),
+            _ => None,
+        }
+    }
+}
+
 #[cfg(target_arch = "nvptx64")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

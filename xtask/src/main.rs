@@ -1,5 +1,6 @@
 //! The chores of this workspace: `cargo xtask <chore>`.
 
+mod ptx;
 mod stub_cuda;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,14 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Make kernels/ptx/*.ptx and its REPORT.md from kernels/src.
+    Ptx {
+        /// Build elsewhere and compare instead; the compiler must be the same for a difference to count.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Print what each kernel takes: registers, spills, stack, shared memory.
+    Report,
     /// Make DIR look like a CUDA installation: enough to compile, lint and link the feature `cuda`, not to run it.
     StubCuda {
         /// Where to put it; pass it on as CUDA_LIBRARY_PATH.
@@ -28,6 +37,9 @@ enum Chore {
 
 fn main() -> ExitCode {
     let outcome = match Args::parse().chore {
+        Chore::Ptx { check: false } => ptx::generate(workspace_root()),
+        Chore::Ptx { check: true } => ptx::check(workspace_root()),
+        Chore::Report => ptx::report(workspace_root()),
         Chore::StubCuda { dir } => stub_cuda::make(workspace_root(), &dir),
     };
     match outcome {
