@@ -13,7 +13,8 @@ intrinsic! {
     /// # Safety
     /// Every thread of the block must reach it.
     pub fn bar_sync() {
-        asm!("bar.sync 0;", options(nostack))
+        // The compiler's own intrinsic is convergent: unlike inline assembly, it may not be duplicated into divergent branches.
+        core::arch::nvptx::_syncthreads()
     } else {
         simt::intrinsic::bar_sync()
     }
