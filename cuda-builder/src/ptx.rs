@@ -67,9 +67,11 @@ pub(crate) fn finish(raw: &str, header: &Header, entries: &[Entry]) -> Result<St
     let mut pending: Option<usize> = None;
     let mut blank = true;
     for line in raw.lines() {
+        let is_blank = line.trim().is_empty();
         let line = without_comment(line);
         if line.is_empty() {
-            blank = true;
+            // A line that was nothing but a comment leaves no trace.
+            blank |= is_blank;
             continue;
         }
         if blank {

@@ -2,8 +2,10 @@
 
 mod ptx;
 mod stub_cuda;
+mod tidy;
+mod workspace;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -28,6 +30,8 @@ enum Chore {
     },
     /// Print what each kernel takes: registers, spills, stack, shared memory.
     Report,
+    /// Check what no compiler does: dependencies between crates, the home of assembly, current PTX, no local paths.
+    Tidy,
     /// Make DIR look like a CUDA installation: enough to compile, lint and link the feature `cuda`, not to run it.
     StubCuda {
         /// Where to put it; pass it on as CUDA_LIBRARY_PATH.
@@ -36,11 +40,13 @@ enum Chore {
 }
 
 fn main() -> ExitCode {
+    let root = workspace::root();
     let outcome = match Args::parse().chore {
-        Chore::Ptx { check: false } => ptx::generate(workspace_root()),
-        Chore::Ptx { check: true } => ptx::check(workspace_root()),
-        Chore::Report => ptx::report(workspace_root()),
-        Chore::StubCuda { dir } => stub_cuda::make(workspace_root(), &dir),
+        Chore::Ptx { check: false } => ptx::generate(root),
+        Chore::Ptx { check: true } => ptx::check(root),
+        Chore::Report => ptx::report(root),
+        Chore::Tidy => tidy::check(root),
+        Chore::StubCuda { dir } => stub_cuda::make(root, &dir),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -49,10 +55,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// The folder of the workspace's Cargo.toml: this crate's parent.
-fn workspace_root() -> &'static Path {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
-    own.parent().unwrap_or(own)
 }

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Outcome;
+use crate::{Outcome, workspace};
 
 /// The version that `cust_raw` was generated from, told to whoever looks for a toolkit.
 const CUDA_H: &str = "/* Stand-in made by 'cargo xtask stub-cuda': marks a CUDA installation, declares nothing. */\n#define CUDA_VERSION 11040\n";
@@ -59,7 +59,7 @@ fn symbols(root: &Path) -> Outcome<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     let cust_raw = package_folder(root, "cust_raw")?;
     for folder in [cust_raw.join("src"), root.join("host/src")] {
-        for file in rust_files(&folder)? {
+        for file in workspace::files(&folder, &|_| false)? {
             let text =
                 fs::read_to_string(&file).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
             found.extend(driver_functions(&text));
@@ -74,17 +74,7 @@ fn symbols(root: &Path) -> Outcome<BTreeSet<String>> {
 
 /// The source folder of a dependency, as cargo resolved it.
 fn package_folder(root: &Path, name: &str) -> Outcome<PathBuf> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--all-features"])
-        .current_dir(root)
-        .output()
-        .map_err(|e| format!("cannot run 'cargo metadata': {e}"))?;
-    if !output.status.success() {
-        return Err(format!("'cargo metadata' failed: {}", String::from_utf8_lossy(&output.stderr).trim()));
-    }
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)
-        .map_err(|e| format!("'cargo metadata' printed no JSON: {e}"))?;
+    let metadata = workspace::metadata(root, &["--all-features"])?;
     let packages = metadata["packages"].as_array().map_or(&[][..], Vec::as_slice);
     packages
         .iter()
@@ -92,25 +82,6 @@ fn package_folder(root: &Path, name: &str) -> Outcome<PathBuf> {
         .and_then(|package| Path::new(package["manifest_path"].as_str()?).parent())
         .map(Path::to_path_buf)
         .ok_or_else(|| format!("'cargo metadata' lists no package {name}"))
-}
-
-/// All `.rs` files under `folder`, sorted.
-pub fn rust_files(folder: &Path) -> Outcome<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_path_buf()];
-    while let Some(next) = folders.pop() {
-        let entries = fs::read_dir(&next).map_err(|e| format!("cannot read {}: {e}", next.display()))?;
-        for entry in entries {
-            let path = entry.map_err(|e| format!("cannot read {}: {e}", next.display()))?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|ext| ext == "rs") {
-                files.push(path);
-            }
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 /// Names `cuXyz` that follow `fn` in Rust text.
