@@ -263,7 +263,7 @@ impl Attend<'_> {
             let s = &mut work.s[row * TILE_KEYS..][..panels * LANES];
             let mut max = isa.splat(f32::NEG_INFINITY);
             for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let v = self.masked(isa, isa.from_array(group), tile + index * LANES, from, to);
+                let v = self.masked(isa, isa.vector(group), tile + index * LANES, from, to);
                 max = isa.max(max, v);
                 *group = isa.to_array(v);
             }
@@ -273,18 +273,18 @@ impl Attend<'_> {
             let base = isa.splat(if new == f32::NEG_INFINITY { 0.0 } else { new });
             let mut sum = isa.zero();
             for group in s.as_chunks_mut::<LANES>().0 {
-                let p = isa.exp(isa.sub(isa.from_array(group), base));
+                let p = isa.exp(isa.sub(isa.vector(group), base));
                 sum = isa.add(sum, p);
                 *group = isa.to_array(p);
             }
             round_row(s, self.args.round);
             let sums = &mut work.sum.as_chunks_mut::<LANES>().0[row];
-            let mut total = isa.from_array(sums);
+            let mut total = isa.vector(sums);
             if new != old {
                 let factor = isa.exp(isa.sub(isa.splat(old), base));
                 total = isa.mul(total, factor);
                 for group in work.o[row * v_dim..][..v_dim].as_chunks_mut::<LANES>().0 {
-                    *group = isa.to_array(isa.mul(isa.from_array(group), factor));
+                    *group = isa.to_array(isa.mul(isa.vector(group), factor));
                 }
             }
             work.max[row] = new;
@@ -301,7 +301,7 @@ impl Attend<'_> {
             v = isa.mul(isa.splat(cap), isa.tanh(isa.div(v, isa.splat(cap))));
         }
         if from > first || to < first + LANES {
-            let lane = isa.from_array(&INDEX);
+            let lane = isa.vector(&INDEX);
             let hidden = isa.splat(f32::NEG_INFINITY);
             // At most 16, so exact as floats.
             let from = isa.splat(from.saturating_sub(first).min(LANES) as f32);
@@ -342,7 +342,7 @@ impl Attend<'_> {
         for row in 0..rows {
             // SAFETY: each query head of each token is one task's.
             let out = unsafe { self.out.slice(self.head_at(row, self.stride, head_dim), head_dim) };
-            let sum = isa.reduce_sum(isa.from_array(&work.sum.as_chunks::<LANES>().0[row]));
+            let sum = isa.reduce_sum(isa.vector(&work.sum.as_chunks::<LANES>().0[row]));
             let o = &work.o[row * v_dim..][..head_dim];
             for (out, o) in out.iter_mut().zip(o) {
                 *out = if sum == 0.0 { 0.0 } else { o / sum };

@@ -61,7 +61,7 @@ pub(super) trait Isa: Copy + Send + Sync {
     }
 
     #[inline(always)]
-    fn from_array(self, lanes: &[f32; LANES]) -> Self::V {
+    fn vector(self, lanes: &[f32; LANES]) -> Self::V {
         // SAFETY: the array holds sixteen.
         unsafe { self.load(lanes.as_ptr()) }
     }
@@ -93,7 +93,7 @@ pub(super) trait Isa: Copy + Send + Sync {
         let r = self.fma(n, self.splat(2.121_944_4e-4), r);
         // The minimax polynomial of the Cephes library for (e^r - 1 - r) / r^2 on |r| <= ln(2) / 2.
         let mut p = self.splat(1.987_569_1e-4);
-        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.000_000_1e-1] {
+        for c in [1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5] {
             p = self.fma(p, r, self.splat(c));
         }
         let y = self.add(self.fma(p, self.mul(r, r), r), self.splat(1.0));
@@ -109,7 +109,7 @@ pub(super) trait Isa: Copy + Send + Sync {
         let large = self.sub(one, self.div(self.splat(2.0), self.add(e, one)));
         // Near 0 that difference cancels; there the polynomial of the Cephes library, good to |x| = 0.625.
         let mut p = self.splat(-5.704_988_7e-3);
-        for c in [2.063_908_9e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1] {
+        for c in [2.063_909e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1] {
             p = self.fma(p, square, self.splat(c));
         }
         let small = self.fma(self.mul(p, square), x, x);

@@ -22,12 +22,12 @@ fn norm_row<I: Isa>(isa: I, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]
     let (groups, tail) = x.as_chunks::<LANES>();
     let mut squares = isa.zero();
     for group in groups {
-        let v = isa.from_array(group);
+        let v = isa.vector(group);
         squares = isa.fma(v, v, squares);
     }
     let mut last = [0.0; LANES];
     last[..tail.len()].copy_from_slice(tail);
-    let v = isa.from_array(&last);
+    let v = isa.vector(&last);
     let sum = isa.reduce_sum(isa.fma(v, v, squares));
     let scale = 1.0 / (sum / x.len() as f32 + eps).sqrt();
     for ((out, x), weight) in out.iter_mut().zip(x).zip(weight) {
@@ -117,7 +117,7 @@ impl Kernel for SiluMul<'_> {
                 let (mut g, mut u) = ([0.0; LANES], [0.0; LANES]);
                 g[..width].copy_from_slice(&gate[col..col + width]);
                 u[..width].copy_from_slice(&up[col..col + width]);
-                let (g, u) = (isa.from_array(&g), isa.from_array(&u));
+                let (g, u) = (isa.vector(&g), isa.vector(&u));
                 let e = isa.exp(isa.sub(isa.zero(), g));
                 let silu = isa.div(g, isa.add(isa.splat(1.0), e));
                 out[col..col + width].copy_from_slice(&isa.to_array(isa.mul(silu, u))[..width]);

@@ -76,13 +76,16 @@ pub(super) unsafe fn accumulate<I: Isa, E: Element, const ROWS: usize, const PAN
     k: usize,
 ) -> [[I::V; PANELS]; ROWS] {
     for i in 0..k {
-        for p in 0..PANELS {
+        let mut columns = [isa.zero(); PANELS];
+        for (p, column) in columns.iter_mut().enumerate() {
             // SAFETY: `p < PANELS`, `i < k`.
-            let column = unsafe { E::load(isa, b.add(p * b_panel + i * b_step)) };
-            for r in 0..ROWS {
-                // SAFETY: `r < ROWS`, `i < k`.
-                let x = isa.splat(unsafe { *a.add(r * a_stride + i) });
-                acc[r][p] = isa.fma(x, column, acc[r][p]);
+            *column = unsafe { E::load(isa, b.add(p * b_panel + i * b_step)) };
+        }
+        for (r, sums) in acc.iter_mut().enumerate() {
+            // SAFETY: `r < ROWS`, `i < k`.
+            let x = isa.splat(unsafe { *a.add(r * a_stride + i) });
+            for (sum, &column) in sums.iter_mut().zip(&columns) {
+                *sum = isa.fma(x, column, *sum);
             }
         }
     }
@@ -159,7 +162,7 @@ impl Product<'_> {
             sum = isa.add(unsafe { isa.load(out) }, sum);
         }
         if self.epilogue.round {
-            sum = isa.from_array(&isa.to_array(sum).map(round_to_bf16));
+            sum = isa.vector(&isa.to_array(sum).map(round_to_bf16));
         }
         // SAFETY: as above.
         unsafe { isa.store(out, sum) };
@@ -228,16 +231,14 @@ impl FewRows<'_> {
                 let zero = [[isa.zero(); PANELS]; ROWS];
                 accumulate(isa, zero, a, x.stride(), b, LANES, k * LANES, K_BLOCK.min(k - from))
             };
-            for r in 0..ROWS {
-                for p in 0..PANELS {
-                    total[r][p] = isa.add(total[r][p], block[r][p]);
-                }
+            for (total, block) in total.as_flattened_mut().iter_mut().zip(block.as_flattened()) {
+                *total = isa.add(*total, *block);
             }
         }
-        for r in 0..ROWS {
-            for p in 0..PANELS {
+        for (r, sums) in total.into_iter().enumerate() {
+            for (p, sum) in sums.into_iter().enumerate() {
                 // SAFETY: this task alone has these panels.
-                unsafe { self.product.finish(isa, r, panel + p, total[r][p]) };
+                unsafe { self.product.finish(isa, r, panel + p, sum) };
             }
         }
     }

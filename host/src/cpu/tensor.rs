@@ -17,7 +17,7 @@ impl CpuTensor {
     pub(super) fn new(max_rows: usize, cols: usize, purpose: &'static str) -> Result<Self> {
         let mut stride = cols.checked_next_multiple_of(LANES).unwrap_or(usize::MAX);
         // Rows a multiple of 1 KiB apart would compete for the same few sets of the first-level cache.
-        if stride % 256 == 0 {
+        if stride.is_multiple_of(256) {
             stride = stride.saturating_add(LANES);
         }
         let data = Buffer::zeroed(&[max_rows, stride], purpose)?;

@@ -1,0 +1,164 @@
+//! Speed of the CPU device on the shapes of the bundled demo model, with random weights: best of several runs.
+//!
+//! `cargo run --release -p tilewright-host --example cpu_speed`
+use std::time::Instant;
+
+use tilewright_host::cpu::{CpuDevice, CpuMatrix, CpuTensor, CpuVector};
+use tilewright_host::{
+    AttentionSpec, Batch, CacheSpec, DType, Device, HostMatrix, Outputs, Result, RopeAppend,
+};
+
+const HIDDEN: usize = 384;
+const INTER: usize = 1024;
+const LAYERS: usize = 8;
+const Q_HEADS: usize = 6;
+const KV_HEADS: usize = 2;
+const HEAD_DIM: usize = 64;
+const VOCAB: usize = 4096;
+const PROMPT: usize = 1024;
+
+/// A matrix of small bf16 numbers.
+fn random(device: &CpuDevice, rows: usize, cols: usize) -> Result<CpuMatrix> {
+    let mut state = (rows * 31 + cols) as u32 | 1;
+    let bytes: Vec<u8> = (0..rows * cols)
+        .flat_map(|_| {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            let x = (state as f32 / u32::MAX as f32 - 0.5) * 0.1;
+            ((x.to_bits() >> 16) as u16).to_le_bytes()
+        })
+        .collect();
+    device.matrix(&HostMatrix { parts: vec![(rows, &bytes)], cols, dtype: DType::Bf16 })
+}
+
+struct Layer {
+    qkv: CpuMatrix,
+    o: CpuMatrix,
+    gate_up: CpuMatrix,
+    down: CpuMatrix,
+}
+
+struct Model {
+    device: CpuDevice,
+    layers: Vec<Layer>,
+    embedding: CpuMatrix,
+    norm: CpuVector,
+}
+
+/// Milliseconds in each kind of operation.
+#[derive(Default)]
+struct Times {
+    linear: f64,
+    attention: f64,
+    rest: f64,
+}
+
+impl Model {
+    fn new() -> Result<Self> {
+        let device = CpuDevice::new();
+        let layers = (0..LAYERS)
+            .map(|_| {
+                Ok(Layer {
+                    qkv: random(&device, (Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN)?,
+                    o: random(&device, HIDDEN, Q_HEADS * HEAD_DIM)?,
+                    gate_up: random(&device, 2 * INTER, HIDDEN)?,
+                    down: random(&device, HIDDEN, INTER)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let (embedding, norm) = (random(&device, VOCAB, HIDDEN)?, device.vector(&[1.0; HIDDEN])?);
+        Ok(Model { device, layers, embedding, norm })
+    }
+
+    fn step(&self, batch: &Batch, cache: &mut <CpuDevice as Device>::Cache) -> Result<Times> {
+        let (device, rows) = (&self.device, batch.tokens());
+        let tensor = |cols| device.tensor(rows, cols);
+        let (mut x, mut h, mut qkv) =
+            (tensor(HIDDEN)?, tensor(HIDDEN)?, tensor((Q_HEADS + 2 * KV_HEADS) * HEAD_DIM)?);
+        let (mut q, mut a, mut gate_up, mut act) =
+            (tensor(HIDDEN)?, tensor(HIDDEN)?, tensor(2 * INTER)?, tensor(INTER)?);
+        let mut last: CpuTensor = tensor(HIDDEN)?;
+        let mut logits = device.logits(1, VOCAB)?;
+        let inv_freq: Vec<f32> = (0..32).map(|i| 10000f32.powf(-i as f32 / 32.0)).collect();
+        let rope = device.rope(&inv_freq, 1.0, 2048)?;
+        let spec =
+            AttentionSpec { q_heads: Q_HEADS, scale: 0.125, causal: true, window: None, softcap: None };
+        let mut times = Times::default();
+        let mut from = Instant::now();
+        let mut lap = |sum: &mut f64| {
+            *sum += from.elapsed().as_secs_f64() * 1e3;
+            from = Instant::now();
+        };
+        let step = device.step(batch)?;
+        device.embed(&self.embedding, &step, &mut x)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            device.rms_norm(&x, &self.norm, 1e-5, &mut h)?;
+            lap(&mut times.rest);
+            device.linear(&h, &layer.qkv, None, &mut qkv)?;
+            lap(&mut times.linear);
+            let args = RopeAppend { qkv: &qkv, qk_norm: None, rope: &rope, q_heads: Q_HEADS, layer: index };
+            device.rope_append(args, &step, cache, &mut q)?;
+            lap(&mut times.rest);
+            device.attention(&q, cache, index, &step, &spec, &mut a)?;
+            lap(&mut times.attention);
+            device.linear_residual(&a, &layer.o, None, &mut x)?;
+            lap(&mut times.linear);
+            device.rms_norm(&x, &self.norm, 1e-5, &mut h)?;
+            lap(&mut times.rest);
+            device.linear(&h, &layer.gate_up, None, &mut gate_up)?;
+            lap(&mut times.linear);
+            device.silu_mul(&gate_up, &mut act)?;
+            lap(&mut times.rest);
+            device.linear_residual(&act, &layer.down, None, &mut x)?;
+            lap(&mut times.linear);
+        }
+        device.select_outputs(&x, &step, &mut last)?;
+        lap(&mut times.rest);
+        device.project_logits(&last, &self.embedding, &mut logits)?;
+        lap(&mut times.linear);
+        device.argmax(&logits)?;
+        lap(&mut times.rest);
+        Ok(times)
+    }
+}
+
+fn best(runs: usize, mut run: impl FnMut() -> Result<Times>) -> Result<(f64, Times)> {
+    let mut best = (f64::INFINITY, Times::default());
+    for _ in 0..runs {
+        let times = run()?;
+        let total = times.linear + times.attention + times.rest;
+        if total < best.0 {
+            best = (total, times);
+        }
+    }
+    Ok(best)
+}
+
+fn main() -> Result<()> {
+    let model = Model::new()?;
+    println!("{}", model.device.describe());
+    let spec =
+        CacheSpec { layers: LAYERS, pages: 1, page_size: 2048, kv_heads: KV_HEADS, head_dim: HEAD_DIM };
+    let mut cache = model.device.cache(spec)?;
+    let ids = vec![7; PROMPT];
+    let mut prefill = Batch::default();
+    prefill.push(&ids, 0, &[0], 2048, Outputs::Last);
+    let mut decode = Batch::default();
+    decode.push(&[7], PROMPT as u32 - 1, &[0], 2048, Outputs::Last);
+    let weights = LAYERS * HIDDEN * (2 * Q_HEADS * HEAD_DIM + 2 * KV_HEADS * HEAD_DIM + 3 * INTER);
+    for (name, batch, runs) in [("prefill", &prefill, 12), ("decode", &decode, 600)] {
+        let (total, times) = best(runs, || model.step(batch, &mut cache))?;
+        let tokens = batch.tokens() as f64;
+        let flops = 2.0 * tokens * weights as f64 + 2.0 * (HIDDEN * VOCAB) as f64;
+        println!(
+            "{name}: {:.0} tokens/s, {total:.2} ms: products {:.2} ({:.0} GFLOP/s), attention {:.2}, rest {:.2}",
+            tokens / total * 1e3,
+            times.linear,
+            flops / times.linear / 1e6,
+            times.attention,
+            times.rest,
+        );
+    }
+    Ok(())
+}
