@@ -106,3 +106,63 @@ impl Model {
         self.engine.sequence(capacity)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sampling::SamplingParams;
+
+    fn fixture(name: &str) -> Model {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name);
+        Model::load(dir, DeviceChoice::Cpu).expect("the fixture loads")
+    }
+
+    #[test]
+    fn feeding_in_pieces_gives_the_bits_of_feeding_at_once() {
+        let model = fixture("mistral-window16");
+        let ids: Vec<u32> = (0..40).map(|i| i * 37 % 192).collect();
+        let mut logits = Vec::new();
+        for cut in [40, 1, 16, 39] {
+            let mut all = Vec::new();
+            let mut sequence = model.sequence(64).expect("a sequence");
+            for part in [&ids[..cut], &ids[cut..]].into_iter().filter(|part| !part.is_empty()) {
+                sequence.feed_all(part, &mut |_, row| all.extend_from_slice(row)).expect("fed");
+            }
+            logits.push(all);
+        }
+        assert_eq!(logits[0].len(), 40 * 192);
+        // NaN isn't equal to itself: this holds for numbers alone.
+        assert!(logits.iter().all(|other| *other == logits[0]));
+    }
+
+    #[test]
+    fn a_sequence_answers_misuse_with_errors() {
+        let model = fixture("qwen2-bias");
+        assert!(model.sequence(0).is_err() && model.sequence(513).is_err());
+        let mut sequence = model.sequence(4).expect("a sequence");
+        let greedy = SamplingParams::default();
+        let message = |result: Result<()>| result.expect_err("an error").to_string();
+        assert!(sequence.choose(&greedy, 0).is_err());
+        assert_eq!(message(sequence.feed(&[])), "tokens: expected at least one, found none");
+        assert_eq!(
+            message(sequence.feed(&[192])),
+            "tokens: expected token ids below the vocabulary of 192, found 192"
+        );
+        assert_eq!(message(sequence.feed(&[1; 5])), "tokens: expected at most 4, found 5");
+        sequence.feed(&[1, 2]).expect("fed");
+        assert!(sequence.choose(&greedy, 0).is_ok());
+        sequence.clear();
+        assert!(sequence.choose(&greedy, 0).is_err());
+    }
+
+    #[test]
+    fn without_a_tokenizer_prompts_are_token_ids() {
+        let model = fixture("llama-gqa-rope3");
+        let params = GenerateParams { max_tokens: 3, ignore_eos: true, ..GenerateParams::default() };
+        assert!(model.generate("text", &params).is_err());
+        let ids: &[u32] = &[1, 2, 3];
+        let tokens: Vec<_> = model.generate(ids, &params).expect("a generation").collect();
+        assert_eq!(tokens.len(), 3);
+        assert!(tokens.iter().all(|token| token.as_ref().is_ok_and(|token| token.text.is_empty())));
+    }
+}

@@ -29,6 +29,11 @@ impl Fields {
         self.map.get(field).filter(|value| !value.is_null())
     }
 
+    /// Whether a field is there, be it null.
+    pub fn says(&self, field: &str) -> bool {
+        self.map.contains_key(field)
+    }
+
     /// A nested object.
     pub fn object(&self, field: &str) -> Result<Option<Fields>> {
         match self.get(field) {

@@ -18,6 +18,11 @@ const MAX_CONTEXT: usize = 1 << 22;
 /// What the kernels' `rope_append` can hold.
 const MAX_HEAD_DIM: usize = 256;
 
+/// What transformers takes where a file doesn't say.
+const DEFAULT_EPS: f64 = 1e-6;
+/// As [`DEFAULT_EPS`]; a window of `null` is none.
+const DEFAULT_WINDOW: usize = 4096;
+
 /// The families of models that are understood.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -114,7 +119,6 @@ impl ModelConfig {
         let (q_heads, kv_heads, head_dim) = heads(fields, architecture, hidden_size)?;
         let layers = bounded(fields, "num_hidden_layers", MAX_LAYERS)?;
         let attention_bias = fields.flag("attention_bias")?.unwrap_or(false);
-        let default_eps = if architecture == Architecture::Llama { 1e-6 } else { 1e-5 };
         let config = ModelConfig {
             architecture,
             vocab_size: fields.required_size("vocab_size")?,
@@ -125,7 +129,7 @@ impl ModelConfig {
             kv_heads,
             head_dim,
             context: bounded(fields, "max_position_embeddings", MAX_CONTEXT)?,
-            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(default_eps) as f32,
+            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(DEFAULT_EPS) as f32,
             rope: Rope::parse(fields)?,
             windows: windows(fields, architecture, layers)?,
             qkv_bias: attention_bias || architecture == Architecture::Qwen2,
@@ -186,14 +190,18 @@ fn heads(fields: &Fields, architecture: Architecture, hidden_size: usize) -> Res
     Ok((q_heads, kv_heads, head_dim))
 }
 
+fn sliding_window(fields: &Fields) -> Result<Option<usize>> {
+    if fields.says("sliding_window") { fields.size("sliding_window") } else { Ok(Some(DEFAULT_WINDOW)) }
+}
+
 /// Which layers slide, and how far. Mistral slides in all layers; Qwen only with `use_sliding_window`, in the layers that
 /// `layer_types` lists or else those from `max_window_layers` on.
 fn windows(fields: &Fields, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>> {
     let window = match architecture {
         Architecture::Llama => None,
-        Architecture::Mistral => fields.size("sliding_window")?,
+        Architecture::Mistral => sliding_window(fields)?,
         Architecture::Qwen2 | Architecture::Qwen3 if fields.flag("use_sliding_window")?.unwrap_or(false) => {
-            fields.size("sliding_window")?
+            sliding_window(fields)?
         }
         Architecture::Qwen2 | Architecture::Qwen3 => None,
     };

@@ -66,6 +66,7 @@ fn windows_follow_the_family() {
     let windows = |changes| load(&with(changes)).expect("a valid configuration").windows;
     assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": 16})), [Some(16), Some(16)]);
     assert_eq!(windows(json!({"model_type": "mistral", "sliding_window": null})), [None, None]);
+    assert_eq!(windows(json!({"model_type": "mistral"})), [Some(4096), Some(4096)]);
     assert_eq!(windows(json!({"model_type": "qwen2", "sliding_window": 16})), [None, None]);
     let qwen = json!({"model_type": "qwen2", "sliding_window": 16, "use_sliding_window": true, "max_window_layers": 1});
     assert_eq!(windows(qwen), [None, Some(16)]);

@@ -26,7 +26,8 @@ pub trait Sequence: Send {
     /// Chooses the token that follows the last. `request` keys the draw, together with the position.
     ///
     /// # Errors
-    /// Logits that hold a NaN, or a failure of the device.
+    /// Nothing fed by [`Sequence::feed`] since the sequence was made or cleared or fed otherwise; logits that hold a NaN; a
+    /// failure of the device.
     fn choose(&mut self, sampling: &SamplingParams, request: u64) -> Result<u32>;
     /// Appends tokens and hands the logits of each to `visit`: index in `ids`, logits `[vocab]`.
     ///
@@ -45,6 +46,8 @@ pub struct DecoderSequence<'m, D: Device> {
     wide_scratch: Option<Scratch<D>>,
     max_rows: usize,
     cached: usize,
+    /// `scratch` holds the last token's logits.
+    has_logits: bool,
 }
 
 impl<'m, D: Device> DecoderSequence<'m, D> {
@@ -61,7 +64,16 @@ impl<'m, D: Device> DecoderSequence<'m, D> {
         let slot = cache.acquire()?;
         let max_rows = capacity.min(CHUNK_ROWS);
         let scratch = model.scratch(max_rows, 1)?;
-        Ok(DecoderSequence { model, cache, slot, scratch, wide_scratch: None, max_rows, cached: 0 })
+        Ok(DecoderSequence {
+            model,
+            cache,
+            slot,
+            scratch,
+            wide_scratch: None,
+            max_rows,
+            cached: 0,
+            has_logits: false,
+        })
     }
 
     fn check(&self, ids: &[u32]) -> Result<()> {
@@ -98,6 +110,7 @@ impl<D: Device> Sequence for DecoderSequence<'_, D> {
 
     fn clear(&mut self) {
         self.cached = 0;
+        self.has_logits = false;
     }
 
     fn feed(&mut self, ids: &[u32]) -> Result<()> {
@@ -109,10 +122,14 @@ impl<D: Device> Sequence for DecoderSequence<'_, D> {
             self.model.forward(&batch, &mut self.cache.cache, &mut self.scratch)?;
             self.cached += chunk.len();
         }
+        self.has_logits = true;
         Ok(())
     }
 
     fn choose(&mut self, sampling: &SamplingParams, request: u64) -> Result<u32> {
+        if !self.has_logits {
+            return Err(Error::request("choose", "tokens fed before", "none"));
+        }
         let device = self.model.device();
         let chosen = if sampling.is_greedy() {
             device.argmax(&self.scratch.logits)?
@@ -125,6 +142,7 @@ impl<D: Device> Sequence for DecoderSequence<'_, D> {
 
     fn feed_all(&mut self, ids: &[u32], visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
         self.check(ids)?;
+        self.has_logits = false;
         let vocab = self.model.config().vocab_size;
         let rows = (MAX_LOGITS / vocab).clamp(1, self.max_rows);
         let mut scratch = match self.wide_scratch.take() {
