@@ -123,6 +123,8 @@ pub(crate) struct Context {
     pub current: usize,
     /// Steps until the running thread lets others run, collective or not.
     pub patience: u32,
+    /// Steps a launch may take.
+    pub step_limit: u64,
     pub states: Vec<State>,
     pub lanes: Vec<Lane>,
     pub fault: Option<Box<Fault>>,
@@ -144,6 +146,7 @@ impl Context {
             block: [0; 3],
             current: 0,
             patience: 0,
+            step_limit: u64::MAX,
             states: Vec::new(),
             lanes: Vec::new(),
             fault: None,
@@ -179,6 +182,13 @@ impl Context {
 
     pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
         Fault { kind, kernel: self.kernel.as_str().into(), at, other, detail: detail.into(), seed: self.seed }
+    }
+
+    /// The fault of a launch that shows no sign of ending.
+    #[cold]
+    pub fn out_of_steps(&self, at: Option<Place>) -> Fault {
+        let detail = format!("more than {} steps of all lanes, and no end", self.step_limit);
+        self.fault(FaultKind::Deadlock, at, None, detail)
     }
 
     /// The fault that the running lane's access is.
@@ -285,6 +295,11 @@ pub(crate) fn step<'a>() -> &'a mut Context {
 
 #[cold]
 fn step_aside<'a>() -> &'a mut Context {
+    let now = context();
+    if now.report.lane_steps > now.step_limit {
+        let at = now.place(now.current, Site::default());
+        stop(now.out_of_steps(Some(at)));
+    }
     suspend();
     context()
 }

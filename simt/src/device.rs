@@ -133,6 +133,12 @@ impl Device {
         self.context.clocks.enabled = on;
     }
 
+    /// Stops launches that take more than about `lane_steps` steps with [`FaultKind::Deadlock`]: what a loop that never ends
+    /// looks like. Without a limit at first.
+    pub fn limit_steps(&mut self, lane_steps: u64) {
+        self.context.step_limit = lane_steps;
+    }
+
     /// Runs `kernel` once for every thread of the grid. It calls [`crate::intrinsic`] for all that it does to memory and to
     /// other threads; what else it touches must not change.
     ///

@@ -41,7 +41,7 @@
 //!
 //! Two accesses to the same byte by different lanes, at least one a write and not both atomic, are a race unless something
 //! orders them: a barrier that both reach; among the lanes of a warp `bar.warp.sync`, a shuffle or a vote (PTX promises order
-//! of memory for the first alone; hardware keeps it for the others too). `mma` and `ldmatrix` order nothing. Blocks of one
+//! of memory for the first alone, so this is lenient). `mma` and `ldmatrix` order nothing. Blocks of one
 //! launch are never ordered, launches always are. Atomics don't order other accesses.
 //!
 //! A lane's `cp.async` arrives when that lane waits for its group, and is then that lane's write: others need a barrier. Until
@@ -49,8 +49,8 @@
 //!
 //! # Limits
 //!
-//! Blocks run one after another, so a kernel whose blocks wait for each other never ends. A lane that spins on memory within
-//! its block does let others run. The clocks, caches and throughput of a device aren't modelled.
+//! Blocks run one after another, so a kernel whose blocks wait for each other never ends ([`Device::limit_steps`] ends it). A
+//! lane that spins on memory within its block does let others run. The clocks, caches and throughput of a device aren't modelled.
 
 mod clock;
 mod collective;

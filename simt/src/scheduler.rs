@@ -116,19 +116,24 @@ impl Block {
                 None => 0,
             };
             let warp = self.runnable[pick];
-            if !self.run_warp(warp)? {
-                self.runnable.retain(|&other| other != warp);
-                self.arrive(warp)?;
+            self.runnable.remove(pick);
+            match self.run_warp(warp)? {
+                // Behind the others, so that a lane that waits for another warp's store sees it come.
+                true => self.runnable.push(warp),
+                false => self.arrive(warp)?,
             }
         }
         diagnose(context())
     }
 
-    /// Runs a warp until it stops at a barrier or ends: false. A random order may turn to another warp before that: true.
+    /// Runs a warp until it stops at a barrier or ends: false. Before that, a lane that has used up its turn, or the random
+    /// order, may make way for another warp: true.
     fn run_warp(&mut self, warp: usize) -> Result<bool, Fault> {
         let threads = context().warp_threads(warp);
         loop {
-            while self.run_lanes(threads.clone())? {}
+            if self.run_lanes(threads.clone())? {
+                return Ok(true);
+            }
             match context().standing(warp)? {
                 Standing::Finished | Standing::Together(Collective::Barrier { .. }) => {
                     let context = context();
@@ -137,6 +142,9 @@ impl Block {
                 }
                 Standing::Together(collective) => {
                     let context = context();
+                    if context.report.lane_steps > context.step_limit {
+                        return Err(context.out_of_steps(Some(context.lane_place(threads.start))));
+                    }
                     context.execute(warp, collective)?;
                     context.requests.flush(threads.clone(), &mut context.report);
                 }
@@ -149,16 +157,15 @@ impl Block {
 
     /// Gives every lane that can run a turn; whether any still can.
     fn run_lanes(&mut self, threads: std::ops::Range<usize>) -> Result<bool, Fault> {
-        let count = threads.len();
-        let (start, stride) = match &mut self.random {
-            // Odd, so that it visits every lane of a full warp once; of a partial one it may need more rounds.
-            Some(random) if count == 32 => (random.below(32), 2 * random.below(16) + 1),
-            _ => (0, 1),
-        };
         let mut left = false;
-        for turn in 0..count {
-            let thread = threads.start + (start + turn * stride) % count;
-            if context().states[thread] == State::Ready {
+        let (start, stride) = match &mut self.random {
+            // Odd, so that it visits every lane of a warp once; those that a partial warp lacks are passed over.
+            Some(random) => (random.below(32), 2 * random.below(16) + 1),
+            None => (0, 1),
+        };
+        for turn in 0..32 {
+            let thread = threads.start + ((start + turn * stride) & 31);
+            if thread < threads.end && context().states[thread] == State::Ready {
                 self.run_lane(thread)?;
                 left |= context().states[thread] == State::Ready;
             }

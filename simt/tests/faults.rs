@@ -292,6 +292,26 @@ fn a_deadlock() {
 }
 
 #[test]
+fn a_loop_without_end() {
+    let mut device = Device::new();
+    let x = filled(&mut device, 4, "x");
+    device.limit_steps(1 << 17);
+    let fault = caught(&mut device, 1, 32, 0, &|| while atom_add_global(x, 0u32) == 0 {});
+    assert_eq!(fault.kind, FaultKind::Deadlock, "{fault}");
+    let fault = caught(&mut device, 1, 32, 0, &|| while ballot(true) != 0 {});
+    assert_eq!(fault.kind, FaultKind::Deadlock, "{fault}");
+    // A lane that waits for another of its block does let it run.
+    let launch =
+        Launch { name: "spin", grid: [1; 3], threads: 64, shared_bytes: 0, order: Order::Deterministic };
+    let spin = || match tid_x() {
+        63 => drop(atom_add_global(x, 1u32)),
+        _ => while atom_add_global(x, 0u32) == 0 {},
+    };
+    device.limit_steps(u64::MAX);
+    device.launch(&launch, &spin).expect("ends");
+}
+
+#[test]
 fn copies_in_flight() {
     let mut device = Device::new();
     let x = filled(&mut device, 256, "x");
