@@ -159,7 +159,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     pub(super) fn make_tensor(&self, max_rows: usize, cols: usize) -> Result<GpuTensor<Dr>> {
         require(cols > 0 && cols.is_multiple_of(8), "tensor", "cols", "a multiple of 8", cols)?;
         let (buffer, address) = self.allocate("tensor", &[max_rows, cols, BF16], "activations")?;
-        Ok(GpuTensor { buffer, address, rows: max_rows, cols, capacity: max_rows })
+        Ok(GpuTensor { buffer, address, rows: 0, cols, capacity: max_rows })
     }
 
     pub(super) fn make_logits(&self, max_rows: usize, vocab: usize) -> Result<GpuLogits<Dr>> {

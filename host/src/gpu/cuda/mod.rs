@@ -1,1 +1,223 @@
-//! The driver of NVIDIA GPUs.
+//! The driver of NVIDIA GPUs, on `cust`.
+//!
+//! One device, its primary context, one stream. Memory is stream-ordered: freeing a buffer doesn't wait, and the pool keeps what
+//! is freed. Uploads go through page-locked staging memory. Errors of a kernel come to light at a later call: they name the last
+//! kernel launched before it.
+
+mod api;
+mod module;
+mod open;
+mod staging;
+
+use std::{
+    ffi::c_void,
+    ptr::null_mut,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use cust::{
+    context::{Context, ContextHandle as _},
+    event::{Event, EventFlags},
+    stream::Stream,
+};
+use tilewright_kernels::abi::KernelSpec;
+
+use self::{module::Module, staging::Staging};
+use super::{Driver, GpuDevice, GpuInfo};
+use crate::{Error, Result};
+
+/// A CUDA GPU.
+pub type CudaDevice = GpuDevice<CudaDriver>;
+
+impl CudaDevice {
+    /// The GPU of that index, in the driver's order.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without a driver, without that GPU or for one older than compute capability 8.0.
+    pub fn open(index: usize) -> Result<Self> {
+        CudaDriver::open(index).map(GpuDevice::new)
+    }
+}
+
+/// A CUDA device, its context, stream and kernels.
+pub struct CudaDriver {
+    inner: Arc<Inner>,
+}
+
+/// Fields are dropped in this order: the context goes last.
+struct Inner {
+    info: GpuInfo,
+    /// As errors name the device: `cuda:0`.
+    device: String,
+    module: Module,
+    staging: Mutex<Staging>,
+    /// The last kernel launched.
+    launched: Mutex<Option<&'static str>>,
+    stream: Stream,
+    context: Context,
+}
+
+/// A value whose holder cannot leave it half changed.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Inner {
+    /// Makes the context current on the calling thread.
+    fn bind(&self) -> Result<()> {
+        // SAFETY: the context is retained for as long as `self` lives.
+        let code = unsafe { api::cuCtxSetCurrent(self.context.get_inner()) };
+        api::check("cuCtxSetCurrent", code, || None)
+    }
+
+    /// What to name when an error comes to light.
+    fn after_launch(&self, what: &str) -> Option<String> {
+        Some(match *lock(&self.launched) {
+            Some(kernel) => format!("{what}, the last kernel launched being {kernel}"),
+            None => what.to_string(),
+        })
+    }
+
+    fn synchronize(&self, what: &str) -> Result<()> {
+        self.bind()?;
+        // SAFETY: the stream lives as long as `self`.
+        let code = unsafe { api::cuStreamSynchronize(self.stream.as_inner()) };
+        api::check("cuStreamSynchronize", code, || self.after_launch(what))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The fields' destructors need the context. Nobody is left to hear an error.
+        let _ = self.synchronize("closing the device");
+    }
+}
+
+/// Device memory, freed in the order of the stream.
+pub struct CudaBuffer {
+    address: u64,
+    bytes: usize,
+    inner: Arc<Inner>,
+}
+
+impl CudaBuffer {
+    /// The address of `offset`, if `len` bytes are there.
+    fn range(&self, op: &'static str, offset: usize, len: usize) -> Result<u64> {
+        match offset.checked_add(len) {
+            Some(end) if end <= self.bytes => Ok(self.address + offset as u64),
+            _ => Err(Error::Shape {
+                op,
+                what: "bytes",
+                expected: format!("within {}", self.bytes),
+                found: format!("{len} at {offset}"),
+            }),
+        }
+    }
+}
+
+impl Drop for CudaBuffer {
+    fn drop(&mut self) {
+        if self.inner.bind().is_ok() {
+            // SAFETY: allocated on this stream; whatever uses it was put on the stream before. An error has nobody to go to.
+            let _ = unsafe { api::cuMemFreeAsync(self.address, self.inner.stream.as_inner()) };
+        }
+    }
+}
+
+impl CudaDriver {
+    /// Runs `work` and measures how long the device took over what it put on the stream. Waits.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the device while doing it.
+    pub fn elapsed<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, Duration)> {
+        self.inner.bind()?;
+        let event = || api::wrapped("cuEventCreate", Event::new(EventFlags::DEFAULT));
+        let (start, end) = (event()?, event()?);
+        api::wrapped("cuEventRecord", start.record(&self.inner.stream))?;
+        let done = work()?;
+        self.inner.bind()?;
+        api::wrapped("cuEventRecord", end.record(&self.inner.stream))?;
+        self.inner.synchronize("timing")?;
+        Ok((done, api::wrapped("cuEventElapsedTime", end.elapsed(&start))?))
+    }
+}
+
+impl Driver for CudaDriver {
+    type Buffer = CudaBuffer;
+
+    fn info(&self) -> &GpuInfo {
+        &self.inner.info
+    }
+
+    fn alloc(&self, bytes: usize, purpose: &'static str) -> Result<CudaBuffer> {
+        self.inner.bind()?;
+        let mut address = 0;
+        // SAFETY: writes the address; the driver refuses 0 bytes.
+        let code = unsafe { api::cuMemAllocAsync(&mut address, bytes, self.inner.stream.as_inner()) };
+        if code == api::OUT_OF_MEMORY {
+            return Err(Error::OutOfMemory {
+                device: self.inner.device.clone(),
+                requested_bytes: bytes,
+                purpose,
+            });
+        }
+        api::check("cuMemAllocAsync", code, || self.inner.after_launch(purpose))?;
+        Ok(CudaBuffer { address, bytes, inner: self.inner.clone() })
+    }
+
+    fn address(&self, buffer: &CudaBuffer) -> u64 {
+        buffer.address
+    }
+
+    fn upload(&self, dst: &CudaBuffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        let to = dst.range("upload", offset, bytes.len())?;
+        self.inner.bind()?;
+        // SAFETY: the range is in the buffer, and the context is current.
+        unsafe { lock(&self.inner.staging).upload(to, bytes, &self.inner.stream) }
+    }
+
+    fn download(&self, src: &CudaBuffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        let from = src.range("download", offset, out.len())?;
+        self.inner.bind()?;
+        // SAFETY: the range is in the buffer; `out` is borrowed until the stream has been waited for below.
+        let code = unsafe {
+            api::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), from, out.len(), self.inner.stream.as_inner())
+        };
+        // Waits in any case: a copy that was started must not outlive the borrow.
+        let waited = self.inner.synchronize("a download");
+        api::check("cuMemcpyDtoHAsync", code, || self.inner.after_launch("a download"))?;
+        waited
+    }
+
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
+        self.inner.bind()?;
+        let function = self.inner.module.function(spec)?;
+        let mut param: *mut c_void = params.as_ptr().cast_mut().cast();
+        // SAFETY: the driver reads the one parameter before it returns; that it is this kernel's is the caller's promise.
+        let code = unsafe {
+            api::cuLaunchKernel(
+                function,
+                grid[0],
+                grid[1],
+                grid[2],
+                spec.threads,
+                1,
+                1,
+                spec.shared_bytes,
+                self.inner.stream.as_inner(),
+                &mut param,
+                null_mut(),
+            )
+        };
+        let previous = lock(&self.inner.launched).replace(spec.name);
+        api::check("cuLaunchKernel", code, || {
+            let before = previous.map(|kernel| format!(", after {kernel}")).unwrap_or_default();
+            Some(format!("{} over {grid:?} blocks{before}", spec.name))
+        })
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.inner.synchronize("synchronize")
+    }
+}

@@ -1,0 +1,125 @@
+use std::{
+    ffi::c_int,
+    ptr::{from_mut, null_mut},
+    sync::{Arc, Mutex},
+};
+
+use cust::{
+    context::Context,
+    device::{Device, DeviceAttribute},
+    stream::{Stream, StreamFlags},
+};
+use tilewright_kernels::module::ptx_for;
+
+use super::{CudaDriver, GpuInfo, Inner, api, module::Module, staging::Staging};
+use crate::{Error, Result};
+
+/// The oldest compute capability: bf16 tensor cores and `cp.async` came with 8.0.
+const LEAST_CAPABILITY: (u32, u32) = (8, 0);
+
+impl CudaDriver {
+    /// The GPU of that index, in the driver's order, with the kernels made for its architecture.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`] without a driver, without that GPU or for one that is too old.
+    pub fn open(index: usize) -> Result<CudaDriver> {
+        let name = format!("cuda:{index}");
+        let unavailable = |reason: String| Error::Unavailable { device: name.clone(), reason };
+        let device = find(index).map_err(unavailable)?;
+        let info = describe(device)?;
+        let (major, minor) = info.compute_capability;
+        let ptx = ptx_for(info.compute_capability).filter(|_| info.compute_capability >= LEAST_CAPABILITY);
+        let Some(ptx) = ptx else {
+            let (least, least_minor) = LEAST_CAPABILITY;
+            return Err(unavailable(format!(
+                "{} has compute capability {major}.{minor}; use a GPU of {least}.{least_minor} (Ampere) or newer, or the CPU",
+                info.name
+            )));
+        };
+        // Retained before anything is made in it; current on this thread from here on.
+        let context = api::wrapped("cuDevicePrimaryCtxRetain", Context::new(device))?;
+        keep_freed_memory(device).map_err(unavailable)?;
+        let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::DEFAULT, None))?;
+        let module = Module::load(ptx)?;
+        let staging = Mutex::new(Staging::new()?);
+        let launched = Mutex::new(None);
+        let inner = Inner { info, device: name, module, staging, launched, stream, context };
+        Ok(CudaDriver { inner: Arc::new(inner) })
+    }
+}
+
+/// The device of that index, or why there is none and what to do.
+fn find(index: usize) -> Result<Device, String> {
+    // SAFETY: may be called any number of times, from any thread.
+    let code = unsafe { api::cuInit(0) };
+    if code != 0 {
+        return Err(format!(
+            "cuInit answered {}; check that 'nvidia-smi' lists a GPU, or use the CPU",
+            api::name(code)
+        ));
+    }
+    let devices = Device::num_devices().map_err(|error| format!("cuDeviceGetCount answered {error:?}"))?;
+    match u32::try_from(index) {
+        Ok(ordinal) if ordinal < devices => {
+            Device::get_device(ordinal).map_err(|error| format!("cuDeviceGet answered {error:?}"))
+        }
+        _ => Err(format!("the driver has {devices} of them; 'nvidia-smi -L' lists them, counted from 0")),
+    }
+}
+
+fn describe(device: Device) -> Result<GpuInfo> {
+    let attribute = |attribute| -> Result<u32> {
+        let value = api::wrapped("cuDeviceGetAttribute", device.get_attribute(attribute))?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    };
+    Ok(GpuInfo {
+        name: api::wrapped("cuDeviceGetName", device.name())?,
+        compute_capability: (
+            attribute(DeviceAttribute::ComputeCapabilityMajor)?,
+            attribute(DeviceAttribute::ComputeCapabilityMinor)?,
+        ),
+        multiprocessors: attribute(DeviceAttribute::MultiprocessorCount)?,
+        memory_bytes: api::wrapped("cuDeviceTotalMem", device.total_memory())? as u64,
+    })
+}
+
+/// Has the device's memory pool keep what is freed, so that the next step's allocations are free of system calls.
+fn keep_freed_memory(device: Device) -> Result<(), String> {
+    let mut supported: c_int = 0;
+    // SAFETY: writes one integer.
+    let code =
+        unsafe { api::cuDeviceGetAttribute(&mut supported, api::MEMORY_POOLS_SUPPORTED, device.as_raw()) };
+    if code != 0 || supported == 0 {
+        return Err(
+            "the driver has no stream-ordered memory; install one of CUDA 11.2 or newer, or use the CPU"
+                .into(),
+        );
+    }
+    let (mut pool, mut threshold) = (null_mut(), u64::MAX);
+    // SAFETY: writes the device's own pool, then reads a threshold of 64 bits.
+    let code = unsafe {
+        match api::cuDeviceGetDefaultMemPool(&mut pool, device.as_raw()) {
+            0 => api::cuMemPoolSetAttribute(pool, api::RELEASE_THRESHOLD, from_mut(&mut threshold).cast()),
+            code => code,
+        }
+    };
+    if code == 0 { Ok(()) } else { Err(format!("its memory pool answered {}", api::name(code))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Holds with a driver and without one, and under the stand-in library.
+    #[test]
+    fn a_gpu_that_is_not_there_says_what_to_do() {
+        match CudaDriver::open(9_999) {
+            Err(Error::Unavailable { device, reason }) => {
+                assert_eq!(device, "cuda:9999");
+                assert!(reason.contains("nvidia-smi") && !reason.contains('\n'), "{reason}");
+            }
+            Err(other) => panic!("{other}"),
+            Ok(_) => panic!("opened"),
+        }
+    }
+}
