@@ -69,24 +69,25 @@ pub(crate) fn load(
         DeviceChoice::CpuBf16 => CpuDevice::with_precision(Precision::Bf16),
         DeviceChoice::Cuda(index) => {
             let device = open_cuda(index)?;
-            return Ok((engine(device, config, checkpoint, progress)?, false));
+            return Ok((engine(Arc::new(device), config, checkpoint, progress)?, false));
         }
         DeviceChoice::Auto => match open_cuda(0) {
-            Ok(device) => return Ok((engine(device, config, checkpoint, progress)?, false)),
+            Ok(device) => return Ok((engine(Arc::new(device), config, checkpoint, progress)?, false)),
             Err(_) => CpuDevice::new(),
         },
     };
     let computes_in_f32 = choice != DeviceChoice::CpuBf16;
-    Ok((engine(cpu, config, checkpoint, progress)?, computes_in_f32))
+    Ok((engine(Arc::new(cpu), config, checkpoint, progress)?, computes_in_f32))
 }
 
-fn engine<D: Device>(
-    device: D,
+/// A checkpoint's weights on a device.
+pub(crate) fn engine<D: Device>(
+    device: Arc<D>,
     config: ModelConfig,
     checkpoint: &Checkpoint,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Box<dyn Engine>> {
-    Ok(Box::new(Decoder::load(Arc::new(device), config, checkpoint, progress)?))
+    Ok(Box::new(Decoder::load(device, config, checkpoint, progress)?))
 }
 
 #[cfg(feature = "cuda")]

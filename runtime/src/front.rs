@@ -1,4 +1,7 @@
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tilewright_host::Device;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FrequencyPrecision, ModelConfig};
@@ -45,12 +48,41 @@ impl Model {
         precision: FrequencyPrecision,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Model> {
+        Model::assemble(dir, precision, |config, checkpoint| {
+            device::load(device, config, checkpoint, progress)
+        })
+    }
+
+    /// As [`Model::load`], on a device of the caller's that rounds activations to bf16.
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn load_on<D: Device>(dir: impl AsRef<Path>, device: Arc<D>) -> Result<Model> {
+        Model::load_on_with_frequencies(dir.as_ref(), device, FrequencyPrecision::F32)
+    }
+
+    pub(crate) fn load_on_with_frequencies<D: Device>(
+        dir: &Path,
+        device: Arc<D>,
+        precision: FrequencyPrecision,
+    ) -> Result<Model> {
+        Model::assemble(dir, precision, |config, checkpoint| {
+            Ok((device::engine(device, config, checkpoint, &mut |_, _| {})?, false))
+        })
+    }
+
+    /// A model of what a folder holds and the engine made of it, which comes with whether it computes in f32.
+    fn assemble(
+        dir: &Path,
+        precision: FrequencyPrecision,
+        load: impl FnOnce(ModelConfig, &Checkpoint) -> Result<(Box<dyn Engine>, bool)>,
+    ) -> Result<Model> {
         std::fs::read_dir(dir).map_err(Error::io(dir))?;
         let mut config = ModelConfig::load(dir)?;
         config.rope.precision = precision;
         let tokenizer = Tokenizer::load(dir, config.bos_token_id)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let (engine, computes_in_f32) = device::load(device, config.clone(), &checkpoint, progress)?;
+        let (engine, computes_in_f32) = load(config.clone(), &checkpoint)?;
         Ok(Model { dir: dir.to_path_buf(), config, tokenizer, engine, computes_in_f32 })
     }
 

@@ -10,8 +10,10 @@ mod compare;
 mod expected;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::Serialize;
+use tilewright_host::Device;
 
 use crate::config::{FrequencyPrecision, ModelConfig};
 use crate::{DeviceChoice, Error, Model, Result, SamplingParams};
@@ -88,13 +90,39 @@ pub struct GreedyVerdict {
 /// As [`Model::load`]; expected values that don't fit the model. A disagreement isn't an error but a verdict.
 pub fn verify(dir: impl AsRef<Path>, expected: Option<&Path>, device: DeviceChoice) -> Result<Verification> {
     let dir = dir.as_ref();
+    verify_model(dir, expected, &|precision| load(dir, device, precision))
+}
+
+/// As [`verify`], on a device of the caller's that rounds activations to bf16.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_on<D: Device>(
+    dir: impl AsRef<Path>,
+    expected: Option<&Path>,
+    device: Arc<D>,
+) -> Result<Verification> {
+    let dir = dir.as_ref();
+    let load = |precision| Model::load_on_with_frequencies(dir, Arc::clone(&device), precision);
+    verify_model(dir, expected, &load)
+}
+
+fn load(dir: &Path, device: DeviceChoice, precision: FrequencyPrecision) -> Result<Model> {
+    Model::load_with_frequencies(dir, device, precision, &mut |_, _| {})
+}
+
+/// Verifies what `on_device` loads, given the precision of the rotary frequencies.
+fn verify_model(
+    dir: &Path,
+    expected: Option<&Path>,
+    on_device: &dyn Fn(FrequencyPrecision) -> Result<Model>,
+) -> Result<Verification> {
     std::fs::read_dir(dir).map_err(Error::io(dir))?;
     let beside = dir.join("expected.safetensors");
     let mut expected = Expected::load(expected.unwrap_or(&beside), &ModelConfig::load(dir)?)?;
     // Before anything is compared: a device that isn't there is the first thing to say.
-    let load = |device, precision| Model::load_with_frequencies(dir, device, precision, &mut |_, _| {});
-    let first_try = load(device, FrequencyPrecision::F32)?;
-    let (reference, reference_logits) = reference(&load, &expected)?;
+    let first_try = on_device(FrequencyPrecision::F32)?;
+    let (reference, reference_logits) = reference(dir, &expected)?;
     if expected.logits.is_empty() {
         expected.logits.clone_from(&reference_logits);
     }
@@ -102,12 +130,12 @@ pub fn verify(dir: impl AsRef<Path>, expected: Option<&Path>, device: DeviceChoi
     let precision = reference.config().rope.precision;
     let model = match precision {
         FrequencyPrecision::F32 => first_try,
-        FrequencyPrecision::Bf16 => load(device, precision)?,
+        FrequencyPrecision::Bf16 => on_device(precision)?,
     };
     let (found, bound, words) = if model.computes_in_f32() {
         (reference_logits, floor, format!("{F32_BOUND} of the largest logit"))
     } else {
-        let plain = load(DeviceChoice::CpuBf16, precision)?;
+        let plain = load(dir, DeviceChoice::CpuBf16, precision)?;
         let (plain_error, _) = worst(&expected.logits, &logits(&plain, &expected.input_ids)?);
         let words = format!(
             "{BF16_FACTOR} times a plain bf16 computation's error of {plain_error:.3e}, plus {F32_BOUND} of the largest logit"
@@ -129,18 +157,15 @@ pub fn verify(dir: impl AsRef<Path>, expected: Option<&Path>, device: DeviceChoi
 
 /// The f32 computation on the CPU and its logits: with exact rotary frequencies or, where only that meets the expected values,
 /// with those that `model.to(torch.bfloat16)` leaves.
-fn reference(
-    load: &impl Fn(DeviceChoice, FrequencyPrecision) -> Result<Model>,
-    expected: &Expected,
-) -> Result<(Model, Vec<f32>)> {
-    let exact = load(DeviceChoice::Cpu, FrequencyPrecision::F32)?;
+fn reference(dir: &Path, expected: &Expected) -> Result<(Model, Vec<f32>)> {
+    let exact = load(dir, DeviceChoice::Cpu, FrequencyPrecision::F32)?;
     let exact_logits = logits(&exact, &expected.input_ids)?;
     if expected.logits.is_empty() {
         return Ok((exact, exact_logits));
     }
     let floor = F32_BOUND * largest_magnitude(&expected.logits);
     let (exact_error, _) = worst(&expected.logits, &exact_logits);
-    let rounded = load(DeviceChoice::Cpu, FrequencyPrecision::Bf16)?;
+    let rounded = load(dir, DeviceChoice::Cpu, FrequencyPrecision::Bf16)?;
     let rounded_logits = logits(&rounded, &expected.input_ids)?;
     let (rounded_error, _) = worst(&expected.logits, &rounded_logits);
     // A tenth: far more than the order of sums can do, so that the choice isn't left to noise.
