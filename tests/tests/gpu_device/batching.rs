@@ -1,0 +1,157 @@
+//! The same bits alone and in any batch, over a layer of a model with every operation of a step in it.
+
+use half::{bf16, f16};
+use tilewright_host::{AttentionSpec, Batch, CacheSpec, DType, Device, HostMatrix, Outputs, RopeAppend};
+
+use super::setup::*;
+
+const HIDDEN: usize = 64;
+const INTER: usize = 136;
+const VOCAB: usize = 90;
+const Q_HEADS: usize = 2;
+const HEAD_DIM: usize = 64;
+const PAGE: usize = 32;
+const PAGES_EACH: usize = 9;
+
+/// One layer with its embedding and head.
+struct Layer<'d, D: Device> {
+    device: &'d D,
+    embedding: D::Matrix,
+    qkv: D::Matrix,
+    o: D::Matrix,
+    gate_up: D::Matrix,
+    down: D::Matrix,
+    norm: D::Vector,
+    bias: D::Vector,
+    rope: D::Rope,
+    cache: D::Cache,
+}
+
+impl<'d, D: Device> Layer<'d, D> {
+    fn new(device: &'d D, seqs: usize) -> Self {
+        let weights =
+            |seed, rows: usize, cols: usize| matrix(device, &Numbers::new(seed).take(rows * cols, 0.3), cols);
+        let vector = |seed, len| device.vector(&Numbers::new(seed).take(len, 1.0)).expect("a vector");
+        let inv_freq: Vec<f32> = (0..HEAD_DIM / 2).map(|i| 0.8f32.powi(i as i32)).collect();
+        let spec = CacheSpec {
+            layers: 1,
+            pages: seqs * PAGES_EACH,
+            page_size: PAGE,
+            kv_heads: 1,
+            head_dim: HEAD_DIM,
+        };
+        Layer {
+            device,
+            embedding: weights(1, VOCAB, HIDDEN),
+            qkv: weights(2, (Q_HEADS + 2) * HEAD_DIM, HIDDEN),
+            o: weights(3, HIDDEN, Q_HEADS * HEAD_DIM),
+            gate_up: weights(4, 2 * INTER, HIDDEN),
+            down: weights(5, HIDDEN, INTER),
+            norm: vector(6, HIDDEN),
+            bias: vector(7, (Q_HEADS + 2) * HEAD_DIM),
+            rope: device.rope(&inv_freq, 1.0, PAGES_EACH * PAGE).expect("a table"),
+            cache: device.cache(spec).expect("a cache"),
+        }
+    }
+
+    /// Logits of every token of the batch.
+    fn forward(&mut self, batch: &Batch) -> Vec<f32> {
+        let (device, rows) = (self.device, batch.tokens());
+        let tensor = |cols| device.tensor(rows, cols).expect("a tensor");
+        let step = device.step(batch).expect("a step");
+        let (mut h, mut x) = (tensor(HIDDEN), tensor(HIDDEN));
+        device.embed(&self.embedding, &step, &mut h).expect("embed");
+        device.rms_norm(&h, &self.norm, 1e-5, &mut x).expect("rms_norm");
+        let mut qkv = tensor((Q_HEADS + 2) * HEAD_DIM);
+        device.linear(&x, &self.qkv, Some(&self.bias), &mut qkv).expect("linear");
+        let (mut q, mut attended) = (tensor(Q_HEADS * HEAD_DIM), tensor(Q_HEADS * HEAD_DIM));
+        let args = RopeAppend { qkv: &qkv, qk_norm: None, rope: &self.rope, q_heads: Q_HEADS, layer: 0 };
+        device.rope_append(args, &step, &mut self.cache, &mut q).expect("rope_append");
+        let spec =
+            AttentionSpec { q_heads: Q_HEADS, scale: 0.125, causal: true, window: None, softcap: None };
+        device.attention(&q, &self.cache, 0, &step, &spec, &mut attended).expect("attention");
+        device.linear(&attended, &self.o, None, &mut x).expect("linear");
+        let (mut normed, mut gate_up, mut inter) = (tensor(HIDDEN), tensor(2 * INTER), tensor(INTER));
+        device.add_rms_norm(&x, &mut h, &self.norm, 1e-5, &mut normed).expect("add_rms_norm");
+        device.linear(&normed, &self.gate_up, None, &mut gate_up).expect("linear");
+        device.silu_mul(&gate_up, &mut inter).expect("silu_mul");
+        device.linear_residual(&inter, &self.down, None, &mut h).expect("linear_residual");
+        device.select_outputs(&h, &step, &mut x).expect("select_outputs");
+        let mut logits = device.logits(rows, VOCAB).expect("logits");
+        device.project_logits(&x, &self.embedding, &mut logits).expect("project_logits");
+        device.read_logits(&logits).expect("logits")
+    }
+}
+
+/// New tokens of four sequences in each step; the last one's keys pass a chunk of decode attention.
+const STEPS: [[usize; 4]; 4] = [[9, 0, 64, 257], [1, 1, 2, 1], [1, 70, 1, 1], [2, 1, 0, 1]];
+
+fn push(batch: &mut Batch, seq: usize, slot: usize, cached: usize, len: usize) {
+    let ids: Vec<u32> = (cached..cached + len).map(|i| ((i * 7 + seq * 31) % VOCAB) as u32).collect();
+    let pages: Vec<u32> = (0..PAGES_EACH).map(|page| (slot * PAGES_EACH + page) as u32).collect();
+    batch.push(&ids, cached as u32, &pages, PAGE as u32, Outputs::All);
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
+    let device = gpu();
+    let mut together = Layer::new(&device, 4);
+    let mut cached = [0usize; 4];
+    let mut in_batch: [Vec<u32>; 4] = Default::default();
+    for lens in STEPS {
+        let mut batch = Batch::default();
+        for (seq, len) in lens.into_iter().enumerate() {
+            push(&mut batch, seq, seq, cached[seq], len);
+            cached[seq] += len;
+        }
+        let logits = together.forward(&batch);
+        for (span, kept) in batch.spans.iter().zip(&mut in_batch) {
+            let rows = span.query_start as usize..(span.query_start + span.query_len) as usize;
+            kept.extend(bits(&logits[rows.start * VOCAB..rows.end * VOCAB]));
+        }
+    }
+    for (seq, expected) in in_batch.iter().enumerate() {
+        let (mut alone, mut cached, mut found) = (Layer::new(&device, 1), 0, Vec::new());
+        for lens in STEPS {
+            let mut batch = Batch::default();
+            push(&mut batch, seq, 0, cached, lens[seq]);
+            cached += lens[seq];
+            found.extend(bits(&alone.forward(&batch)));
+        }
+        assert!(found == *expected, "sequence {seq} differs between alone and in a batch");
+        assert!(found.iter().all(|&word| f32::from_bits(word).is_finite()));
+    }
+}
+
+#[test]
+fn checkpoints_are_rounded_to_nearest_even() {
+    let device = gpu();
+    let values: Vec<f32> = Numbers::new(9)
+        .take(64, 1.0)
+        .into_iter()
+        .zip(0u32..)
+        .map(|(v, i)| {
+            // Ties and their neighbours, both ways.
+            f32::from_bits(
+                v.to_bits() & 0xffff_0000 | [0x7fff, 0x8000, 0x8001, 0x1_8000 & 0xffff][i as usize % 4],
+            )
+        })
+        .collect();
+    let ids: Vec<u32> = (0..8).collect();
+    let mut batch = Batch::default();
+    batch.push(&ids, 0, &[0], 8, Outputs::None);
+    let step = device.step(&batch).expect("a step");
+    let f32s: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let halves: Vec<f16> = values.iter().map(|&v| f16::from_f32(v)).collect();
+    let f16s: Vec<u8> = halves.iter().flat_map(|v| v.to_le_bytes()).collect();
+    let from_f16: Vec<f32> = halves.iter().map(|v| v.to_f32()).collect();
+    for (bytes, dtype, values) in [(f32s, DType::F32, &values), (f16s, DType::F16, &from_f16)] {
+        let (first, rest) = bytes.split_at(3 * 8 * dtype.bytes());
+        let weights = HostMatrix { parts: vec![(3, first), (5, rest)], cols: 8, dtype };
+        let table = device.matrix(&weights).expect("a matrix");
+        let mut out = device.tensor(8, 8).expect("a tensor");
+        device.embed(&table, &step, &mut out).expect("an embedding");
+        let expected: Vec<f32> = values.iter().map(|&v| bf16::from_f32(v).to_f32()).collect();
+        assert_eq!(bits(&device.read(&out).expect("activations")), bits(&expected), "{dtype:?}");
+    }
+}
