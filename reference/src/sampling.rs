@@ -54,7 +54,8 @@ pub fn sample(row: &[f32], settings: &SampleSettings) -> u32 {
         return NO_TOKEN;
     }
     let mut ranked: Vec<usize> = (0..row.len()).collect();
-    ranked.sort_by(|&a, &b| row[b].total_cmp(&row[a]).then(a.cmp(&b)));
+    // No NaN is left, and the sort is stable: the lower index comes first among equals, of which -0 and 0 are two.
+    ranked.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(std::cmp::Ordering::Equal));
     if settings.top_k > 0 {
         ranked.truncate(settings.top_k);
     }

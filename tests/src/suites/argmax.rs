@@ -1,0 +1,96 @@
+use proptest::prelude::*;
+use tilewright_host::gpu::Driver;
+use tilewright_kernels::{abi, argmax::ARGMAX};
+use tilewright_reference::argmax;
+
+use super::sizes;
+use crate::{
+    harness::{Failure, Harness},
+    random::Random,
+    runner::Property,
+};
+
+pub struct Argmax;
+
+#[derive(Debug, Clone)]
+pub struct Case {
+    rows: usize,
+    cols: usize,
+    /// Logits are multiples of this, so that there are ties; 0 for none.
+    step: f32,
+    seed: u64,
+}
+
+impl Property for Argmax {
+    const KERNEL: &'static str = "argmax";
+    const EMULATED_CASES: u32 = 200;
+    type Case = Case;
+
+    fn cases() -> BoxedStrategy<Case> {
+        let step = prop_oneof![Just(0.0f32), Just(0.5), Just(4.0)];
+        (1..8usize, sizes(512, 2100), step, any::<u64>())
+            .prop_map(|(rows, cols, step, seed)| Case { rows, cols, step, seed })
+            .boxed()
+    }
+
+    fn corners() -> Vec<Case> {
+        let corner = |rows, cols, step| Case { rows, cols, step, seed: 3 };
+        vec![
+            corner(8, 1, 0.0),
+            corner(8, 511, 4.0),
+            corner(8, 512, 4.0),
+            corner(8, 513, 0.0),
+            corner(1, 4099, 4.0),
+        ]
+    }
+
+    fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
+        let mut random = Random::new(case.seed);
+        let mut logits = random.f32s(case.rows * case.cols, 2.0);
+        for row in logits.chunks_mut(case.cols) {
+            fill_row(&mut random, row, case.step);
+        }
+        let mut arena = harness.arena();
+        let g_logits = arena.input_f32("logits", &logits)?;
+        let out = arena.alloc("out", case.rows * 4)?;
+        let params = abi::Argmax {
+            logits: arena.address(g_logits),
+            out: arena.address(out),
+            rows: case.rows as u32,
+            cols: case.cols as u32,
+        };
+        arena.launch(&ARGMAX, [case.rows as u32, 1, 1], &params)?;
+        let actual = arena.u32s(out)?;
+        for (row, (&actual, logits)) in actual.iter().zip(logits.chunks(case.cols)).enumerate() {
+            let expected = argmax(logits);
+            if actual != expected {
+                return Err(format!("argmax of row {row}: {actual}, expected {expected}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes ties, and some rows what vocabularies with masks and broken models have: -inf, NaN, nothing at all.
+pub(super) fn fill_row(random: &mut Random, row: &mut [f32], step: f32) {
+    if step > 0.0 {
+        row.iter_mut().for_each(|logit| *logit = (*logit / step).round() * step);
+    }
+    let at = random.below(row.len());
+    match random.below(10) {
+        0 => row[at] = f32::NAN,
+        1 => row[at] = -f32::NAN,
+        2 => row.fill(f32::NEG_INFINITY),
+        3 => {
+            row.fill(f32::NEG_INFINITY);
+            row[at] = -3e38;
+        }
+        4 => row.iter_mut().step_by(2).for_each(|logit| *logit = f32::NEG_INFINITY),
+        5 => row.iter_mut().for_each(|logit| *logit = -logit.abs() - 1.0),
+        6 => {
+            row.fill(-0.0);
+            row[at] = 0.0;
+        }
+        _ => {}
+    }
+}

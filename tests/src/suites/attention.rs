@@ -1,0 +1,211 @@
+//! What the attention suites share: ragged batches over a paged cache whose dead parts are poison.
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use tilewright_host::gpu::Driver;
+use tilewright_reference::{AttentionProblem, Bound, Floor, attention, compare};
+
+use super::{mismatch, sizes};
+use crate::{
+    harness::{Arena, Failure, Handle, bf16_bytes},
+    random::Random,
+};
+
+#[derive(Debug, Clone)]
+pub struct Case {
+    pub head_dim: usize,
+    pub kv_heads: usize,
+    pub group: usize,
+    pub page_size: usize,
+    /// Queries and keys of each sequence.
+    pub seqs: Vec<(usize, usize)>,
+    pub causal: bool,
+    pub window: u32,
+    pub softcap: f32,
+    /// Keys a chunk, for decoding.
+    pub split_tokens: u32,
+    /// Added to every page, so that offsets in the cache pass 2^31.
+    pub first_page: usize,
+    pub seed: u64,
+}
+
+/// Sequences of `queries` queries over up to `most_keys` keys.
+pub fn cases(queries: BoxedStrategy<usize>, most_keys: usize) -> BoxedStrategy<Case> {
+    let shape = (select(vec![64usize, 128]), 1..3usize, 1..9usize, select(vec![1usize, 8, 16, 64, 100]));
+    let before = prop_oneof![1 => Just(0), 4 => sizes(64, most_keys)];
+    let seqs = vec((queries, before), 1..4);
+    let window = prop_oneof![2 => Just(0u32), 1 => 1..5u32, 1 => 60..70u32, 1 => 1..200u32];
+    let softcap = prop_oneof![3 => Just(0.0f32), 1 => Just(5.0)];
+    let split = select(vec![64u32, 128, 192]);
+    (shape, seqs, any::<bool>(), window, softcap, split, any::<u64>())
+        .prop_map(
+            |((head_dim, kv_heads, group, page_size), seqs, causal, window, softcap, split_tokens, seed)| {
+                let seqs = seqs.into_iter().map(|(queries, before)| (queries, queries + before)).collect();
+                Case {
+                    head_dim,
+                    kv_heads,
+                    group,
+                    page_size,
+                    seqs,
+                    causal,
+                    window,
+                    softcap,
+                    split_tokens,
+                    first_page: 0,
+                    seed,
+                }
+            },
+        )
+        .boxed()
+}
+
+/// A case's tensors on the host. Rows of the cache are compact: live pages only.
+pub struct Input {
+    pub q: Vec<f32>,
+    pub k: Vec<f32>,
+    pub v: Vec<f32>,
+    pub q_starts: Vec<u32>,
+    pub kv_lens: Vec<u32>,
+    /// By live page.
+    pub block_table: Vec<u32>,
+    pub block_table_stride: usize,
+    pub live_pages: usize,
+}
+
+impl Case {
+    pub fn q_heads(&self) -> usize {
+        self.kv_heads * self.group
+    }
+
+    pub fn scale(&self) -> f32 {
+        1.0 / (self.head_dim as f32).sqrt()
+    }
+
+    /// bf16 of one query row.
+    pub fn row_elems(&self) -> usize {
+        self.q_heads() * self.head_dim
+    }
+
+    fn page_elems(&self) -> usize {
+        self.kv_heads * self.page_size * self.head_dim
+    }
+
+    pub fn input(&self) -> Input {
+        let mut random = Random::new(self.seed);
+        let mut q_starts = vec![0u32];
+        for &(queries, _) in &self.seqs {
+            q_starts.push(q_starts[q_starts.len() - 1] + queries as u32);
+        }
+        let pages: Vec<usize> = self.seqs.iter().map(|&(_, keys)| keys.div_ceil(self.page_size)).collect();
+        let (live_pages, stride) = (pages.iter().sum(), pages.iter().copied().max().unwrap_or(0).max(1));
+        let mut order = random.shuffled(live_pages).into_iter();
+        let mut block_table = vec![u32::MAX; self.seqs.len() * stride];
+        for (row, &count) in block_table.chunks_mut(stride).zip(&pages) {
+            row.iter_mut().zip(order.by_ref().take(count)).for_each(|(entry, page)| *entry = page);
+        }
+        let tokens = q_starts[q_starts.len() - 1] as usize;
+        let mut input = Input {
+            q: random.bf16s(tokens * self.row_elems(), 1.5),
+            k: random.bf16s(live_pages * self.page_elems(), 1.0),
+            v: random.bf16s(live_pages * self.page_elems(), 1.0),
+            q_starts,
+            kv_lens: self.seqs.iter().map(|&(_, keys)| keys as u32).collect(),
+            block_table,
+            block_table_stride: stride,
+            live_pages,
+        };
+        self.poison_tails(&mut input);
+        input
+    }
+
+    /// NaN in what a sequence's last page holds past its last key.
+    fn poison_tails(&self, input: &mut Input) {
+        for (seq, &(_, keys)) in self.seqs.iter().enumerate() {
+            for key in keys..keys.next_multiple_of(self.page_size) {
+                let page = input.block_table[seq * input.block_table_stride + key / self.page_size] as usize;
+                for head in 0..self.kv_heads {
+                    let row = (page * self.kv_heads + head) * self.page_size + key % self.page_size;
+                    let elements = row * self.head_dim..(row + 1) * self.head_dim;
+                    input.k[elements.clone()].fill(f32::NAN);
+                    input.v[elements].fill(f32::NAN);
+                }
+            }
+        }
+    }
+
+    /// Compares the rows of `seqs` with the oracle.
+    pub fn compare(&self, name: &str, input: &Input, actual: &[f32], causal: bool) -> Result<(), Failure> {
+        let problem = AttentionProblem {
+            q: &input.q,
+            k_cache: &input.k,
+            v_cache: &input.v,
+            q_starts: &input.q_starts,
+            kv_lens: &input.kv_lens,
+            block_table: &input.block_table,
+            block_table_stride: input.block_table_stride,
+            page_size: self.page_size,
+            q_heads: self.q_heads(),
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+            scale: self.scale(),
+            softcap: self.softcap,
+            causal,
+            window: self.window,
+        };
+        let (truth, plain) = (attention::<f64>(&problem), attention::<f32>(&problem));
+        let shape = [input.q.len() / self.row_elems(), self.q_heads(), self.head_dim];
+        let bound = Bound::from_plain(&shape, &truth, &plain, Floor::BF16);
+        compare(name, actual, &truth, &bound).map_err(mismatch).map(drop)
+    }
+}
+
+/// The device's side of an [`Input`].
+pub struct Uploaded {
+    pub q: Handle,
+    pub k_cache: Handle,
+    pub v_cache: Handle,
+    pub out: Handle,
+    pub seq_ids: Handle,
+    pub q_starts: Handle,
+    pub kv_lens: Handle,
+    pub block_table: Handle,
+}
+
+/// Uploads for a launch that serves `seq_ids`; the queries of other sequences are NaN, and so is `out`.
+pub fn upload<D: Driver>(
+    arena: &mut Arena<'_, D>,
+    case: &Case,
+    input: &Input,
+    seq_ids: &[u32],
+) -> Result<Uploaded, Failure> {
+    let row = case.row_elems();
+    let mut q = vec![f32::NAN; input.q.len()];
+    for &seq in seq_ids {
+        let rows =
+            input.q_starts[seq as usize] as usize * row..input.q_starts[seq as usize + 1] as usize * row;
+        q[rows.clone()].copy_from_slice(&input.q[rows]);
+    }
+    // A dead page before and after the live ones, which nobody writes.
+    let first = case.first_page + 1;
+    let page_bytes = case.page_elems() * 2;
+    let mut cache = |name, values: &[f32]| -> Result<Handle, Failure> {
+        let handle = arena.alloc(name, (first + input.live_pages + 1) * page_bytes)?;
+        arena.write(handle, first * page_bytes, &bf16_bytes(values))?;
+        Ok(handle)
+    };
+    let (k_cache, v_cache) = (cache("k_cache", &input.k)?, cache("v_cache", &input.v)?);
+    let table: Vec<u32> = input
+        .block_table
+        .iter()
+        .map(|&page| if page == u32::MAX { page } else { page + first as u32 })
+        .collect();
+    Ok(Uploaded {
+        q: arena.input_bf16("q", &q)?,
+        k_cache,
+        v_cache,
+        out: arena.poisoned("out", input.q.len() * 2)?,
+        seq_ids: arena.input_u32("seq_ids", seq_ids)?,
+        q_starts: arena.input_u32("q_starts", &input.q_starts)?,
+        kv_lens: arena.input_u32("kv_lens", &input.kv_lens)?,
+        block_table: arena.input_u32("block_table", &table)?,
+    })
+}

@@ -1,0 +1,56 @@
+//! One suite a kernel.
+
+mod argmax;
+mod attention;
+mod attention_combine;
+mod attention_decode;
+mod attention_prefill;
+mod gather_rows;
+mod gemm_bf16;
+mod rms_norm;
+mod rope_append;
+mod sample;
+mod silu_mul;
+
+use proptest::{prelude::*, sample::select};
+use tilewright_host::gpu::Driver;
+use tilewright_reference::Mismatch;
+
+use crate::runner::Suite;
+
+/// Every suite, the slowest first.
+pub fn all<D: Driver>() -> Vec<Suite<D>> {
+    vec![
+        Suite::of::<gemm_bf16::GemmBf16>(),
+        Suite::of::<attention_prefill::AttentionPrefill>(),
+        Suite::of::<attention_decode::AttentionDecode>(),
+        Suite::of::<sample::Sample>(),
+        Suite::of::<attention_combine::AttentionCombine>(),
+        Suite::of::<argmax::Argmax>(),
+        Suite::of::<rope_append::RopeAppend>(),
+        Suite::of::<rms_norm::RmsNorm>(),
+        Suite::of::<silu_mul::SiluMul>(),
+        Suite::of::<gather_rows::GatherRows>(),
+    ]
+}
+
+/// A size in `1..=most`, often at a multiple of `tile` or one beside it, or a prime.
+fn sizes(tile: usize, most: usize) -> BoxedStrategy<usize> {
+    let mut special = vec![1, 2, 3, 5, 7, 13, 31, 61, 127];
+    for multiple in 1..=most.div_ceil(tile) {
+        special.extend([multiple * tile - 1, multiple * tile, multiple * tile + 1]);
+    }
+    special.retain(|&size| (1..=most).contains(&size));
+    special.sort_unstable();
+    special.dedup();
+    prop_oneof![2 => select(special), 1 => 1..=most].boxed()
+}
+
+/// As [`sizes`], of multiples of eight, counted in eights.
+fn eights(tile: usize, most: usize) -> BoxedStrategy<usize> {
+    sizes(tile / 8, most / 8).prop_map(|eights| eights * 8).boxed()
+}
+
+fn mismatch(mismatch: Mismatch) -> String {
+    mismatch.to_string()
+}
