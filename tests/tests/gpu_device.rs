@@ -1,9 +1,6 @@
 //! The GPU device, its very launches and kernels, under emulation, operation by operation against the CPU device, and the
 //! promise that a row's bits don't depend on its batch.
 
-#[path = "../src/emulated.rs"]
-mod emulated;
-
 mod gpu_device {
     pub mod agreement;
     pub mod batching;

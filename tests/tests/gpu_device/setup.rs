@@ -1,8 +1,8 @@
 //! What the tests share: numbers, tensors on any device, comparison.
 
-use crate::emulated::Emulated;
 use half::bf16;
 use tilewright_host::{Batch, DType, Device, HostMatrix, Outputs, gpu::GpuDevice};
+use tilewright_tests::emulated::Emulated;
 
 /// Uniform numbers in (-1, 1) that bf16 holds exactly, so that no device rounds its inputs.
 pub struct Numbers(u64);
