@@ -47,12 +47,9 @@ pub struct SampleSettings {
     pub top_k: usize,
 }
 
-/// Draws a token: of the `top_k` largest, the shortest prefix that reaches `top_p`, and of that the ones of at least
-/// `min_p` times the largest probability; then, in order of index, the first at which the running sum exceeds the draw.
-pub fn sample(row: &[f32], settings: &SampleSettings) -> u32 {
-    if !has_answer(row) {
-        return NO_TOKEN;
-    }
+/// The tokens that survive the filters, in order of index, with their weights: of the `top_k` largest, the shortest prefix
+/// that reaches `top_p`, and of that the ones of at least `min_p` times the largest probability.
+fn kept(row: &[f32], settings: &SampleSettings) -> Vec<(usize, f64)> {
     let mut ranked: Vec<usize> = (0..row.len()).collect();
     // No NaN is left, and the sort is stable: the lower index comes first among equals, of which -0 and 0 are two.
     ranked.sort_by(|&a, &b| row[b].partial_cmp(&row[a]).unwrap_or(std::cmp::Ordering::Equal));
@@ -66,43 +63,59 @@ pub fn sample(row: &[f32], settings: &SampleSettings) -> u32 {
     let mut kept = Vec::new();
     let mut reached = 0.0;
     for &token in &ranked {
-        kept.push(token);
+        kept.push((token, weight(token)));
         reached += weight(token);
         if settings.top_p < 1.0 && reached >= settings.top_p * total {
             break;
         }
     }
-    kept.retain(|&token| weight(token) >= settings.min_p);
-    kept.sort_unstable();
+    kept.retain(|&(_, weight)| weight >= settings.min_p);
+    kept.sort_unstable_by_key(|&(token, _)| token);
+    kept
+}
 
-    let total: f64 = kept.iter().map(|&token| weight(token)).sum();
+/// Draws a token: the first that is kept, in order of index, at which the running sum exceeds the draw.
+pub fn sample(row: &[f32], settings: &SampleSettings) -> u32 {
+    if !has_answer(row) {
+        return NO_TOKEN;
+    }
+    let kept = kept(row, settings);
+    let total: f64 = kept.iter().map(|&(_, weight)| weight).sum();
     let mut sum = 0.0;
-    for &token in &kept {
-        sum += weight(token);
+    for &(token, weight) in &kept {
+        sum += weight;
         if sum > settings.uniform * total {
             return token as u32;
         }
     }
-    kept.iter().copied().rfind(|&token| weight(token) > 0.0).map_or(NO_TOKEN, |token| token as u32)
+    kept.iter().rfind(|(_, weight)| *weight > 0.0).map_or(NO_TOKEN, |&(token, _)| token as u32)
 }
 
-/// Every token that rounding could have drawn: the answers with `top_p`, `min_p` and the draw moved by `tolerance` either way.
+/// Every token that rounding could have drawn: those whose stretch of the running sum comes within `tolerance` of the draw,
+/// with `top_p` and `min_p` moved by as much either way. Never one of weight 0.
 pub fn sample_candidates(row: &[f32], settings: &SampleSettings, tolerance: f64) -> Vec<u32> {
-    let moved = |value: f64, off: f64| if off == 0.0 { value } else { value * (1.0 + off * tolerance) };
+    if !has_answer(row) {
+        return vec![NO_TOKEN];
+    }
     let mut candidates = Vec::new();
     for top_p in [-1.0, 0.0, 1.0] {
         for min_p in [-1.0, 0.0, 1.0] {
-            for uniform in [-1.0, 0.0, 1.0] {
-                let settings = SampleSettings {
-                    top_p: if settings.top_p < 1.0 { moved(settings.top_p, top_p) } else { settings.top_p },
-                    min_p: moved(settings.min_p, min_p).min(1.0),
-                    uniform: (settings.uniform + uniform * tolerance).clamp(0.0, 1.0 - 1e-12),
-                    ..*settings
-                };
-                let token = sample(row, &settings);
-                if !candidates.contains(&token) {
-                    candidates.push(token);
+            let moved = |value: f64, off: f64| value * (1.0 + off * tolerance);
+            let settings = SampleSettings {
+                top_p: if settings.top_p < 1.0 { moved(settings.top_p, top_p) } else { settings.top_p },
+                min_p: moved(settings.min_p, min_p).min(1.0),
+                ..*settings
+            };
+            let kept = kept(row, &settings);
+            let total: f64 = kept.iter().map(|&(_, weight)| weight).sum();
+            let mut before = 0.0;
+            for (token, weight) in kept {
+                let near = before <= (settings.uniform + tolerance) * total
+                    && before + weight > (settings.uniform - tolerance) * total;
+                if near && weight > 0.0 && !candidates.contains(&(token as u32)) {
+                    candidates.push(token as u32);
                 }
+                before += weight;
             }
         }
     }

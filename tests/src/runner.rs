@@ -55,13 +55,14 @@ fn run<P: Property, D: Driver>(harness: &Harness<D>, cases: u32) -> Result<u32, 
     }
     let regressions = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions");
     let path: &'static str = Box::leak(format!("{regressions}/{}.txt", P::KERNEL).into_boxed_str());
+    let defaults = Config::default();
     let config = Config {
         cases,
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct(path))),
-        max_shrink_time: 60_000,
+        max_shrink_time: if defaults.max_shrink_time == 0 { 60_000 } else { defaults.max_shrink_time },
         max_shrink_iters: 200,
         verbose: 0,
-        ..Config::default()
+        ..defaults
     };
     let ran = RefCell::new(corners.len() as u32);
     let outcome = TestRunner::new(config).run(&P::cases(), |case| {

@@ -101,12 +101,12 @@ impl Property for Sample {
 
 fn draw_params(random: &mut Random, cols: usize) -> abi::SampleRow {
     let pick = |random: &mut Random, values: &[f32]| values[random.below(values.len())];
-    let (top_p, min_p) = (random.uniform().max(1e-3), random.uniform());
+    let (top_p, min_p, uniform) = (random.uniform().max(1e-3), random.uniform(), random.uniform());
     abi::SampleRow {
         temperature: pick(random, &[1.0, 0.7, 0.05, 3.0]),
         top_p: pick(random, &[1.0, 1.0, 0.9, top_p]),
         min_p: pick(random, &[0.0, 0.0, 0.05, min_p]),
-        uniform: pick(random, &[0.0, 0.5, 0.999_999_9]).max(random.uniform() * 0.999),
+        uniform: pick(random, &[0.0, 0.5, 0.999_999_9, uniform, uniform]),
         top_k: [0, 0, 1, 40, random.below(cols) as u32 + 1, cols as u32 + 5][random.below(6)],
         reserved: 0,
     }
