@@ -4,12 +4,14 @@
 //! elements unless a name says otherwise. Matrices are row-major.
 
 mod attention;
+mod cache;
 mod gemm;
 mod layers;
 mod sampling;
 mod spec;
 
 pub use attention::*;
+pub use cache::*;
 pub use gemm::*;
 pub use layers::*;
 pub use sampling::*;
