@@ -10,22 +10,34 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod async_copy;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+mod bulk;
 mod global;
 mod math;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+mod mbarrier;
 mod mma;
 mod shared;
 mod sync;
 mod thread;
 mod warp;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+mod wgmma;
 
 pub use async_copy::*;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+pub use bulk::*;
 pub use global::*;
 pub use math::*;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+pub use mbarrier::*;
 pub use mma::*;
 pub use shared::*;
 pub use sync::*;
 pub use thread::*;
 pub use warp::*;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+pub use wgmma::*;
 
 /// Declares an intrinsic: its PTX body for the device, its emulator call for the host.
 macro_rules! intrinsic {

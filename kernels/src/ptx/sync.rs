@@ -43,3 +43,37 @@ intrinsic! {
         simt::intrinsic::bar_warp_sync()
     }
 }
+
+intrinsic! {
+    /// `bar.arrive id, threads`: arrives at barrier `id` without waiting; those that wait do so with [`bar_sync_named`] of the same
+    /// `threads`, which counts both.
+    ///
+    /// # Safety
+    /// Exactly the warps meant must reach it.
+    pub fn bar_arrive_named(id: u32, threads: u32) {
+        asm!("bar.arrive {}, {};", in(reg32) id, in(reg32) threads, options(nostack))
+    } else {
+        simt::intrinsic::bar_arrive_named(id, threads)
+    }
+}
+
+/// `setmaxnreg.inc.sync.aligned.u32` where `INCREASE`, `.dec` otherwise (sm_90a): the warpgroup's registers a thread from here on.
+///
+/// # Safety
+/// All four warps execute it, in the one branch of their role; the block's total stays within the multiprocessor's.
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub unsafe fn setmaxnreg<const REGISTERS: u32, const INCREASE: bool>() {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: the caller's promises.
+    unsafe {
+        if INCREASE {
+            asm!("setmaxnreg.inc.sync.aligned.u32 {};", const REGISTERS, options(nostack));
+        } else {
+            asm!("setmaxnreg.dec.sync.aligned.u32 {};", const REGISTERS, options(nostack));
+        }
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    simt::intrinsic::setmaxnreg(REGISTERS, INCREASE);
+}

@@ -1,0 +1,82 @@
+//! The copy engine: tiles of tensors between global and shared memory, one thread issuing (sm_90).
+//!
+//! # Safety
+//! Of a load: the box in shared memory, aligned to 128 bytes (1024 where swizzled), is free until the barrier has told that it
+//! has landed; the barrier expects its bytes. Of a map: it describes memory that is there.
+
+#[cfg(target_arch = "nvptx64")]
+use core::arch::asm;
+#[cfg(not(target_arch = "nvptx64"))]
+use tilewright_simt as simt;
+
+use super::intrinsic;
+
+/// Where a tensor map is, for the copy engine: the address of one of the kernel's parameters.
+#[derive(Clone, Copy)]
+pub struct MapRef {
+    /// A generic address on the device, the host's own under emulation.
+    address: u64,
+}
+
+impl MapRef {
+    /// # Safety
+    /// `address` is that of a tensor map that outlives the kernel: in its parameter block.
+    #[inline(always)]
+    pub unsafe fn new(address: u64) -> Self {
+        Self { address }
+    }
+
+    /// The map `index` maps further.
+    #[inline(always)]
+    pub fn at(self, index: u64) -> Self {
+        Self { address: self.address + index * 128 }
+    }
+
+    #[cfg(not(target_arch = "nvptx64"))]
+    fn map(&self) -> &simt::TensorMap {
+        // SAFETY: the promise of `new`; the layouts are the same.
+        unsafe { &*(self.address as *const simt::TensorMap) }
+    }
+}
+
+intrinsic! {
+    /// `prefetch.tensormap [map]`.
+    pub fn prefetch_tensor_map(map: MapRef) {
+        asm!("prefetch.tensormap [{}];", in(reg64) map.address, options(nostack))
+    } else {
+        simt::intrinsic::prefetch_tensor_map(map.map())
+    }
+}
+
+intrinsic! {
+    /// `cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [shared], [map, coords], [bar]`: the box
+    /// at `coords` (innermost first); elements outside the tensor become zeros.
+    pub fn bulk_tensor_load_3d(shared: u32, map: MapRef, coords: [i32; 3], bar: u32) {
+        asm!("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{0}], [{1}, {{{2}, {3}, {4}}}], [{5}];",
+            in(reg32) shared, in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) coords[2],
+            in(reg32) bar, options(nostack))
+    } else {
+        simt::intrinsic::bulk_tensor_load::<3>(shared, map.map(), coords, bar)
+    }
+}
+
+intrinsic! {
+    /// `cp.async.bulk.tensor.4d`, as [`bulk_tensor_load_3d`].
+    pub fn bulk_tensor_load_4d(shared: u32, map: MapRef, coords: [i32; 4], bar: u32) {
+        asm!("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{0}], [{1}, {{{2}, {3}, {4}, {5}}}], [{6}];",
+            in(reg32) shared, in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) coords[2],
+            in(reg32) coords[3], in(reg32) bar, options(nostack))
+    } else {
+        simt::intrinsic::bulk_tensor_load::<4>(shared, map.map(), coords, bar)
+    }
+}
+
+intrinsic! {
+    /// `fence.proxy.async.shared::cta`: what this thread wrote to shared memory by ordinary stores may be read by `wgmma` and the
+    /// copy engine, once a barrier has told who issues them.
+    pub fn fence_proxy_async() {
+        asm!("fence.proxy.async.shared::cta;", options(nostack))
+    } else {
+        simt::intrinsic::fence_proxy_async()
+    }
+}
