@@ -274,6 +274,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             q_starts: step.at(plan.q_starts),
             kv_lens: step.at(plan.kv_lens),
             block_table: step.at(plan.block_table),
+            lse: 0,
+            kv_row_starts: 0,
             block_table_stride: plan.block_table_stride,
             page_size,
             q_heads: dim(op, "q_heads", q_heads)?,
