@@ -82,7 +82,11 @@ pub(crate) fn finish(raw: &str, header: &Header, entries: &[Entry]) -> Result<St
             out.push_str(&version_line(line, raw, arch)?);
             continue;
         }
-        out.push_str(line);
+        if line.contains(PARAM_ALIGN_16) {
+            out.push_str(&line.replace(PARAM_ALIGN_16, ".param .align 64 "));
+        } else {
+            out.push_str(line);
+        }
         out.push('\n');
         if let Some(name) = entry_name(line) {
             pending = entries.iter().position(|e| e.name == name);
@@ -103,6 +107,9 @@ pub(crate) fn finish(raw: &str, header: &Header, entries: &[Entry]) -> Result<St
         }
     }
 }
+
+/// A parameter of the largest alignment that rustc passes. What asks for it holds tensor maps, for which the hardware wants 64.
+const PARAM_ALIGN_16: &str = ".param .align 16 ";
 
 /// A line without a trailing comment and trailing blanks. Device strings don't occur in PTX text: data are bytes.
 fn without_comment(line: &str) -> &str {

@@ -27,6 +27,8 @@ entries! {
     silu_mul in crate::silu_mul::kernel: SiluMul,
     attention_prefill_hd64 in crate::attention_prefill::kernel: AttentionPrefill,
     attention_prefill_hd128 in crate::attention_prefill::kernel: AttentionPrefill,
+    attention_prefill_sm90_hd64 in crate::attention_prefill_sm90::kernel: AttentionPrefillSm90,
+    attention_prefill_sm90_hd128 in crate::attention_prefill_sm90::kernel: AttentionPrefillSm90,
     attention_decode_hd64 in crate::attention_decode::kernel: AttentionDecode,
     attention_decode_hd128 in crate::attention_decode::kernel: AttentionDecode,
     gemm_bf16_128x128 in crate::gemm_bf16::kernel: Gemm,

@@ -13,6 +13,7 @@ pub mod argmax;
 pub mod attention_combine;
 pub mod attention_decode;
 pub mod attention_prefill;
+pub mod attention_prefill_sm90;
 pub mod gather_rows;
 pub mod gemm_bf16;
 pub mod rms_norm;
@@ -36,7 +37,7 @@ mod reduce;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod vector;
 
-/// Every entry of the module.
+/// The entries of every module.
 pub static KERNELS: &[&abi::KernelSpec] = &[
     &argmax::ARGMAX,
     &attention_combine::ATTENTION_COMBINE,
@@ -54,6 +55,9 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &silu_mul::SILU_MUL,
 ];
 
+/// The further entries of the module for compute capability 9.0.
+pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[&attention_prefill_sm90::HD64, &attention_prefill_sm90::HD128];
+
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod module {
@@ -69,6 +73,12 @@ pub mod module {
             (major, _) if major >= 8 => Some(SM_80),
             _ => None,
         }
+    }
+
+    /// The entries of that module.
+    pub fn kernels_for(compute_capability: (u32, u32)) -> impl Iterator<Item = &'static super::abi::KernelSpec> {
+        let hopper = if compute_capability == (9, 0) { super::KERNELS_SM90A } else { &[] };
+        super::KERNELS.iter().chain(hopper).copied()
     }
 }
 

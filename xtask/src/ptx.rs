@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cuda_builder::{Arch, Assembly, CudaBuilder, Header, PtxBuild, Ptxas, markdown};
-use tilewright_kernels::KERNELS;
+use tilewright_kernels::{KERNELS, KERNELS_SM90A, abi::KernelSpec};
 
 use crate::Outcome;
 
@@ -103,9 +103,15 @@ pub fn report(root: &Path) -> Outcome {
     Ok(())
 }
 
+/// The entries of a module.
+fn kernels(arch: Arch) -> impl Iterator<Item = &'static KernelSpec> {
+    let hopper = if arch == Arch::Sm90a { KERNELS_SM90A } else { &[] };
+    KERNELS.iter().chain(hopper).copied()
+}
+
 fn build(root: &Path, arch: Arch, path: &Path) -> Outcome<PtxBuild> {
     let mut builder = CudaBuilder::new(root.join("kernels")).arch(arch).copy_to(path);
-    for spec in KERNELS {
+    for spec in kernels(arch) {
         builder = builder
             .launch_bounds(spec.name, spec.threads, spec.min_blocks)
             .dynamic_shared(spec.name, spec.shared_bytes);
@@ -114,10 +120,10 @@ fn build(root: &Path, arch: Arch, path: &Path) -> Outcome<PtxBuild> {
         }
     }
     let build = builder.build().map_err(|e| e.to_string())?;
-    match build.entries().into_iter().find(|name| KERNELS.iter().all(|spec| spec.name != *name)) {
+    match build.entries().into_iter().find(|name| kernels(arch).all(|spec| spec.name != *name)) {
         None => Ok(build),
         Some(name) => {
-            Err(format!("the {arch} module has an entry '{name}' that kernels::KERNELS does not list"))
+            Err(format!("the {arch} module has an entry '{name}' that the kernels crate does not list"))
         }
     }
 }

@@ -1,4 +1,4 @@
-use super::params;
+use super::{TensorMap, params};
 
 params! {
     /// Softmax attention of ragged query spans over a paged cache. A contiguous cache is one page a sequence.
@@ -41,6 +41,30 @@ params! {
         pub causal: u32,
         /// Keys each query sees, itself included; 0 for all.
         pub window: u32,
+    }
+}
+
+params! {
+    /// [`AttentionPrefill`] on the copy engine: persistent blocks that walk a work list.
+    ///
+    /// The maps lay lines of 64 elements. `q_map`: `[tokens, q_heads, head_dim]`, box `[block_m, 1, 64]`. `k_map` and `v_map`:
+    /// `[pages, kv_heads, page_size, head_dim]`, box `[1, 1, box_rows, 64]`. `box_rows` divides the kernel's tile of keys; pages
+    /// are multiples of `box_rows`, or each sequence has one page and no `kv_row_starts`.
+    ///
+    /// Grid: any number of blocks in x; block `b` takes every `gridDim.x`-th item, to and fro.
+    pub struct AttentionPrefillSm90 {
+        pub q_map: TensorMap,
+        pub k_map: TensorMap,
+        pub v_map: TensorMap,
+        /// As there; `seq_ids`, `q`, `k_cache` and `v_cache` are not used.
+        pub shared: AttentionPrefill,
+        /// u32 `[tiles, 2]`: a sequence and a tile of its queries, counted in `block_m`. See `attention_prefill_sm90::work_list`.
+        pub work: u64,
+        pub tiles: u32,
+        /// Heads that are worked on at a time, so that their keys stay in the L2; divides `q_heads`.
+        pub section_heads: u32,
+        pub box_rows: u32,
+        pub reserved: [u32; 3],
     }
 }
 

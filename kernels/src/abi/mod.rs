@@ -9,6 +9,7 @@ mod gemm;
 mod layers;
 mod sampling;
 mod spec;
+mod tensor_map;
 
 pub use attention::*;
 pub use cache::*;
@@ -16,3 +17,4 @@ pub use gemm::*;
 pub use layers::*;
 pub use sampling::*;
 pub use spec::*;
+pub use tensor_map::*;

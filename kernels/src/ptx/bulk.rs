@@ -33,9 +33,9 @@ impl MapRef {
     }
 
     #[cfg(not(target_arch = "nvptx64"))]
-    fn map(&self) -> &simt::TensorMap {
-        // SAFETY: the promise of `new`; the layouts are the same.
-        unsafe { &*(self.address as *const simt::TensorMap) }
+    fn map(&self) -> simt::TensorMap {
+        // SAFETY: the promise of `new`; both are 128 bytes of any content.
+        unsafe { (self.address as *const simt::TensorMap).read_unaligned() }
     }
 }
 
@@ -44,7 +44,7 @@ intrinsic! {
     pub fn prefetch_tensor_map(map: MapRef) {
         asm!("prefetch.tensormap [{}];", in(reg64) map.address, options(nostack))
     } else {
-        simt::intrinsic::prefetch_tensor_map(map.map())
+        simt::intrinsic::prefetch_tensor_map(&map.map())
     }
 }
 
@@ -56,7 +56,7 @@ intrinsic! {
             in(reg32) shared, in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) coords[2],
             in(reg32) bar, options(nostack))
     } else {
-        simt::intrinsic::bulk_tensor_load::<3>(shared, map.map(), coords, bar)
+        simt::intrinsic::bulk_tensor_load::<3>(shared, &map.map(), coords, bar)
     }
 }
 
@@ -67,7 +67,7 @@ intrinsic! {
             in(reg32) shared, in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) coords[2],
             in(reg32) coords[3], in(reg32) bar, options(nostack))
     } else {
-        simt::intrinsic::bulk_tensor_load::<4>(shared, map.map(), coords, bar)
+        simt::intrinsic::bulk_tensor_load::<4>(shared, &map.map(), coords, bar)
     }
 }
 

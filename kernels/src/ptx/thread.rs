@@ -46,3 +46,18 @@ pub fn lane() -> u32 {
 pub fn warp() -> u32 {
     tid_x() >> 5
 }
+
+/// `value`, in a way that keeps the compiler from computing what follows from it earlier than here: out of a loop, say, where it
+/// would hold registers that the loop's body needs more.
+#[inline(always)]
+pub fn here(value: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: u32;
+        // SAFETY: copies a register. Not `pure`, so it stays where it is.
+        unsafe { core::arch::asm!("mov.b32 {}, {};", out(reg32) out, in(reg32) value, options(nomem, nostack)) };
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    value
+}

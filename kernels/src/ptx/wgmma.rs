@@ -131,7 +131,8 @@ macro_rules! wgmma {
                 #[cfg(target_arch = "nvptx64")]
                 // SAFETY: the caller's promises, stated in the module.
                 unsafe {
-                    asm!(concat!("wgmma.wait_group.sync.aligned {", $o0, "};"),
+                    // The comment uses the accumulators, which an operand must be.
+                    asm!(concat!("wgmma.wait_group.sync.aligned {", $o0, "}; // {", $first, "}" $(, " {", $rest, "}")*),
                         inout(reg32) self[$first], $(inout(reg32) self[$rest],)* const NEWEST, options(nostack))
                 }
                 #[cfg(not(target_arch = "nvptx64"))]

@@ -5,7 +5,7 @@ use std::{
 };
 
 use cust::sys::{CUfunction, CUmodule};
-use tilewright_kernels::{KERNELS, abi::KernelSpec};
+use tilewright_kernels::{abi::KernelSpec, module::kernels_for};
 
 use super::api;
 use crate::{Error, Result};
@@ -27,8 +27,8 @@ unsafe impl Send for Module {}
 unsafe impl Sync for Module {}
 
 impl Module {
-    /// Loads PTX into the current context and looks all kernels up.
-    pub(super) fn load(ptx: &str) -> Result<Module> {
+    /// Loads the PTX made for a device of that capability into the current context and looks all its kernels up.
+    pub(super) fn load(ptx: &str, compute_capability: (u32, u32)) -> Result<Module> {
         let image = CString::new(ptx).map_err(|_| Error::Driver {
             call: "cuModuleLoadDataEx",
             code: "the PTX holds a NUL".into(),
@@ -54,7 +54,7 @@ impl Module {
             let lines: Vec<&str> = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
             (!lines.is_empty()).then(|| lines.join("; "))
         })?;
-        for spec in KERNELS {
+        for spec in kernels_for(compute_capability) {
             let function = module.look_up(spec)?;
             module.functions.insert(spec.name, function);
         }

@@ -40,7 +40,7 @@ impl CudaDriver {
         let context = api::wrapped("cuDevicePrimaryCtxRetain", Context::new(device))?;
         keep_freed_memory(device).map_err(unavailable)?;
         let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::DEFAULT, None))?;
-        let module = Module::load(ptx)?;
+        let module = Module::load(ptx, info.compute_capability)?;
         let staging = Mutex::new(Staging::new()?);
         let launched = Mutex::new(None);
         let inner = Inner { info, device: name, module, staging, launched, stream, context };

@@ -1,0 +1,332 @@
+//! The warpgroups that multiply.
+
+use core::f32::consts::{LN_2, LOG2_E};
+
+use super::{
+    ITEM_BYTES, LINE, LINE_BYTES, Q_STAGES, Tile,
+    item::{Item, Ring, Schedule, key_tiles, mask_of},
+    softmax::{Softmax, cap, mask},
+};
+use crate::{
+    abi::AttentionPrefillSm90,
+    attention_tile::{KeyRange, quad_sum},
+    ptx::{self, Wgmma},
+};
+
+/// Barrier ids of the consumers' turns: the products of one warpgroup are issued before those of the next.
+const FIRST_TURN: u32 = 1;
+/// Bytes that 16 keys of a tile of values take.
+const V_STEP_BYTES: u32 = 16 * LINE_BYTES;
+
+/// One warpgroup's place in the block.
+#[derive(Clone, Copy)]
+struct Group {
+    plan: Tile,
+    /// 0 for the first consumer.
+    index: u32,
+    base: u32,
+    /// Exponents a unit of score.
+    factor: f32,
+}
+
+impl Group {
+    /// Waits for this warpgroup's turn to issue products.
+    ///
+    /// # Safety
+    /// The whole warpgroup calls it, in turn with [`Group::pass_turn`].
+    #[inline(always)]
+    unsafe fn take_turn(&self) {
+        // SAFETY: the caller's promise.
+        unsafe { ptx::bar_sync_named(FIRST_TURN + self.index, 256) };
+    }
+
+    /// # Safety
+    /// As [`Group::take_turn`].
+    #[inline(always)]
+    unsafe fn pass_turn(&self) {
+        let next = if self.index + 1 == self.plan.consumers { 0 } else { self.index + 1 };
+        // SAFETY: the caller's promise.
+        unsafe { ptx::bar_arrive_named(FIRST_TURN + next, 256) };
+    }
+
+    /// One arrival a warp at barrier `barrier` (an offset in the plan) of `stage`.
+    ///
+    /// # Safety
+    /// The whole warp calls it, done with what the barrier guards.
+    #[inline(always)]
+    unsafe fn release(&self, barrier: u32, stage: u32) {
+        if ptx::lane() == 0 {
+            // SAFETY: the caller's promise.
+            unsafe { ptx::mbarrier_arrive(self.base + barrier + stage * 8) };
+        }
+    }
+
+    /// # Safety
+    /// The phase completes in the end.
+    #[inline(always)]
+    unsafe fn wait(&self, barrier: u32, ring: Ring) {
+        // SAFETY: the caller's promise.
+        unsafe { ptx::mbarrier_wait(self.base + barrier + ring.stage * 8, ring.parity) };
+    }
+
+    /// Issues `S = Q K'` of the tile in `stage`.
+    ///
+    /// # Safety
+    /// The whole warpgroup calls it; queries and keys have landed.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn scores<const F16: bool, const S: usize>(&self, s: &mut [f32; S], s_q: u32, stage: u32)
+    where
+        [f32; S]: Wgmma,
+    {
+        let s_k = self.base + self.plan.s_k() + stage * self.plan.kv_bytes();
+        // Made anew for each tile: kept, the steps' descriptors would take two registers each.
+        let (q, k) = (ptx::descriptor(ptx::here(s_q), 0), ptx::descriptor(s_k, 0));
+        let steps = self.plan.head_dim / 16;
+        // SAFETY: the caller's promises.
+        unsafe {
+            ptx::wgmma_fence();
+            s.ss::<F16, false>(q, k);
+            for step in 1..steps {
+                let (half, within) = (step / 4, step % 4 * 32);
+                let q_at = half * self.plan.block_m() * LINE_BYTES + within;
+                let k_at = half * self.plan.block_n * LINE_BYTES + within;
+                s.ss::<F16, true>(q + u64::from(q_at >> 4), k + u64::from(k_at >> 4));
+            }
+            ptx::wgmma_commit();
+        }
+    }
+
+    /// Issues `O += P V` of the tile in `stage`.
+    ///
+    /// # Safety
+    /// As [`Group::scores`].
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn add_values<const F16: bool, const O: usize, const P: usize>(
+        &self,
+        out: &mut [f32; O],
+        weights: &[[u32; 4]; P],
+        stage: u32,
+    ) where
+        [f32; O]: Wgmma,
+    {
+        let s_v = self.base + self.plan.s_v() + stage * self.plan.kv_bytes();
+        let v = ptx::descriptor(s_v, self.plan.block_n * LINE_BYTES);
+        // SAFETY: the caller's promises.
+        unsafe {
+            ptx::wgmma_fence();
+            for step in 0..P {
+                out.rs_transposed::<F16>(&weights[step], v + u64::from(step as u32 * V_STEP_BYTES >> 4));
+            }
+            ptx::wgmma_commit();
+        }
+    }
+}
+
+/// Exponentials as the next product's operand: two groups of eight columns are one of its fragments.
+#[inline(always)]
+fn pack<const F16: bool, const S: usize, const P: usize>(s: &[f32; S], weights: &mut [[u32; 4]; P]) {
+    for step in 0..P {
+        for i in 0..4 {
+            let (lo, hi) = (s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
+            weights[step][i] = if F16 { ptx::pack_f16(lo, hi) } else { ptx::pack_bf16(lo, hi) };
+        }
+    }
+}
+
+/// Works on every item of the block.
+///
+/// # Safety
+/// One consumer warpgroup calls it, the `index`-th; the barriers are initialised.
+#[inline(always)]
+pub(super) unsafe fn consume<const F16: bool, const S: usize, const P: usize, const O: usize>(
+    p: &AttentionPrefillSm90,
+    plan: Tile,
+    index: u32,
+) where
+    [f32; S]: Wgmma,
+    [f32; O]: Wgmma,
+{
+    // Capped scores are exponents already.
+    let factor = if p.shared.softcap == 0.0 { p.shared.scale * LOG2_E } else { 1.0 };
+    let group = Group { plan, index, base: ptx::shared_base(), factor };
+    let (mut q_ring, mut kv_ring) = (Ring::new(), Ring::new());
+    let mut schedule = Schedule::new(p);
+    // SAFETY: the whole warpgroup takes the same branches. Items come in the producer's order.
+    unsafe {
+        if index + 1 == plan.consumers {
+            group.pass_turn();
+        }
+        while schedule.next() != u32::MAX {
+            group.wait(plan.q_full(), q_ring);
+            // Read again where needed rather than kept in registers through the products.
+            let s_item = group.base + plan.s_items() + q_ring.stage * ITEM_BYTES;
+            let s_q = group.base + plan.s_q() + q_ring.stage * plan.q_bytes() + index * 64 * LINE_BYTES;
+            let mut out = [0.0f32; O];
+            let softmax = attend::<F16, S, P, O>(p, &group, s_item, s_q, &mut kv_ring, &mut out);
+            store::<F16, O>(p, &group, &Item::shared(s_item), s_q, &softmax, &mut out);
+            group.release(plan.q_empty(), q_ring.stage);
+            q_ring.advance(Q_STAGES);
+        }
+    }
+}
+
+/// Walks the item's tiles of keys from the last to the first.
+///
+/// # Safety
+/// As [`consume`]; the item's queries have landed at `s_q`.
+#[inline(always)]
+unsafe fn attend<const F16: bool, const S: usize, const P: usize, const O: usize>(
+    p: &AttentionPrefillSm90,
+    group: &Group,
+    s_item: u32,
+    s_q: u32,
+    ring: &mut Ring,
+    out: &mut [f32; O],
+) -> Softmax
+where
+    [f32; S]: Wgmma,
+    [f32; O]: Wgmma,
+{
+    let plan = group.plan;
+    // SAFETY: the caller's promise.
+    let item = unsafe { Item::shared(s_item) };
+    let limits = mask_of(p, item.kv.kv_len);
+    let (first_tile, end_tile) = key_tiles(item.kv.seen, plan);
+    let mut softmax = Softmax::new();
+    if end_tile <= first_tile {
+        return softmax;
+    }
+    // The warpgroup's first and last rows bound what all of its rows see.
+    let position = item.position + (group.index * 64) as i32;
+    let seen_by_all = KeyRange { start: limits.range(position + 63).start, end: limits.range(position).end };
+
+    let finish = |s: &mut [f32; S], tile: u32| {
+        if p.shared.softcap != 0.0 {
+            cap(s, p.shared.scale, p.shared.softcap);
+        }
+        let (first, end) = ((tile * plan.block_n) as i32, ((tile + 1) * plan.block_n) as i32);
+        if first < seen_by_all.start || end > seen_by_all.end {
+            // SAFETY: the item stays until its `q_empty`.
+            let item = unsafe { Item::shared(s_item) };
+            let limits = mask_of(p, item.kv.kv_len);
+            let thread = ptx::here(ptx::tid_x());
+            let row = item.position + (thread / 128 * 64 - 64 + thread / 32 % 4 * 16 + thread % 32 / 4) as i32;
+            mask(s, tile * plan.block_n, [limits.range(row), limits.range(row + 8)]);
+        }
+    };
+    let mut weights = [[0u32; 4]; P];
+    let mut tile = end_tile - 1;
+    // SAFETY: the whole warpgroup takes the same branches. A tile is read after its `full` barrier, and its `empty` barrier told
+    // after the products that read it were waited for.
+    unsafe {
+        let mut s = [0.0f32; S];
+        group.wait(plan.k_full(), *ring);
+        group.take_turn();
+        group.scores::<F16, S>(&mut s, s_q, ring.stage);
+        group.pass_turn();
+        s.wait::<0>();
+        group.release(plan.k_empty(), ring.stage);
+        finish(&mut s, tile);
+        softmax.update(&mut s, group.factor);
+        pack::<F16, S, P>(&s, &mut weights);
+
+        while tile > first_tile {
+            tile -= 1;
+            let values = *ring;
+            ring.advance(plan.stages);
+            group.wait(plan.k_full(), *ring);
+            group.take_turn();
+            let mut s = [0.0f32; S];
+            group.scores::<F16, S>(&mut s, s_q, ring.stage);
+            group.wait(plan.v_full(), values);
+            group.add_values::<F16, O, P>(out, &weights, values.stage);
+            group.pass_turn();
+            s.wait::<1>();
+            group.release(plan.k_empty(), ring.stage);
+            finish(&mut s, tile);
+            let rescale = softmax.update(&mut s, group.factor);
+            out.wait::<0>();
+            group.release(plan.v_empty(), values.stage);
+            for j in 0..O / 4 {
+                for i in 0..4 {
+                    out[4 * j + i] *= rescale[i / 2];
+                }
+            }
+            pack::<F16, S, P>(&s, &mut weights);
+        }
+        group.wait(plan.v_full(), *ring);
+        group.add_values::<F16, O, P>(out, &weights, ring.stage);
+        out.wait::<0>();
+        group.release(plan.v_empty(), ring.stage);
+        ring.advance(plan.stages);
+    }
+    softmax
+}
+
+/// Normalises the output, brings it through the warpgroup's own rows of the query tile so that lines leave whole, and stores it.
+///
+/// # Safety
+/// As [`attend`], whose products with the queries are done.
+#[inline(always)]
+unsafe fn store<const F16: bool, const O: usize>(
+    p: &AttentionPrefillSm90,
+    group: &Group,
+    item: &Item,
+    s_q: u32,
+    softmax: &Softmax,
+    out: &mut [f32; O],
+) {
+    // Addresses are computed here, not kept in registers through the products.
+    let thread = ptx::here(ptx::tid_x());
+    let (plan, lane) = (group.plan, thread % 32);
+    let warp_row = thread / 32 % 4 * 16;
+    let (g, t) = (lane / 4, lane % 4);
+    let s_warp = s_q + warp_row * LINE_BYTES;
+    // A chunk of 16 bytes lies as the copy engine would lay it: both sides hit all banks.
+    let chunk_at = |row: u32, chunk: u32| {
+        (chunk / 8 * plan.block_m() + row) * LINE_BYTES + (chunk % 8 ^ row % 8) * 16
+    };
+    // SAFETY: the whole warp is here; each row exists, and each warp uses its own 16 rows of the tile.
+    unsafe {
+        for r in 0..2 {
+            let sum = quad_sum(softmax.sum[r]);
+            let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+            let row = g + 8 * r as u32;
+            for j in 0..O / 4 {
+                let (lo, hi) = (out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
+                let pair = if F16 { ptx::pack_f16(lo, hi) } else { ptx::pack_bf16(lo, hi) };
+                ptx::st_shared_b32(s_warp + chunk_at(row, j as u32) + t * 4, pair);
+            }
+            let tile_row = group.index * 64 + warp_row + row;
+            if p.shared.lse != 0 && t == 0 && tile_row < item.rows {
+                let lse = if sum == 0.0 {
+                    f32::NEG_INFINITY
+                } else {
+                    ptx::fma(softmax.max[r], group.factor, ptx::lg2(sum)) * LN_2
+                };
+                let token = u64::from(item.token + tile_row);
+                let at = token * u64::from(p.shared.q_heads) + u64::from(item.head);
+                ptx::st_global_b32(p.shared.lse + at * 4, lse.to_bits());
+            }
+        }
+        ptx::bar_warp_sync();
+        let chunks = plan.head_dim / 8;
+        for step in 0..16 * chunks / 32 {
+            let index = step * 32 + lane;
+            let (row, chunk) = (index / chunks, index % chunks);
+            let tile_row = group.index * 64 + warp_row + row;
+            let words = ptx::ld_shared_v4_b32(s_warp + chunk_at(row, chunk));
+            if tile_row < item.rows {
+                let token = u64::from(item.token + tile_row);
+                let at = (token * u64::from(p.shared.q_heads) + u64::from(item.head)) * u64::from(plan.head_dim * 2);
+                ptx::st_global_v4_b32(p.shared.out + at + u64::from(chunk) * 16, words);
+            }
+        }
+        // The copy engine writes the tile next.
+        ptx::fence_proxy_async();
+        ptx::bar_warp_sync();
+    }
+    const { assert!(LINE_BYTES == 2 * LINE) };
+}

@@ -1,0 +1,125 @@
+//! Online softmax on the accumulators of a warpgroup product. A lane holds two rows: registers `4j` and `4j + 1` are columns
+//! `8j + 2t` and the next of row `g`, `4j + 2` and `4j + 3` those of row `g + 8`; the four lanes of a quad share them.
+
+use core::f32::consts::LOG2_E;
+
+use crate::{
+    attention_tile::{KeyRange, quad_max},
+    ptx,
+};
+
+/// Exponents past this are more than an f32 can tell one apart from the next; then scores are subtracted before they are scaled.
+const FOLDED_LIMIT: f32 = 16_777_216.0;
+
+/// Scores that are capped before the next ones are begun.
+const CAPPED_AT_ONCE: usize = 8;
+
+/// Turns products into base-2 exponents of capped scores: `softcap * tanh(scale / softcap * s) * log2(e)`.
+#[inline(always)]
+pub(super) fn cap<const S: usize>(s: &mut [f32; S], scale: f32, softcap: f32) {
+    let mut inner = scale * ptx::rcp(softcap) * (2.0 * LOG2_E);
+    let outer = softcap * LOG2_E;
+    for group in 0..S / CAPPED_AT_ONCE {
+        let first = group * CAPPED_AT_ONCE;
+        for i in first..first + CAPPED_AT_ONCE {
+            // tanh(x) = 1 - 2 / (1 + e^2x), whose error is that of f32 where `tanh.approx` has 2^-11.
+            s[i] = outer * (1.0 - 2.0 * ptx::rcp(1.0 + ptx::ex2(s[i] * inner)));
+        }
+        // Adds 0, but a capped score is finite or NaN and the compiler doesn't know which: the next group waits for this one.
+        // All at once would take more registers than there are.
+        inner = ptx::fma(s[first], 0.0, inner);
+    }
+}
+
+/// Sets the scores of keys outside each row's range to -inf; `first_key` is the tile's first.
+#[inline(always)]
+pub(super) fn mask<const S: usize>(s: &mut [f32; S], first_key: u32, rows: [KeyRange; 2]) {
+    let lane_key = (first_key + ptx::lane() % 4 * 2) as i32;
+    for r in 0..2 {
+        let (start, end) = (rows[r].start - lane_key, rows[r].end - lane_key);
+        for j in 0..S / 4 {
+            for i in 0..2 {
+                let key = (8 * j + i) as i32;
+                if key < start || key >= end {
+                    s[4 * j + 2 * r + i] = f32::NEG_INFINITY;
+                }
+            }
+        }
+    }
+}
+
+/// Statistics of a lane's two rows.
+pub(super) struct Softmax {
+    /// Largest score so far; -inf before any.
+    pub max: [f32; 2],
+    /// Sum of the exponentials of this lane's keys.
+    pub sum: [f32; 2],
+}
+
+impl Softmax {
+    #[inline(always)]
+    pub(super) fn new() -> Self {
+        Self { max: [f32::NEG_INFINITY; 2], sum: [0.0; 2] }
+    }
+
+    /// Turns scores into exponentials under the new maximum, brings the sums under it, and returns what the output is to be
+    /// multiplied by.
+    ///
+    /// # Safety
+    /// The whole warp calls it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    pub(super) unsafe fn update<const S: usize>(&mut self, s: &mut [f32; S], factor: f32) -> [f32; 2] {
+        let mut rescale = [0.0; 2];
+        for r in 0..2 {
+            // SAFETY: the whole warp is here.
+            let max = unsafe { quad_max(ptx::max(self.max[r], row_max(s, r))) };
+            // A row that has seen nothing stays at -inf; -inf less -inf would be NaN.
+            let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
+            let scaled = base * factor;
+            let before = self.max[r];
+            self.max[r] = max;
+            if scaled.abs() < FOLDED_LIMIT {
+                rescale[r] = ptx::ex2(ptx::fma(before, factor, -scaled));
+                for j in 0..S / 4 {
+                    for i in 4 * j + 2 * r..4 * j + 2 * r + 2 {
+                        s[i] = ptx::ex2(ptx::fma(s[i], factor, -scaled));
+                    }
+                }
+            } else {
+                rescale[r] = ptx::ex2((before - base) * factor);
+                for j in 0..S / 4 {
+                    for i in 4 * j + 2 * r..4 * j + 2 * r + 2 {
+                        s[i] = ptx::ex2((s[i] - base) * factor);
+                    }
+                }
+            }
+            self.sum[r] = ptx::fma(self.sum[r], rescale[r], row_sum(s, r));
+        }
+        rescale
+    }
+}
+
+/// The largest of a lane's scores of row `r`, over four chains.
+#[inline(always)]
+fn row_max<const S: usize>(s: &[f32; S], r: usize) -> f32 {
+    let mut max = [s[2 * r], s[2 * r + 1], s[4 + 2 * r], s[4 + 2 * r + 1]];
+    for j in 1..S / 8 {
+        for i in 0..4 {
+            max[i] = ptx::max(max[i], s[8 * j + 4 * (i / 2) + 2 * r + i % 2]);
+        }
+    }
+    ptx::max(ptx::max(max[0], max[1]), ptx::max(max[2], max[3]))
+}
+
+/// The sum of a lane's exponentials of row `r`, over four chains.
+#[inline(always)]
+fn row_sum<const S: usize>(s: &[f32; S], r: usize) -> f32 {
+    let mut sum = [s[2 * r], s[2 * r + 1], s[4 + 2 * r], s[4 + 2 * r + 1]];
+    for j in 1..S / 8 {
+        for i in 0..4 {
+            sum[i] += s[8 * j + 4 * (i / 2) + 2 * r + i % 2];
+        }
+    }
+    (sum[0] + sum[1]) + (sum[2] + sum[3])
+}
