@@ -7,20 +7,28 @@ use std::ptr;
 
 use corosensei::Yielder;
 
+use crate::bulk::Flight;
+use crate::bulk_store::Stores;
 use crate::clock::{Clocks, Stamp};
 use crate::fault::{Fault, FaultKind, Place};
 use crate::global::Global;
+use crate::mbarrier::Mbarrier;
 use crate::problem::Problem;
+use crate::random::Random;
+use crate::release::Fenced;
 use crate::report::Report;
 use crate::requests::Requests;
-use crate::shared::Shared;
+use crate::shared::{Busy, FIRST_FLIGHT, Shared};
 use crate::site::{Site, Sites};
 
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
     Ready,
+    /// In a collective.
     Waiting,
+    /// At an mbarrier, on its own.
+    Blocked,
     Finished,
 }
 
@@ -30,6 +38,7 @@ pub(crate) enum Collective {
     #[default]
     WarpSync,
     Ballot,
+    Elect,
     ShflBfly,
     ShflIdx,
     ShflDown,
@@ -43,10 +52,19 @@ pub(crate) enum Collective {
         threads: u32,
         /// `bar.sync 0`: all of the block, on one line.
         whole_block: bool,
+        /// `bar.arrive`: doesn't wait.
+        arrive: bool,
     },
+    /// Of a warpgroup.
+    SetMaxRegisters,
 }
 
 impl Collective {
+    /// Whether more than a warp meets there.
+    pub fn is_wider_than_warp(self) -> bool {
+        matches!(self, Collective::Barrier { .. } | Collective::SetMaxRegisters)
+    }
+
     /// The instruction.
     pub fn name(self) -> &'static str {
         match self {
@@ -60,7 +78,10 @@ impl Collective {
             Collective::Ldmatrix { trans: false } => "ldmatrix",
             Collective::Ldmatrix { trans: true } => "ldmatrix.trans",
             Collective::Barrier { whole_block: true, .. } => "bar.sync 0",
+            Collective::Barrier { arrive: true, .. } => "bar.arrive",
             Collective::Barrier { .. } => "bar.sync",
+            Collective::Elect => "elect",
+            Collective::SetMaxRegisters => "setmaxnreg",
         }
     }
 }
@@ -72,6 +93,8 @@ pub(crate) struct Copy {
     pub data: [u8; 16],
     pub init: u16,
     pub group: u32,
+    /// How many the lane had issued before.
+    pub number: u64,
     pub site: Site,
 }
 
@@ -84,8 +107,13 @@ pub(crate) struct Lane {
     pub operands: [u32; 10],
     pub result: [u32; 4],
     pub copies: VecDeque<Copy>,
+    pub copies_issued: u64,
     /// Groups committed so far.
     pub groups: u32,
+    pub stores: Stores,
+    pub fenced: Fenced,
+    /// Blocked: the index of the mbarrier, and the parity of the phase.
+    pub waits_for: (usize, u32),
 }
 
 // SAFETY: `yielder` is followed only while the coroutine it belongs to is suspended within a launch, which one thread runs
@@ -101,7 +129,11 @@ impl Default for Lane {
             operands: [0; 10],
             result: [0; 4],
             copies: VecDeque::new(),
+            copies_issued: 0,
             groups: 0,
+            stores: Stores::default(),
+            fenced: Fenced::default(),
+            waits_for: (0, 0),
         }
     }
 }
@@ -127,6 +159,14 @@ pub(crate) struct Context {
     pub step_limit: u64,
     pub states: Vec<State>,
     pub lanes: Vec<Lane>,
+    pub mbarriers: Vec<Mbarrier>,
+    /// What is on its way, in order of issue.
+    pub flights: Vec<Flight>,
+    pub last_flight: Busy,
+    /// Warps of which a blocked lane has become ready.
+    pub woken: Vec<usize>,
+    /// Chooses when a launch in random order lets a wait answer false.
+    pub random: Option<Random>,
     pub fault: Option<Box<Fault>>,
 }
 
@@ -149,6 +189,11 @@ impl Context {
             step_limit: u64::MAX,
             states: Vec::new(),
             lanes: Vec::new(),
+            mbarriers: Vec::new(),
+            flights: Vec::new(),
+            last_flight: FIRST_FLIGHT,
+            woken: Vec::new(),
+            random: None,
             fault: None,
         }
     }
@@ -162,7 +207,7 @@ impl Context {
     #[inline(always)]
     pub fn become_thread(&mut self, thread: usize) {
         self.current = thread;
-        self.clocks.now = self.clocks.stamp(thread);
+        self.clocks.become_thread(thread);
     }
 
     /// Coordinates of a block from its index in the launch.
@@ -177,7 +222,10 @@ impl Context {
 
     fn place_of(&self, stamp: Stamp, site: Site) -> Place {
         let block = self.block_of(stamp.block() - self.clocks.launch_floor);
-        Place { block, thread: stamp.thread(), location: self.sites.decode(site) }
+        // An agent of another block can't be asked any more; that block's first thread stands for it.
+        let same_block = block == self.block;
+        let thread = if same_block || !stamp.is_agent() { self.clocks.thread_of(stamp) } else { 0 };
+        Place { block, thread, location: self.sites.decode(site) }
     }
 
     pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
@@ -226,19 +274,42 @@ impl Context {
                 let detail = format!("{what} of {bytes} bytes at {target}, unordered with {did}");
                 (FaultKind::Race, Some(other), detail)
             }
-            Problem::InFlight(thread) => {
-                let issued = self.copy_site(thread as usize, space);
+            Problem::InFlight(busy) => {
+                let (thread, issued) = self.copy_behind(busy, space);
                 let detail = format!("{what} of {bytes} bytes at {target}, where a copy is on its way");
-                (FaultKind::InFlight, Some(self.place(thread as usize, issued)), detail)
+                (FaultKind::InFlight, Some(self.place(thread, issued)), detail)
+            }
+            Problem::Mbarrier => (
+                FaultKind::Mbarrier,
+                None,
+                format!("{what} of {bytes} bytes at {target}, where an mbarrier is"),
+            ),
+            Problem::MissingProxyFence(writer) => {
+                let detail = format!(
+                    "{what} of {bytes} bytes at {target}, which a thread stored without fence.proxy.async after it"
+                );
+                (FaultKind::MissingFence, Some(self.place(writer as usize, Site::default())), detail)
             }
         };
         self.fault(kind, at, other, detail)
     }
 
-    fn copy_site(&self, thread: usize, space: Space) -> Site {
-        let Space::Shared(address) = space else { return Site::default() };
+    /// Who issued the copy that marks its destination with `busy`, and where.
+    fn copy_behind(&self, busy: Busy, space: Space) -> (usize, Site) {
+        if let Some(flight) = self.flights.iter().find(|flight| flight.busy == busy) {
+            return (flight.thread, flight.site);
+        }
+        let thread = usize::from(busy) - 1;
+        let Space::Shared(address) = space else { return (thread, Site::default()) };
         let here = |copy: &&Copy| copy.shared == address & !15;
-        self.lanes[thread].copies.iter().find(here).map_or(Site::default(), |copy| copy.site)
+        (thread, self.lanes[thread].copies.iter().find(here).map_or(Site::default(), |copy| copy.site))
+    }
+
+    /// Lets a `cp.async` of the running lane land.
+    pub fn land_copy(&mut self, copy: Copy) -> Result<(), Fault> {
+        let landed = self.shared.land_copy(copy.shared, (copy.data, copy.init), &self.clocks, copy.site);
+        let space = Space::Shared(copy.shared);
+        landed.map_err(|problem| self.access_fault(problem, space, "arrival of a copy", 16, copy.site))
     }
 }
 
@@ -306,7 +377,7 @@ fn step_aside<'a>() -> &'a mut Context {
 
 /// Hands over to the scheduler until it resumes the running lane.
 #[inline(always)]
-fn suspend() {
+pub(crate) fn suspend() {
     let context = context();
     let yielder = context.lanes[context.current].yielder;
     // SAFETY: the running lane stored its coroutine's yielder when it began, and its coroutine is running now.

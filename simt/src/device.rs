@@ -1,10 +1,12 @@
 //! The emulated device: memory that outlives launches, and launches.
 
+use crate::bulk_store::Stores;
 use crate::clock::LAST_SERIAL;
 use crate::context::{Context, Current, Lane, State};
 use crate::fault::{Fault, FaultKind};
 use crate::problem::Problem;
 use crate::random::Random;
+use crate::release::Fenced;
 use crate::report::Report;
 use crate::scheduler::{Block, LaneStack};
 
@@ -160,6 +162,8 @@ impl Device {
             Order::Deterministic => None,
             Order::Seeded(seed) => Some(Random::new(seed)),
         };
+        // SAFETY: as below.
+        unsafe { &mut *context }.random = random.as_mut().map(|random| Random::new(random.next()));
         let shuffle = random.as_mut().map(|random| Shuffle::new(blocks, random));
         for turn in 0..blocks {
             let index = shuffle.as_ref().map_or(turn, |shuffle| shuffle.at(turn));
@@ -218,6 +222,7 @@ impl Device {
             self.next_serial = 1;
         }
         self.context.clocks.launch_floor = self.next_serial;
+        self.context.clocks.releases.begin_launch();
         Ok(blocks)
     }
 }
@@ -226,14 +231,20 @@ impl Context {
     fn begin_block(&mut self, index: u64, serial: u64, shared_bytes: usize) {
         let threads = self.threads as usize;
         self.block = self.block_of(index);
-        self.shared.begin(shared_bytes);
+        self.shared.begin(shared_bytes, threads);
+        self.mbarriers.clear();
+        self.flights.clear();
+        self.woken.clear();
         self.clocks.begin(serial);
         self.states.clear();
         self.states.resize(threads, State::Ready);
         self.lanes.resize_with(threads, Lane::default);
         for lane in &mut self.lanes {
             lane.copies.clear();
+            lane.copies_issued = 0;
             lane.groups = 0;
+            lane.stores = Stores::default();
+            lane.fenced = Fenced::default();
             lane.site = crate::site::Site::default();
         }
         self.report.blocks += 1;
