@@ -18,8 +18,21 @@ pub fn model_dir(args: &ModelArgs) -> PathBuf {
     })
 }
 
-/// Loads a model, with a bar on standard error where that is a terminal.
+/// Loads a model. Standard error gets a bar where it is a terminal, and a line where a GPU would have been used but can't be.
 pub fn load(args: &ModelArgs) -> Result<Model, Failure> {
+    let model = load_with_bar(args)?;
+    tell_why_no_gpu(model.no_gpu());
+    Ok(model)
+}
+
+/// A line on standard error where a GPU would have been used.
+pub fn tell_why_no_gpu(reason: Option<&str>) {
+    if let Some(reason) = reason {
+        eprintln!("note: running on the CPU: {reason}");
+    }
+}
+
+fn load_with_bar(args: &ModelArgs) -> Result<Model, Failure> {
     let dir = model_dir(args);
     if !std::io::stderr().is_terminal() {
         return Ok(Model::load(&dir, args.device)?);

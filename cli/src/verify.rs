@@ -4,10 +4,12 @@ use tilewright::config::FrequencyPrecision;
 use tilewright::verify::{GreedyVerdict, Verification, verify};
 
 use crate::args::VerifyArgs;
+use crate::load::tell_why_no_gpu;
 use crate::output::{Failure, print_json, print_line};
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
     let verification = verify(&args.dir, args.expected.as_deref(), args.device)?;
+    tell_why_no_gpu(verification.no_gpu.as_deref());
     if args.json {
         print_json(&verification)?;
     } else {

@@ -57,27 +57,39 @@ impl<D: Device> Engine for Decoder<D> {
     }
 }
 
-/// Loads a checkpoint's weights onto the device chosen. The flag tells whether it keeps activations in f32.
+/// A model on the device chosen for it.
+pub(crate) struct Loaded {
+    pub engine: Box<dyn Engine>,
+    /// Whether the device keeps activations in f32.
+    pub computes_in_f32: bool,
+    /// Why it isn't a GPU, where the choice was left open and the program knows GPUs.
+    pub no_gpu: Option<String>,
+}
+
+/// Loads a checkpoint's weights onto the device chosen.
 pub(crate) fn load(
     choice: DeviceChoice,
     config: ModelConfig,
     checkpoint: &Checkpoint,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<(Box<dyn Engine>, bool)> {
-    let cpu = match choice {
-        DeviceChoice::Cpu => CpuDevice::new(),
-        DeviceChoice::CpuBf16 => CpuDevice::with_precision(Precision::Bf16),
-        DeviceChoice::Cuda(index) => {
-            let device = open_cuda(index)?;
-            return Ok((engine(Arc::new(device), config, checkpoint, progress)?, false));
-        }
+) -> Result<Loaded> {
+    let (gpu, no_gpu) = match choice {
+        DeviceChoice::Cpu | DeviceChoice::CpuBf16 => (None, None),
+        DeviceChoice::Cuda(index) => (Some(open_cuda(index)?), None),
         DeviceChoice::Auto => match open_cuda(0) {
-            Ok(device) => return Ok((engine(Arc::new(device), config, checkpoint, progress)?, false)),
-            Err(_) => CpuDevice::new(),
+            Ok(device) => (Some(device), None),
+            Err(error) => (None, cfg!(feature = "cuda").then(|| error.to_string())),
         },
     };
-    let computes_in_f32 = choice != DeviceChoice::CpuBf16;
-    Ok((engine(Arc::new(cpu), config, checkpoint, progress)?, computes_in_f32))
+    if let Some(device) = gpu {
+        let engine = engine(Arc::new(device), config, checkpoint, progress)?;
+        return Ok(Loaded { engine, computes_in_f32: false, no_gpu });
+    }
+    let (cpu, computes_in_f32) = match choice {
+        DeviceChoice::CpuBf16 => (CpuDevice::with_precision(Precision::Bf16), false),
+        _ => (CpuDevice::new(), true),
+    };
+    Ok(Loaded { engine: engine(Arc::new(cpu), config, checkpoint, progress)?, computes_in_f32, no_gpu })
 }
 
 /// A checkpoint's weights on a device.

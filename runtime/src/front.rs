@@ -5,7 +5,7 @@ use tilewright_host::Device;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FrequencyPrecision, ModelConfig};
-use crate::device::{self, DeviceChoice, Engine};
+use crate::device::{self, DeviceChoice, Engine, Loaded};
 use crate::generate::{GenerateParams, Generation, Prompt};
 use crate::model::Sequence;
 use crate::tokenizer::Tokenizer;
@@ -18,6 +18,7 @@ pub struct Model {
     tokenizer: Option<Tokenizer>,
     engine: Box<dyn Engine>,
     computes_in_f32: bool,
+    no_gpu: Option<String>,
 }
 
 impl Model {
@@ -67,23 +68,24 @@ impl Model {
         precision: FrequencyPrecision,
     ) -> Result<Model> {
         Model::assemble(dir, precision, |config, checkpoint| {
-            Ok((device::engine(device, config, checkpoint, &mut |_, _| {})?, false))
+            let engine = device::engine(device, config, checkpoint, &mut |_, _| {})?;
+            Ok(Loaded { engine, computes_in_f32: false, no_gpu: None })
         })
     }
 
-    /// A model of what a folder holds and the engine made of it, which comes with whether it computes in f32.
+    /// A model of what a folder holds and the engine made of it.
     fn assemble(
         dir: &Path,
         precision: FrequencyPrecision,
-        load: impl FnOnce(ModelConfig, &Checkpoint) -> Result<(Box<dyn Engine>, bool)>,
+        load: impl FnOnce(ModelConfig, &Checkpoint) -> Result<Loaded>,
     ) -> Result<Model> {
         std::fs::read_dir(dir).map_err(Error::io(dir))?;
         let mut config = ModelConfig::load(dir)?;
         config.rope.precision = precision;
         let tokenizer = Tokenizer::load(dir, config.bos_token_id)?;
         let checkpoint = Checkpoint::open(dir)?;
-        let (engine, computes_in_f32) = load(config.clone(), &checkpoint)?;
-        Ok(Model { dir: dir.to_path_buf(), config, tokenizer, engine, computes_in_f32 })
+        let Loaded { engine, computes_in_f32, no_gpu } = load(config.clone(), &checkpoint)?;
+        Ok(Model { dir: dir.to_path_buf(), config, tokenizer, engine, computes_in_f32, no_gpu })
     }
 
     /// The folder it was loaded from.
@@ -111,6 +113,11 @@ impl Model {
     /// Its device in words.
     pub fn device(&self) -> String {
         self.engine.describe()
+    }
+
+    /// Why it doesn't run on a GPU: where [`DeviceChoice::Auto`] left the choice open, the crate was built for GPUs, and none would do.
+    pub fn no_gpu(&self) -> Option<&str> {
+        self.no_gpu.as_deref()
     }
 
     /// Whether its device keeps activations in f32, so that its logits are those of an f32 implementation but for the order of sums.

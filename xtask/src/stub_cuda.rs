@@ -2,7 +2,8 @@
 //!
 //! `cust` asks for a CUDA installation when it is built and links `libcuda`. All that the linker needs is the symbols, so a
 //! library that has them, and answers every call with `CUDA_ERROR_STUB_LIBRARY`, lets the feature `cuda` be compiled, linted
-//! and linked anywhere. Its soname is the driver's own, so the binary runs against the real driver where there is one.
+//! and linked anywhere. A program does not come to need it: `host` defines the symbols itself and opens the driver's library when a
+//! GPU is asked for.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -38,7 +39,7 @@ pub fn make(root: &Path, dir: &Path) -> Outcome {
         let message = String::from_utf8_lossy(&output.stderr);
         return Err(format!("'{cc}' failed on {}: {}", source.display(), message.trim()));
     }
-    // The dynamic linker looks for the soname: with this link, LD_LIBRARY_PATH=dir/lib64 starts a binary without a driver.
+    // Under the name that programs open: LD_LIBRARY_PATH=dir/lib64 shows what a driver without a GPU is like.
     let soname = lib64.join("libcuda.so.1");
     fs::copy(&library, &soname).map_err(|e| format!("cannot write {}: {e}", soname.display()))?;
     println!(

@@ -30,6 +30,29 @@ fn the_demo_continues_as_transformers_does() {
     }
 }
 
+/// A build that knows GPUs says why it takes none; one that doesn't has nothing to explain.
+#[test]
+fn without_a_gpu_auto_runs_on_the_cpu_and_says_why() {
+    let checkpoint = workspace("tests/fixtures/qwen2-bias");
+    let checkpoint = checkpoint.to_str().expect("UTF-8");
+    let run = ["run", "1 2 3", "--ids", "-n", "2", "-m", checkpoint, "--device", "auto"];
+    let verify = ["verify", checkpoint, "--device", "auto"];
+    for args in [&run[..], &verify[..]] {
+        let output = Command::new(env!("CARGO_BIN_EXE_tilewright"))
+            .args(args)
+            // Hides the GPUs that there may be.
+            .env("CUDA_VISIBLE_DEVICES", "")
+            .stdin(Stdio::null())
+            .output()
+            .expect("the binary starts");
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        let notes: Vec<&str> = stderr.lines().filter(|line| line.starts_with("note:")).collect();
+        assert_eq!(notes.len(), usize::from(cfg!(feature = "cuda")), "{args:?}: {stderr}");
+        assert!(notes.iter().all(|note| note.starts_with("note: running on the CPU: device cuda:0: ")));
+    }
+}
+
 #[test]
 fn recomputation_and_token_ids_give_the_same_tokens() {
     let cached = json(&["run", PROMPT, "--json", "-n", "24", "--device", "cpu"]);

@@ -181,3 +181,13 @@ fn parameters_out_of_range_are_refused() {
 fn a_build_without_cuda_says_how_to_get_it() {
     assert_refused(&["run", "fn", "--device", "cuda:1"], &["device cuda:1", "build it with --features cuda"]);
 }
+
+/// Whether there is a driver or not.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_that_is_not_there_is_refused() {
+    assert_refused(&["run", "fn", "--device", "cuda:9999"], &["device cuda:9999", "nvidia-smi"]);
+    let checkpoint = workspace("tests/fixtures/qwen2-bias");
+    let checkpoint = checkpoint.to_str().expect("UTF-8");
+    assert_refused(&["verify", checkpoint, "--device", "cuda:9999"], &["device cuda:9999", "nvidia-smi"]);
+}

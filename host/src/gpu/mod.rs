@@ -8,8 +8,8 @@
 //! | [`select_tile`] | which GEMM tile a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
 //!
-//! A `cuda` build links `libcuda.so.1`, which comes with NVIDIA's driver: on a machine without one the program doesn't start
-//! (the dynamic linker says so), hence the feature. A driver without a GPU answers [`crate::Error::Unavailable`].
+//! A `cuda` build opens `libcuda.so.1`, which comes with NVIDIA's driver, when a GPU is asked for. Without that library, or
+//! without a GPU, the answer is [`crate::Error::Unavailable`].
 
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -30,6 +30,9 @@ pub const BF16_FACTOR: f64 = 2.0;
 pub struct Verification {
     /// The device in words.
     pub device: String,
+    /// As [`Model::no_gpu`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub no_gpu: Option<String>,
     /// How the bound comes about.
     pub bound: String,
     /// The rotary frequencies that the expected values were computed with.
@@ -147,6 +150,7 @@ fn verify_model(
     let greedy = greedy_verdicts(&model, &reference, &expected, undecided_below)?;
     Ok(Verification {
         device: model.device(),
+        no_gpu: model.no_gpu().map(str::to_owned),
         bound: words,
         rope_frequencies: precision,
         passed: tensor.passed && greedy.iter().all(|verdict| verdict.passed),

@@ -1,7 +1,7 @@
 //! The driver's functions that `cust` lacks, or whose error codes it would lose.
 //!
 //! Results are plain numbers here: `cust`'s enum knows the codes of CUDA 11.4, and a code it doesn't know must not become an
-//! enum value.
+//! enum value. The symbols are those that [`super::library`] defines.
 
 use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 

@@ -5,6 +5,7 @@
 //! kernel launched before it.
 
 mod api;
+mod library;
 mod module;
 mod open;
 mod staging;

@@ -11,7 +11,7 @@ use cust::{
 };
 use tilewright_kernels::module::ptx_for;
 
-use super::{CudaDriver, GpuInfo, Inner, api, module::Module, staging::Staging};
+use super::{CudaDriver, GpuInfo, Inner, api, library, module::Module, staging::Staging};
 use crate::{Error, Result};
 
 /// The oldest compute capability: bf16 tensor cores and `cp.async` came with 8.0.
@@ -50,6 +50,9 @@ impl CudaDriver {
 
 /// The device of that index, or why there is none and what to do.
 fn find(index: usize) -> Result<Device, String> {
+    library::open().map_err(|absent| {
+        format!("no driver library ({absent}); install NVIDIA's driver, so that 'nvidia-smi' lists a GPU, or use the CPU")
+    })?;
     // SAFETY: may be called any number of times, from any thread.
     let code = unsafe { api::cuInit(0) };
     if code != 0 {
