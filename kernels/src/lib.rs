@@ -56,7 +56,8 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
 ];
 
 /// The further entries of the module for compute capability 9.0.
-pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[&attention_prefill_sm90::HD64, &attention_prefill_sm90::HD128];
+pub static KERNELS_SM90A: &[&abi::KernelSpec] =
+    &[&attention_prefill_sm90::HD64, &attention_prefill_sm90::HD128];
 
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.
 #[cfg(not(target_arch = "nvptx64"))]
@@ -76,7 +77,9 @@ pub mod module {
     }
 
     /// The entries of that module.
-    pub fn kernels_for(compute_capability: (u32, u32)) -> impl Iterator<Item = &'static super::abi::KernelSpec> {
+    pub fn kernels_for(
+        compute_capability: (u32, u32),
+    ) -> impl Iterator<Item = &'static super::abi::KernelSpec> {
         let hopper = if compute_capability == (9, 0) { super::KERNELS_SM90A } else { &[] };
         super::KERNELS.iter().chain(hopper).copied()
     }

@@ -6,8 +6,11 @@ use tilewright_host::{
     Error, Result,
     gpu::{Driver, GpuInfo},
 };
-use tilewright_kernels::{abi::KernelSpec, emulation};
-use tilewright_simt::{Device, Launch, Order};
+use tilewright_kernels::{
+    abi::{KernelSpec, TensorMap, TensorMapSpec},
+    emulation,
+};
+use tilewright_simt::{Device, Launch, Order, Swizzle};
 
 /// Emulated memory and launches.
 pub struct Emulated {
@@ -91,6 +94,22 @@ impl Driver for Emulated {
     fn download(&self, src: &EmulatedBuffer, offset: usize, out: &mut [u8]) -> Result<()> {
         let address = src.range("download", offset, out.len())?;
         lock(&self.device).read(address, out).map_err(|fault| refused("download", fault.to_string()))
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap> {
+        let mut encoded = tilewright_simt::TensorMapSpec {
+            element_bytes: spec.element_bytes,
+            rank: spec.dims.len() as u32,
+            base: spec.base,
+            dims: [1; 5],
+            strides_bytes: [0; 4],
+            box_dims: [1; 5],
+            swizzle: Swizzle::B128,
+        };
+        encoded.dims[..spec.dims.len()].copy_from_slice(spec.dims);
+        encoded.strides_bytes[..spec.strides_bytes.len()].copy_from_slice(spec.strides_bytes);
+        encoded.box_dims[..spec.box_dims.len()].copy_from_slice(spec.box_dims);
+        encoded.encode().map(|map| TensorMap(map.0)).map_err(|what| refused("tensor map", what))
     }
 
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tilewright_host::gpu::Driver;
-use tilewright_kernels::abi::{KernelSpec, Params};
+use tilewright_kernels::abi::{KernelSpec, Params, TensorMap, TensorMapSpec};
 use tilewright_reference::{bf16_bits, bf16_from_bits};
 
 /// Byte of poison: a NaN as bf16 and as f32, an impossible token or page as u32.
@@ -124,6 +124,11 @@ impl<D: Driver> Arena<'_, D> {
 
     pub fn address(&self, handle: Handle) -> u64 {
         self.harness.driver.address(&self.regions[handle.0].buffer) + self.harness.guard_bytes as u64
+    }
+
+    /// How the copy engine walks a tensor.
+    pub fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap, Failure> {
+        self.harness.driver.tensor_map(spec).map_err(failed)
     }
 
     /// Launches, waits, and checks canaries and inputs.

@@ -1,4 +1,4 @@
-use tilewright_kernels::abi::KernelSpec;
+use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
 use crate::Result;
 
@@ -31,6 +31,11 @@ pub trait Driver: Send + Sync + 'static {
     fn upload(&self, dst: &Self::Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
     /// Waits for all before it and copies from `offset` of `src`.
     fn download(&self, src: &Self::Buffer, offset: usize, out: &mut [u8]) -> Result<()>;
+    /// Encodes how the copy engine walks a tensor.
+    ///
+    /// # Errors
+    /// For a driver without the copy engine, and for a tensor it can't walk: see [`TensorMapSpec`].
+    fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap>;
     /// Launches `spec` over `grid` blocks with its one parameter block.
     ///
     /// # Safety

@@ -212,7 +212,8 @@ where
             let item = unsafe { Item::shared(s_item) };
             let limits = mask_of(p, item.kv.kv_len);
             let thread = ptx::here(ptx::tid_x());
-            let row = item.position + (thread / 128 * 64 - 64 + thread / 32 % 4 * 16 + thread % 32 / 4) as i32;
+            let row =
+                item.position + (thread / 128 * 64 - 64 + thread / 32 % 4 * 16 + thread % 32 / 4) as i32;
             mask(s, tile * plan.block_n, [limits.range(row), limits.range(row + 8)]);
         }
     };
@@ -285,9 +286,8 @@ unsafe fn store<const F16: bool, const O: usize>(
     let (g, t) = (lane / 4, lane % 4);
     let s_warp = s_q + warp_row * LINE_BYTES;
     // A chunk of 16 bytes lies as the copy engine would lay it: both sides hit all banks.
-    let chunk_at = |row: u32, chunk: u32| {
-        (chunk / 8 * plan.block_m() + row) * LINE_BYTES + (chunk % 8 ^ row % 8) * 16
-    };
+    let chunk_at =
+        |row: u32, chunk: u32| (chunk / 8 * plan.block_m() + row) * LINE_BYTES + (chunk % 8 ^ row % 8) * 16;
     // SAFETY: the whole warp is here; each row exists, and each warp uses its own 16 rows of the tile.
     unsafe {
         for r in 0..2 {
@@ -320,7 +320,8 @@ unsafe fn store<const F16: bool, const O: usize>(
             let words = ptx::ld_shared_v4_b32(s_warp + chunk_at(row, chunk));
             if tile_row < item.rows {
                 let token = u64::from(item.token + tile_row);
-                let at = (token * u64::from(p.shared.q_heads) + u64::from(item.head)) * u64::from(plan.head_dim * 2);
+                let at = (token * u64::from(p.shared.q_heads) + u64::from(item.head))
+                    * u64::from(plan.head_dim * 2);
                 ptx::st_global_v4_b32(p.shared.out + at + u64::from(chunk) * 16, words);
             }
         }

@@ -1,17 +1,26 @@
 //! Device code of [`super::HD64`] and [`super::HD128`].
 
-use super::{Q_STAGES, TILE_HD64, TILE_HD128, Tile, consumer::consume, producer::{Maps, produce}};
+use super::{
+    Q_STAGES, TILE_HD64, TILE_HD128, Tile,
+    consumer::consume,
+    producer::{Maps, produce},
+};
 use crate::{
     abi::AttentionPrefillSm90,
     entry::{kernel, param_address},
     ptx::{self, MapRef, Wgmma},
 };
 
-
 /// # Safety
 /// As the entries.
 #[inline(always)]
-unsafe fn prefill<const S: usize, const P: usize, const O: usize, const PRODUCER_REGISTERS: u32, const CONSUMER_REGISTERS: u32>(
+unsafe fn prefill<
+    const S: usize,
+    const P: usize,
+    const O: usize,
+    const PRODUCER_REGISTERS: u32,
+    const CONSUMER_REGISTERS: u32,
+>(
     p: &AttentionPrefillSm90,
     maps: Maps,
     plan: Tile,

@@ -144,3 +144,7 @@ const fn spec(name: &'static str, tile: Tile) -> KernelSpec {
         allowance: None,
     }
 }
+
+/// What the launcher decides.
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod launch;

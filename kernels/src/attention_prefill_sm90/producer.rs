@@ -41,7 +41,8 @@ impl KvBox {
         let (mut row, mut page) = (page_size, 0);
         if seen {
             let at = keys.row_start + first;
-            let entry = u64::from(keys.seq) * u64::from(p.shared.block_table_stride) + u64::from(at / page_size);
+            let entry =
+                u64::from(keys.seq) * u64::from(p.shared.block_table_stride) + u64::from(at / page_size);
             // SAFETY: a box that is seen has a key below `kv_len`, whose page the table names.
             page = unsafe { ptx::ld_global_nc_b32(p.shared.block_table + entry * 4) };
             row = at % page_size;
@@ -84,7 +85,8 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
             ptx::bar_warp_sync();
             let lane = ptx::here(lane);
             if lane < plan.halves() {
-                let s_q = base + plan.s_q() + q_ring.stage * plan.q_bytes() + lane * plan.block_m() * LINE_BYTES;
+                let s_q =
+                    base + plan.s_q() + q_ring.stage * plan.q_bytes() + lane * plan.block_m() * LINE_BYTES;
                 let coords = [(lane * LINE) as i32, item.head as i32, item.token as i32];
                 ptx::bulk_tensor_load_3d(s_q, maps.q, coords, s_stage + plan.q_full());
             }

@@ -55,7 +55,9 @@ pub fn here(value: u32) -> u32 {
     {
         let out: u32;
         // SAFETY: copies a register. Not `pure`, so it stays where it is.
-        unsafe { core::arch::asm!("mov.b32 {}, {};", out(reg32) out, in(reg32) value, options(nomem, nostack)) };
+        unsafe {
+            core::arch::asm!("mov.b32 {}, {};", out(reg32) out, in(reg32) value, options(nomem, nostack))
+        };
         out
     }
     #[cfg(not(target_arch = "nvptx64"))]

@@ -242,6 +242,63 @@ forward! {
     fn cuTexObjectGetResourceViewDesc(*mut CUDA_RESOURCE_VIEW_DESC, CUtexObject);
 }
 
+/// `cuTensorMapEncodeTiled` (CUDA 12), which the bindings don't know: map, data type, rank, base address, dimensions, strides, box,
+/// element strides, interleave, swizzle, promotion in the L2, fill.
+///
+/// # Safety
+/// The arrays are as long as the rank says (strides one less), and the map is 128 writable bytes aligned to 64.
+#[allow(clippy::too_many_arguments)]
+pub(super) unsafe fn tensor_map_encode_tiled(
+    map: *mut c_void,
+    data_type: c_uint,
+    rank: c_uint,
+    base: *mut c_void,
+    dims: *const u64,
+    strides_bytes: *const u64,
+    box_dims: *const u32,
+    element_strides: *const u32,
+    interleave: c_uint,
+    swizzle: c_uint,
+    promotion: c_uint,
+    fill: c_uint,
+) -> c_uint {
+    type Encode = unsafe extern "C" fn(
+        *mut c_void,
+        c_uint,
+        c_uint,
+        *mut c_void,
+        *const u64,
+        *const u64,
+        *const u32,
+        *const u32,
+        c_uint,
+        c_uint,
+        c_uint,
+        c_uint,
+    ) -> c_uint;
+    static FUNCTION: Function = Function::new("cuTensorMapEncodeTiled\0");
+    match FUNCTION.address() {
+        // SAFETY: the library's function of this name has these parameters; what they must be is the caller's promise.
+        Ok(address) => unsafe {
+            std::mem::transmute::<*mut c_void, Encode>(address)(
+                map,
+                data_type,
+                rank,
+                base,
+                dims,
+                strides_bytes,
+                box_dims,
+                element_strides,
+                interleave,
+                swizzle,
+                promotion,
+                fill,
+            )
+        },
+        Err(code) => code,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, fs, path::Path, process::Command};

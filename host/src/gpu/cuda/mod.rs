@@ -9,6 +9,7 @@ mod library;
 mod module;
 mod open;
 mod staging;
+mod tensor_map;
 
 use std::{
     ffi::c_void,
@@ -22,7 +23,7 @@ use cust::{
     event::{Event, EventFlags},
     stream::Stream,
 };
-use tilewright_kernels::abi::KernelSpec;
+use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
 use self::{module::Module, staging::Staging};
 use super::{Driver, GpuDevice, GpuInfo};
@@ -189,6 +190,10 @@ impl Driver for CudaDriver {
         let waited = self.inner.synchronize("a download");
         api::check("cuMemcpyDtoHAsync", code, || self.inner.after_launch("a download"))?;
         waited
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap> {
+        tensor_map::encode(spec)
     }
 
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {

@@ -1,0 +1,155 @@
+//! What the launcher decides: which tiles, in what order, by which boxes.
+
+use super::{LINE, Tile};
+use crate::abi::TensorMapSpec;
+
+/// Bytes of keys and values that a section of heads may bring into the L2 at a time: half of an H100's.
+const SECTION_BYTES: u64 = 24 << 20;
+
+/// Queries and keys of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Which sequence of the launch's arrays.
+    pub seq: u32,
+    /// Its queries.
+    pub q_len: u32,
+    /// Its keys.
+    pub kv_len: u32,
+}
+
+/// Every tile of every span's queries, `[seq, tile]`, the one with the most keys under a causal mask first.
+///
+/// ```
+/// use tilewright_kernels::attention_prefill_sm90::{TILE_HD128, launch::{Span, work_list}};
+///
+/// let spans = [Span { seq: 0, q_len: 200, kv_len: 200 }, Span { seq: 1, q_len: 1, kv_len: 900 }];
+/// assert_eq!(work_list(TILE_HD128, &spans), [[1, 0], [0, 1], [0, 0]]);
+/// ```
+pub fn work_list(tile: Tile, spans: &[Span]) -> Vec<[u32; 2]> {
+    let block_m = tile.block_m();
+    let mut work: Vec<(u32, [u32; 2])> = Vec::new();
+    for span in spans {
+        for block in 0..span.q_len.div_ceil(block_m) {
+            let after = span.q_len - ((block + 1) * block_m).min(span.q_len);
+            work.push((span.kv_len.saturating_sub(after), [span.seq, block]));
+        }
+    }
+    work.sort_by_key(|&(keys, at)| (std::cmp::Reverse(keys), at));
+    work.into_iter().map(|(_, at)| at).collect()
+}
+
+/// Rows of a box of keys: a page, or a tile where pages are larger. None if pages of this size can't be cut into boxes: then the
+/// baseline kernel serves.
+pub fn box_rows(tile: Tile, page_size: u32, pages_per_seq: u32) -> Option<u32> {
+    if page_size.is_multiple_of(tile.block_n) || pages_per_seq <= 1 {
+        return Some(tile.block_n);
+    }
+    // A lane brings one box, and boxes are whole atoms of eight lines.
+    let boxes = tile.block_n / page_size.max(1) * tile.halves();
+    (tile.block_n.is_multiple_of(page_size) && page_size.is_multiple_of(8) && boxes <= 32)
+        .then_some(page_size)
+}
+
+/// Query heads that are worked on at a time: whole groups, dividing `q_heads`, whose keys and values of the longest sequence stay
+/// in the L2.
+pub fn section_heads(tile: Tile, q_heads: u32, kv_heads: u32, longest_kv: u32) -> u32 {
+    let head_bytes = u64::from(longest_kv) * u64::from(tile.head_dim) * 4;
+    let fit = (SECTION_BYTES / head_bytes.max(1)).max(1);
+    let heads = (1..=kv_heads).rev().find(|&heads| kv_heads.is_multiple_of(heads) && u64::from(heads) <= fit);
+    heads.unwrap_or(1) * (q_heads / kv_heads.max(1))
+}
+
+/// Dimensions, strides and box of a map.
+#[derive(Debug, Clone, Copy)]
+pub struct MapShape<const RANK: usize, const STRIDES: usize> {
+    dims: [u64; RANK],
+    strides_bytes: [u64; STRIDES],
+    box_dims: [u32; RANK],
+}
+
+impl<const RANK: usize, const STRIDES: usize> MapShape<RANK, STRIDES> {
+    /// The map of a tensor that starts at `base`.
+    pub fn at(&self, base: u64) -> TensorMapSpec<'_> {
+        TensorMapSpec {
+            base,
+            element_bytes: 2,
+            dims: &self.dims,
+            strides_bytes: &self.strides_bytes,
+            box_dims: &self.box_dims,
+        }
+    }
+}
+
+/// Of queries, `[tokens, q_heads, head_dim]`.
+pub fn q_map(tile: Tile, tokens: u64, q_heads: u32) -> MapShape<3, 2> {
+    let head_bytes = u64::from(tile.head_dim) * 2;
+    MapShape {
+        dims: [u64::from(tile.head_dim), u64::from(q_heads), tokens],
+        strides_bytes: [head_bytes, u64::from(q_heads) * head_bytes],
+        box_dims: [LINE, 1, tile.block_m()],
+    }
+}
+
+/// Of keys or values, `[pages, kv_heads, page_size, head_dim]`.
+pub fn kv_map(tile: Tile, pages: u64, kv_heads: u32, page_size: u32, box_rows: u32) -> MapShape<4, 3> {
+    let row_bytes = u64::from(tile.head_dim) * 2;
+    let head_bytes = row_bytes * u64::from(page_size);
+    MapShape {
+        dims: [u64::from(tile.head_dim), u64::from(page_size), u64::from(kv_heads), pages],
+        strides_bytes: [row_bytes, head_bytes, head_bytes * u64::from(kv_heads)],
+        box_dims: [LINE, box_rows, 1, 1],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::*, *};
+
+    #[test]
+    fn every_query_is_in_one_tile_longest_first() {
+        let spans = [(0, 0), (1, 5), (128, 128), (129, 129), (300, 1000), (40, 7)];
+        let spans: Vec<Span> =
+            (0..).zip(spans).map(|(seq, (q_len, kv_len))| Span { seq, q_len, kv_len }).collect();
+        let work = work_list(TILE_HD128, &spans);
+        for span in &spans {
+            let mut blocks: Vec<u32> = work.iter().filter(|w| w[0] == span.seq).map(|w| w[1]).collect();
+            blocks.sort_unstable();
+            assert_eq!(blocks, (0..span.q_len.div_ceil(128)).collect::<Vec<_>>());
+        }
+        assert_eq!(work[0], [4, 2]);
+    }
+
+    #[test]
+    fn boxes_are_pages_or_tiles() {
+        for (page_size, pages, rows) in [
+            (16, 9, Some(16)),
+            (8, 9, Some(8)),
+            (128, 9, Some(128)),
+            (256, 2, Some(128)),
+            (100, 1, Some(128)),
+            (100, 2, None),
+            (4, 2, None),
+            (1, 2, None),
+            (192, 2, None),
+        ] {
+            assert_eq!(box_rows(TILE_HD128, page_size, pages), rows, "pages of {page_size}");
+        }
+    }
+
+    #[test]
+    fn sections_are_groups_that_divide_the_heads() {
+        assert_eq!(section_heads(TILE_HD128, 16, 16, 16384), 2);
+        assert_eq!(section_heads(TILE_HD128, 16, 16, 512), 16);
+        assert_eq!(section_heads(TILE_HD128, 32, 8, 131_072), 4);
+        assert_eq!(section_heads(TILE_HD64, 7, 7, 1 << 30), 1);
+    }
+
+    #[test]
+    fn barriers_and_tiles_fit_a_multiprocessor() {
+        for tile in [TILE_HD64, TILE_HD128] {
+            assert!(tile.shared_bytes() <= 227 << 10, "{tile:?}");
+            assert!(tile.s_k() % 1024 == 0 && tile.s_v() % 1024 == 0 && tile.s_items() % 16 == 0);
+            assert!(tile.threads() <= 1024);
+        }
+    }
+}
