@@ -79,6 +79,12 @@ impl Context {
         match collective {
             Collective::Mma => self.execute_mma(warp)?,
             Collective::Ldmatrix { trans } => self.execute_ldmatrix(warp, trans)?,
+            Collective::WgmmaFence => self.execute_wgmma_fence(warp),
+            Collective::WgmmaCommit => self.execute_wgmma_commit(warp),
+            Collective::WgmmaWait => {
+                self.whole_warp(warp)?;
+                self.execute_wgmma_wait(warp)?;
+            }
             Collective::Elect => {
                 let lanes = self.lanes[threads.clone()].iter_mut().enumerate();
                 lanes.for_each(|(lane, elected)| elected.result[0] = u32::from(lane == 0));
@@ -95,8 +101,9 @@ impl Context {
     /// Executes an instruction that all lanes of the four warps of `group` wait in.
     pub fn execute_warpgroup(&mut self, group: usize, collective: Collective) -> Result<(), Fault> {
         let threads = 128 * group..128 * group + 128;
-        if let Collective::SetMaxRegisters = collective {
-            self.execute_set_max_registers(threads.clone())?;
+        match collective {
+            Collective::Wgmma { registers } => self.execute_wgmma(threads.clone(), registers)?,
+            _ => self.execute_set_max_registers(threads.clone())?,
         }
         self.states[threads].fill(State::Ready);
         Ok(())

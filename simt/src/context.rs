@@ -20,6 +20,7 @@ use crate::report::Report;
 use crate::requests::Requests;
 use crate::shared::{Busy, FIRST_FLIGHT, Shared};
 use crate::site::{Site, Sites};
+use crate::wgmma::WarpProducts;
 
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +58,20 @@ pub(crate) enum Collective {
     },
     /// Of a warpgroup.
     SetMaxRegisters,
+    /// Of a warpgroup.
+    Wgmma {
+        /// A comes from registers.
+        registers: bool,
+    },
+    WgmmaFence,
+    WgmmaCommit,
+    WgmmaWait,
 }
 
 impl Collective {
     /// Whether more than a warp meets there.
     pub fn is_wider_than_warp(self) -> bool {
-        matches!(self, Collective::Barrier { .. } | Collective::SetMaxRegisters)
+        matches!(self, Collective::Barrier { .. } | Collective::SetMaxRegisters | Collective::Wgmma { .. })
     }
 
     /// The instruction.
@@ -82,6 +91,10 @@ impl Collective {
             Collective::Barrier { .. } => "bar.sync",
             Collective::Elect => "elect",
             Collective::SetMaxRegisters => "setmaxnreg",
+            Collective::Wgmma { .. } => "wgmma",
+            Collective::WgmmaFence => "wgmma.fence",
+            Collective::WgmmaCommit => "wgmma.commit_group",
+            Collective::WgmmaWait => "wgmma.wait_group",
         }
     }
 }
@@ -105,6 +118,8 @@ pub(crate) struct Lane {
     pub collective: Collective,
     pub site: Site,
     pub operands: [u32; 10],
+    /// The accumulators that it lends to a collective: where, and how many. None while it runs.
+    accumulators: (*mut f32, usize),
     pub result: [u32; 4],
     pub copies: VecDeque<Copy>,
     pub copies_issued: u64,
@@ -116,7 +131,7 @@ pub(crate) struct Lane {
     pub waits_for: (usize, u32),
 }
 
-// SAFETY: `yielder` is followed only while the coroutine it belongs to is suspended within a launch, which one thread runs
+// SAFETY: `yielder` and `accumulators` are followed only while the coroutine they belong to is suspended within a launch, which one thread runs
 // from beginning to end; between launches nobody follows it.
 unsafe impl Send for Lane {}
 
@@ -127,6 +142,7 @@ impl Default for Lane {
             collective: Collective::default(),
             site: Site::default(),
             operands: [0; 10],
+            accumulators: (ptr::NonNull::dangling().as_ptr(), 0),
             result: [0; 4],
             copies: VecDeque::new(),
             copies_issued: 0,
@@ -135,6 +151,27 @@ impl Default for Lane {
             fenced: Fenced::default(),
             waits_for: (0, 0),
         }
+    }
+}
+
+impl Lane {
+    /// The accumulators lent to the collective that the lane waits in.
+    pub fn accumulators(&self) -> &[f32] {
+        let (start, count) = self.accumulators;
+        // SAFETY: set by `lend_accumulators` from a slice that the suspended lane holds mutably borrowed, and reset before
+        // the lane goes on; the initial value is empty.
+        unsafe { std::slice::from_raw_parts(start, count) }
+    }
+
+    pub fn accumulators_mut(&mut self) -> &mut [f32] {
+        let (start, count) = self.accumulators;
+        // SAFETY: as for `accumulators`; `self` is borrowed mutably, so nobody else has them.
+        unsafe { std::slice::from_raw_parts_mut(start, count) }
+    }
+
+    /// Forgets what a lane that was unwound had lent.
+    pub fn take_accumulators_back(&mut self) {
+        self.accumulators = (ptr::NonNull::dangling().as_ptr(), 0);
     }
 }
 
@@ -163,6 +200,10 @@ pub(crate) struct Context {
     /// What is on its way, in order of issue.
     pub flights: Vec<Flight>,
     pub last_flight: Busy,
+    /// Of each warp.
+    pub products: Vec<WarpProducts>,
+    /// The name of the last accumulator that a warpgroup's product began.
+    pub last_accumulator: u32,
     /// Warps of which a blocked lane has become ready.
     pub woken: Vec<usize>,
     /// Chooses when a launch in random order lets a wait answer false.
@@ -192,6 +233,8 @@ impl Context {
             mbarriers: Vec::new(),
             flights: Vec::new(),
             last_flight: FIRST_FLIGHT,
+            products: Vec::new(),
+            last_accumulator: 0,
             woken: Vec::new(),
             random: None,
             fault: None,
@@ -402,6 +445,21 @@ pub(crate) fn wait_in(
     suspend();
     let context = self::context();
     context.lanes[context.current].result
+}
+
+/// As [`wait_in`], in a collective that reads and writes the lane's accumulators.
+#[inline(always)]
+pub(crate) fn wait_in_with(
+    collective: Collective,
+    operands: &[u32],
+    accumulators: &mut [f32],
+    location: &'static Location<'static>,
+) {
+    let context = context();
+    context.lanes[context.current].accumulators = (accumulators.as_mut_ptr(), accumulators.len());
+    wait_in(collective, operands, location);
+    let context = self::context();
+    context.lanes[context.current].take_accumulators_back();
 }
 
 /// Ends the launch: the running lane never goes on.

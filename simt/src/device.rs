@@ -9,6 +9,7 @@ use crate::random::Random;
 use crate::release::Fenced;
 use crate::report::Report;
 use crate::scheduler::{Block, LaneStack};
+use crate::wgmma::WarpProducts;
 
 /// In which order lanes run between the points that order them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -234,6 +235,8 @@ impl Context {
         self.shared.begin(shared_bytes, threads);
         self.mbarriers.clear();
         self.flights.clear();
+        self.products.clear();
+        self.products.resize_with(threads.div_ceil(32), WarpProducts::default);
         self.woken.clear();
         self.clocks.begin(serial);
         self.states.clear();
@@ -245,6 +248,7 @@ impl Context {
             lane.groups = 0;
             lane.stores = Stores::default();
             lane.fenced = Fenced::default();
+            lane.take_accumulators_back();
             lane.site = crate::site::Site::default();
         }
         self.report.blocks += 1;

@@ -58,6 +58,7 @@ mod bulk_store;
 mod clock;
 mod collective;
 mod context;
+mod descriptor;
 mod device;
 mod element;
 mod fault;
@@ -75,6 +76,7 @@ mod shadow;
 mod shared;
 mod site;
 mod tensor_map;
+mod wgmma;
 
 pub use device::{Device, Launch, Order};
 pub use element::{AtomicElement, Element};

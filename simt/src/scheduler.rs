@@ -216,8 +216,11 @@ impl Block {
                 }
                 // Its requests are complete when its lanes are together again.
                 Standing::Blocked => return Ok(Turn::Stopped),
-                _ => {
+                standing => {
                     let context = context();
+                    if standing == Standing::Finished {
+                        context.products_at_end(warp)?;
+                    }
                     context.requests.flush(threads, &mut context.report);
                     return Ok(Turn::Stopped);
                 }

@@ -5,10 +5,12 @@
 //! allowed, and panics outside a launch.
 
 mod asynchronous;
+mod warpgroup;
 
 use std::panic::Location;
 
 pub use asynchronous::*;
+pub use warpgroup::*;
 
 use crate::context::{Collective, Context, Copy, Space, context, step, stop, wait_in};
 use crate::element::{AtomicElement, Element};
