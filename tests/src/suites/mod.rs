@@ -5,6 +5,7 @@ mod attention;
 mod attention_combine;
 mod attention_decode;
 mod attention_prefill;
+mod attention_prefill_sm90;
 mod gather_rows;
 mod gemm_bf16;
 mod rms_norm;
@@ -23,6 +24,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
     vec![
         Suite::of::<gemm_bf16::GemmBf16>(),
         Suite::of::<attention_prefill::AttentionPrefill>(),
+        Suite::of::<attention_prefill_sm90::AttentionPrefillSm90>(),
         Suite::of::<attention_decode::AttentionDecode>(),
         Suite::of::<sample::Sample>(),
         Suite::of::<attention_combine::AttentionCombine>(),
