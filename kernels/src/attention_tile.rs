@@ -152,7 +152,7 @@ pub(crate) fn mask<const N_TILES: usize>(s: &mut [[f32; 4]; N_TILES], first_key:
 /// The whole warp calls it.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn quad_max(value: f32) -> f32 {
+unsafe fn quad_max(value: f32) -> f32 {
     // SAFETY: the caller's promise.
     unsafe {
         let value = ptx::max(value, ptx::shfl_bfly_f32(value, 1));

@@ -51,7 +51,7 @@ params! {
     /// `[pages, kv_heads, page_size, head_dim]`, box `[1, 1, box_rows, 64]`. `box_rows` divides the kernel's tile of keys; pages
     /// are multiples of `box_rows`, or each sequence has one page and no `kv_row_starts`.
     ///
-    /// Grid: any number of blocks in x; block `b` takes every `gridDim.x`-th item, to and fro.
+    /// Grid: any number of blocks in x. A block takes the next item when it has finished one.
     pub struct AttentionPrefillSm90 {
         pub q_map: TensorMap,
         pub k_map: TensorMap,
@@ -60,11 +60,13 @@ params! {
         pub shared: AttentionPrefill,
         /// u32 `[tiles, 2]`: a sequence and a tile of its queries, counted in `block_m`. See `attention_prefill_sm90::work_list`.
         pub work: u64,
+        /// u32 `[2]`, zeros before the launch and after it. Launches that may overlap need counters of their own.
+        pub counters: u64,
         pub tiles: u32,
         /// Heads that are worked on at a time, so that their keys stay in the L2; divides `q_heads`.
         pub section_heads: u32,
         pub box_rows: u32,
-        pub reserved: [u32; 3],
+        pub reserved: u32,
     }
 }
 

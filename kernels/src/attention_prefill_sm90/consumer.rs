@@ -4,7 +4,7 @@ use core::f32::consts::{LN_2, LOG2_E};
 
 use super::{
     ITEM_BYTES, LINE, LINE_BYTES, Q_STAGES, Tile,
-    item::{Item, Ring, Schedule, key_tiles, mask_of},
+    item::{Item, Ring, key_tiles, mask_of},
     softmax::{Softmax, cap, mask},
 };
 use crate::{
@@ -135,6 +135,16 @@ fn pack<const F16: bool, const S: usize, const P: usize>(s: &[f32; S], weights: 
     }
 }
 
+/// Multiplies a lane's two rows.
+#[inline(always)]
+fn scale_rows<const O: usize>(out: &mut [f32; O], by: [f32; 2]) {
+    for j in 0..O / 4 {
+        for i in 0..4 {
+            out[4 * j + i] *= by[i / 2];
+        }
+    }
+}
+
 /// Works on every item of the block.
 ///
 /// # Safety
@@ -152,17 +162,19 @@ pub(super) unsafe fn consume<const F16: bool, const S: usize, const P: usize, co
     let factor = if p.shared.softcap == 0.0 { p.shared.scale * LOG2_E } else { 1.0 };
     let group = Group { plan, index, base: ptx::shared_base(), factor };
     let (mut q_ring, mut kv_ring) = (Ring::new(), Ring::new());
-    let mut schedule = Schedule::new(p);
     // SAFETY: the whole warpgroup takes the same branches. Items come in the producer's order.
     unsafe {
         if index + 1 == plan.consumers {
             group.pass_turn();
         }
-        while schedule.next() != u32::MAX {
+        loop {
             group.wait(plan.q_full(), q_ring);
             // Read again where needed rather than kept in registers through the products.
             let s_item = group.base + plan.s_items() + q_ring.stage * ITEM_BYTES;
             let s_q = group.base + plan.s_q() + q_ring.stage * plan.q_bytes() + index * 64 * LINE_BYTES;
+            if Item::shared(s_item).rows == 0 {
+                break;
+            }
             let mut out = [0.0f32; O];
             let softmax = attend::<F16, S, P, O>(p, &group, s_item, s_q, &mut kv_ring, &mut out);
             store::<F16, O>(p, &group, &Item::shared(s_item), s_q, &softmax, &mut out);
@@ -230,7 +242,8 @@ where
         s.wait::<0>();
         group.release(plan.k_empty(), ring.stage);
         finish(&mut s, tile);
-        softmax.update(&mut s, group.factor);
+        // Nothing to rescale yet: the first rescaling multiplies zeros.
+        let mut rescale = softmax.update(&mut s, group.factor);
         pack::<F16, S, P>(&s, &mut weights);
 
         while tile > first_tile {
@@ -241,22 +254,19 @@ where
             group.take_turn();
             let mut s = [0.0f32; S];
             group.scores::<F16, S>(&mut s, s_q, ring.stage);
+            scale_rows(out, rescale);
             group.wait(plan.v_full(), values);
             group.add_values::<F16, O, P>(out, &weights, values.stage);
             group.pass_turn();
             s.wait::<1>();
             group.release(plan.k_empty(), ring.stage);
             finish(&mut s, tile);
-            let rescale = softmax.update(&mut s, group.factor);
+            rescale = softmax.update(&mut s, group.factor);
             out.wait::<0>();
             group.release(plan.v_empty(), values.stage);
-            for j in 0..O / 4 {
-                for i in 0..4 {
-                    out[4 * j + i] *= rescale[i / 2];
-                }
-            }
             pack::<F16, S, P>(&s, &mut weights);
         }
+        scale_rows(out, rescale);
         group.wait(plan.v_full(), *ring);
         group.add_values::<F16, O, P>(out, &weights, ring.stage);
         out.wait::<0>();

@@ -34,6 +34,15 @@ pub(super) struct ItemKeys {
 }
 
 impl Item {
+    /// What follows the last one.
+    pub(super) const NONE: Item = Item {
+        head: 0,
+        token: 0,
+        rows: 0,
+        position: 0,
+        kv: ItemKeys { kv_len: 0, seq: 0, seen: KeyRange { start: 0, end: 0 }, kv_head: 0, row_start: 0 },
+    };
+
     /// Item `index` of the launch: sections of heads, in each the work list, of each tile of queries every head.
     ///
     /// # Safety
@@ -125,30 +134,6 @@ pub(super) fn key_tiles(keys: KeyRange, tile: Tile) -> (u32, u32) {
         return (0, 0);
     }
     (keys.start as u32 / tile.block_n, (keys.end as u32).div_ceil(tile.block_n))
-}
-
-/// The items of one block: every `gridDim.x`-th, to and fro, so that with items sorted by length all blocks get as much.
-pub(super) struct Schedule {
-    round: u32,
-    items: u32,
-}
-
-impl Schedule {
-    #[inline(always)]
-    pub(super) fn new(p: &AttentionPrefillSm90) -> Self {
-        Self { round: 0, items: p.tiles * p.shared.q_heads }
-    }
-
-    /// The next item, or one past the last.
-    #[inline(always)]
-    pub(super) fn next(&mut self) -> u32 {
-        let (blocks, block) = (ptx::nctaid_x(), ptx::ctaid_x());
-        let within = if self.round & 1 == 0 { block } else { blocks - 1 - block };
-        let index = self.round * blocks + within;
-        self.round += 1;
-        // A round that isn't full may lack this block's turn; rounds after it are empty.
-        if index < self.items { index } else { u32::MAX }
-    }
 }
 
 /// A place in a ring of `STAGES`: which stage, and the parity of its phase.

@@ -2,7 +2,7 @@
 
 use super::{
     ITEM_BYTES, LINE, LINE_BYTES, Q_STAGES, Tile,
-    item::{Item, ItemKeys, Ring, Schedule, key_tiles},
+    item::{Item, ItemKeys, Ring, key_tiles},
 };
 use crate::{
     abi::AttentionPrefillSm90,
@@ -17,73 +17,146 @@ pub(super) struct Maps {
     pub v: MapRef,
 }
 
-/// Where a lane's box of a tile comes from: one page (or part of one) and 64 elements of the head.
+/// Where a lane's box of a tile comes from: a row of one page.
 #[derive(Clone, Copy)]
-struct KvBox {
-    /// Coordinates: element, row in page, key head, page.
-    coords: [i32; 4],
-    /// Bytes from the start of the tile in shared memory.
-    s_offset: u32,
+struct From {
+    row: u32,
+    page: u32,
 }
 
-impl KvBox {
-    /// The box that `lane` brings of tile `tile`. One that no query of the item sees is out of the tensor: zeros.
+impl From {
+    /// Of part `part` of tile `tile`. A part that no query of the item sees is out of the tensor: zeros.
     ///
     /// # Safety
     /// The block table covers the item's keys.
     #[inline(always)]
-    unsafe fn new(p: &AttentionPrefillSm90, keys: &ItemKeys, tile: u32, plan: Tile, lane: u32) -> KvBox {
-        let (half, part) = (lane % plan.halves(), lane / plan.halves());
+    unsafe fn new(p: &AttentionPrefillSm90, keys: &ItemKeys, tile: u32, plan: Tile, part: u32) -> From {
         let (page_size, box_rows) = (ptx::here(p.shared.page_size).max(1), p.box_rows.max(1));
         let first = tile * plan.block_n + part * box_rows;
         let seen = (first as i32) < keys.seen.end && (first + box_rows) as i32 > keys.seen.start;
-        // A row past the page is out of the tensor.
-        let (mut row, mut page) = (page_size, 0);
-        if seen {
-            let at = keys.row_start + first;
-            let entry =
-                u64::from(keys.seq) * u64::from(p.shared.block_table_stride) + u64::from(at / page_size);
-            // SAFETY: a box that is seen has a key below `kv_len`, whose page the table names.
-            page = unsafe { ptx::ld_global_nc_b32(p.shared.block_table + entry * 4) };
-            row = at % page_size;
+        if !seen {
+            return From { row: page_size, page: 0 };
         }
-        KvBox {
-            coords: [(half * LINE) as i32, row as i32, keys.kv_head as i32, page as i32],
-            s_offset: (half * plan.block_n + part * box_rows) * LINE_BYTES,
+        let at = keys.row_start + first;
+        let entry = u64::from(keys.seq) * u64::from(p.shared.block_table_stride) + u64::from(at / page_size);
+        // SAFETY: a part that is seen has a key below `kv_len`, whose page the table names.
+        let page = unsafe { ptx::ld_global_nc_b32(p.shared.block_table + entry * 4) };
+        From { row: at % page_size, page }
+    }
+}
+
+/// The producing warp.
+struct Producer<'a> {
+    p: &'a AttentionPrefillSm90,
+    maps: Maps,
+    plan: Tile,
+    base: u32,
+    k_ring: Ring,
+    v_ring: Ring,
+    tail_parity: u32,
+}
+
+impl Producer<'_> {
+    /// Brings a tile of keys once its stage is empty.
+    ///
+    /// # Safety
+    /// The whole warp calls it; `s_item` holds the item.
+    #[inline(always)]
+    unsafe fn keys(&mut self, s_item: u32, from: From) {
+        let (plan, ring) = (self.plan, self.k_ring);
+        let s_stage = self.base + ring.stage * 8;
+        // SAFETY: the stage is free once the phase of its `empty` barrier before this one has completed; `full` expects the copy.
+        unsafe {
+            ptx::mbarrier_wait(s_stage + plan.k_empty(), ring.parity ^ 1);
+            let s_tile = self.base + plan.s_k() + ring.stage * plan.kv_bytes();
+            self.copy(s_item, self.maps.k, from, s_tile, s_stage + plan.k_full());
+        }
+        self.k_ring.advance(plan.stages);
+    }
+
+    /// Brings a tile of values once its stage is empty; its last `dead_rows` rows become zeros.
+    ///
+    /// # Safety
+    /// As [`Producer::keys`].
+    #[inline(always)]
+    unsafe fn values(&mut self, s_item: u32, from: From, dead_rows: u32) {
+        let (plan, ring) = (self.plan, self.v_ring);
+        let s_stage = self.base + ring.stage * 8;
+        let s_tile = self.base + plan.s_v() + ring.stage * plan.kv_bytes();
+        // SAFETY: as for keys. Where rows are dead, the copy completes a barrier of the producer's own first.
+        unsafe {
+            ptx::mbarrier_wait(s_stage + plan.v_empty(), ring.parity ^ 1);
+            if dead_rows == 0 {
+                self.copy(s_item, self.maps.v, from, s_tile, s_stage + plan.v_full());
+            } else {
+                let s_tail = self.base + plan.tail_full();
+                self.copy(s_item, self.maps.v, from, s_tile, s_tail);
+                ptx::mbarrier_wait(s_tail, self.tail_parity);
+                self.tail_parity ^= 1;
+                zero_tail(s_tile, dead_rows, plan);
+                ptx::fence_proxy_async();
+                ptx::bar_warp_sync();
+                if ptx::lane() == 0 {
+                    ptx::mbarrier_arrive(s_stage + plan.v_full());
+                }
+            }
+        }
+        self.v_ring.advance(plan.stages);
+    }
+
+    /// Starts the copy of each lane's box to the tile `s_tile`, of which `bar` is told.
+    ///
+    /// # Safety
+    /// As [`Producer::keys`]; the tile is free.
+    #[inline(always)]
+    unsafe fn copy(&self, s_item: u32, map: MapRef, from: From, s_tile: u32, bar: u32) {
+        let (plan, lane) = (self.plan, ptx::here(ptx::lane()));
+        let (half, part) = (lane % plan.halves(), lane / plan.halves());
+        let s_box = s_tile + (half * plan.block_n + part * self.p.box_rows) * LINE_BYTES;
+        // SAFETY: the caller's promises; the boxes of all lanes make up the tile.
+        unsafe {
+            if lane == 0 {
+                ptx::mbarrier_arrive_expect_tx(bar, plan.kv_bytes());
+            }
+            ptx::bar_warp_sync();
+            if part * self.p.box_rows < plan.block_n {
+                let kv_head = ItemKeys::shared(s_item).kv_head;
+                let coords = [(half * LINE) as i32, from.row as i32, kv_head as i32, from.page as i32];
+                ptx::bulk_tensor_load_4d(s_box, map, coords, bar);
+            }
         }
     }
 }
 
-/// Loads every item's queries and tiles of keys and values.
+/// Loads every item's queries and tiles of keys and values, then tells the consumers that there are no more.
 ///
 /// # Safety
 /// One whole warp calls it; the barriers are initialised.
 #[inline(always)]
 pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
     let base = ptx::shared_base();
-    let lane = ptx::lane();
-    let (mut q_ring, mut kv_ring, mut tail_parity) = (Ring::new(), Ring::new(), 0);
-    let mut schedule = Schedule::new(p);
-    loop {
-        let index = schedule.next();
-        if index == u32::MAX {
-            break;
-        }
-        // SAFETY: the index is the launch's. A stage is written once the phase of its `empty` barrier before this one has
-        // completed, and its `full` barrier expects what is copied.
-        unsafe {
-            let item = Item::load(p, index, plan.block_m());
-            let (first_tile, end_tile) = key_tiles(item.kv.seen, plan);
-            let s_item = base + plan.s_items() + q_ring.stage * ITEM_BYTES;
-
+    let mut producer =
+        Producer { p, maps, plan, base, k_ring: Ring::new(), v_ring: Ring::new(), tail_parity: 0 };
+    let mut q_ring = Ring::new();
+    let mut index = ptx::ctaid_x();
+    // SAFETY: the whole warp takes the same branches; indices below the number of items are the launch's.
+    unsafe {
+        loop {
             let s_stage = base + q_ring.stage * 8;
+            let s_item = base + plan.s_items() + q_ring.stage * ITEM_BYTES;
+            let is_item = index < p.tiles * p.shared.q_heads;
+            let item = if is_item { Item::load(p, index, plan.block_m()) } else { Item::NONE };
             ptx::mbarrier_wait(s_stage + plan.q_empty(), q_ring.parity ^ 1);
-            if lane == 0 {
+            if ptx::lane() == 0 {
                 item.share(s_item);
-                ptx::mbarrier_arrive_expect_tx(s_stage + plan.q_full(), plan.q_bytes());
+                let bytes = if is_item { plan.q_bytes() } else { 0 };
+                ptx::mbarrier_arrive_expect_tx(s_stage + plan.q_full(), bytes);
             }
             ptx::bar_warp_sync();
-            let lane = ptx::here(lane);
+            if !is_item {
+                break;
+            }
+            let lane = ptx::here(ptx::lane());
             if lane < plan.halves() {
                 let s_q =
                     base + plan.s_q() + q_ring.stage * plan.q_bytes() + lane * plan.block_m() * LINE_BYTES;
@@ -91,50 +164,80 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
                 ptx::bulk_tensor_load_3d(s_q, maps.q, coords, s_stage + plan.q_full());
             }
             q_ring.advance(Q_STAGES);
+            // Its answer is needed an item later.
+            index = next_item(p);
+            produce_tiles(&mut producer, s_item);
+        }
+        finish(p);
+    }
+}
 
-            let mut tile = end_tile;
-            while tile > first_tile {
-                tile -= 1;
-                // From shared memory, not kept: the producer has few registers.
-                let boxes = plan.block_n / ptx::here(p.box_rows).max(1) * plan.halves();
-                let keys = ItemKeys::shared(s_item);
-                let from = KvBox::new(p, &keys, tile, plan, ptx::here(lane.min(boxes - 1)));
-                let s_stage = base + kv_ring.stage * 8;
-                let s_tile = base + kv_ring.stage * plan.kv_bytes();
-                let dead_rows = ((tile + 1) * plan.block_n).saturating_sub(keys.kv_len);
-
-                ptx::mbarrier_wait(s_stage + plan.k_empty(), kv_ring.parity ^ 1);
-                if lane == 0 {
-                    ptx::mbarrier_arrive_expect_tx(s_stage + plan.k_full(), plan.kv_bytes());
-                }
-                ptx::bar_warp_sync();
-                if lane < boxes {
-                    let s_box = s_tile + plan.s_k() + from.s_offset;
-                    ptx::bulk_tensor_load_4d(s_box, maps.k, from.coords, s_stage + plan.k_full());
-                }
-
-                ptx::mbarrier_wait(s_stage + plan.v_empty(), kv_ring.parity ^ 1);
-                let full = if dead_rows > 0 { base + plan.tail_full() } else { s_stage + plan.v_full() };
-                if lane == 0 {
-                    ptx::mbarrier_arrive_expect_tx(full, plan.kv_bytes());
-                }
-                ptx::bar_warp_sync();
-                if lane < boxes {
-                    let s_box = s_tile + plan.s_v() + from.s_offset;
-                    ptx::bulk_tensor_load_4d(s_box, maps.v, from.coords, full);
-                }
-                if dead_rows > 0 {
-                    ptx::mbarrier_wait(full, tail_parity);
-                    tail_parity ^= 1;
-                    zero_tail(s_tile + plan.s_v(), dead_rows, plan);
-                    ptx::fence_proxy_async();
-                    ptx::bar_warp_sync();
-                    if lane == 0 {
-                        ptx::mbarrier_arrive(s_stage + plan.v_full());
-                    }
-                }
-                kv_ring.advance(plan.stages);
+/// Loads the item's tiles of keys, each before the values of the tile before it: they are needed first.
+///
+/// # Safety
+/// As [`produce`]; `s_item` holds the item.
+#[inline(always)]
+unsafe fn produce_tiles(producer: &mut Producer<'_>, s_item: u32) {
+    let plan = producer.plan;
+    // SAFETY: the caller's promises.
+    unsafe {
+        let keys = ItemKeys::shared(s_item);
+        let (first_tile, end_tile) = key_tiles(keys.seen, plan);
+        // Only the last tile has rows past the sequence's end.
+        let mut dead_rows = (end_tile * plan.block_n).saturating_sub(keys.kv_len);
+        let mut pending = From { row: 0, page: 0 };
+        let mut tile = end_tile;
+        while tile > first_tile {
+            tile -= 1;
+            // From shared memory, not kept: the producer has few registers.
+            let part = ptx::here(ptx::lane()) / plan.halves();
+            let from = From::new(producer.p, &ItemKeys::shared(s_item), tile, plan, part);
+            producer.keys(s_item, from);
+            if tile + 1 < end_tile {
+                producer.values(s_item, pending, dead_rows);
+                dead_rows = 0;
             }
+            pending = from;
+        }
+        if end_tile > first_tile {
+            producer.values(s_item, pending, dead_rows);
+        }
+    }
+}
+
+/// The next item that no block has taken; each block's first is its own index.
+///
+/// # Safety
+/// The whole warp calls it.
+#[inline(always)]
+unsafe fn next_item(p: &AttentionPrefillSm90) -> u32 {
+    // SAFETY: the launch's counter.
+    unsafe {
+        let mut taken = 0;
+        if ptx::lane() == 0 {
+            taken = ptx::atom_add_global_u32(p.counters, 1);
+        }
+        ptx::nctaid_x() + ptx::shfl_idx(taken, 0)
+    }
+}
+
+/// Leaves the counters at zero for the next launch: the last block to finish knows that no other takes items any more.
+///
+/// # Safety
+/// The whole warp calls it, after its last [`next_item`].
+#[inline(always)]
+unsafe fn finish(p: &AttentionPrefillSm90) {
+    if ptx::lane() != 0 {
+        return;
+    }
+    let blocks = ptx::nctaid_x();
+    // SAFETY: the launch's counters.
+    unsafe {
+        ptx::fence_acq_rel_gpu();
+        if ptx::atom_add_global_u32(p.counters + 4, 1) == blocks - 1 {
+            let taken = ptx::atom_add_global_u32(p.counters, 0);
+            ptx::atom_add_global_u32(p.counters, 0u32.wrapping_sub(taken));
+            ptx::atom_add_global_u32(p.counters + 4, 0u32.wrapping_sub(blocks));
         }
     }
 }

@@ -3,10 +3,7 @@
 
 use core::f32::consts::LOG2_E;
 
-use crate::{
-    attention_tile::{KeyRange, quad_max},
-    ptx,
-};
+use crate::{attention_tile::KeyRange, ptx};
 
 /// Exponents past this are more than an f32 can tell one apart from the next; then scores are subtracted before they are scaled.
 const FOLDED_LIMIT: f32 = 16_777_216.0;
@@ -70,40 +67,48 @@ impl Softmax {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
     pub(super) unsafe fn update<const S: usize>(&mut self, s: &mut [f32; S], factor: f32) -> [f32; 2] {
-        let mut rescale = [0.0; 2];
+        // Both rows at a time: one warp a scheduler works on this, so its own instructions have to hide each other's latency.
+        let before = self.max;
+        // SAFETY: the whole warp is here.
+        let max = unsafe { quad_max_2([row_max(s, 0, before[0]), row_max(s, 1, before[1])]) };
+        self.max = max;
+        // A row that has seen nothing stays at -inf; -inf less -inf would be NaN.
+        let base = max.map(|max| if max == f32::NEG_INFINITY { 0.0 } else { max });
+        let scaled = base.map(|base| base * factor);
+        let (rescale, sum);
+        if ptx::max(scaled[0].abs(), scaled[1].abs()) < FOLDED_LIMIT {
+            rescale = [0, 1].map(|r| ptx::ex2(ptx::fma(before[r], factor, -scaled[r])));
+            sum = exponentials(s, |score, r| ptx::fma(score, factor, -scaled[r]));
+        } else {
+            rescale = [0, 1].map(|r| ptx::ex2((before[r] - base[r]) * factor));
+            sum = exponentials(s, |score, r| (score - base[r]) * factor);
+        }
         for r in 0..2 {
-            // SAFETY: the whole warp is here.
-            let max = unsafe { quad_max(ptx::max(self.max[r], row_max(s, r))) };
-            // A row that has seen nothing stays at -inf; -inf less -inf would be NaN.
-            let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
-            let scaled = base * factor;
-            let before = self.max[r];
-            self.max[r] = max;
-            if scaled.abs() < FOLDED_LIMIT {
-                rescale[r] = ptx::ex2(ptx::fma(before, factor, -scaled));
-                for j in 0..S / 4 {
-                    for i in 4 * j + 2 * r..4 * j + 2 * r + 2 {
-                        s[i] = ptx::ex2(ptx::fma(s[i], factor, -scaled));
-                    }
-                }
-            } else {
-                rescale[r] = ptx::ex2((before - base) * factor);
-                for j in 0..S / 4 {
-                    for i in 4 * j + 2 * r..4 * j + 2 * r + 2 {
-                        s[i] = ptx::ex2((s[i] - base) * factor);
-                    }
-                }
-            }
-            self.sum[r] = ptx::fma(self.sum[r], rescale[r], row_sum(s, r));
+            self.sum[r] = ptx::fma(self.sum[r], rescale[r], sum[r]);
         }
         rescale
     }
 }
 
-/// The largest of a lane's scores of row `r`, over four chains.
+/// Turns scores into exponentials of what `exponent` makes of a score and its row; a lane's sum of each row.
 #[inline(always)]
-fn row_max<const S: usize>(s: &[f32; S], r: usize) -> f32 {
-    let mut max = [s[2 * r], s[2 * r + 1], s[4 + 2 * r], s[4 + 2 * r + 1]];
+fn exponentials<const S: usize>(s: &mut [f32; S], exponent: impl Fn(f32, usize) -> f32) -> [f32; 2] {
+    // Two chains a row.
+    let mut sum = [[0.0f32; 2]; 2];
+    for j in 0..S / 4 {
+        for i in 0..4 {
+            let value = ptx::ex2(exponent(s[4 * j + i], i / 2));
+            s[4 * j + i] = value;
+            sum[i / 2][i % 2] = if j == 0 { value } else { sum[i / 2][i % 2] + value };
+        }
+    }
+    sum.map(|chains| chains[0] + chains[1])
+}
+
+/// The largest of a lane's scores of row `r` and `before`, over four chains.
+#[inline(always)]
+fn row_max<const S: usize>(s: &[f32; S], r: usize, before: f32) -> f32 {
+    let mut max = [ptx::max(before, s[2 * r]), s[2 * r + 1], s[4 + 2 * r], s[4 + 2 * r + 1]];
     for j in 1..S / 8 {
         for i in 0..4 {
             max[i] = ptx::max(max[i], s[8 * j + 4 * (i / 2) + 2 * r + i % 2]);
@@ -112,14 +117,18 @@ fn row_max<const S: usize>(s: &[f32; S], r: usize) -> f32 {
     ptx::max(ptx::max(max[0], max[1]), ptx::max(max[2], max[3]))
 }
 
-/// The sum of a lane's exponentials of row `r`, over four chains.
+/// The largest of a quad's values of each of two rows, in each of its lanes.
+///
+/// # Safety
+/// The whole warp calls it.
 #[inline(always)]
-fn row_sum<const S: usize>(s: &[f32; S], r: usize) -> f32 {
-    let mut sum = [s[2 * r], s[2 * r + 1], s[4 + 2 * r], s[4 + 2 * r + 1]];
-    for j in 1..S / 8 {
-        for i in 0..4 {
-            sum[i] += s[8 * j + 4 * (i / 2) + 2 * r + i % 2];
-        }
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn quad_max_2(rows: [f32; 2]) -> [f32; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let one = [ptx::shfl_bfly_f32(rows[0], 1), ptx::shfl_bfly_f32(rows[1], 1)];
+        let rows = [ptx::max(rows[0], one[0]), ptx::max(rows[1], one[1])];
+        let two = [ptx::shfl_bfly_f32(rows[0], 2), ptx::shfl_bfly_f32(rows[1], 2)];
+        [ptx::max(rows[0], two[0]), ptx::max(rows[1], two[1])]
     }
-    (sum[0] + sum[1]) + (sum[2] + sum[3])
 }

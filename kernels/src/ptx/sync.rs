@@ -57,6 +57,16 @@ intrinsic! {
     }
 }
 
+intrinsic! {
+    /// `fence.acq_rel.gpu`: orders this thread's accesses before it and after it for every thread of the device, in the way of an
+    /// atomic that follows or precedes it.
+    pub fn fence_acq_rel_gpu() {
+        asm!("fence.acq_rel.gpu;", options(nostack))
+    } else {
+        simt::intrinsic::fence_acq_rel_gpu()
+    }
+}
+
 /// `setmaxnreg.inc.sync.aligned.u32` where `INCREASE`, `.dec` otherwise (sm_90a): the warpgroup's registers a thread from here on.
 ///
 /// # Safety

@@ -108,6 +108,8 @@ fn run<D: Driver>(
         })
         .collect();
     let work = launch::work_list(tile, &spans);
+    let counters = arena.alloc("counters", 8)?;
+    arena.write(counters, 0, &[0; 8])?;
     let g_work = arena.input_u32("work", work.as_flattened())?;
     let (page_size, q_heads, kv_heads) = (case.page_size as u32, case.q_heads() as u32, case.kv_heads as u32);
     let box_rows = launch::box_rows(tile, page_size, input.block_table_stride as u32)
@@ -140,8 +142,10 @@ fn run<D: Driver>(
         tiles: work.len() as u32,
         section_heads: launch::section_heads(tile, q_heads, kv_heads, longest),
         box_rows,
-        reserved: [0; 3],
+        reserved: 0,
+        counters: arena.address(counters),
     };
     arena.launch(if case.head_dim == 64 { &HD64 } else { &HD128 }, [blocks, 1, 1], &params)?;
+    same_bits("the counters", &[0; 8], &arena.all_bytes(counters)?)?;
     arena.all_bytes(uploaded.out)
 }
