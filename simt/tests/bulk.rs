@@ -141,10 +141,10 @@ fn cases(x: u64) -> Vec<Case> {
         spec.dims[..rank].copy_from_slice(dims);
         spec.box_dims[..rank].copy_from_slice(box_dims);
         let mut stride = u64::from(element_bytes);
-        for d in 0..rank - 1 {
+        for (extent, stride_bytes) in dims[..rank - 1].iter().zip(&mut spec.strides_bytes) {
             // Rows further apart than they are long.
-            stride = (stride * dims[d]).next_multiple_of(16) + 16;
-            spec.strides_bytes[d] = stride;
+            stride = (stride * extent).next_multiple_of(16) + 16;
+            *stride_bytes = stride;
         }
         let mut all = [0; 5];
         all[..rank].copy_from_slice(coords);
