@@ -1,8 +1,9 @@
 //! `bar.sync` and `bar.arrive`: barriers of whole warps.
 
 use crate::clock::{COMPONENTS, VectorClock};
-use crate::context::{Collective, Context, State};
+use crate::context::Context;
 use crate::fault::{Fault, FaultKind, Place};
+use crate::lane::{Collective, State};
 
 /// One of the 16 barriers.
 #[derive(Debug)]
@@ -147,13 +148,12 @@ impl Context {
 
     /// That a lane has left nothing behind.
     pub fn lane_ended(&self, thread: usize) -> Result<(), Fault> {
-        if let Some(copy) = self.lanes[thread].copies.front() {
-            if !self.arrival_follows(thread) {
-                let target = self.shared.describe(copy.shared);
-                let detail = format!("ended before it waited for its copy to {target}");
-                let at = self.place(thread, copy.site);
-                return Err(self.fault(FaultKind::InFlight, Some(at), None, detail));
-            }
+        let copy = self.lanes[thread].copies.front();
+        if let Some(copy) = copy.filter(|_| !self.arrival_follows(thread)) {
+            let target = self.shared.describe(copy.shared);
+            let detail = format!("ended before it waited for its copy to {target}");
+            let at = self.place(thread, copy.site);
+            return Err(self.fault(FaultKind::InFlight, Some(at), None, detail));
         }
         self.stores_at_end(thread)
     }

@@ -1,7 +1,8 @@
 //! What the lanes of a warp do together.
 
-use crate::context::{Collective, Context, Lane, Space, State};
+use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
+use crate::lane::{Collective, Lane, State};
 use crate::matrix::{MmaOperands, ldmatrix, mma_m16n8k16};
 use crate::requests::Kind;
 

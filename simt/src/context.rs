@@ -1,180 +1,24 @@
 //! The state of the running launch, which intrinsics find through a thread-local pointer.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::panic::Location;
 use std::ptr;
 
-use corosensei::Yielder;
-
 use crate::bulk::Flight;
-use crate::bulk_store::Stores;
 use crate::clock::{Clocks, Stamp};
 use crate::fault::{Fault, FaultKind, Place};
 use crate::global::Global;
+use crate::lane::{Collective, Copy, Lane, State};
 use crate::mbarrier::Mbarrier;
 use crate::problem::Problem;
 use crate::random::Random;
-use crate::release::Fenced;
 use crate::report::Report;
 use crate::requests::Requests;
 use crate::shared::{Busy, FIRST_FLIGHT, Shared};
 use crate::site::{Site, Sites};
 use crate::wgmma::WarpProducts;
 
-/// What a lane is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    Ready,
-    /// In a collective.
-    Waiting,
-    /// At an mbarrier, on its own.
-    Blocked,
-    Finished,
-}
-
-/// What a waiting lane waits in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Collective {
-    #[default]
-    WarpSync,
-    Ballot,
-    Elect,
-    ShflBfly,
-    ShflIdx,
-    ShflDown,
-    ShflUp,
-    Mma,
-    Ldmatrix {
-        trans: bool,
-    },
-    Barrier {
-        id: u32,
-        threads: u32,
-        /// `bar.sync 0`: all of the block, on one line.
-        whole_block: bool,
-        /// `bar.arrive`: doesn't wait.
-        arrive: bool,
-    },
-    /// Of a warpgroup.
-    SetMaxRegisters,
-    /// Of a warpgroup.
-    Wgmma {
-        /// A comes from registers.
-        registers: bool,
-    },
-    WgmmaFence,
-    WgmmaCommit,
-    WgmmaWait,
-}
-
-impl Collective {
-    /// Whether more than a warp meets there.
-    pub fn is_wider_than_warp(self) -> bool {
-        matches!(self, Collective::Barrier { .. } | Collective::SetMaxRegisters | Collective::Wgmma { .. })
-    }
-
-    /// The instruction.
-    pub fn name(self) -> &'static str {
-        match self {
-            Collective::WarpSync => "bar.warp.sync",
-            Collective::Ballot => "vote.ballot",
-            Collective::ShflBfly => "shfl.bfly",
-            Collective::ShflIdx => "shfl.idx",
-            Collective::ShflDown => "shfl.down",
-            Collective::ShflUp => "shfl.up",
-            Collective::Mma => "mma",
-            Collective::Ldmatrix { trans: false } => "ldmatrix",
-            Collective::Ldmatrix { trans: true } => "ldmatrix.trans",
-            Collective::Barrier { whole_block: true, .. } => "bar.sync 0",
-            Collective::Barrier { arrive: true, .. } => "bar.arrive",
-            Collective::Barrier { .. } => "bar.sync",
-            Collective::Elect => "elect",
-            Collective::SetMaxRegisters => "setmaxnreg",
-            Collective::Wgmma { .. } => "wgmma",
-            Collective::WgmmaFence => "wgmma.fence",
-            Collective::WgmmaCommit => "wgmma.commit_group",
-            Collective::WgmmaWait => "wgmma.wait_group",
-        }
-    }
-}
-
-/// A 16-byte copy on its way to shared memory.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copy {
-    pub shared: u32,
-    pub data: [u8; 16],
-    pub init: u16,
-    pub group: u32,
-    /// How many the lane had issued before.
-    pub number: u64,
-    pub site: Site,
-}
-
-/// A lane's own state. What it brings to a collective and takes from it lies in `operands` and `result`.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    pub yielder: *const Yielder<(), ()>,
-    pub collective: Collective,
-    pub site: Site,
-    pub operands: [u32; 10],
-    /// The accumulators that it lends to a collective: where, and how many. None while it runs.
-    accumulators: (*mut f32, usize),
-    pub result: [u32; 4],
-    pub copies: VecDeque<Copy>,
-    pub copies_issued: u64,
-    /// Groups committed so far.
-    pub groups: u32,
-    pub stores: Stores,
-    pub fenced: Fenced,
-    /// Blocked: the index of the mbarrier, and the parity of the phase.
-    pub waits_for: (usize, u32),
-}
-
-// SAFETY: `yielder` and `accumulators` are followed only while the coroutine they belong to is suspended within a launch, which one thread runs
-// from beginning to end; between launches nobody follows it.
-unsafe impl Send for Lane {}
-
-impl Default for Lane {
-    fn default() -> Self {
-        Self {
-            yielder: ptr::null(),
-            collective: Collective::default(),
-            site: Site::default(),
-            operands: [0; 10],
-            accumulators: (ptr::NonNull::dangling().as_ptr(), 0),
-            result: [0; 4],
-            copies: VecDeque::new(),
-            copies_issued: 0,
-            groups: 0,
-            stores: Stores::default(),
-            fenced: Fenced::default(),
-            waits_for: (0, 0),
-        }
-    }
-}
-
-impl Lane {
-    /// The accumulators lent to the collective that the lane waits in.
-    pub fn accumulators(&self) -> &[f32] {
-        let (start, count) = self.accumulators;
-        // SAFETY: set by `lend_accumulators` from a slice that the suspended lane holds mutably borrowed, and reset before
-        // the lane goes on; the initial value is empty.
-        unsafe { std::slice::from_raw_parts(start, count) }
-    }
-
-    pub fn accumulators_mut(&mut self) -> &mut [f32] {
-        let (start, count) = self.accumulators;
-        // SAFETY: as for `accumulators`; `self` is borrowed mutably, so nobody else has them.
-        unsafe { std::slice::from_raw_parts_mut(start, count) }
-    }
-
-    /// Forgets what a lane that was unwound had lent.
-    pub fn take_accumulators_back(&mut self) {
-        self.accumulators = (ptr::NonNull::dangling().as_ptr(), 0);
-    }
-}
-
+/// The launch that runs, its block and its lanes.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub global: Global,
@@ -456,7 +300,7 @@ pub(crate) fn wait_in_with(
     location: &'static Location<'static>,
 ) {
     let context = context();
-    context.lanes[context.current].accumulators = (accumulators.as_mut_ptr(), accumulators.len());
+    context.lanes[context.current].lend_accumulators(accumulators);
     wait_in(collective, operands, location);
     let context = self::context();
     context.lanes[context.current].take_accumulators_back();

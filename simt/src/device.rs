@@ -2,8 +2,9 @@
 
 use crate::bulk_store::Stores;
 use crate::clock::LAST_SERIAL;
-use crate::context::{Context, Current, Lane, State};
+use crate::context::{Context, Current};
 use crate::fault::{Fault, FaultKind};
+use crate::lane::{Lane, State};
 use crate::problem::Problem;
 use crate::random::Random;
 use crate::release::Fenced;

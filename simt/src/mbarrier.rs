@@ -1,8 +1,9 @@
 //! Mbarriers: phases that complete when as many have arrived as were expected and all announced bytes have landed.
 
 use crate::clock::{COMPONENTS, OWN_MEMORY_FLOOR, Stamp, VectorClock};
-use crate::context::{Context, Space, State};
+use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
+use crate::lane::State;
 use crate::problem::Problem;
 use crate::shadow::Conflict;
 use crate::site::Site;

@@ -7,8 +7,9 @@ use corosensei::stack::{DefaultStack, Stack, StackPointer};
 
 use crate::barrier::{Barriers, diagnose};
 use crate::collective::Standing;
-use crate::context::{Collective, State, context};
+use crate::context::context;
 use crate::fault::{Fault, FaultKind};
+use crate::lane::{Collective, State};
 use crate::random::Random;
 
 const STACK_BYTES: usize = 256 << 10;
@@ -184,6 +185,9 @@ impl Block {
         if context.land_awaited()? {
             return Ok(true);
         }
+        if context.report.lane_steps > context.step_limit {
+            return Err(context.out_of_steps(None));
+        }
         let steps = context.report.lane_steps - context.report.mbarrier_waits;
         if steps == self.steps_at_give_up {
             return Ok(false);
@@ -301,16 +305,15 @@ impl Block {
             ));
         }
         let met = &mut self.groups[group];
-        if let Some(&before) = met.first() {
-            if !context.same_place(32 * before, first) {
-                let detail = format!(
-                    "waits in {}, but another warp of its warpgroup is at {}",
-                    collective.name(),
-                    context.lanes[32 * before].collective.name()
-                );
-                let (at, other) = (context.lane_place(first), context.lane_place(32 * before));
-                return Err(context.fault(FaultKind::WarpDivergence, Some(at), Some(other), detail));
-            }
+        let before = met.first().map(|before| 32 * before);
+        if let Some(before) = before.filter(|&before| !context.same_place(before, first)) {
+            let detail = format!(
+                "waits in {}, but another warp of its warpgroup is at {}",
+                collective.name(),
+                context.lanes[before].collective.name()
+            );
+            let (at, other) = (context.lane_place(first), context.lane_place(before));
+            return Err(context.fault(FaultKind::WarpDivergence, Some(at), Some(other), detail));
         }
         met.push(warp);
         if met.len() == 4 {

@@ -167,8 +167,8 @@ impl TensorMapSpec {
             // Wrapping: a start left of the tensor is no address until the columns inside are added.
             let first = i64::from(coords[0]) * i64::from(spec.element_bytes);
             let mut address = spec.base.wrapping_add_signed(first);
-            for dimension in 1..rank {
-                let at = i64::from(coords[dimension]) + i64::from(rest % spec.box_dims[dimension]);
+            for (dimension, &coord) in coords.iter().enumerate().take(rank).skip(1) {
+                let at = i64::from(coord) + i64::from(rest % spec.box_dims[dimension]);
                 rest /= spec.box_dims[dimension];
                 if at < 0 || at as u64 >= spec.dims[dimension] {
                     return None;

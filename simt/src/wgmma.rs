@@ -341,7 +341,7 @@ impl Context {
         }
         let Some(index) = self.pending_registers(warp)? else { return Ok(()) };
         let Pending { group, site, .. } = self.products[warp].pending[index];
-        if !group.is_some_and(|group| group < self.products[warp].done) {
+        if group.is_none_or(|group| group >= self.products[warp].done) {
             let issued = self.place(first, site);
             let detail = format!(
                 "waits for all but {newest} groups and takes accumulators that are still on their way"
@@ -359,7 +359,7 @@ impl Context {
     /// The fault of a warp that ended before its products had.
     pub fn products_at_end(&self, warp: usize) -> Result<(), Fault> {
         let products = &self.products[warp];
-        let running = |pending: &&Pending| !pending.group.is_some_and(|group| group < products.done);
+        let running = |pending: &&Pending| pending.group.is_none_or(|group| group >= products.done);
         let Some(pending) = products.pending.iter().find(running) else { return Ok(()) };
         let at = Some(self.place(32 * warp, pending.site));
         let detail = "ended before it waited for its wgmma".to_owned();

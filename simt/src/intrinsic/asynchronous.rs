@@ -2,8 +2,9 @@
 
 use std::panic::Location;
 
-use crate::context::{Collective, Context, State, context, step, stop, suspend, wait_in};
+use crate::context::{Context, context, step, stop, suspend, wait_in};
 use crate::fault::Fault;
+use crate::lane::{Collective, State};
 use crate::site::Site;
 use crate::tensor_map::TensorMap;
 

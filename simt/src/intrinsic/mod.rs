@@ -12,8 +12,9 @@ use std::panic::Location;
 pub use asynchronous::*;
 pub use warpgroup::*;
 
-use crate::context::{Collective, Context, Copy, Space, context, step, stop, wait_in};
+use crate::context::{Context, Space, context, step, stop, wait_in};
 use crate::element::{AtomicElement, Element};
+use crate::lane::{Collective, Copy};
 use crate::requests::Kind;
 use crate::shared::BASE;
 use crate::site::Site;

@@ -2,7 +2,8 @@
 
 use std::panic::Location;
 
-use crate::context::{Collective, wait_in, wait_in_with};
+use crate::context::{wait_in, wait_in_with};
+use crate::lane::Collective;
 pub use crate::wgmma::WgmmaType;
 use crate::wgmma::{descriptor_words, pack};
 
