@@ -10,6 +10,8 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod async_copy;
+mod bf16_pairs;
+mod device_order;
 mod global;
 mod math;
 mod mma;
@@ -19,6 +21,8 @@ mod thread;
 mod warp;
 
 pub use async_copy::*;
+pub use bf16_pairs::*;
+pub use device_order::*;
 pub use global::*;
 pub use math::*;
 pub use mma::*;
