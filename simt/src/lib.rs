@@ -52,25 +52,34 @@
 //! Blocks run one after another, so a kernel whose blocks wait for each other never ends ([`Device::limit_steps`] ends it). A
 //! lane that spins on memory within its block does let others run. The clocks, caches and throughput of a device aren't modelled.
 
+mod barrier;
+mod bulk;
+mod bulk_store;
 mod clock;
 mod collective;
 mod context;
+mod descriptor;
 mod device;
 mod element;
 mod fault;
 mod global;
 pub mod intrinsic;
 mod matrix;
+mod mbarrier;
 mod problem;
 mod random;
+mod release;
 mod report;
 mod requests;
 mod scheduler;
 mod shadow;
 mod shared;
 mod site;
+mod tensor_map;
+mod wgmma;
 
 pub use device::{Device, Launch, Order};
 pub use element::{AtomicElement, Element};
 pub use fault::{Fault, FaultKind, Place};
 pub use report::Report;
+pub use tensor_map::{Swizzle, TensorMap, TensorMapSpec};
