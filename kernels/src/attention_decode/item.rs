@@ -76,7 +76,8 @@ impl Item {
     /// The scratch slot of a chunk of the same rows: the number of the block that computes it.
     #[inline(always)]
     pub fn slot(&self, p: &AttentionDecode, chunk: u32) -> u64 {
-        let tile = u64::from(self.first_item + chunk) * u64::from(p.row_tiles.max(1)) + u64::from(self.row_tile);
+        let tile =
+            u64::from(self.first_item + chunk) * u64::from(p.row_tiles.max(1)) + u64::from(self.row_tile);
         tile * u64::from(p.kv_heads) + u64::from(self.kv_head)
     }
 }
@@ -139,7 +140,8 @@ impl RowMask {
         let mut drafts = own | (own - 1);
         if p.tree_masks != 0 {
             // SAFETY: the caller's promise; one mask a query row.
-            let mask = unsafe { ptx::ld_global_nc_b32(p.tree_masks + u64::from(item.query_start + token) * 4) };
+            let mask =
+                unsafe { ptx::ld_global_nc_b32(p.tree_masks + u64::from(item.query_start + token) * 4) };
             drafts = (mask | own) & ((1 << item.queries) - 1);
         }
         if drafts_start < 0 {

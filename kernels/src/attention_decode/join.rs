@@ -93,7 +93,8 @@ unsafe fn merge(plan: &SharedPlan, piece: Piece) -> Part {
     let mut whole = Part::NOTHING;
     for w in 0..WARPS {
         // SAFETY: written by `share`.
-        let word = unsafe { ptx::ld_shared_v2_b32(base + plan.merge_sums() + (w * plan.rows + piece.row) * 8) };
+        let word =
+            unsafe { ptx::ld_shared_v2_b32(base + plan.merge_sums() + (w * plan.rows + piece.row) * 8) };
         sums[w as usize] = word.map(f32::from_bits);
         whole.max = ptx::max(whole.max, sums[w as usize][0]);
     }
@@ -187,9 +188,8 @@ pub(super) unsafe fn is_last_block(p: &AttentionDecode, plan: &SharedPlan, item:
 pub(super) unsafe fn join_chunks(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
     // What the rings held has been read: [`is_last_block`] has barriers.
     let s_sums = ptx::shared_base();
-    let scratch_row = |row: u32, chunk: u32| {
-        item.slot(p, item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row)
-    };
+    let scratch_row =
+        |row: u32, chunk: u32| item.slot(p, item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row);
     let mut index = ptx::tid_x();
     while index < rows * item.chunks {
         let (row, chunk) = (index / item.chunks, index % item.chunks);

@@ -43,8 +43,7 @@ impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
             let row = n as u32 * 8 + ptx::lane() / 4;
             if row < count {
                 let (query, head) = ((first_row + row) / group, (first_row + row) % group);
-                g_rows[n] =
-                    query_address(p, item.query_start + query, item.kv_head * group + head, HEAD_DIM);
+                g_rows[n] = query_address(p, item.query_start + query, item.kv_head * group + head, HEAD_DIM);
             }
             for e in 0..2 {
                 let row = n as u32 * 8 + ptx::lane() % 4 * 2 + e as u32;
@@ -119,7 +118,8 @@ unsafe fn attend<
         for s in 0..STAGES {
             if s < walk.tiles {
                 let s_stage = s_ring + s * stage_bytes;
-                scales[s as usize] = copier.start::<FORMAT, CHUNKS, TILE_KEYS>(s_stage, &lookup, places[s as usize]);
+                scales[s as usize] =
+                    copier.start::<FORMAT, CHUNKS, TILE_KEYS>(s_stage, &lookup, places[s as usize]);
             }
             ptx::cp_async_commit();
         }
@@ -146,7 +146,12 @@ unsafe fn attend<
             if quantised {
                 scale_values(&mut s, &own);
             }
-            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(&mut softmax.out, &s, s_stage + plan.tile_bytes(), &reads);
+            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(
+                &mut softmax.out,
+                &s,
+                s_stage + plan.tile_bytes(),
+                &reads,
+            );
             ptx::bar_warp_sync();
             for s in 1..STAGES as usize {
                 scales[s - 1] = scales[s];
@@ -197,7 +202,8 @@ unsafe fn decode<
         if rows == 0 {
             return;
         }
-        let softmax = attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows);
+        let softmax =
+            attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows);
         share::<FORMAT, STEPS, ROWS8>(&plan, rows, &softmax);
         ptx::bar_sync();
         merge_warps(p, &plan, &item, rows);

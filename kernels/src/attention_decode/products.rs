@@ -161,7 +161,10 @@ pub(super) unsafe fn add_values<
             let p = &p[m][n];
             // SAFETY: the warp is whole. Fragments have keys by quad; as an operand they must have them within the quad.
             b[n] = unsafe {
-                [ptx::movmatrix_trans(ptx::pack_bf16(p[0], p[1])), ptx::movmatrix_trans(ptx::pack_bf16(p[2], p[3]))]
+                [
+                    ptx::movmatrix_trans(ptx::pack_bf16(p[0], p[1])),
+                    ptx::movmatrix_trans(ptx::pack_bf16(p[2], p[3])),
+                ]
             };
         }
         for pair in 0..CHUNKS / 2 {
@@ -173,8 +176,12 @@ pub(super) unsafe fn add_values<
             } else {
                 for half in 0..2 {
                     let (first, next) = (v[2 * half], v[2 * half + 1]);
-                    let a =
-                        [even::<FORMAT>(first), odd::<FORMAT>(first), even::<FORMAT>(next), odd::<FORMAT>(next)];
+                    let a = [
+                        even::<FORMAT>(first),
+                        odd::<FORMAT>(first),
+                        even::<FORMAT>(next),
+                        odd::<FORMAT>(next),
+                    ];
                     accumulate(&mut out[2 * pair as usize + half], a, &b);
                 }
             }

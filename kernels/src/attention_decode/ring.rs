@@ -5,7 +5,11 @@
 //! values by `ldmatrix`, a chunk of each of eight rows.
 
 use super::item::Item;
-use crate::{abi::{AttentionDecode, KV_BF16}, ptx, tile::swizzle};
+use crate::{
+    abi::{AttentionDecode, KV_BF16},
+    ptx,
+    tile::swizzle,
+};
 
 /// No row: the key isn't visible.
 const NONE: u32 = u32::MAX;

@@ -137,11 +137,7 @@ pub(super) struct Softmax<const STEPS: usize, const ROWS8: usize> {
 impl<const STEPS: usize, const ROWS8: usize> Softmax<STEPS, ROWS8> {
     #[inline(always)]
     pub fn new() -> Self {
-        Self {
-            max: [[f32::NEG_INFINITY; 2]; ROWS8],
-            sum: [[0.0; 2]; ROWS8],
-            out: [[[0.0; 4]; ROWS8]; STEPS],
-        }
+        Self { max: [[f32::NEG_INFINITY; 2]; ROWS8], sum: [[0.0; 2]; ROWS8], out: [[[0.0; 4]; ROWS8]; STEPS] }
     }
 
     /// Turns scores into exponentials under the new maxima, and brings sums and outputs under them.

@@ -2,8 +2,8 @@
 
 mod argmax;
 mod attention;
-mod attention_combine;
 mod attention_decode;
+mod attention_decode_case;
 mod attention_prefill;
 mod gather_rows;
 mod gemm_bf16;
@@ -25,7 +25,6 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<attention_prefill::AttentionPrefill>(),
         Suite::of::<attention_decode::AttentionDecode>(),
         Suite::of::<sample::Sample>(),
-        Suite::of::<attention_combine::AttentionCombine>(),
         Suite::of::<argmax::Argmax>(),
         Suite::of::<rope_append::RopeAppend>(),
         Suite::of::<rms_norm::RmsNorm>(),
