@@ -82,6 +82,13 @@ impl Item {
     }
 }
 
+/// Query heads that share a key head.
+#[inline(always)]
+pub(super) fn group(p: &AttentionDecode) -> u32 {
+    // What divides is kept from 0, or the compiler leaves a panic in.
+    (p.q_heads / p.kv_heads.max(1)).max(1)
+}
+
 /// The sequence of the launch that `item` belongs to, and its record; `seqs` past the last item.
 ///
 /// Each round the lanes look at 32 evenly spaced records and go on between two of them: one load for up to 31 sequences, two up to

@@ -1,6 +1,10 @@
 //! From the warps' parts to the output: the merge within a block, and the join of a sequence's chunks by its last block.
 
-use super::{SharedPlan, THREADS, WARPS, item::Item, softmax::Softmax};
+use super::{
+    SharedPlan, THREADS, WARPS,
+    item::{Item, group},
+    softmax::Softmax,
+};
 use crate::{
     abi::{AttentionDecode, KV_BF16},
     ptx,
@@ -114,7 +118,7 @@ unsafe fn merge(plan: &SharedPlan, piece: Piece) -> Part {
 /// The piece's row is one of the item's.
 #[inline(always)]
 unsafe fn write_out(p: &AttentionDecode, plan: &SharedPlan, item: &Item, piece: Piece, part: &Part) {
-    let group = p.q_heads / p.kv_heads.max(1);
+    let group = group(p);
     let row = item.row_tile * plan.rows + piece.row;
     let query = u64::from(item.query_start + row / group);
     let head = query * u64::from(p.q_heads) + u64::from(item.kv_head * group + row % group);
@@ -192,7 +196,7 @@ pub(super) unsafe fn join_chunks(p: &AttentionDecode, plan: &SharedPlan, item: &
         |row: u32, chunk: u32| item.slot(p, item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row);
     let mut index = ptx::tid_x();
     while index < rows * item.chunks {
-        let (row, chunk) = (index / item.chunks, index % item.chunks);
+        let (row, chunk) = (index / item.chunks.max(1), index % item.chunks.max(1));
         // SAFETY: written by the blocks of these rows. Not by way of the read-only cache: they were written in this launch.
         unsafe {
             let sums = ptx::ld_global_v2_b32(p.partial_sums + scratch_row(row, chunk) * 8);

@@ -2,7 +2,7 @@
 
 use super::{
     STAGES, SharedPlan, WARPS,
-    item::{Item, RowMask},
+    item::{Item, RowMask, group},
     join::{is_last_block, join_chunks, merge_warps, share},
     products::{Queries, ReadPlan, add_values, load_queries, query_address, scores},
     ring::{Copier, Lookup, Scales},
@@ -35,7 +35,7 @@ impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
         item: &Item,
         count: u32,
     ) -> Self {
-        let group = p.q_heads / p.kv_heads.max(1);
+        let group = group(p);
         let first_row = item.row_tile * ROWS8 as u32 * 8;
         let mut g_rows = [0; ROWS8];
         let mut masks = [[RowMask::of_padding(); 2]; ROWS8];
@@ -197,7 +197,7 @@ unsafe fn decode<
     // its own ring, whose copies it has waited for and whose tiles it has read.
     unsafe {
         let Some(item) = Item::of_block(p) else { return };
-        let all_rows = item.queries * (p.q_heads / p.kv_heads.max(1));
+        let all_rows = item.queries * group(p);
         let rows = all_rows.saturating_sub(item.row_tile * plan.rows).min(plan.rows);
         if rows == 0 {
             return;
