@@ -10,7 +10,7 @@ mod prefill;
 mod rope_append;
 mod rows;
 
-pub(crate) use rows::{EPS, sample_row};
+pub use rows::{EPS, sample_row};
 
 use tilewright_host::{
     Result,

@@ -16,10 +16,10 @@ use crate::{
 };
 
 /// Of the norms' mean square.
-pub(crate) const EPS: f32 = 1e-5;
+pub const EPS: f32 = 1e-5;
 
 /// Rows of the table that `gather_rows` looks up in, for each row it brings: the table is larger than what is read of it.
-pub(crate) const TABLE_ROWS_PER_ROW: usize = 4;
+const TABLE_ROWS_PER_ROW: usize = 4;
 
 /// A `Kernel` for one variant of `Problem`, a grid of one block a row.
 macro_rules! row_kernel {
@@ -110,7 +110,7 @@ row_kernel!(
 );
 
 /// How row `row` is sampled: a usual setting, another draw a row.
-pub(crate) fn sample_row(row: usize) -> abi::SampleRow {
+pub fn sample_row(row: usize) -> abi::SampleRow {
     let uniform = (row as f32 * 0.618_034 + 0.1).fract();
     abi::SampleRow { temperature: 0.8, top_p: 0.95, min_p: 0.0, uniform, top_k: 50, reserved: 0 }
 }
