@@ -8,6 +8,7 @@ mod api;
 mod module;
 mod open;
 mod staging;
+mod timing;
 
 use std::{
     ffi::c_void,
@@ -23,6 +24,7 @@ use cust::{
 };
 use tilewright_kernels::abi::KernelSpec;
 
+pub use self::timing::CudaGraph;
 use self::{module::Module, staging::Staging};
 use super::{Driver, GpuDevice, GpuInfo};
 use crate::{Error, Result};
