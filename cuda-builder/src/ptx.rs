@@ -142,6 +142,7 @@ fn bounds(entry: &Entry) -> String {
 const SINCE: &[(&str, (u32, u32))] = &[
     (".L2::cache_hint", (7, 4)),
     ("createpolicy", (7, 4)),
+    ("movmatrix", (7, 8)),
     ("stmatrix", (7, 8)),
     ("mapa", (7, 8)),
     ("barrier.cluster", (7, 8)),

@@ -9,6 +9,9 @@ pub struct Span {
     pub kv_len: u32,
     /// Its pages, enough for `kv_len` tokens.
     pub pages: Vec<u32>,
+    /// If its tokens are drafts to verify: for each, a mask of the drafts it sees (bit `j`: the span's token `j`). Every draft sees
+    /// itself and all keys before the drafts.
+    pub drafts: Option<Vec<u32>>,
 }
 
 /// Which tokens of a sequence want logits.
@@ -60,7 +63,7 @@ impl Batch {
             Outputs::All => self.outputs.extend(query_start..query_start + query_len),
             Outputs::Last | Outputs::None => {}
         }
-        self.spans.push(Span { query_start, query_len, kv_len, pages: pages.to_vec() });
+        self.spans.push(Span { query_start, query_len, kv_len, pages: pages.to_vec(), drafts: None });
     }
 
     /// Rows of the step.

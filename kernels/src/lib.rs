@@ -10,7 +10,6 @@
 
 pub mod abi;
 pub mod argmax;
-pub mod attention_combine;
 pub mod attention_decode;
 pub mod attention_prefill;
 pub mod attention_prefill_sm90;
@@ -40,9 +39,18 @@ mod vector;
 /// The entries of every module.
 pub static KERNELS: &[&abi::KernelSpec] = &[
     &argmax::ARGMAX,
-    &attention_combine::ATTENTION_COMBINE,
-    &attention_decode::HD64,
-    &attention_decode::HD128,
+    &attention_decode::VARIANTS[0].spec,
+    &attention_decode::VARIANTS[1].spec,
+    &attention_decode::VARIANTS[2].spec,
+    &attention_decode::VARIANTS[3].spec,
+    &attention_decode::VARIANTS[4].spec,
+    &attention_decode::VARIANTS[5].spec,
+    &attention_decode::VARIANTS[6].spec,
+    &attention_decode::VARIANTS[7].spec,
+    &attention_decode::VARIANTS[8].spec,
+    &attention_decode::VARIANTS[9].spec,
+    &attention_decode::VARIANTS[10].spec,
+    &attention_decode::VARIANTS[11].spec,
     &attention_prefill::HD64,
     &attention_prefill::HD128,
     &gather_rows::GATHER_ROWS,

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Bench, Noise, assert_close};
-use tilewright_kernels::{abi::*, attention_combine, attention_decode, attention_prefill, gemm_bf16};
+use tilewright_kernels::{abi::*, attention_decode, attention_prefill, gemm_bf16};
 
 #[test]
 fn gemm_tiles_agree_bit_for_bit_and_with_the_definition() {
@@ -205,52 +205,57 @@ impl Batch {
         assert_close("out", &b.read_bf16(params.out, x.q.len()), &self.expected(&x), 0.01);
     }
 
-    fn check_decode(&self, split_tokens: u32) {
+    fn check_decode(&self) {
         let x = self.inputs();
-        let mut b = Bench::new();
-        let seq_ids: Vec<u32> = (0..self.seqs()).rev().collect();
-        let max_splits = x.kv_lens.iter().max().unwrap().div_ceil(split_tokens).max(1);
-        let rows = self.lens.len() * self.q_heads * max_splits as usize;
-        let params = AttentionDecode {
-            q: b.bf16(&x.q),
-            k_cache: b.bf16(&x.k),
-            v_cache: b.bf16(&x.v),
-            out: b.empty(x.q.len() * 2),
-            partial_out: b.empty(rows * self.head_dim * 4),
-            partial_lse: b.empty(rows * 4),
-            seq_ids: b.words(&seq_ids),
-            q_starts: b.words(&x.q_starts),
-            kv_lens: b.words(&x.kv_lens),
-            block_table: b.words(&x.table),
-            block_table_stride: x.stride as u32,
-            page_size: self.page_size as u32,
-            q_heads: self.q_heads as u32,
-            kv_heads: self.kv_heads as u32,
-            scale: self.scale(),
-            softcap: self.softcap,
-            window: self.window as u32,
-            split_tokens,
-            max_splits,
-            reserved: 0,
-        };
-        let grid = [max_splits, params.kv_heads, self.seqs()];
-        let report =
-            b.launch_once(self.pick(&attention_decode::HD64, &attention_decode::HD128), grid, params);
-        assert_eq!(report.bank_conflicts, 0);
-        let combine = AttentionCombine {
-            partial_out: params.partial_out,
-            partial_lse: params.partial_lse,
-            out: params.out,
-            seq_ids: params.seq_ids,
-            q_starts: params.q_starts,
-            kv_lens: params.kv_lens,
-            q_heads: params.q_heads,
-            head_dim: self.head_dim as u32,
-            split_tokens,
-            max_splits,
-        };
-        b.launch(&attention_combine::ATTENTION_COMBINE, [params.q_heads, self.seqs(), 1], combine);
-        assert_close("out", &b.read_bf16(params.out, x.q.len()), &self.expected(&x), 0.01);
+        let group = (self.q_heads / self.kv_heads) as u32;
+        let queries = self.lens.iter().map(|l| l.0).max().unwrap() as u32;
+        for variant in attention_decode::VARIANTS.iter().filter(|v| v.format == KV_BF16) {
+            if variant.head_dim as usize != self.head_dim {
+                continue;
+            }
+            let mut b = Bench::new();
+            let mut records = vec![];
+            let mut first_item = 0;
+            for (seq, &(queries, kv_len)) in self.lens.iter().enumerate() {
+                let kv_len = kv_len as u32;
+                let row_and_queries = (seq as u32) << DecodeSequence::QUERY_BITS | queries as u32;
+                records.push(DecodeSequence {
+                    first_item,
+                    query_start: x.q_starts[seq],
+                    kv_len,
+                    row_and_queries,
+                });
+                first_item += attention_decode::split::chunks(kv_len);
+            }
+            records.push(DecodeSequence { first_item, ..DecodeSequence::default() });
+            let row_tiles = (queries * group).div_ceil(variant.rows);
+            let blocks = first_item * row_tiles * self.kv_heads as u32;
+            let rows = (blocks * variant.rows) as usize;
+            let params = AttentionDecode {
+                q: b.bf16(&x.q),
+                k_cache: b.bf16(&x.k),
+                v_cache: b.bf16(&x.v),
+                out: b.empty(x.q.len() * 2),
+                partial_out: b.empty(rows * self.head_dim * 4),
+                partial_sums: b.empty(rows * 8),
+                counters: b.words(&vec![0u32; self.lens.len() * self.kv_heads * row_tiles as usize]),
+                sequences: b.words(&records),
+                block_table: b.words(&x.table),
+                seqs: self.seqs(),
+                block_table_stride: x.stride as u32,
+                page_size: self.page_size as u32,
+                q_heads: self.q_heads as u32,
+                kv_heads: self.kv_heads as u32,
+                row_tiles,
+                scale: self.scale(),
+                softcap: self.softcap,
+                window: self.window as u32,
+                ..AttentionDecode::default()
+            };
+            let report = b.launch_once(&variant.spec, [blocks, 1, 1], params);
+            assert_eq!(report.bank_conflicts, 0, "{}", variant.spec.name);
+            assert_close("out", &b.read_bf16(params.out, x.q.len()), &self.expected(&x), 0.01);
+        }
     }
 }
 
@@ -283,42 +288,28 @@ fn prefill_softcap_and_odd_pages() {
 }
 
 fn decoding(head_dim: usize, group: usize, window: usize) -> Batch {
-    let lens = vec![(1, 1), (1, 300), (1, 0), (1, 64), (1, 129)];
-    Batch {
-        head_dim,
-        q_heads: 2 * group,
-        kv_heads: 2,
-        page_size: 16,
-        lens,
-        causal: true,
-        window,
-        softcap: 0.0,
-    }
+    let lens = vec![(1, 1), (1, 600), (3, 0), (1, 64), (2, 129)];
+    let (q_heads, kv_heads) = (2 * group, 2);
+    Batch { head_dim, q_heads, kv_heads, page_size: 16, lens, causal: true, window, softcap: 0.0 }
 }
 
 #[test]
-fn decode_one_chunk() {
-    decoding(64, 1, 0).check_decode(512);
-    decoding(128, 3, 0).check_decode(512);
-}
-
-#[test]
-fn decode_split_and_combined() {
-    decoding(64, 4, 0).check_decode(64);
-    decoding(128, 2, 0).check_decode(128);
+fn decode() {
+    decoding(64, 1, 0).check_decode();
+    decoding(128, 3, 0).check_decode();
 }
 
 #[test]
 fn decode_window_with_dead_pages_and_empty_chunks() {
-    decoding(64, 2, 70).check_decode(64);
+    decoding(64, 2, 70).check_decode();
 }
 
 #[test]
-fn decode_group_past_one_pass() {
-    decoding(64, 19, 0).check_decode(128);
+fn decode_group_past_one_tile() {
+    decoding(64, 19, 0).check_decode();
 }
 
 #[test]
 fn decode_softcap() {
-    Batch { softcap: 2.0, page_size: 5, ..decoding(64, 2, 0) }.check_decode(64);
+    Batch { softcap: 2.0, page_size: 5, ..decoding(64, 2, 0) }.check_decode();
 }

@@ -66,6 +66,17 @@ pub fn attention<R: Real>(p: &AttentionProblem<'_>) -> Vec<R> {
 /// One query of one head.
 fn attend<R: Real>(p: &AttentionProblem<'_>, q: &[f32], seq: usize, position: i64, kv_head: usize) -> Vec<R> {
     let keys: Vec<usize> = (0..p.kv_lens[seq] as usize).filter(|&key| p.sees(position, key as i64)).collect();
+    attend_keys(p, q, seq, &keys, kv_head)
+}
+
+/// One query of one head over the keys it sees.
+pub(crate) fn attend_keys<R: Real>(
+    p: &AttentionProblem<'_>,
+    q: &[f32],
+    seq: usize,
+    keys: &[usize],
+    kv_head: usize,
+) -> Vec<R> {
     let scores: Vec<R> = keys
         .iter()
         .map(|&key| {
@@ -88,28 +99,6 @@ fn attend<R: Real>(p: &AttentionProblem<'_>, q: &[f32], seq: usize, position: i6
         for (sum, &v) in sum.iter_mut().zip(p.cached(p.v_cache, seq, key, kv_head)) {
             *sum += weight.stored() * R::of(v);
         }
-    }
-    sum.into_iter().map(|sum| (sum / total).stored()).collect()
-}
-
-/// Joins chunks of one query of one head: `partial_out[chunk, head_dim]`, each normalised within its chunk, weighted by
-/// `2^lse[chunk]`. Zeros if every chunk is empty (`-inf`).
-pub fn combine<R: Real>(partial_out: &[f32], lse: &[f32], head_dim: usize) -> Vec<R> {
-    let largest = lse.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = R::ZERO;
-    let mut sum = vec![R::ZERO; head_dim];
-    for (chunk, &lse) in partial_out.chunks(head_dim).zip(lse) {
-        if lse == f32::NEG_INFINITY {
-            continue;
-        }
-        let weight = ((R::of(lse) - R::of(largest)) * R::of_f64(std::f64::consts::LN_2)).exp();
-        total += weight;
-        for (sum, &value) in sum.iter_mut().zip(chunk) {
-            *sum += weight * R::of(value);
-        }
-    }
-    if largest == f32::NEG_INFINITY {
-        return sum;
     }
     sum.into_iter().map(|sum| (sum / total).stored()).collect()
 }
@@ -166,12 +155,5 @@ mod tests {
         let capped = 2.0f64.tanh().exp();
         let expected = capped / (capped + 2.0);
         assert!((attention::<f64>(&AttentionProblem { softcap: 1.0, ..p })[1] - expected).abs() < 1e-15);
-    }
-
-    #[test]
-    fn combining_chunks_is_attention_over_all() {
-        let out: Vec<f64> = combine(&[1.0, 4.0, f32::NAN], &[0.0, 1.0, f32::NEG_INFINITY], 1);
-        assert!((out[0] - 3.0).abs() < 1e-12);
-        assert_eq!(combine::<f64>(&[f32::NAN], &[f32::NEG_INFINITY], 1), [0.0]);
     }
 }

@@ -22,6 +22,7 @@ mod layers;
 mod real;
 mod rope;
 mod sampling;
+mod tree;
 
 pub use attention::*;
 pub use compare::*;
@@ -30,3 +31,4 @@ pub use layers::*;
 pub use real::*;
 pub use rope::*;
 pub use sampling::*;
+pub use tree::*;

@@ -22,6 +22,11 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
         "tilewright-tests",
         &["tilewright", "tilewright-host", "tilewright-kernels", "tilewright-reference", "tilewright-simt"],
     ),
+    // The tests' library lends it the emulator, to prove off a GPU that what it times is checked.
+    (
+        "tilewright-benches",
+        &["tilewright-host", "tilewright-kernels", "tilewright-reference", "tilewright-tests"],
+    ),
 ];
 
 /// A file longer than this is worth a look.

@@ -2,6 +2,7 @@ use half::bf16;
 
 use super::{
     Driver, GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuStep, GpuTensor, GpuVector,
+    decode::DecodeScratch,
     storage::{BF16, WORD},
 };
 use crate::{AttentionSpec, Batch, CacheSpec, Device, HostMatrix, Result, RopeAppend, SampleRow};
@@ -11,13 +12,15 @@ use crate::{AttentionSpec, Batch, CacheSpec, Device, HostMatrix, Result, RopeApp
 /// Activations, weights and caches are bf16 (f16 and f32 checkpoints are rounded to nearest on upload); norms, biases, rotary
 /// tables, accumulators and logits f32. Columns are multiples of 8 and heads have 64 or 128 elements.
 pub struct GpuDevice<Dr: Driver> {
+    // Before the driver, which must outlive it.
+    pub(super) decode_scratch: DecodeScratch<Dr>,
     pub(super) driver: Dr,
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
     /// A device over `driver`.
     pub fn new(driver: Dr) -> Self {
-        Self { driver }
+        Self { decode_scratch: DecodeScratch::default(), driver }
     }
 
     /// What the device runs on.

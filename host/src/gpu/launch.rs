@@ -7,8 +7,7 @@ use bytemuck::{Zeroable, bytes_of, cast_slice};
 use tilewright_kernels::{
     abi::{self, KernelSpec, Params},
     argmax::ARGMAX,
-    attention_combine::ATTENTION_COMBINE,
-    attention_decode, attention_prefill,
+    attention_prefill,
     gather_rows::GATHER_ROWS,
     rms_norm::RMS_NORM,
     rope_append::ROPE_APPEND,
@@ -18,16 +17,11 @@ use tilewright_kernels::{
 
 use super::{
     Driver, GpuCache, GpuDevice, GpuLogits, GpuMatrix, GpuStep, GpuTensor, GpuVector,
+    decode::Planes,
     select::{MAX_GRID_Y, select_tile},
-    step::Served,
     storage::{WORD, dim, require, shape},
 };
 use crate::{AttentionSpec, Error, Result, RopeAppend, SampleRow};
-
-/// Keys of a chunk of decode attention. A constant, so that a sequence is cut in the same places on every device and in every
-/// batch; 256 gives a context of 8192 tokens 32 chunks a key head, enough to fill any device with one sequence, and still four
-/// tiles of keys a block.
-const SPLIT_TOKENS: u32 = 256;
 
 /// Windows from here on see everything: no context is as long, and sums with positions stay within 32 bits.
 const UNBOUNDED_WINDOW: usize = 1 << 30;
@@ -35,7 +29,12 @@ const UNBOUNDED_WINDOW: usize = 1 << 30;
 impl<Dr: Driver> GpuDevice<Dr> {
     /// # Safety
     /// `params` are those of `spec`, and what they address is large enough.
-    unsafe fn launch<P: Params>(&self, spec: &'static KernelSpec, grid: [u32; 3], params: P) -> Result<()> {
+    pub(super) unsafe fn launch<P: Params>(
+        &self,
+        spec: &'static KernelSpec,
+        grid: [u32; 3],
+        params: P,
+    ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
@@ -290,73 +289,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         // SAFETY: `q` and `out` have the step's rows of `q_heads` heads, the layer is there, the step's pages are in it and hold
         // its keys; a cache's head is 64 or 128 by construction.
         unsafe { self.launch(kernel, [blocks, params.q_heads, plan.prefill.seqs as u32], params)? };
-        let seq_ids = step.at(plan.decode.seq_ids);
-        self.attention_decode(abi::AttentionPrefill { seq_ids, ..params }, held.head_dim, &plan.decode)
-    }
-
-    /// The sequences of one query: `shared`, checked by the caller, says the rest.
-    fn attention_decode(
-        &self,
-        shared: abi::AttentionPrefill,
-        head_dim: usize,
-        served: &Served,
-    ) -> Result<()> {
-        if served.seqs == 0 {
-            return Ok(());
-        }
-        let abi::AttentionPrefill { out, seq_ids, q_starts, kv_lens, q_heads, kv_heads, .. } = shared;
-        let (seqs, max_splits) = (served.seqs as u32, served.max_kv_len.div_ceil(SPLIT_TOKENS).max(1));
-        let mut params = abi::AttentionDecode {
-            q: shared.q,
-            k_cache: shared.k_cache,
-            v_cache: shared.v_cache,
-            out,
-            partial_out: 0,
-            partial_lse: 0,
-            seq_ids,
-            q_starts,
-            kv_lens,
-            block_table: shared.block_table,
-            block_table_stride: shared.block_table_stride,
-            page_size: shared.page_size,
-            q_heads,
-            kv_heads,
-            scale: shared.scale,
-            softcap: shared.softcap,
-            window: shared.window,
-            split_tokens: SPLIT_TOKENS,
-            max_splits,
-            reserved: 0,
-        };
-        let splits = max_splits > 1;
-        let partials = [if splits { served.seqs } else { 0 }, q_heads as usize, max_splits as usize];
-        let [a, b, c] = partials;
-        let purpose = "the chunks of decode attention";
-        let (_partial_out, partial_out) = self.allocate("attention", &[a, b, c, head_dim, WORD], purpose)?;
-        let (_partial_lse, partial_lse) = self.allocate("attention", &[a, b, c, WORD], purpose)?;
-        params.partial_out = partial_out;
-        params.partial_lse = partial_lse;
-        let kernel = if head_dim == 64 { &attention_decode::HD64 } else { &attention_decode::HD128 };
-        // SAFETY: as for prefill; partials are `[seqs, q_heads, max_splits(, head_dim)]`, and not touched where every sequence is
-        // one chunk. They are freed after the combine in the order of the stream.
-        unsafe { self.launch(kernel, [max_splits, kv_heads, seqs], params)? };
-        if !splits {
-            return Ok(());
-        }
-        let params = abi::AttentionCombine {
-            partial_out,
-            partial_lse,
-            out,
-            seq_ids,
-            q_starts,
-            kv_lens,
-            q_heads,
-            head_dim: head_dim as u32,
-            split_tokens: SPLIT_TOKENS,
-            max_splits,
-        };
-        // SAFETY: reads the partials just written, writes the rows of `out` that the decode kernel left.
-        unsafe { self.launch(&ATTENTION_COMBINE, [q_heads, seqs, 1], params) }
+        let planes = Planes { format: abi::KV_BF16, head_dim: held.head_dim, scales: [0; 2] };
+        self.attention_decode(params, planes, step)
     }
 
     pub(super) fn launch_argmax(&self, logits: &GpuLogits<Dr>) -> Result<Vec<u32>> {

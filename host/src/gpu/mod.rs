@@ -5,6 +5,7 @@
 //! | [`Driver`] | the little a device needs from below: memory, copies, launches |
 //! | [`GpuDevice`] | [`crate::Device`] over any driver: bf16 activations and caches, f32 accumulation and logits |
 //! | `launch` | every launch, its shape checks and its parameters |
+//! | `decode` | decode attention: its work list, its scratch, its launch |
 //! | [`select_tile`] | which GEMM tile a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
 //!
@@ -13,6 +14,7 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+mod decode;
 mod device;
 mod driver;
 mod launch;

@@ -1,9 +1,10 @@
 use super::{
     Driver, GpuDevice,
+    decode::{DecodeWork, check_drafts},
     select::MAX_GRID_Y,
     storage::{WORD, dim, require},
 };
-use crate::{Batch, Result};
+use crate::{Batch, Result, Span};
 
 /// A batch's metadata on the device: one allocation, brought over by one copy.
 pub struct GpuStep<Dr: Driver> {
@@ -32,8 +33,6 @@ pub(super) struct Served {
     pub seqs: usize,
     /// The longest span of queries.
     pub max_query_len: u32,
-    /// The longest span of keys.
-    pub max_kv_len: u32,
 }
 
 /// The sections of a step's metadata, and what operations check before they launch.
@@ -49,9 +48,9 @@ pub(super) struct StepPlan {
     pub block_table_stride: u32,
     pub tokens: usize,
     pub output_rows: usize,
-    /// Sequences of one query, for the decode kernel; the others of at least one are `prefill`'s. Which one a sequence gets
+    /// Sequences of one query, and drafts; the others of at least one query are `prefill`'s. Which one a sequence gets
     /// depends on it alone, so that its bits don't depend on the batch.
-    pub decode: Served,
+    pub decode: DecodeWork,
     pub prefill: Served,
     /// One more than the largest of each; 0 without any.
     pub ids_end: usize,
@@ -113,20 +112,22 @@ impl StepPlan {
         plan.block_table = packer.push(batch.spans.iter().flat_map(|span| {
             span.pages.iter().copied().chain(std::iter::repeat_n(u32::MAX, stride - span.pages.len()))
         }));
-        plan.decode = serve(&mut packer, batch, |query_len| query_len == 1);
-        plan.prefill = serve(&mut packer, batch, |query_len| query_len > 1);
+        let (work, records) = DecodeWork::records(&batch.spans)?;
+        let sequences = packer.push(bytemuck::cast_slice(&records).iter().copied());
+        let tree_masks = DecodeWork::masks(&batch.spans).map(|masks| packer.push(masks));
+        plan.decode = DecodeWork { sequences, tree_masks, ..work };
+        plan.prefill = serve(&mut packer, batch, |span| span.query_len > 0 && !DecodeWork::serves(span));
         Ok((plan, packer.words))
     }
 }
 
-/// The sequences whose query length `takes`.
-fn serve(packer: &mut Packer, batch: &Batch, takes: impl Fn(u32) -> bool) -> Served {
-    let served = || (0u32..).zip(&batch.spans).filter(|(_, span)| takes(span.query_len));
+/// The sequences that are `taken`.
+fn serve(packer: &mut Packer, batch: &Batch, taken: impl Fn(&Span) -> bool) -> Served {
+    let served = || (0u32..).zip(&batch.spans).filter(|(_, span)| taken(span));
     Served {
         seq_ids: packer.push(served().map(|(seq, _)| seq)),
         seqs: served().count(),
         max_query_len: served().map(|(_, span)| span.query_len).max().unwrap_or(0),
-        max_kv_len: served().map(|(_, span)| span.kv_len).max().unwrap_or(0),
     }
 }
 
@@ -148,6 +149,7 @@ fn check(batch: &Batch) -> Result<()> {
     for span in &batch.spans {
         require(u64::from(span.query_start) == start, "step", "query_start", start, span.query_start)?;
         require(span.kv_len == 0 || !span.pages.is_empty(), "step", "pages of a sequence", "at least 1", 0)?;
+        check_drafts(span)?;
         start += u64::from(span.query_len);
     }
     require(start == tokens as u64, "step", "tokens of all sequences", tokens, start)
@@ -198,9 +200,10 @@ mod tests {
         assert_eq!(section(&words, plan.kv_lens, 4), [3, 10, 0, 1]);
         let none = u32::MAX;
         assert_eq!(section(&words, plan.block_table, 8), [3, none, 1, 4, none, none, 0, none]);
-        assert_eq!(section(&words, plan.decode.seq_ids, 2), [1, 3]);
+        let [first, second, end] = [[0, 3, 10, 1 << 5 | 1], [1, 4, 1, 3 << 5 | 1], [2, 0, 0, 0]];
+        assert_eq!(section(&words, plan.decode.sequences, 12), [first, second, end].concat());
         assert_eq!(section(&words, plan.prefill.seq_ids, 1), [0]);
-        assert_eq!((plan.decode.seqs, plan.decode.max_kv_len), (2, 10));
+        assert_eq!((plan.decode.seqs, plan.decode.items, plan.decode.tree_masks), (2, 2, None));
         assert_eq!((plan.prefill.seqs, plan.prefill.max_query_len), (1, 3));
         assert_eq!((plan.ids_end, plan.positions_end, plan.slots_end, plan.pages_end), (10, 10, 34, 5));
         assert_eq!((plan.min_page_size, plan.block_table_stride), (5, 2));

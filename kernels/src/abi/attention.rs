@@ -71,65 +71,75 @@ params! {
 }
 
 params! {
-    /// One query token a sequence over its paged keys, split in chunks of `split_tokens` keys counted from the sequence's first
-    /// key, so that a sequence is always cut in the same places. Each chunk leaves an unnormalised sum and its log-sum-exp for
-    /// [`AttentionCombine`]; a sequence of one chunk is written straight to `out`.
+    /// One sequence of a launch of [`AttentionDecode`].
+    pub struct DecodeSequence {
+        /// The first of its items in the launch: one a chunk, `attention_decode::split::chunks(kv_len)` of them.
+        pub first_item: u32,
+        /// Its first query row.
+        pub query_start: u32,
+        /// Its keys, the step's own included; below 2^31.
+        pub kv_len: u32,
+        /// Its row of the block table times 32, plus its queries, 1 to 16.
+        pub row_and_queries: u32,
+    }
+}
+
+impl DecodeSequence {
+    /// Bits of the number of queries in `row_and_queries`.
+    pub const QUERY_BITS: u32 = 5;
+    /// Queries a sequence may have.
+    pub const MAX_QUERIES: u32 = 16;
+}
+
+params! {
+    /// Attention of the last 1 to 16 tokens of each sequence over its paged keys, cut in chunks by
+    /// [`attention_decode::split`](crate::attention_decode::split), which asks for the sequence's length alone. A sequence's last
+    /// block joins its chunks in ascending order; one of a single chunk is written straight to `out`.
     ///
-    /// Grid: `(max_splits, kv_heads, seqs_of_launch)`.
+    /// Query `i` of `q` is draft `i`: it stands for key `kv - q + i`. It sees every key before the drafts, itself, and draft `j`
+    /// where `j <= i` or, with `tree_masks`, where bit `j` of its mask is set. Of those keys, `window` (if not 0) keeps the last
+    /// `window`. A query that sees nothing gets zeros.
+    ///
+    /// Grid: `(items * row_tiles * kv_heads, 1, 1)`, or more: blocks past the last item leave at once.
     pub struct AttentionDecode {
-        /// bf16 `[tokens, q_heads, head_dim]`; the row of sequence `s` is `q_starts[s]`.
+        /// bf16 `[tokens, q_heads, head_dim]`.
         pub q: u64,
-        /// bf16 `[pages, kv_heads, page_size, head_dim]`, this layer's.
+        /// The entry's element `[pages, kv_heads, page_size, head_dim]`, this layer's; see [`KV_BF16`](crate::abi::KV_BF16).
+        /// Fewer than 2^32 - 1 rows.
         pub k_cache: u64,
         /// As `k_cache`.
         pub v_cache: u64,
+        /// f32 `[pages, kv_heads, page_size]` of quantised formats.
+        pub k_scales: u64,
+        /// As `k_scales`.
+        pub v_scales: u64,
         /// bf16 `[tokens, q_heads, head_dim]`.
         pub out: u64,
-        /// f32 `[seqs_of_launch, q_heads, max_splits, head_dim]`: normalised within the chunk.
+        /// f32 `[blocks of the grid, rows a tile, head_dim]`, scratch: the unnormalised output of a chunk.
         pub partial_out: u64,
-        /// f32 `[seqs_of_launch, q_heads, max_splits]`: base-2 log-sum-exp of the scaled scores, -inf for an empty chunk.
-        pub partial_lse: u64,
-        /// As in [`AttentionPrefill`].
-        pub seq_ids: u64,
-        /// As in [`AttentionPrefill`].
-        pub q_starts: u64,
-        /// As in [`AttentionPrefill`].
-        pub kv_lens: u64,
-        /// As in [`AttentionPrefill`].
+        /// f32 `[blocks of the grid, rows a tile, 2]`, scratch: a chunk's largest base-2 score (-inf if it sees no key) and its sum.
+        pub partial_sums: u64,
+        /// u32 `[seqs, kv_heads, row_tiles]`: zeros before the launch, zeros after it.
+        pub counters: u64,
+        /// [`DecodeSequence`] `[seqs + 1]`; the last holds the number of items as its `first_item`.
+        pub sequences: u64,
+        /// u32 `[rows, block_table_stride]`: the pages of each sequence.
         pub block_table: u64,
+        /// u32 `[tokens]`, optional: the drafts that each query sees. Bits of drafts that aren't there don't matter.
+        pub tree_masks: u64,
+        pub seqs: u32,
         pub block_table_stride: u32,
         pub page_size: u32,
         pub q_heads: u32,
         pub kv_heads: u32,
+        /// Tiles of the longest span's rows: `ceil(max queries * q_heads / kv_heads / rows a tile)`.
+        pub row_tiles: u32,
+        /// Multiplies the scores; usually `1 / sqrt(head_dim)`.
         pub scale: f32,
+        /// If not 0, scores become `softcap * tanh(score / softcap)`.
         pub softcap: f32,
-        /// As in [`AttentionPrefill`].
+        /// Keys each query sees, itself included; 0 for all.
         pub window: u32,
-        /// Keys a chunk; a multiple of 64.
-        pub split_tokens: u32,
-        pub max_splits: u32,
         pub reserved: u32,
-    }
-}
-
-params! {
-    /// Joins the chunks that [`AttentionDecode`] left, in ascending order of chunk. Grid: `(q_heads, seqs_of_launch, 1)`.
-    pub struct AttentionCombine {
-        /// As in [`AttentionDecode`].
-        pub partial_out: u64,
-        /// As in [`AttentionDecode`].
-        pub partial_lse: u64,
-        /// bf16 `[tokens, q_heads, head_dim]`.
-        pub out: u64,
-        /// As in [`AttentionPrefill`].
-        pub seq_ids: u64,
-        /// As in [`AttentionPrefill`].
-        pub q_starts: u64,
-        /// As in [`AttentionPrefill`].
-        pub kv_lens: u64,
-        pub q_heads: u32,
-        pub head_dim: u32,
-        pub split_tokens: u32,
-        pub max_splits: u32,
     }
 }

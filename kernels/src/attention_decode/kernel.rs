@@ -1,276 +1,240 @@
-//! Device code of [`super::HD64`] and [`super::HD128`].
+//! Device code of [`super::VARIANTS`].
 
-use super::{BLOCK_M, BLOCK_N, STAGES, SharedPlan, THREADS};
+use super::{
+    STAGES, SharedPlan, WARPS,
+    item::{Item, RowMask, group},
+    join::{is_last_block, join_chunks, merge_warps, share},
+    products::{Queries, ReadPlan, add_values, load_queries, query_address, scores},
+    ring::{Copier, Lookup, Scales},
+    row_bytes,
+    softmax::{Scale, Softmax, mask, own_scales, scale_keys, scale_values},
+    tile_keys,
+};
 use crate::{
-    abi::AttentionDecode,
-    attention_tile::{KeyRange, Mask, PagedKv, Scale, Softmax, mask, quad_sum, scores},
+    abi::{AttentionDecode, KV_BF16, KV_FP8, KV_INT8},
     entry::kernel,
     ptx,
-    tile::{fragment::load_a, swizzle, tile_bytes},
 };
 
-const WARPS: u32 = THREADS / 32;
+/// Tiles of the ring that stay in flight while a warp waits for the oldest.
+const AHEAD: u32 = STAGES - 1;
 
-/// Up to [`BLOCK_M`] query heads that share a key head.
-struct Heads {
-    first: u32,
-    count: u32,
+/// The query rows of a block.
+struct Rows<const STEPS: usize, const ROWS8: usize> {
+    q: Queries<STEPS, ROWS8>,
+    /// Of a lane's two rows of each 8.
+    masks: [[RowMask; 2]; ROWS8],
 }
 
-/// Starts the copy of the heads' queries; zeros in the rows past the last.
-///
-/// # Safety
-/// `s_q` must be free; `token` is the sequence's query row.
-#[inline(always)]
-unsafe fn copy_queries<const CHUNKS: u32>(p: &AttentionDecode, token: u64, heads: &Heads, s_q: u32) {
-    let mut index = ptx::tid_x();
-    while index < BLOCK_M * CHUNKS {
-        let (row, chunk) = (index / CHUNKS, index % CHUNKS);
-        let inside = row < heads.count;
-        let head = token * u64::from(p.q_heads) + u64::from(heads.first + row);
-        let from = if inside { (head * u64::from(CHUNKS) + u64::from(chunk)) * 16 } else { 0 };
-        // SAFETY: `inside` bounds the address.
-        unsafe { ptx::cp_async_16(s_q + swizzle::<CHUNKS>(row, chunk), p.q + from, 16 * inside as u32) };
-        index += THREADS;
-    }
-}
-
-/// Walks the tiles of `range`, which isn't empty. Each warp answers for its 16 keys of each tile.
-///
-/// # Safety
-/// The whole block calls it; nobody reads the shared memory.
-#[inline(always)]
-unsafe fn attend<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, const D_TILES: usize>(
-    p: &AttentionDecode,
-    token: u64,
-    heads: &Heads,
-    kv: &PagedKv,
-    range: KeyRange,
-) -> Softmax<D_TILES> {
-    const {
-        assert!(
-            HEAD_DIM == CHUNKS * 8 && HEAD_DIM as usize == K_STEPS * 16 && HEAD_DIM as usize == D_TILES * 8
-        );
-    }
-    let base = ptx::shared_base();
-    let s_q = base + SharedPlan::<HEAD_DIM>::Q;
-    let s_k = base + SharedPlan::<HEAD_DIM>::K;
-    let s_v = base + SharedPlan::<HEAD_DIM>::V;
-    let scale = Scale { scale: p.scale, softcap: p.softcap };
-    let first_row = ptx::warp() * (BLOCK_N / WARPS);
-    let last_tile = (range.end as u32).div_ceil(BLOCK_N);
-    let mut tile = range.start as u32 / BLOCK_N;
-    let mut softmax = Softmax::new();
-    // SAFETY: the whole block is here. A tile is read after each thread has waited for its copies and the barrier has told
-    // the others; a stage is written after the barrier that follows its last reading.
-    unsafe {
-        let copy = |stage: u32, tile: u32| {
-            let at = stage * tile_bytes(BLOCK_N, HEAD_DIM);
-            kv.copy::<BLOCK_N, CHUNKS, THREADS>(s_k + at, s_v + at, tile * BLOCK_N, range);
-            ptx::cp_async_commit();
-        };
-        copy_queries::<CHUNKS>(p, token, heads, s_q);
-        let mut stage = 0;
-        copy(stage, tile);
-        ptx::cp_async_wait::<0>();
-        ptx::bar_sync();
-        let mut q = [[0u32; 4]; K_STEPS];
-        for k in 0..K_STEPS {
-            q[k] = load_a::<CHUNKS>(s_q, 0, k as u32 * 2);
-        }
-        loop {
-            if tile + 1 < last_tile {
-                copy((stage + 1) % STAGES, tile + 1);
+impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
+    /// # Safety
+    /// The item is the block's, and `count` of its rows, from its row tile on, are there.
+    #[inline(always)]
+    unsafe fn load<const FORMAT: u32, const HEAD_DIM: u32>(
+        p: &AttentionDecode,
+        item: &Item,
+        count: u32,
+    ) -> Self {
+        let group = group(p);
+        let first_row = item.row_tile * ROWS8 as u32 * 8;
+        let mut g_rows = [0; ROWS8];
+        let mut masks = [[RowMask::of_padding(); 2]; ROWS8];
+        for n in 0..ROWS8 {
+            let row = n as u32 * 8 + ptx::lane() / 4;
+            if row < count {
+                let (query, head) = ((first_row + row) / group, (first_row + row) % group);
+                g_rows[n] = query_address(p, item.query_start + query, item.kv_head * group + head, HEAD_DIM);
             }
-            let at = stage * tile_bytes(BLOCK_N, HEAD_DIM);
-            let mut s = scores::<CHUNKS, K_STEPS, 2>(&q, s_k + at, first_row);
-            scale.apply(&mut s);
-            let first_key = tile * BLOCK_N;
-            if (first_key as i32) < range.start || (first_key + BLOCK_N) as i32 > range.end {
-                mask(&mut s, first_key + first_row, [range; 2]);
+            for e in 0..2 {
+                let row = n as u32 * 8 + ptx::lane() % 4 * 2 + e as u32;
+                if row < count {
+                    // SAFETY: one of the sequence's queries.
+                    masks[n][e] = unsafe { RowMask::of(p, item, (first_row + row) / group) };
+                }
+            }
+        }
+        // SAFETY: heads of the sequence's queries.
+        Self { q: unsafe { load_queries::<FORMAT, STEPS, ROWS8>(g_rows) }, masks }
+    }
+}
+
+/// A warp's share of the item: its tile of each round of the block.
+#[derive(Clone, Copy)]
+struct Walk {
+    /// The first key of its first tile.
+    first_key: u32,
+    tiles: u32,
+    round: u32,
+}
+
+impl Walk {
+    #[inline(always)]
+    fn new(item: &Item, keys: u32) -> Walk {
+        let round = WARPS * keys;
+        // Rounds count from the chunk's start, wherever a window begins: which warp has a key is the sequence's affair alone.
+        let skipped = (item.begin - item.chunk_start) / round * round;
+        let first_key = item.chunk_start + skipped + ptx::warp() * keys;
+        let tiles = if item.end > first_key { (item.end - first_key).div_ceil(round) } else { 0 };
+        Walk { first_key, tiles, round }
+    }
+}
+
+/// Walks a warp's tiles.
+///
+/// # Safety
+/// The whole warp calls it; nobody else uses its ring.
+#[inline(always)]
+unsafe fn attend<
+    const FORMAT: u32,
+    const HEAD_DIM: u32,
+    const CHUNKS: u32,
+    const STEPS: usize,
+    const TILE_KEYS: u32,
+    const KEYS16: usize,
+    const ROWS8: usize,
+>(
+    p: &AttentionDecode,
+    plan: &SharedPlan,
+    item: &Item,
+    rows: u32,
+) -> Softmax<STEPS, ROWS8> {
+    let quantised = FORMAT != KV_BF16;
+    let walk = Walk::new(item, TILE_KEYS);
+    let scale = Scale { scale: p.scale, softcap: p.softcap };
+    let s_ring = ptx::shared_base() + ptx::warp() * plan.ring_bytes();
+    let stage_bytes = 2 * plan.tile_bytes();
+    let copier = Copier::new::<CHUNKS>(p);
+    let reads = ReadPlan::new::<FORMAT, CHUNKS>();
+    let mut lookup = Lookup::new(p, item, walk.first_key, TILE_KEYS, walk.round);
+    let mut softmax = Softmax::new();
+    let mut scales = [Scales::NONE; STAGES as usize];
+    // SAFETY: the warp is whole and walks together. A stage is read after every lane has waited for its copies and the warp has
+    // met, and written after it has met again.
+    unsafe {
+        let mut places = [lookup.next(); STAGES as usize];
+        for s in 1..STAGES as usize {
+            places[s] = lookup.next();
+        }
+        for s in 0..STAGES {
+            if s < walk.tiles {
+                let s_stage = s_ring + s * stage_bytes;
+                scales[s as usize] =
+                    copier.start::<FORMAT, CHUNKS, TILE_KEYS>(s_stage, &lookup, places[s as usize]);
+            }
+            ptx::cp_async_commit();
+        }
+        let mut place = lookup.next();
+        let rows = Rows::<STEPS, ROWS8>::load::<FORMAT, HEAD_DIM>(p, item, rows);
+        // Keys from `open` up to the drafts are visible to every row.
+        let open = if p.window == 0 { 0 } else { item.kv_len.saturating_sub(p.window) };
+        let drafts = item.kv_len.saturating_sub(item.queries);
+        let (mut tile, mut key, mut stage) = (0, walk.first_key, 0);
+        while tile < walk.tiles {
+            ptx::cp_async_wait::<AHEAD>();
+            ptx::bar_warp_sync();
+            let s_stage = s_ring + stage;
+            let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(&rows.q, s_stage, &reads);
+            let own = if quantised { own_scales::<KEYS16>(scales[0]) } else { [[Scales::NONE; 2]; KEYS16] };
+            if quantised {
+                scale_keys(&mut s, &own);
+            }
+            scale.apply_all(&mut s);
+            if key < open || key + TILE_KEYS > drafts {
+                mask(&mut s, key, &rows.masks);
             }
             softmax.update(&mut s);
-            softmax.add_values::<CHUNKS, 2>(&s, s_v + at, first_row);
-            tile += 1;
-            if tile >= last_tile {
-                break;
+            if quantised {
+                scale_values(&mut s, &own);
             }
-            stage = (stage + 1) % STAGES;
-            // The next tile has landed for all, and all are done with the stage that the one after it goes to.
-            ptx::cp_async_wait::<0>();
-            ptx::bar_sync();
+            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(
+                &mut softmax.out,
+                &s,
+                s_stage + plan.tile_bytes(),
+                &reads,
+            );
+            ptx::bar_warp_sync();
+            for s in 1..STAGES as usize {
+                scales[s - 1] = scales[s];
+            }
+            if tile + STAGES < walk.tiles {
+                scales[AHEAD as usize] = copier.start::<FORMAT, CHUNKS, TILE_KEYS>(s_stage, &lookup, place);
+            }
+            ptx::cp_async_commit();
+            place = lookup.next();
+            stage = if stage + stage_bytes == plan.ring_bytes() { 0 } else { stage + stage_bytes };
+            tile += 1;
+            key += walk.round;
         }
     }
     softmax
 }
 
-/// Leaves a warp's maxima, sums and outputs in shared memory.
-///
-/// # Safety
-/// The whole block calls it, when nobody reads the tiles any more.
-#[inline(always)]
-unsafe fn share<const HEAD_DIM: u32, const D_TILES: usize>(softmax: &Softmax<D_TILES>) {
-    let base = ptx::shared_base();
-    for r in 0..2 {
-        let row = ptx::warp() * BLOCK_M + ptx::lane() / 4 + r as u32 * 8;
-        // SAFETY: each lane writes its own words of the warp's rows.
-        unsafe {
-            let sum = quad_sum(softmax.sum[r]);
-            if ptx::lane() & 3 == 0 {
-                ptx::st_shared_b32(
-                    base + SharedPlan::<HEAD_DIM>::MERGE_MAX + row * 4,
-                    softmax.max[r].to_bits(),
-                );
-                ptx::st_shared_b32(base + SharedPlan::<HEAD_DIM>::MERGE_SUM + row * 4, sum.to_bits());
-            }
-            let s_row = base
-                + SharedPlan::<HEAD_DIM>::MERGE_OUT
-                + (row * SharedPlan::<HEAD_DIM>::MERGE_ROW + ptx::lane() % 4 * 2) * 4;
-            for d in 0..D_TILES {
-                let out = &softmax.out[d];
-                ptx::st_shared_v2_b32(
-                    s_row + d as u32 * 32,
-                    [out[2 * r].to_bits(), out[2 * r + 1].to_bits()],
-                );
-            }
-        }
-    }
-}
-
-/// Two elements of a head, normalised over all warps, and the head's base-2 log-sum-exp.
-struct Merged {
-    out: [f32; 2],
-    lse: f32,
-}
-
-/// Joins the warps' parts of elements `element` and `element + 1` of row `row`, in ascending order of warp.
-///
-/// # Safety
-/// After [`share`] and a barrier.
-#[inline(always)]
-unsafe fn merge<const HEAD_DIM: u32>(row: u32, element: u32) -> Merged {
-    let base = ptx::shared_base();
-    let mut max = f32::NEG_INFINITY;
-    let mut warp_max = [0.0f32; WARPS as usize];
-    for w in 0..WARPS {
-        // SAFETY: written by `share`.
-        let bits =
-            unsafe { ptx::ld_shared_b32(base + SharedPlan::<HEAD_DIM>::MERGE_MAX + (w * BLOCK_M + row) * 4) };
-        warp_max[w as usize] = f32::from_bits(bits);
-        max = ptx::max(max, warp_max[w as usize]);
-    }
-    let (mut sum, mut out) = (0.0, [0.0; 2]);
-    for w in 0..WARPS {
-        let at = w * BLOCK_M + row;
-        // SAFETY: written by `share`.
-        let (warp_sum, part) = unsafe {
-            (
-                ptx::ld_shared_b32(base + SharedPlan::<HEAD_DIM>::MERGE_SUM + at * 4),
-                ptx::ld_shared_v2_b32(
-                    base + SharedPlan::<HEAD_DIM>::MERGE_OUT
-                        + (at * SharedPlan::<HEAD_DIM>::MERGE_ROW + element) * 4,
-                ),
-            )
-        };
-        // A warp that saw no key has zeros; -inf less -inf would be NaN.
-        let m = warp_max[w as usize];
-        let weight = if m == f32::NEG_INFINITY { 0.0 } else { ptx::ex2(m - max) };
-        sum = ptx::fma(weight, f32::from_bits(warp_sum), sum);
-        out[0] = ptx::fma(weight, f32::from_bits(part[0]), out[0]);
-        out[1] = ptx::fma(weight, f32::from_bits(part[1]), out[1]);
-    }
-    let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-    let lse = if sum == 0.0 { f32::NEG_INFINITY } else { max + ptx::lg2(sum) };
-    Merged { out: [out[0] * inverse, out[1] * inverse], lse }
-}
-
 /// # Safety
 /// As the entries.
 #[inline(always)]
-unsafe fn decode<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, const D_TILES: usize>(
+unsafe fn decode<
+    const FORMAT: u32,
+    const HEAD_DIM: u32,
+    const CHUNKS: u32,
+    const STEPS: usize,
+    const TILE_KEYS: u32,
+    const KEYS16: usize,
+    const ROWS8: usize,
+>(
     p: &AttentionDecode,
 ) {
-    let (split, kv_head, launch_seq) = (ptx::ctaid_x(), ptx::ctaid_y(), u64::from(ptx::ctaid_z()));
-    // SAFETY: the launch's own indices, into arrays of the documented lengths.
-    let (seq, token, kv_len) = unsafe {
-        let seq = u64::from(ptx::ld_global_nc_b32(p.seq_ids + launch_seq * 4));
-        (
-            seq,
-            u64::from(ptx::ld_global_nc_b32(p.q_starts + seq * 4)),
-            ptx::ld_global_nc_b32(p.kv_lens + seq * 4),
-        )
-    };
-    let chunks = kv_len.div_ceil(p.split_tokens.max(1));
-    if split >= chunks.max(1) {
-        return;
+    const {
+        assert!(CHUNKS * 16 == row_bytes(FORMAT, HEAD_DIM) && STEPS as u32 * 16 == HEAD_DIM);
+        assert!(TILE_KEYS == tile_keys(FORMAT, HEAD_DIM) && KEYS16 as u32 * 16 == TILE_KEYS);
     }
-    // The query is the last token, so the causal mask hides nothing.
-    let visible = Mask::new(kv_len, p.window, true).range(kv_len as i32 - 1);
-    let first_key = split * p.split_tokens;
-    let range = KeyRange {
-        start: visible.start.max(first_key as i32),
-        end: visible.end.min(first_key.saturating_add(p.split_tokens).min(i32::MAX as u32) as i32),
+    let plan = SharedPlan {
+        tile_keys: TILE_KEYS,
+        rows: ROWS8 as u32 * 8,
+        row_bytes: CHUNKS * 16,
+        head_dim: HEAD_DIM,
     };
-    let kv = PagedKv {
-        k_cache: p.k_cache,
-        v_cache: p.v_cache,
-        g_pages: p.block_table + seq * u64::from(p.block_table_stride) * 4,
-        page_size: p.page_size,
-        kv_heads: p.kv_heads,
-        kv_head,
-    };
-    let group = p.q_heads / p.kv_heads.max(1);
-    let mut done = 0;
-    while done < group {
-        let heads = Heads { first: kv_head * group + done, count: (group - done).min(BLOCK_M) };
-        let mut softmax = Softmax::new();
-        // SAFETY: the whole block takes the same branches. The barriers stand between the tiles' last reading and the merge's
-        // writing, between that and its reading, and between that and the next pass's copies.
-        unsafe {
-            if range.end > range.start {
-                softmax = attend::<HEAD_DIM, CHUNKS, K_STEPS, D_TILES>(p, token, &heads, &kv, range);
-            }
-            ptx::bar_sync();
-            share::<HEAD_DIM, D_TILES>(&softmax);
-            ptx::bar_sync();
-            let mut index = ptx::tid_x();
-            while index < heads.count * (HEAD_DIM / 2) {
-                let (row, element) = (index / (HEAD_DIM / 2), index % (HEAD_DIM / 2) * 2);
-                let merged = merge::<HEAD_DIM>(row, element);
-                let head = u64::from(heads.first + row);
-                if chunks <= 1 {
-                    let to = (token * u64::from(p.q_heads) + head) * u64::from(HEAD_DIM) + u64::from(element);
-                    ptx::st_global_b32(p.out + to * 2, ptx::pack_bf16(merged.out[0], merged.out[1]));
-                } else {
-                    let to = (launch_seq * u64::from(p.q_heads) + head) * u64::from(p.max_splits)
-                        + u64::from(split);
-                    let at = to * u64::from(HEAD_DIM) + u64::from(element);
-                    ptx::st_global_v2_b32(
-                        p.partial_out + at * 4,
-                        [merged.out[0].to_bits(), merged.out[1].to_bits()],
-                    );
-                    if element == 0 {
-                        ptx::st_global_b32(p.partial_lse + to * 4, merged.lse.to_bits());
-                    }
-                }
-                index += THREADS;
-            }
-            ptx::bar_sync();
+    // SAFETY: every warp is whole here, and all take the same way: the item is the block's. Each warp's part of the merge is in
+    // its own ring, whose copies it has waited for and whose tiles it has read.
+    unsafe {
+        let Some(item) = Item::of_block(p) else { return };
+        let all_rows = item.queries * group(p);
+        let rows = all_rows.saturating_sub(item.row_tile * plan.rows).min(plan.rows);
+        if rows == 0 {
+            return;
         }
-        done += BLOCK_M;
+        let softmax =
+            attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows);
+        share::<FORMAT, STEPS, ROWS8>(&plan, rows, &softmax);
+        ptx::bar_sync();
+        merge_warps(p, &plan, &item, rows);
+        if item.chunks > 1 && is_last_block(p, &plan, &item) {
+            join_chunks(p, &plan, &item, rows);
+        }
     }
 }
 
-kernel! {
-    /// See [`AttentionDecode`].
-    pub fn attention_decode_hd64(p: AttentionDecode) {
-        decode::<64, 8, 4, 8>(&p);
-    }
+macro_rules! entries {
+    ($($name:ident: $format:ident, $head_dim:literal, $chunks:literal, $tile_keys:literal, $rows8:literal;)*) => {
+        $(kernel! {
+            /// See [`AttentionDecode`].
+            pub fn $name(p: AttentionDecode) {
+                decode::<{ $format }, $head_dim, $chunks, { $head_dim / 16 }, $tile_keys, { $tile_keys / 16 }, $rows8>(&p);
+            }
+        })*
+    };
 }
 
-kernel! {
-    /// See [`AttentionDecode`].
-    pub fn attention_decode_hd128(p: AttentionDecode) {
-        decode::<128, 16, 8, 16>(&p);
-    }
+entries! {
+    attention_decode_bf16_hd64_rows8: KV_BF16, 64, 8, 32, 1;
+    attention_decode_bf16_hd64_rows16: KV_BF16, 64, 8, 32, 2;
+    attention_decode_bf16_hd128_rows8: KV_BF16, 128, 16, 16, 1;
+    attention_decode_bf16_hd128_rows16: KV_BF16, 128, 16, 16, 2;
+    attention_decode_int8_hd64_rows8: KV_INT8, 64, 4, 32, 1;
+    attention_decode_int8_hd64_rows16: KV_INT8, 64, 4, 32, 2;
+    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 32, 1;
+    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 32, 2;
+    attention_decode_fp8_hd64_rows8: KV_FP8, 64, 4, 32, 1;
+    attention_decode_fp8_hd64_rows16: KV_FP8, 64, 4, 32, 2;
+    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 32, 1;
+    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 32, 2;
 }

@@ -1,75 +1,173 @@
-//! Attention of one query a sequence over a paged cache, split over the keys.
+//! Attention of the last few tokens of each sequence over a paged cache, at the speed of reading the cache once.
 //!
-//! A block owns one chunk of `split_tokens` keys of one key head, and all the query heads that share it: up to 16 of them are
-//! the rows of one matrix product, so each key and value is read once for the whole group (a larger group takes several passes).
+//! A block owns one chunk of keys of one key head; all query rows that share the head (its query heads, times the tokens of a
+//! draft) are the columns of its products, so each key and value is read once for all of them. Products are transposed,
+//! S^T = K Q^T and O^T = V^T P^T: keys and dims fill the 16 rows of an `mma`, and 8 query rows are enough to fill its columns.
 //!
 //! ```text
-//! copies   K0 V0 | K1 V1 | ...                 two stages of 64 keys, one group of cp.async a tile
-//! compute        | warp w: keys 16w..16w+15 of the tile, all heads, its own running maximum and sum
-//! end      the four warps' sums meet in shared memory, in ascending order of warp
+//! warp w   keys [16w, 16w+16) of each round (32 a warp where rows are short), by a ring of its own: no block barrier in the loop
+//! copies   page ids | K0 V0 | K1 V1 | K2 V2 | ...       ids a tile ahead of the copies, copies three tiles ahead of the products
+//! compute                   | S0 softmax O0 | S1 ...    each warp its own maxima and sums
+//! block    the four warps meet in shared memory, in ascending order
+//! device   the last block of (sequence, key head, row tile) joins the chunks, in ascending order
 //! ```
 //!
-//! Chunks are counted from the sequence's first key, so that the result doesn't depend on what else is in the batch. Shapes:
-//! head dim 64 or 128, any page size, any group.
+//! Where a chunk ends and which warp takes which key depend on the sequence's length alone ([`split`]), so a sequence has the
+//! same bits alone and in any batch. Quantised caches are widened in registers, exactly: an 8-bit element is a bf16, its key's
+//! scale goes into the score and its value's into the exponential. Shapes: head dim 64 or 128, any page size, any group.
 //!
-//! Source: Dao et al., "Flash-Decoding for long-context inference", 2023.
+//! Source: Dao et al., "Flash-Decoding for long-context inference", 2023; Milakov and Gimelshein, "Online normalizer calculation
+//! for softmax", 2018; the last-block join is that of Harris, "Optimizing parallel reduction in CUDA" and its successors.
 
-use crate::{abi::KernelSpec, tile::tile_bytes};
+use crate::abi::{KV_BF16, KV_FP8, KV_INT8, KernelSpec};
+
+pub mod split;
 
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod convert;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod item;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod join;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod kernel;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod products;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod ring;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod softmax;
 
-/// Query heads a pass.
-pub const BLOCK_M: u32 = 16;
-/// Keys a tile; `split_tokens` is a multiple of it.
-pub const BLOCK_N: u32 = 64;
-/// Threads a block: a warp owns 16 keys of each tile.
+/// Threads a block.
 pub const THREADS: u32 = 128;
-/// Tiles of keys and values in shared memory.
-pub const STAGES: u32 = 2;
+pub(crate) const WARPS: u32 = THREADS / 32;
+/// Tiles of keys and values in a warp's ring. With 8 KiB a tile and two blocks a multiprocessor, 128 KiB are in flight while
+/// every warp computes: at 33 bytes a nanosecond and multiprocessor, three times what a latency of 1.2 microseconds asks for.
+pub const STAGES: u32 = 3;
 
-/// What a block keeps in shared memory. The merge of the warps reuses the tiles of keys and values.
-#[derive(Debug, Clone, Copy)]
-pub struct SharedPlan<const HEAD_DIM: u32>;
-
-impl<const HEAD_DIM: u32> SharedPlan<HEAD_DIM> {
-    /// One tile of queries.
-    pub const Q: u32 = 0;
-    /// [`STAGES`] tiles of keys.
-    pub const K: u32 = Self::Q + tile_bytes(BLOCK_M, HEAD_DIM);
-    /// [`STAGES`] tiles of values.
-    pub const V: u32 = Self::K + STAGES * tile_bytes(BLOCK_N, HEAD_DIM);
-    /// All of it.
-    pub const BYTES: u32 = Self::V + STAGES * tile_bytes(BLOCK_N, HEAD_DIM);
-
-    /// f32 a row of a warp's output; eight more than the head, so that the rows of a fragment fall on different banks.
-    pub const MERGE_ROW: u32 = HEAD_DIM + 8;
-    /// f32 `[warps, 16, MERGE_ROW]`: each warp's unnormalised output.
-    pub const MERGE_OUT: u32 = Self::K;
-    /// f32 `[warps, 16]`: each warp's maxima.
-    pub const MERGE_MAX: u32 = Self::MERGE_OUT + THREADS / 32 * BLOCK_M * Self::MERGE_ROW * 4;
-    /// f32 `[warps, 16]`: each warp's sums.
-    pub const MERGE_SUM: u32 = Self::MERGE_MAX + THREADS / 32 * BLOCK_M * 4;
+/// Bytes of a row of the cache.
+pub const fn row_bytes(format: u32, head_dim: u32) -> u32 {
+    if format == KV_BF16 { head_dim * 2 } else { head_dim }
 }
 
-// The merge must fit in what it reuses.
-const _: () = assert!(SharedPlan::<64>::MERGE_SUM + THREADS / 32 * BLOCK_M * 4 <= SharedPlan::<64>::BYTES);
-const _: () = assert!(SharedPlan::<128>::MERGE_SUM + THREADS / 32 * BLOCK_M * 4 <= SharedPlan::<128>::BYTES);
+/// What a block keeps in shared memory.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedPlan {
+    /// Keys of a warp's tile.
+    pub tile_keys: u32,
+    /// Query rows of a block.
+    pub rows: u32,
+    /// Bytes of a row of the cache.
+    pub row_bytes: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+}
 
-/// Grid: `(max_splits, kv_heads, seqs_of_launch)`.
-pub static HD64: KernelSpec = KernelSpec {
-    name: "attention_decode_hd64",
-    threads: THREADS,
-    min_blocks: 2,
-    shared_bytes: SharedPlan::<64>::BYTES,
-    allowance: None,
-};
+impl SharedPlan {
+    /// Bytes of a tile of keys, and of one of values.
+    pub const fn tile_bytes(&self) -> u32 {
+        self.tile_keys * self.row_bytes
+    }
+    /// Bytes of a warp's ring. Its parts of the merge and the chunks' sums of the join reuse the rings.
+    pub const fn ring_bytes(&self) -> u32 {
+        STAGES * 2 * self.tile_bytes()
+    }
+    /// f32 a row of a warp's output: four more than the head, so that the rows that lanes write together fall on different banks.
+    pub const fn merge_row(&self) -> u32 {
+        self.head_dim + 4
+    }
+    /// f32 `[warps, rows, 2]`: each warp's maxima and sums.
+    pub const fn merge_sums(&self) -> u32 {
+        WARPS * self.ring_bytes()
+    }
+    /// u32: whether this block is the last of its sequence.
+    pub const fn is_last(&self) -> u32 {
+        self.merge_sums() + WARPS * self.rows * 8
+    }
+    /// All of it.
+    pub const fn bytes(&self) -> u32 {
+        self.is_last() + 16
+    }
+    const fn holds(&self) -> bool {
+        // 99 KiB is what a block can have on the smallest devices from sm_80 on.
+        self.rows * self.merge_row() * 4 <= self.ring_bytes()
+            && self.rows * split::MAX_CHUNKS * 8 <= WARPS * self.ring_bytes()
+            && WARPS * self.tile_keys <= split::ROUND_TOKENS
+            && self.bytes() <= 99 << 10
+    }
+}
 
-/// Grid: as [`HD64`].
-pub static HD128: KernelSpec = KernelSpec {
-    name: "attention_decode_hd128",
-    threads: THREADS,
-    min_blocks: 2,
-    shared_bytes: SharedPlan::<128>::BYTES,
-    allowance: None,
-};
+/// One entry of the family.
+#[derive(Debug, Clone, Copy)]
+pub struct Variant {
+    /// How it is launched.
+    pub spec: KernelSpec,
+    /// [`KV_BF16`], [`KV_INT8`] or [`KV_FP8`].
+    pub format: u32,
+    /// 64 or 128.
+    pub head_dim: u32,
+    /// Query rows of a block.
+    pub rows: u32,
+}
+
+/// Keys of a warp's tile: 8 KiB of keys and values, but at most one key a lane.
+pub const fn tile_keys(format: u32, head_dim: u32) -> u32 {
+    if row_bytes(format, head_dim) == 256 { 16 } else { 32 }
+}
+
+const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> Variant {
+    let row_bytes = row_bytes(format, head_dim);
+    let plan = SharedPlan { tile_keys: tile_keys(format, head_dim), rows, row_bytes, head_dim };
+    assert!(plan.holds());
+    let spec =
+        KernelSpec { name, threads: THREADS, min_blocks: 2, shared_bytes: plan.bytes(), allowance: None };
+    Variant { spec, format, head_dim, rows }
+}
+
+/// Every entry. Rows of a batch have the same bits in each.
+pub static VARIANTS: [Variant; 12] = [
+    variant("attention_decode_bf16_hd64_rows8", KV_BF16, 64, 8),
+    variant("attention_decode_bf16_hd64_rows16", KV_BF16, 64, 16),
+    variant("attention_decode_bf16_hd128_rows8", KV_BF16, 128, 8),
+    variant("attention_decode_bf16_hd128_rows16", KV_BF16, 128, 16),
+    variant("attention_decode_int8_hd64_rows8", KV_INT8, 64, 8),
+    variant("attention_decode_int8_hd64_rows16", KV_INT8, 64, 16),
+    variant("attention_decode_int8_hd128_rows8", KV_INT8, 128, 8),
+    variant("attention_decode_int8_hd128_rows16", KV_INT8, 128, 16),
+    variant("attention_decode_fp8_hd64_rows8", KV_FP8, 64, 8),
+    variant("attention_decode_fp8_hd64_rows16", KV_FP8, 64, 16),
+    variant("attention_decode_fp8_hd128_rows8", KV_FP8, 128, 8),
+    variant("attention_decode_fp8_hd128_rows16", KV_FP8, 128, 16),
+];
+
+/// The entry for a cache of `format` and `head_dim` and spans of at most `rows` query rows (query heads of a key head times
+/// tokens): the narrowest that holds them, else the widest. `None` for a format or a head dim that has none.
+pub fn select(format: u32, head_dim: u32, rows: u32) -> Option<&'static Variant> {
+    let fits = |v: &&Variant| v.format == format && v.head_dim == head_dim;
+    let all = || VARIANTS.iter().filter(fits);
+    all().filter(|v| v.rows >= rows).min_by_key(|v| v.rows).or_else(|| all().max_by_key(|v| v.rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_narrowest_entry_is_selected() {
+        let rows = |format, head_dim, rows| select(format, head_dim, rows).map(|v| v.rows);
+        assert_eq!(rows(KV_BF16, 128, 1), Some(8));
+        assert_eq!(rows(KV_BF16, 128, 8), Some(8));
+        assert_eq!(rows(KV_INT8, 64, 9), Some(16));
+        assert_eq!(rows(KV_FP8, 64, 500), Some(16));
+        assert_eq!(rows(KV_BF16, 96, 1), None);
+        assert_eq!(rows(3, 64, 1), None);
+    }
+
+    #[test]
+    fn names_say_what_an_entry_is() {
+        for v in &VARIANTS {
+            let format = ["bf16", "int8", "fp8"][v.format as usize];
+            assert_eq!(v.spec.name, format!("attention_decode_{format}_hd{}_rows{}", v.head_dim, v.rows));
+        }
+    }
+}

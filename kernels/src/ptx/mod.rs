@@ -10,6 +10,8 @@
 #![allow(clippy::missing_safety_doc)]
 
 mod async_copy;
+mod bf16_pairs;
+mod device_order;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 mod bulk;
 mod global;
@@ -25,6 +27,8 @@ mod warp;
 mod wgmma;
 
 pub use async_copy::*;
+pub use bf16_pairs::*;
+pub use device_order::*;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 pub use bulk::*;
 pub use global::*;

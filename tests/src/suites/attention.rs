@@ -21,8 +21,6 @@ pub struct Case {
     pub causal: bool,
     pub window: u32,
     pub softcap: f32,
-    /// Keys a chunk, for decoding.
-    pub split_tokens: u32,
     /// Added to every page, so that offsets in the cache pass 2^31.
     pub first_page: usize,
     pub seed: u64,
@@ -35,26 +33,11 @@ pub fn cases(queries: BoxedStrategy<usize>, most_keys: usize) -> BoxedStrategy<C
     let seqs = vec((queries, before), 1..4);
     let window = prop_oneof![2 => Just(0u32), 1 => 1..5u32, 1 => 60..70u32, 1 => 1..200u32];
     let softcap = prop_oneof![3 => Just(0.0f32), 1 => Just(5.0)];
-    let split = select(vec![64u32, 128, 192]);
-    (shape, seqs, any::<bool>(), window, softcap, split, any::<u64>())
-        .prop_map(
-            |((head_dim, kv_heads, group, page_size), seqs, causal, window, softcap, split_tokens, seed)| {
-                let seqs = seqs.into_iter().map(|(queries, before)| (queries, queries + before)).collect();
-                Case {
-                    head_dim,
-                    kv_heads,
-                    group,
-                    page_size,
-                    seqs,
-                    causal,
-                    window,
-                    softcap,
-                    split_tokens,
-                    first_page: 0,
-                    seed,
-                }
-            },
-        )
+    (shape, seqs, any::<bool>(), window, softcap, any::<u64>())
+        .prop_map(|((head_dim, kv_heads, group, page_size), seqs, causal, window, softcap, seed)| {
+            let seqs = seqs.into_iter().map(|(queries, before)| (queries, queries + before)).collect();
+            Case { head_dim, kv_heads, group, page_size, seqs, causal, window, softcap, first_page: 0, seed }
+        })
         .boxed()
 }
 

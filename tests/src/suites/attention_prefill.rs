@@ -35,7 +35,6 @@ impl Property for AttentionPrefill {
             causal: true,
             window: 0,
             softcap: 0.0,
-            split_tokens: 64,
             first_page: 0,
             seed: 1,
         };

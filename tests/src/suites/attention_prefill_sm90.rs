@@ -51,7 +51,6 @@ impl Property for AttentionPrefillSm90 {
             causal: true,
             window: 0,
             softcap: 0.0,
-            split_tokens: 64,
             first_page: 0,
             seed: 1,
         };

@@ -2,8 +2,8 @@
 
 mod argmax;
 mod attention;
-mod attention_combine;
 mod attention_decode;
+mod attention_decode_case;
 mod attention_prefill;
 mod attention_prefill_sm90;
 mod gather_rows;
@@ -27,7 +27,6 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<attention_prefill_sm90::AttentionPrefillSm90>(),
         Suite::of::<attention_decode::AttentionDecode>(),
         Suite::of::<sample::Sample>(),
-        Suite::of::<attention_combine::AttentionCombine>(),
         Suite::of::<argmax::Argmax>(),
         Suite::of::<rope_append::RopeAppend>(),
         Suite::of::<rms_norm::RmsNorm>(),

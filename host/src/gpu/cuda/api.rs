@@ -7,7 +7,9 @@ use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
 
 use cust::{
     error::CudaError,
-    sys::{CUcontext, CUdevice, CUdeviceptr, CUfunction, CUmemoryPool, CUmodule, CUstream},
+    sys::{
+        CUcontext, CUdevice, CUdeviceptr, CUfunction, CUgraph, CUgraphExec, CUmemoryPool, CUmodule, CUstream,
+    },
 };
 
 use crate::{Error, Result};
@@ -23,6 +25,10 @@ pub(super) const MAX_DYNAMIC_SHARED_BYTES: c_int = 8;
 pub(super) const JIT_ERROR_LOG: c_int = 5;
 /// `CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES`, the number itself in the place of a pointer.
 pub(super) const JIT_ERROR_LOG_BYTES: c_int = 6;
+/// `CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE`.
+pub(super) const L2_CACHE_BYTES: c_int = 38;
+/// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`.
+pub(super) const CAPTURE_THREAD_LOCAL: c_uint = 1;
 
 // SAFETY: the signatures of cuda.h, enums as the integers that they are there.
 unsafe extern "C" {
@@ -76,6 +82,18 @@ unsafe extern "C" {
         params: *mut *mut c_void,
         extra: *mut *mut c_void,
     ) -> u32;
+    pub(super) fn cuMemcpyDtoDAsync_v2(
+        to: CUdeviceptr,
+        from: CUdeviceptr,
+        bytes: usize,
+        stream: CUstream,
+    ) -> u32;
+    pub(super) fn cuStreamBeginCapture_v2(stream: CUstream, mode: c_uint) -> u32;
+    pub(super) fn cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph) -> u32;
+    pub(super) fn cuGraphInstantiateWithFlags(exec: *mut CUgraphExec, graph: CUgraph, flags: u64) -> u32;
+    pub(super) fn cuGraphLaunch(exec: CUgraphExec, stream: CUstream) -> u32;
+    pub(super) fn cuGraphExecDestroy(exec: CUgraphExec) -> u32;
+    pub(super) fn cuGraphDestroy(graph: CUgraph) -> u32;
 }
 
 /// The driver's name of a code, or the code.

@@ -10,6 +10,7 @@ mod module;
 mod open;
 mod staging;
 mod tensor_map;
+mod timing;
 
 use std::{
     ffi::c_void,
@@ -25,6 +26,7 @@ use cust::{
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
+pub use self::timing::CudaGraph;
 use self::{module::Module, staging::Staging};
 use super::{Driver, GpuDevice, GpuInfo};
 use crate::{Error, Result};

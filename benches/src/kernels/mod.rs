@@ -1,0 +1,48 @@
+//! One file a kernel family: buffers, parameters and grid for a problem. To time another kernel, write such a file and list it
+//! in [`all`].
+//!
+//! The checks find buffers by name: `q`, `k_cache`, `v_cache`, `block_table`, `out` of attention (`k_scale` and `v_scale` beside a
+//! quantised cache), and as each family's file says.
+
+mod decode;
+mod gemm;
+mod prefill;
+mod rope_append;
+mod rows;
+
+pub use rows::{EPS, sample_row};
+
+use tilewright_host::{
+    Result,
+    gpu::{Driver, GpuInfo},
+};
+
+use crate::{prepared::Prepared, problem::Problem};
+
+/// A kernel, or a few that are launched together, as the runner sees it.
+pub trait Kernel<D: Driver>: Sync {
+    /// Its stem.
+    fn name(&self) -> &'static str;
+    /// Whether it solves `problem` on such a device.
+    fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool;
+    /// Buffers with contents of `seed`, and the launches. Called only for problems it takes.
+    ///
+    /// # Errors
+    /// The driver's.
+    fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>>;
+}
+
+/// Every kernel that is timed.
+pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
+    vec![
+        Box::new(prefill::Baseline),
+        Box::new(decode::Baseline),
+        Box::new(rope_append::Baseline),
+        Box::new(gemm::Baseline),
+        Box::new(rows::RmsNorm),
+        Box::new(rows::SiluMul),
+        Box::new(rows::GatherRows),
+        Box::new(rows::Argmax),
+        Box::new(rows::Sample),
+    ]
+}

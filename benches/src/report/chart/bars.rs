@@ -1,0 +1,259 @@
+use plotters::{
+    coord::Shift,
+    prelude::*,
+    style::text_anchor::{HPos, Pos, VPos},
+};
+
+use super::{FONT, GRID, INK, OURS, PEERS, drawn, ink};
+use crate::{
+    error::Result,
+    problem::Problem,
+    report::{Report, Row},
+};
+
+/// Pixels of a bar, and between groups of bars.
+const BAR: i32 = 20;
+const GAP: i32 = 26;
+/// Pixels of a character of a name, at most.
+const CHARACTER: i32 = 7;
+/// Pixels round the bars: axis and its title, legend and title, names.
+const LEFT: i32 = 76;
+const TOP: i32 = 66;
+const BOTTOM: i32 = 34;
+const PLOT: i32 = 300;
+/// The narrowest chart that has room for its legend.
+const NARROWEST: i32 = 760;
+
+/// One chart's worth: cells that differ in one number, or in whether they are paged or quantised.
+struct Family<'r> {
+    name: String,
+    unit: &'static str,
+    /// Names under the groups.
+    groups: Vec<String>,
+    /// Names in the legend, this project's first.
+    series: Vec<(String, bool)>,
+    /// `(group, series, value, row)`.
+    bars: Vec<(usize, usize, f64, &'r Row)>,
+}
+
+/// A chart of grouped bars for each family of cells, by a name that serves as a file's.
+///
+/// A cell that stands beside another's peers is a bar in that cell's group, its rate counted as if it did that cell's work.
+///
+/// # Errors
+/// [`crate::Error::Chart`].
+pub fn bars(report: &Report) -> Result<Vec<(String, String)>> {
+    let families = families(report);
+    families.iter().map(|family| Ok((family.name.replace(['/', ' '], "-"), family.draw()?))).collect()
+}
+
+/// The family of a cell and its name there.
+fn place(row: &Row) -> (String, String) {
+    match row.problem {
+        Problem::Gemm(_) if !row.problem.is_compute() => ("gemm of few rows".to_string(), last(&row.cell)),
+        Problem::Gemm(_) => ("gemm".to_string(), last(&row.cell)),
+        Problem::Prefill(_) | Problem::Decode(_) => {
+            let (family, group) = row.beside.rsplit_once('/').unwrap_or(("", &row.beside));
+            (family.trim_end_matches("/bf16").to_string(), group.to_string())
+        }
+        _ => ("rows".to_string(), row.cell.clone()),
+    }
+}
+
+fn last(cell: &str) -> String {
+    cell.rsplit('/').next().unwrap_or_default().to_string()
+}
+
+/// Who it is, and what sets its cell apart from the one it stands beside.
+fn series_name(row: &Row) -> String {
+    let known: Vec<&str> = row.beside.split('/').collect();
+    let apart: Vec<&str> = row.cell.split('/').filter(|part| !known.contains(part)).collect();
+    if apart.is_empty() { row.by.clone() } else { format!("{}, {}", row.by, apart.join(", ")) }
+}
+
+fn families(report: &Report) -> Vec<Family<'_>> {
+    let mut families: Vec<Family<'_>> = Vec::new();
+    // This project's first, in every legend.
+    let rows = report.results.iter().filter(|row| row.ours);
+    for row in rows.chain(report.results.iter().filter(|row| !row.ours)) {
+        let (name, group) = place(row);
+        let index = families.iter().position(|family| family.name == name).unwrap_or_else(|| {
+            let (unit, groups) = (row.rate().1, Vec::new());
+            families.push(Family { name, unit, groups, series: Vec::new(), bars: Vec::new() });
+            families.len() - 1
+        });
+        let family = &mut families[index];
+        let group = position(&mut family.groups, group);
+        let series = position(&mut family.series, (series_name(row), row.ours));
+        let beside = report.results.iter().find(|other| other.cell == row.beside).unwrap_or(row);
+        let work = if family.unit == "TB/s" { beside.cost.bytes } else { beside.cost.flops };
+        family.bars.push((group, series, work as f64 / row.time.median_us / 1e6, row));
+    }
+    families
+}
+
+fn position<T: PartialEq>(known: &mut Vec<T>, item: T) -> usize {
+    known.iter().position(|other| *other == item).unwrap_or_else(|| {
+        known.push(item);
+        known.len() - 1
+    })
+}
+
+impl Family<'_> {
+    /// Room for as many bars as there are in a group, and for its name.
+    fn group_width(&self) -> i32 {
+        let longest = self.groups.iter().map(String::len).max().unwrap_or(0);
+        (GAP + BAR * self.series.len() as i32).max(CHARACTER * longest as i32 + GAP / 2)
+    }
+
+    fn colour(&self, series: usize) -> RGBColor {
+        let ours = self.series[series].1;
+        let before = self.series[..series].iter().filter(|(_, other)| *other == ours).count();
+        if ours { OURS[before % OURS.len()] } else { PEERS[before % PEERS.len()] }
+    }
+
+    fn draw(&self) -> Result<String> {
+        let width = (LEFT + self.group_width() * self.groups.len() as i32 + GAP).max(NARROWEST);
+        let mut svg = String::new();
+        let root = SVGBackend::with_string(&mut svg, (width as u32, (TOP + PLOT + BOTTOM) as u32));
+        let root = root.into_drawing_area();
+        drawn(root.fill(&WHITE))?;
+        let largest = self.bars.iter().map(|(_, _, value, _)| *value).fold(0.0, f64::max);
+        let step = nice_step(largest);
+        // Room for the values, which stand upright on the bars.
+        let top = ((largest * 1.17 / step).ceil() * step).max(step);
+        let y = |value: f64| TOP + PLOT - (value / top * f64::from(PLOT)).round() as i32;
+        self.draw_axis(&root, width, top, step, &y)?;
+        self.draw_legend(&root)?;
+        self.draw_bars(&root, &y)?;
+        drawn(root.present())?;
+        drop(root);
+        Ok(svg)
+    }
+
+    fn draw_axis(
+        &self,
+        root: &DrawingArea<SVGBackend<'_>, Shift>,
+        width: i32,
+        top: f64,
+        step: f64,
+        y: &impl Fn(f64) -> i32,
+    ) -> Result<()> {
+        let right = ink(12.0).pos(Pos::new(HPos::Right, VPos::Center));
+        for tick in 0..=(top / step).round() as usize {
+            let value = tick as f64 * step;
+            let line = [(LEFT, y(value)), (width - GAP / 2, y(value))];
+            drawn(root.draw(&PathElement::new(line, if tick == 0 { INK } else { GRID })))?;
+            drawn(root.draw(&Text::new(shown(value, step), (LEFT - 8, y(value)), right.clone())))?;
+        }
+        let title = format!("{}, {}", self.name, self.unit);
+        let note = match self.bars.iter().any(|(_, _, _, row)| row.cost != self.work_of(row)) {
+            true => " (quantised caches: by the bytes of bf16)",
+            false => "",
+        };
+        drawn(root.draw(&Text::new(title + note, (16, 12), (FONT, 17).into_font().color(&INK))))
+    }
+
+    /// The cost that a row's bar was reckoned by.
+    fn work_of(&self, row: &Row) -> crate::problem::Cost {
+        let beside = self.bars.iter().map(|(_, _, _, other)| other).find(|other| other.cell == row.beside);
+        beside.map_or(row.cost, |beside| beside.cost)
+    }
+
+    fn draw_legend(&self, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<()> {
+        let mut x = 16;
+        for (index, (name, _)) in self.series.iter().enumerate() {
+            let square = Rectangle::new([(x, 40), (x + 12, 52)], self.colour(index).filled());
+            drawn(root.draw(&square))?;
+            let style = ink(13.0).pos(Pos::new(HPos::Left, VPos::Center));
+            drawn(root.draw(&Text::new(name.clone(), (x + 18, 46), style)))?;
+            x += 40 + (name.len() as f64 * 7.2) as i32;
+        }
+        Ok(())
+    }
+
+    fn draw_bars(&self, root: &DrawingArea<SVGBackend<'_>, Shift>, y: &impl Fn(f64) -> i32) -> Result<()> {
+        let width = self.group_width();
+        for (group, name) in self.groups.iter().enumerate() {
+            let first = LEFT + GAP / 2 + group as i32 * width;
+            let mut here: Vec<_> = self.bars.iter().filter(|(of, ..)| *of == group).collect();
+            here.sort_by_key(|(_, series, ..)| *series);
+            // Bars that a group lacks leave no holes.
+            let start = first + (width - GAP - BAR * here.len() as i32) / 2;
+            for (place, (_, series, value, _)) in here.iter().enumerate() {
+                let left = start + BAR * place as i32;
+                let corners = [(left + 1, y(*value)), (left + BAR - 1, y(0.0))];
+                drawn(root.draw(&Rectangle::new(corners, self.colour(*series).filled())))?;
+                let upright = (FONT, 11).into_font().transform(FontTransform::Rotate270).color(&INK);
+                let upright = upright.pos(Pos::new(HPos::Left, VPos::Center));
+                let text = if *value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+                drawn(root.draw(&Text::new(text, (left + BAR / 2, y(*value) - 4), upright)))?;
+            }
+            let middle = first + (width - GAP) / 2;
+            let style = ink(12.0).pos(Pos::new(HPos::Center, VPos::Top));
+            drawn(root.draw(&Text::new(name.clone(), (middle, y(0.0) + 8), style)))?;
+        }
+        Ok(())
+    }
+}
+
+/// A step of 1, 2 or 5 times a power of ten that divides `largest` into about five.
+fn nice_step(largest: f64) -> f64 {
+    let rough = largest.max(1e-9) / 5.0;
+    let power = 10f64.powf(rough.log10().floor());
+    [1.0, 2.0, 5.0, 10.0]
+        .map(|factor| factor * power)
+        .into_iter()
+        .find(|step| *step >= rough)
+        .unwrap_or(rough)
+}
+
+fn shown(value: f64, step: f64) -> String {
+    let decimals = if step >= 1.0 { 0 } else { (-step.log10()).ceil() as usize };
+    format!("{value:.decimals$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::sample;
+
+    #[test]
+    fn every_cell_has_a_bar_with_its_value_and_its_name() {
+        let report = sample();
+        let families = families(&report);
+        let bars: usize = families.iter().map(|family| family.bars.len()).sum();
+        assert_eq!(bars, report.results.len());
+        for family in &families {
+            let svg = family.draw().expect("a chart");
+            // The background, the legend and the bars.
+            assert_eq!(svg.matches("<rect").count(), 1 + family.series.len() + family.bars.len());
+            for (group, _, value, row) in &family.bars {
+                assert!(svg.contains(&format!("\n{}\n", family.groups[*group])), "{}", row.cell);
+                let text =
+                    if *value >= 100.0 { format!("\n{value:.0}\n") } else { format!("\n{value:.2}\n") };
+                assert!(svg.contains(&text), "{}: {text}", row.cell);
+            }
+        }
+    }
+
+    #[test]
+    fn a_quantised_cache_is_reckoned_by_the_work_it_replaces() {
+        let report = sample();
+        let families = families(&report);
+        let decode = families.iter().find(|family| family.name == "decode").expect("a family");
+        let find =
+            |cell: &str| decode.bars.iter().find(|bar| bar.3.cell == cell && bar.3.ours).expect("a bar");
+        let (int8, bf16) = (find("decode/int8/64x4096"), find("decode/bf16/64x4096"));
+        let expected = bf16.3.cost.bytes as f64 / int8.3.time.median_us / 1e6;
+        assert!((int8.2 - expected).abs() < 1e-9 && int8.0 == bf16.0 && int8.1 != bf16.1);
+    }
+
+    #[test]
+    fn steps_are_round_numbers() {
+        for (largest, step) in [(700.0, 200.0), (4.3, 1.0), (0.9, 0.2), (10.0, 2.0)] {
+            assert!((nice_step(largest) - step).abs() < 1e-9, "{largest}: {}", nice_step(largest));
+        }
+        assert_eq!((shown(0.4, 0.2), shown(400.0, 200.0)), ("0.4".to_string(), "400".to_string()));
+    }
+}

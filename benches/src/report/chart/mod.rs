@@ -1,0 +1,34 @@
+//! Charts as SVG.
+
+mod bars;
+mod roofline;
+
+use plotters::prelude::*;
+
+pub use self::{bars::bars, roofline::roofline};
+use crate::error::Error;
+
+const FONT: &str = "sans-serif";
+/// Text and lines.
+const INK: RGBColor = RGBColor(36, 41, 47);
+/// Lines that only help reading.
+const GRID: RGBColor = RGBColor(225, 228, 232);
+/// This project's kernels: blues, in the order in which they come.
+const OURS: [RGBColor; 5] = [
+    RGBColor(31, 95, 208),
+    RGBColor(104, 164, 250),
+    RGBColor(12, 48, 120),
+    RGBColor(20, 150, 170),
+    RGBColor(150, 120, 220),
+];
+/// Peers: warm colours and grey, likewise.
+const PEERS: [RGBColor; 4] =
+    [RGBColor(235, 130, 50), RGBColor(150, 155, 160), RGBColor(90, 160, 70), RGBColor(200, 70, 90)];
+
+fn drawn<T, E: std::error::Error>(result: std::result::Result<T, E>) -> Result<T, Error> {
+    result.map_err(|error| Error::Chart(error.to_string().replace('\n', " ")))
+}
+
+fn ink(pixels: f64) -> TextStyle<'static> {
+    (FONT, pixels).into_font().color(&INK)
+}

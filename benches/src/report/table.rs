@@ -1,0 +1,77 @@
+use super::{Limit, Report, Row};
+use crate::cells::Mode;
+
+/// The report as text: the machine, the ceilings, a line a timing.
+pub fn table(report: &Report) -> String {
+    let machine = &report.machine;
+    let mut lines = vec![format!(
+        "{}, driver {}, commit {}, {}",
+        machine.device, machine.driver, report.commit, report.date
+    )];
+    for ceiling in &report.ceilings {
+        let unit = if ceiling.limit == Limit::Bandwidth { "TB/s" } else { "TFLOP/s" };
+        lines.push(format!(
+            "ceiling {} by {}: {:.4} {unit}",
+            ceiling.name,
+            ceiling.by,
+            ceiling.per_second / 1e12
+        ));
+    }
+    let cell_width = report.results.iter().map(|row| row.cell.len()).max().unwrap_or(0).max(4);
+    let by_width = report.results.iter().map(|row| row.by.len()).max().unwrap_or(0).max(2);
+    lines.push(format!(
+        "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>6}  {:>8} {:7}  {:>7}  {:>7}  {}",
+        "cell", "by", "median us", "min us", "spread", "rate", "", "of most", "to peer", "how"
+    ));
+    for row in &report.results {
+        let time = &row.time;
+        let (rate, unit) = row.rate();
+        let percent = row.fraction.map_or("-".to_string(), |fraction| format!("{:.1}%", 100.0 * fraction));
+        let speedup = report.speedup(row).map_or("-".to_string(), |speedup| format!("{speedup:.2}x"));
+        lines.push(format!(
+            "{:cell_width$}  {:by_width$}  {:10.2}  {:10.2}  {:5.1}%  {:8.3} {:7}  {:>7}  {:>7}  {}",
+            row.cell,
+            row.by,
+            time.median_us,
+            time.min_us,
+            100.0 * time.spread(),
+            rate,
+            unit,
+            percent,
+            speedup,
+            how(row)
+        ));
+    }
+    for failure in &report.failures {
+        lines.push(format!("not measured: {} by {}: {}", failure.cell, failure.by, failure.reason));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// How a row was timed.
+fn how(row: &Row) -> String {
+    let mode = if row.mode == Mode::Graph { "graph" } else { "events" };
+    let sets = if row.sets == 1 { String::new() } else { format!(", {} sets", row.sets) };
+    let clock = row.clocks.map(|clocks| format!(", {:.0} MHz {:.0} W", clocks.sm_mhz, clocks.power_watts));
+    let cache = if row.cold { "cold" } else { "warm" };
+    format!("{mode} {cache}{sets}{}", clock.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Failure, sample};
+    use super::*;
+
+    #[test]
+    fn every_row_and_failure_is_a_line() {
+        let mut report = sample();
+        report.failures.push(Failure { cell: "x/y".into(), by: "fa2".into(), reason: "gone".into() });
+        let text = table(&report);
+        assert_eq!(text.lines().count(), 2 + report.ceilings.len() + report.results.len() + 1);
+        for row in &report.results {
+            let line = text.lines().find(|line| line.starts_with(&row.cell) && line.contains(&row.by));
+            assert!(line.is_some_and(|line| line.contains(row.rate().1)), "{}", row.cell);
+        }
+        assert!(text.ends_with("not measured: x/y by fa2: gone\n"));
+    }
+}

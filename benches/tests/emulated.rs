@@ -1,0 +1,112 @@
+//! What is timed is checked: the very launches, under the emulator, by the checks that stand before every timing.
+
+use std::collections::HashSet;
+
+use tilewright_benches::{
+    Error, cells,
+    check::{Extent, check, check_small},
+    kernels::{self, Kernel},
+    prepared::Prepared,
+    problem::{Gemm, Problem},
+};
+use tilewright_host::{
+    Result,
+    gpu::{Driver, GpuInfo},
+};
+use tilewright_tests::emulated::Emulated;
+
+#[test]
+fn every_kernel_passes_its_check_on_every_kind_of_cell() {
+    let driver = Emulated::default();
+    let mut checked = HashSet::new();
+    for kernel in kernels::all::<Emulated>() {
+        for cell in cells::all() {
+            let small = cell.problem.small();
+            if kernel.takes(&cell.problem, driver.info()) && checked.insert((kernel.name(), small)) {
+                check_small(kernel.as_ref(), &driver, &cell.problem).expect("a kernel of this project");
+            }
+        }
+    }
+    for stem in ["attention_prefill", "attention_decode", "rope_append", "gemm_bf16", "rms_norm", "silu_mul"]
+    {
+        assert!(checked.iter().any(|(name, _)| *name == stem), "{stem} solves no cell");
+    }
+}
+
+/// The kernel of a problem, its launches spoilt by `spoil`.
+struct Spoilt {
+    kernel: Box<dyn Kernel<Emulated>>,
+    spoil: Spoil,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Spoil {
+    /// Nothing is launched: outputs stay poison.
+    NoLaunch,
+    /// Another problem is launched: outputs are finite and wrong.
+    OtherInputs,
+}
+
+impl Kernel<Emulated> for Spoilt {
+    fn name(&self) -> &'static str {
+        "spoilt"
+    }
+
+    fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
+        self.kernel.takes(problem, info)
+    }
+
+    fn prepare<'d>(
+        &self,
+        driver: &'d Emulated,
+        problem: &Problem,
+        seed: u64,
+    ) -> Result<Prepared<'d, Emulated>> {
+        let mut prepared = self.kernel.prepare(driver, problem, seed)?;
+        match self.spoil {
+            Spoil::NoLaunch => prepared.drop_launches(),
+            Spoil::OtherInputs => prepared.shift_inputs()?,
+        }
+        Ok(prepared)
+    }
+}
+
+#[test]
+fn a_kernel_that_is_wrong_is_refused() {
+    let driver = Emulated::default();
+    for spoil in [Spoil::NoLaunch, Spoil::OtherInputs] {
+        let mut refused = HashSet::new();
+        for kernel in kernels::all::<Emulated>() {
+            let solved = cells::all().into_iter().find(|cell| kernel.takes(&cell.problem, driver.info()));
+            let Some(cell) = solved else { continue };
+            let name = kernel.name();
+            let answer = check_small(&Spoilt { kernel, spoil }, &driver, &cell.problem);
+            match answer {
+                Err(Error::Wrong { kernel: "spoilt", .. }) => drop(refused.insert(name)),
+                // Reading what nobody wrote is the emulator's own refusal.
+                Err(Error::Device(_)) if spoil == Spoil::NoLaunch => drop(refused.insert(name)),
+                other => panic!("{name} was not refused: {other:?}"),
+            }
+        }
+        assert!(refused.contains("attention_prefill") && refused.contains("gemm_bf16"), "{refused:?}");
+    }
+}
+
+#[test]
+fn a_few_rows_of_a_larger_output_are_enough_to_catch_a_fault() {
+    let driver = Emulated::default();
+    let problem = Problem::Gemm(Gemm { m: 70, n: 72, k: 64 });
+    let kernels = kernels::all::<Emulated>();
+    let kernel = kernels.iter().find(|kernel| kernel.takes(&problem, driver.info())).expect("a product");
+    let mut prepared = kernel.prepare(&driver, &problem, 3).expect("memory");
+    prepared.run().expect("a launch");
+    check("gemm_bf16", &prepared, &problem, Extent::Sampled).expect("a right product");
+    prepared.shift_inputs().expect("memory");
+    prepared.run().expect("a launch");
+    let error =
+        check("gemm_bf16", &prepared, &problem, Extent::Sampled).expect_err("a wrong product").to_string();
+    assert!(
+        error.starts_with("gemm_bf16 is wrong and was not timed, at Gemm(") && !error.contains('\n'),
+        "{error}"
+    );
+}

@@ -1,0 +1,124 @@
+//! What a benchmark needs beyond [`Driver`](crate::gpu::Driver): event timings, captured graphs, copies within the device.
+
+use std::{ffi::c_int, ptr::null_mut, sync::Arc, time::Duration};
+
+use cust::{
+    device::Device,
+    event::{Event, EventFlags},
+    sys::{CUgraph, CUgraphExec},
+};
+
+use super::{CudaBuffer, CudaDriver, Inner, api};
+use crate::Result;
+
+/// Launches captured once and replayed as one, without the gaps that separate launches have.
+pub struct CudaGraph {
+    graph: CUgraph,
+    exec: CUgraphExec,
+    inner: Arc<Inner>,
+}
+
+// SAFETY: the handles name objects of the driver, which any thread with the context current may use, one at a time.
+unsafe impl Send for CudaGraph {}
+
+impl CudaDriver {
+    /// The second-level cache, in bytes.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn l2_bytes(&self) -> Result<usize> {
+        self.inner.bind()?;
+        let device: Device = api::wrapped("cuCtxGetDevice", cust::context::CurrentContext::get_device())?;
+        let mut bytes: c_int = 0;
+        // SAFETY: writes one integer.
+        let code = unsafe { api::cuDeviceGetAttribute(&mut bytes, api::L2_CACHE_BYTES, device.as_raw()) };
+        api::check("cuDeviceGetAttribute", code, || Some("the size of the L2 cache".into()))?;
+        Ok(usize::try_from(bytes).unwrap_or(0))
+    }
+
+    /// Puts `work(0)` to `work(runs - 1)` on the stream, an event before and after each, and waits once, at the end: as long as
+    /// the host is ahead of the device, what it takes to launch is not in the times.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the device while doing it.
+    pub fn time_each(&self, runs: usize, mut work: impl FnMut(usize) -> Result<()>) -> Result<Vec<Duration>> {
+        self.inner.bind()?;
+        let event = || api::wrapped("cuEventCreate", Event::new(EventFlags::DEFAULT));
+        let mut events = Vec::with_capacity(runs);
+        for _ in 0..runs {
+            events.push((event()?, event()?));
+        }
+        for (run, (start, end)) in events.iter().enumerate() {
+            api::wrapped("cuEventRecord", start.record(&self.inner.stream))?;
+            work(run)?;
+            api::wrapped("cuEventRecord", end.record(&self.inner.stream))?;
+        }
+        self.inner.synchronize("timing")?;
+        events.iter().map(|(start, end)| api::wrapped("cuEventElapsedTime", end.elapsed(start))).collect()
+    }
+
+    /// Captures what `work` launches. Memory that it names must outlive the graph; allocations, uploads and downloads have no
+    /// place in it.
+    ///
+    /// # Errors
+    /// Those of `work`, and of the driver.
+    pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        self.inner.bind()?;
+        let stream = self.inner.stream.as_inner();
+        // SAFETY: the stream lives as long as `self` and captures nothing yet.
+        let code = unsafe { api::cuStreamBeginCapture_v2(stream, api::CAPTURE_THREAD_LOCAL) };
+        api::check("cuStreamBeginCapture", code, || None)?;
+        let done = work();
+        let mut captured = CudaGraph { graph: null_mut(), exec: null_mut(), inner: self.inner.clone() };
+        // SAFETY: the capture that began above; it must end in any case, or the stream is of no more use.
+        let code = unsafe { api::cuStreamEndCapture(stream, &mut captured.graph) };
+        done?;
+        api::check("cuStreamEndCapture", code, || self.inner.after_launch("capturing a graph"))?;
+        // SAFETY: a graph that was captured; writes the handle of the executable one.
+        let code = unsafe { api::cuGraphInstantiateWithFlags(&mut captured.exec, captured.graph, 0) };
+        api::check("cuGraphInstantiateWithFlags", code, || None)?;
+        Ok(captured)
+    }
+
+    /// Copies all of `src` to the start of `dst`, in the order of the stream.
+    ///
+    /// # Errors
+    /// If `dst` is smaller than `src`, and the driver's own.
+    pub fn copy(&self, dst: &CudaBuffer, src: &CudaBuffer) -> Result<()> {
+        let to = dst.range("copy", 0, src.bytes)?;
+        self.inner.bind()?;
+        // SAFETY: both ranges are in their buffers, and the context is current.
+        let code =
+            unsafe { api::cuMemcpyDtoDAsync_v2(to, src.address, src.bytes, self.inner.stream.as_inner()) };
+        api::check("cuMemcpyDtoDAsync", code, || self.inner.after_launch("a copy"))
+    }
+}
+
+impl CudaGraph {
+    /// Puts what was captured on the stream.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn replay(&self) -> Result<()> {
+        self.inner.bind()?;
+        // SAFETY: an executable graph of this context.
+        let code = unsafe { api::cuGraphLaunch(self.exec, self.inner.stream.as_inner()) };
+        api::check("cuGraphLaunch", code, || self.inner.after_launch("replaying a graph"))
+    }
+}
+
+impl Drop for CudaGraph {
+    fn drop(&mut self) {
+        if self.inner.bind().is_err() {
+            return;
+        }
+        if !self.exec.is_null() {
+            // SAFETY: made by `capture`; a replay under way keeps what it needs. An error has nobody to go to.
+            let _ = unsafe { api::cuGraphExecDestroy(self.exec) };
+        }
+        if !self.graph.is_null() {
+            // SAFETY: as above.
+            let _ = unsafe { api::cuGraphDestroy(self.graph) };
+        }
+    }
+}

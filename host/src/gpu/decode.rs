@@ -1,0 +1,256 @@
+//! Decode attention: the work list of a step, the scratch that launches share, and the launch.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tilewright_kernels::{
+    abi::{self, DecodeSequence},
+    attention_decode::{self, split},
+};
+
+use super::{
+    Driver, GpuDevice, GpuStep,
+    step::Section,
+    storage::{WORD, require, shape},
+};
+use crate::{Result, Span};
+
+/// Sequences that the decode kernel serves, and how much work they are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct DecodeWork {
+    /// [`DecodeSequence`] `[seqs + 1]`.
+    pub sequences: Section,
+    /// u32 `[tokens]`, if any span has masks: the drafts that each query sees.
+    pub tree_masks: Option<Section>,
+    pub seqs: usize,
+    /// Chunks of all.
+    pub items: u32,
+    /// The longest span of queries; 0 without sequences.
+    pub max_queries: u32,
+}
+
+impl DecodeWork {
+    /// Whether the decode kernel serves a span: it does for one query and for drafts. That depends on the span alone, so that its
+    /// bits don't depend on the batch.
+    pub fn serves(span: &Span) -> bool {
+        span.query_len == 1 || span.drafts.is_some()
+    }
+
+    /// The records of `spans`, and the work they are; sections are the caller's to fill in.
+    pub fn records(spans: &[Span]) -> Result<(DecodeWork, Vec<DecodeSequence>)> {
+        let mut work = DecodeWork::default();
+        let mut records = Vec::new();
+        for (row, span) in (0u32..).zip(spans).filter(|(_, span)| Self::serves(span)) {
+            require(span.kv_len < 1 << 31, "step", "keys of a sequence", "below 2^31", span.kv_len)?;
+            require(row < 1 << 27, "step", "sequences", "at most 2^27", row)?;
+            records.push(DecodeSequence {
+                first_item: work.items,
+                query_start: span.query_start,
+                kv_len: span.kv_len,
+                row_and_queries: row << DecodeSequence::QUERY_BITS | span.query_len,
+            });
+            work.seqs += 1;
+            // At most 64 a sequence, of which a batch has at most 65535.
+            work.items += split::chunks(span.kv_len);
+            work.max_queries = work.max_queries.max(span.query_len);
+        }
+        records.push(DecodeSequence { first_item: work.items, ..DecodeSequence::default() });
+        Ok((work, records))
+    }
+
+    /// The masks of all query rows, or nothing if no span has any: rows of other spans have zeros.
+    pub fn masks(spans: &[Span]) -> Option<Vec<u32>> {
+        spans.iter().any(|span| span.drafts.is_some()).then(|| {
+            let masks = |span: &Span| match &span.drafts {
+                Some(masks) => masks.clone(),
+                None => vec![0; span.query_len as usize],
+            };
+            spans.iter().flat_map(masks).collect()
+        })
+    }
+}
+
+/// What launches of decode attention use one after the other, grown to the largest: partial outputs, and counters that every
+/// launch leaves zero.
+pub(super) struct DecodeScratch<Dr: Driver> {
+    buffers: Mutex<Buffers<Dr>>,
+}
+
+struct Buffers<Dr: Driver> {
+    partial_out: Scratch<Dr>,
+    partial_sums: Scratch<Dr>,
+    counters: Scratch<Dr>,
+}
+
+struct Scratch<Dr: Driver> {
+    buffer: Option<(Dr::Buffer, u64)>,
+    bytes: usize,
+}
+
+impl<Dr: Driver> Default for Scratch<Dr> {
+    fn default() -> Self {
+        Self { buffer: None, bytes: 0 }
+    }
+}
+
+impl<Dr: Driver> Default for DecodeScratch<Dr> {
+    fn default() -> Self {
+        let [partial_out, partial_sums, counters] = std::array::from_fn(|_| Scratch::default());
+        Self { buffers: Mutex::new(Buffers { partial_out, partial_sums, counters }) }
+    }
+}
+
+impl<Dr: Driver> DecodeScratch<Dr> {
+    fn lock(&self) -> MutexGuard<'_, Buffers<Dr>> {
+        // A panic while it was held leaves buffers that are there or not.
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<Dr: Driver> Scratch<Dr> {
+    /// At least `bytes`. What was there before is freed in the order of the stream, after the launches that use it. `zeros` are
+    /// written to fresh memory only.
+    fn at_least(&mut self, device: &GpuDevice<Dr>, bytes: usize, zeros: bool) -> Result<u64> {
+        if let Some((_, address)) = self.buffer.as_ref().filter(|_| self.bytes >= bytes) {
+            return Ok(*address);
+        }
+        let bytes = bytes.next_power_of_two();
+        let (buffer, address) = device.allocate("attention", &[bytes], "the chunks of decode attention")?;
+        if zeros {
+            device.upload(&buffer, 0, &vec![0; bytes])?;
+        }
+        self.buffer = Some((buffer, address));
+        self.bytes = bytes;
+        Ok(address)
+    }
+}
+
+/// A layer's keys and values as the decode kernel reads them.
+pub(super) struct Planes {
+    /// [`abi::KV_BF16`] or another.
+    pub format: u32,
+    pub head_dim: usize,
+    /// Addresses of the scales of keys and values; 0 for bf16.
+    pub scales: [u64; 2],
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// The sequences that [`DecodeWork`] lists: `shared`, checked by the caller, says the rest.
+    pub(super) fn attention_decode(
+        &self,
+        shared: abi::AttentionPrefill,
+        planes: Planes,
+        step: &GpuStep<Dr>,
+    ) -> Result<()> {
+        let work = &step.plan.decode;
+        if work.seqs == 0 {
+            return Ok(());
+        }
+        let op = "attention";
+        require(shared.causal == 1 || work.tree_masks.is_none(), op, "causal", "true for drafts", false)?;
+        let (q_heads, kv_heads) = (shared.q_heads, shared.kv_heads);
+        let rows = work.max_queries * (q_heads / kv_heads);
+        let Some(variant) = attention_decode::select(planes.format, planes.head_dim as u32, rows) else {
+            return Err(shape(op, "head_dim", "64 or 128", planes.head_dim));
+        };
+        let row_tiles = rows.div_ceil(variant.rows);
+        let blocks = u64::from(work.items) * u64::from(row_tiles) * u64::from(kv_heads);
+        let blocks: u32 = i32::try_from(blocks)
+            .map_err(|_| shape(op, "blocks of decode attention", "below 2^31", blocks))?
+            .cast_unsigned();
+        // A block's slot is used where its sequence has several chunks.
+        let slots =
+            if work.items as usize == work.seqs { 0 } else { blocks as usize * variant.rows as usize };
+        let mut buffers = self.decode_scratch.lock();
+        let partial_out = buffers.partial_out.at_least(self, slots * planes.head_dim * WORD, false)?;
+        let partial_sums = buffers.partial_sums.at_least(self, slots * 2 * WORD, false)?;
+        let counters = work.seqs * kv_heads as usize * row_tiles as usize;
+        let counters = buffers.counters.at_least(self, counters * WORD, true)?;
+        let params = abi::AttentionDecode {
+            q: shared.q,
+            k_cache: shared.k_cache,
+            v_cache: shared.v_cache,
+            k_scales: planes.scales[0],
+            v_scales: planes.scales[1],
+            out: shared.out,
+            partial_out,
+            partial_sums,
+            counters,
+            sequences: step.at(work.sequences),
+            block_table: shared.block_table,
+            tree_masks: work.tree_masks.map_or(0, |section| step.at(section)),
+            seqs: work.seqs as u32,
+            block_table_stride: shared.block_table_stride,
+            page_size: shared.page_size,
+            q_heads,
+            kv_heads,
+            row_tiles,
+            scale: shared.scale,
+            softcap: shared.softcap,
+            window: shared.window,
+            reserved: 0,
+        };
+        // SAFETY: as for prefill; the records are those of the step, scratch is `[blocks, rows(, head_dim)]` where a sequence has
+        // several chunks and isn't touched otherwise, and counters are zero: fresh ones are, and launches leave them so. Launches
+        // that share scratch follow each other on one stream; the lock is held until this one is in it.
+        unsafe { self.launch(&variant.spec, [blocks, 1, 1], params) }
+    }
+}
+
+/// That a span's masks are as many as its queries, and few enough.
+pub(super) fn check_drafts(span: &Span) -> Result<()> {
+    let Some(masks) = &span.drafts else { return Ok(()) };
+    let queries = span.query_len as usize;
+    require(masks.len() == queries, "step", "masks of drafts", queries, masks.len())?;
+    let most = DecodeSequence::MAX_QUERIES;
+    require(
+        span.query_len <= most,
+        "step",
+        "drafts of a sequence",
+        format!("at most {most}"),
+        span.query_len,
+    )?;
+    require(span.query_len > 0, "step", "drafts of a sequence", "at least 1", 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+
+    fn span(query_start: u32, query_len: u32, kv_len: u32, drafts: Option<Vec<u32>>) -> Span {
+        Span { query_start, query_len, kv_len, pages: vec![0; 64], drafts }
+    }
+
+    #[test]
+    fn one_query_and_drafts_are_listed() {
+        let spans = [
+            span(0, 5, 5, None),
+            span(5, 1, 600, None),
+            span(6, 2, 40, Some(vec![1, 3])),
+            span(8, 2, 40, None),
+            span(10, 1, 513, None),
+        ];
+        let (work, records) = DecodeWork::records(&spans).expect("a valid batch");
+        assert_eq!((work.seqs, work.items, work.max_queries), (3, 3 + 1 + 3, 2));
+        let record = |r: &DecodeSequence| (r.first_item, r.query_start, r.kv_len, r.row_and_queries);
+        assert_eq!(record(&records[0]), (0, 5, 600, 1 << 5 | 1));
+        assert_eq!(record(&records[1]), (3, 6, 40, 2 << 5 | 2));
+        assert_eq!(record(&records[2]), (4, 10, 513, 4 << 5 | 1));
+        assert_eq!(record(&records[3]), (7, 0, 0, 0));
+        let masks = DecodeWork::masks(&spans).expect("some drafts");
+        assert_eq!(masks, [0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0]);
+        assert_eq!(DecodeWork::masks(&spans[..2]), None);
+    }
+
+    #[test]
+    fn drafts_that_do_not_fit_are_refused() {
+        let what = |span: Span| match check_drafts(&span) {
+            Err(Error::Shape { what, .. }) => what,
+            other => panic!("accepted: {other:?}"),
+        };
+        assert_eq!(what(span(0, 2, 9, Some(vec![1]))), "masks of drafts");
+        assert_eq!(what(span(0, 17, 17, Some(vec![0; 17]))), "drafts of a sequence");
+        assert_eq!(what(span(0, 0, 17, Some(vec![]))), "drafts of a sequence");
+        assert!(check_drafts(&span(0, 16, 16, Some(vec![0; 16]))).is_ok());
+    }
+}

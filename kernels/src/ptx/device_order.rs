@@ -1,0 +1,23 @@
+//! Order among the blocks of a launch: what one block writes and another reads.
+
+#[cfg(target_arch = "nvptx64")]
+use core::arch::asm;
+#[cfg(not(target_arch = "nvptx64"))]
+use tilewright_simt as simt;
+
+use super::intrinsic;
+
+intrinsic! {
+    /// `atom.acq_rel.gpu.global.add.u32` (sm_70): the value before the addition. Releases what the thread has written and seen
+    /// (through barriers: what its block has) to whoever acquires by the same word, and acquires what they released.
+    ///
+    /// # Safety
+    /// The address must be aligned to 4 bytes and lie in memory the kernel may touch.
+    pub fn atom_add_acq_rel_gpu_u32(address: u64, value: u32) -> u32 {
+        let before: u32;
+        asm!("atom.acq_rel.gpu.global.add.u32 {}, [{}], {};", out(reg32) before, in(reg64) address, in(reg32) value, options(nostack));
+        before
+    } else {
+        simt::intrinsic::atom_add_acq_rel_gpu_u32(address, value)
+    }
+}
