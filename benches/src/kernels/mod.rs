@@ -36,7 +36,7 @@ pub trait Kernel<D: Driver>: Sync {
 pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     vec![
         Box::new(prefill::Baseline),
-        Box::new(decode::Baseline),
+        Box::new(decode::AttentionDecode),
         Box::new(rope_append::Baseline),
         Box::new(gemm::Baseline),
         Box::new(rows::RmsNorm),
