@@ -1,6 +1,9 @@
 //! The driver interface over the SIMT emulator: the same launches, no GPU.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
 
 use tilewright_host::{
     Error, Result,
@@ -15,8 +18,44 @@ use tilewright_simt::{Device, Launch, Order, Swizzle};
 /// Emulated memory and launches.
 pub struct Emulated {
     info: GpuInfo,
-    order: Order,
+    schedule: Mutex<Schedule>,
     device: Arc<Mutex<Device>>,
+    launched: Mutex<Vec<Launched>>,
+    one_launch: bool,
+}
+
+/// In which order the lanes of the next launch run.
+struct Schedule {
+    order: Order,
+    /// Launches so far in this order.
+    launches: u64,
+}
+
+impl Schedule {
+    /// Each launch of a seeded order has a seed of its own, so that running a kernel twice compares two interleavings.
+    fn next(&mut self) -> Order {
+        let launch = self.launches;
+        self.launches += 1;
+        match self.order {
+            Order::Deterministic => Order::Deterministic,
+            Order::Seeded(seed) => Order::Seeded(seed.wrapping_add(launch)),
+        }
+    }
+}
+
+/// What is known of a launch that went well.
+#[derive(Debug, Clone)]
+pub struct Launched {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Threads a block.
+    pub threads: u32,
+    /// What it did.
+    pub report: tilewright_simt::Report,
+    /// What emulating it took.
+    pub seconds: f64,
 }
 
 /// An allocation of an [`Emulated`].
@@ -26,9 +65,9 @@ pub struct EmulatedBuffer {
     bytes: usize,
 }
 
-fn lock(device: &Mutex<Device>) -> MutexGuard<'_, Device> {
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic while it was held has failed its test already; what others run doesn't depend on that launch.
-    device.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn refused(call: &'static str, code: String) -> Error {
@@ -42,7 +81,7 @@ impl Default for Emulated {
 }
 
 impl Emulated {
-    /// A device whose lanes run in `order`.
+    /// A device whose lanes run in `order`; of a seeded one, each launch takes the next seed.
     pub fn new(order: Order) -> Emulated {
         let info = GpuInfo {
             name: "SIMT emulator".to_string(),
@@ -50,7 +89,37 @@ impl Emulated {
             multiprocessors: 4,
             memory_bytes: 1 << 40,
         };
-        Emulated { info, order, device: Arc::new(Mutex::new(Device::new())) }
+        Emulated {
+            info,
+            schedule: Mutex::new(Schedule { order, launches: 0 }),
+            device: Arc::new(Mutex::new(Device::new())),
+            launched: Mutex::default(),
+            one_launch: false,
+        }
+    }
+
+    /// The same, counting memory requests and bank conflicts too, which takes time.
+    #[must_use]
+    pub fn counting(self) -> Emulated {
+        lock(&self.device).count_requests(true);
+        self
+    }
+
+    /// The same, refusing to go on after the first launch: for those who want that launch and nothing that follows it.
+    #[must_use]
+    pub fn for_one_launch(self) -> Emulated {
+        Emulated { one_launch: true, ..self }
+    }
+
+    /// From here on lanes run in the order of `seed`, or without one in the deterministic order.
+    pub fn set_order(&self, seed: Option<u64>) {
+        let order = seed.map_or(Order::Deterministic, Order::Seeded);
+        *lock(&self.schedule) = Schedule { order, launches: 0 };
+    }
+
+    /// The launches since the last call that went well.
+    pub fn take_launched(&self) -> Vec<Launched> {
+        std::mem::take(&mut lock(&self.launched))
     }
 }
 
@@ -121,13 +190,39 @@ impl Driver for Emulated {
             grid,
             threads: spec.threads,
             shared_bytes: spec.shared_bytes,
-            order: self.order,
+            order: lock(&self.schedule).next(),
         };
+        let began = Instant::now();
         let launched = lock(&self.device).launch(&launch, &|| entry(params));
-        launched.map(drop).map_err(|fault| refused("launch", fault.to_string()))
+        let report = launched.map_err(|fault| refused("launch", fault.to_string()))?;
+        let seconds = began.elapsed().as_secs_f64();
+        let done = Launched { kernel: spec.name, grid, threads: spec.threads, report, seconds };
+        lock(&self.launched).push(done);
+        Ok(())
     }
 
     fn synchronize(&self) -> Result<()> {
-        Ok(())
+        match self.one_launch && !lock(&self.launched).is_empty() {
+            true => Err(refused("synchronize", "no more than one launch was asked for".to_string())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_launch_of_a_seeded_order_has_its_own_seed() {
+        let device = Emulated::default();
+        let next = || lock(&device.schedule).next();
+        assert_eq!([next(), next()], [Order::Deterministic; 2]);
+        device.set_order(Some(u64::MAX));
+        assert_eq!([next(), next()], [Order::Seeded(u64::MAX), Order::Seeded(0)]);
+        device.set_order(Some(u64::MAX));
+        assert_eq!(next(), Order::Seeded(u64::MAX));
+        device.set_order(None);
+        assert_eq!(next(), Order::Deterministic);
     }
 }

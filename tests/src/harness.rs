@@ -1,6 +1,6 @@
 //! Memory for one launch, poisoned and guarded, over any driver.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::abi::{KernelSpec, Params, TensorMap, TensorMapSpec};
@@ -19,22 +19,67 @@ pub type Failure = String;
 pub struct Harness<D: Driver> {
     driver: Arc<D>,
     guard_bytes: usize,
+    reorder: Option<fn(&D, Option<u64>)>,
+    /// What suites read back, where somebody asked for it.
+    read_back: Option<Mutex<Vec<ReadBack>>>,
+}
+
+/// What a suite read back of a launch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadBack {
+    /// The first kernel launched on that memory.
+    pub kernel: &'static str,
+    /// The buffer.
+    pub name: &'static str,
+    pub bytes: Vec<u8>,
 }
 
 impl<D: Driver> Harness<D> {
     /// A driver that checks every access itself and knows what is uninitialised.
     pub fn checked(driver: Arc<D>) -> Harness<D> {
-        Harness { driver, guard_bytes: 0 }
+        Harness { driver, guard_bytes: 0, reorder: None, read_back: None }
     }
 
     /// Hardware: canaries round every buffer, and poison wherever a checked driver has uninitialised memory.
     pub fn unchecked(driver: Arc<D>) -> Harness<D> {
-        Harness { driver, guard_bytes: 1024 }
+        Harness { driver, guard_bytes: 1024, reorder: None, read_back: None }
+    }
+
+    /// Lets cases choose the order in which lanes run: `reorder` sets it, to that of a seed or the driver's own.
+    #[must_use]
+    pub fn reordered_by(self, reorder: fn(&D, Option<u64>)) -> Harness<D> {
+        Harness { reorder: Some(reorder), ..self }
+    }
+
+    /// Whether the order of lanes can be chosen.
+    pub fn can_reorder(&self) -> bool {
+        self.reorder.is_some()
+    }
+
+    /// Sets the order of lanes, where it can be chosen.
+    pub fn set_order(&self, seed: Option<u64>) {
+        if let Some(reorder) = self.reorder {
+            reorder(&self.driver, seed);
+        }
+    }
+
+    /// Keeps what suites read back, for [`Harness::take_read_back`].
+    #[must_use]
+    pub fn recording(self) -> Harness<D> {
+        Harness { read_back: Some(Mutex::default()), ..self }
+    }
+
+    /// What suites have read back since the last call.
+    pub fn take_read_back(&self) -> Vec<ReadBack> {
+        let lock = |kept: &Mutex<Vec<ReadBack>>| {
+            std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner))
+        };
+        self.read_back.as_ref().map(lock).unwrap_or_default()
     }
 
     /// Fresh memory.
     pub fn arena(&self) -> Arena<'_, D> {
-        Arena { harness: self, regions: Vec::new() }
+        Arena { harness: self, regions: Vec::new(), kernel: "" }
     }
 }
 
@@ -54,6 +99,8 @@ struct Region<D: Driver> {
 pub struct Arena<'h, D: Driver> {
     harness: &'h Harness<D>,
     regions: Vec<Region<D>>,
+    /// The first kernel launched.
+    kernel: &'static str,
 }
 
 fn failed(error: tilewright_host::Error) -> Failure {
@@ -138,6 +185,9 @@ impl<D: Driver> Arena<'_, D> {
         grid: [u32; 3],
         params: &impl Params,
     ) -> Result<(), Failure> {
+        if self.kernel.is_empty() {
+            self.kernel = spec.name;
+        }
         // SAFETY: the suites size every buffer by the shapes they pass; that this suffices is what canaries, the emulator and
         // compute-sanitizer check.
         unsafe { self.harness.driver.launch(spec, grid, bytemuck::bytes_of(params)) }.map_err(failed)?;
@@ -161,7 +211,7 @@ impl<D: Driver> Arena<'_, D> {
             }
         }
         if let Some(constant) = constant {
-            let now = self.bytes(Handle(index), 0, *bytes)?;
+            let now = self.download(Handle(index), 0, *bytes)?;
             if let Some(at) = (0..*bytes).find(|&at| now[at] != constant[at]) {
                 return Err(format!("the input '{name}' was overwritten at byte {at}"));
             }
@@ -170,6 +220,16 @@ impl<D: Driver> Arena<'_, D> {
     }
 
     pub fn bytes(&self, handle: Handle, offset: usize, bytes: usize) -> Result<Vec<u8>, Failure> {
+        let out = self.download(handle, offset, bytes)?;
+        if let Some(kept) = &self.harness.read_back {
+            let read =
+                ReadBack { kernel: self.kernel, name: self.regions[handle.0].name, bytes: out.clone() };
+            kept.lock().unwrap_or_else(PoisonError::into_inner).push(read);
+        }
+        Ok(out)
+    }
+
+    fn download(&self, handle: Handle, offset: usize, bytes: usize) -> Result<Vec<u8>, Failure> {
         let region = &self.regions[handle.0];
         let mut out = vec![0; bytes];
         if bytes > 0 {

@@ -3,7 +3,7 @@
 use std::{cell::RefCell, fmt::Debug, time::Instant};
 
 use proptest::{
-    strategy::BoxedStrategy,
+    prelude::*,
     test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner},
 };
 use tilewright_host::gpu::Driver;
@@ -48,10 +48,15 @@ pub fn case_count(default: u32) -> u32 {
 /// Runs corners, regressions and `cases` random cases, and returns how many ran.
 fn run<P: Property, D: Driver>(harness: &Harness<D>, cases: u32) -> Result<u32, Failure> {
     let corners = P::corners();
-    for corner in &corners {
-        let began = Instant::now();
-        P::check(harness, corner).map_err(|failure| format!("{failure}\ncorner: {corner:?}"))?;
-        report_time(corner, began);
+    for (index, corner) in corners.iter().enumerate() {
+        check_ordered::<P, D>(harness, corner, None)
+            .map_err(|failure| format!("{failure}\ncorner: {corner:?}"))?;
+        if harness.can_reorder() && index % 4 == 0 {
+            let seed = index as u64;
+            check_ordered::<P, D>(harness, corner, Some(seed)).map_err(|failure| {
+                format!("{failure}\ncorner: {corner:?}, {}", order_in_words(Some(seed)))
+            })?;
+        }
     }
     let regressions = concat!(env!("CARGO_MANIFEST_DIR"), "/regressions");
     let path: &'static str = Box::leak(format!("{regressions}/{}.txt", P::KERNEL).into_boxed_str());
@@ -65,23 +70,92 @@ fn run<P: Property, D: Driver>(harness: &Harness<D>, cases: u32) -> Result<u32, 
         ..defaults
     };
     let ran = RefCell::new(corners.len() as u32);
-    let outcome = TestRunner::new(config).run(&P::cases(), |case| {
-        let began = Instant::now();
-        *ran.borrow_mut() += 1;
-        let outcome = P::check(harness, &case).map_err(TestCaseError::fail);
-        report_time(&case, began);
-        outcome
-    });
+    let outcome =
+        TestRunner::new(config).run(&(P::cases(), orders(harness.can_reorder())), |(case, seed)| {
+            *ran.borrow_mut() += 1;
+            check_ordered::<P, D>(harness, &case, seed).map_err(TestCaseError::fail)
+        });
     match outcome {
         Ok(()) => Ok(ran.into_inner()),
-        Err(TestError::Fail(reason, case)) => Err(format!("{}\ncase: {case:?}", reason.message())),
+        Err(TestError::Fail(reason, (case, seed))) => {
+            Err(format!("{}\ncase: {case:?}, {}", reason.message(), order_in_words(seed)))
+        }
         Err(TestError::Abort(reason)) => Err(format!("gave up: {}", reason.message())),
     }
 }
 
+/// The order of lanes that goes with a random case: a quarter of them have a seed. It is part of the case, so that it is stored,
+/// replayed and simplified with it.
+fn orders(can_reorder: bool) -> BoxedStrategy<Option<u64>> {
+    match can_reorder {
+        true => prop_oneof![3 => Just(None), 1 => any::<u64>().no_shrink().prop_map(Some)].boxed(),
+        false => Just(None).boxed(),
+    }
+}
+
+fn order_in_words(seed: Option<u64>) -> String {
+    seed.map_or("lanes in ascending order".to_string(), |seed| format!("lanes in the order of seed {seed}"))
+}
+
+/// Checks a case with lanes in the order of a seed.
+fn check_ordered<P: Property, D: Driver>(
+    harness: &Harness<D>,
+    case: &P::Case,
+    seed: Option<u64>,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    harness.set_order(seed);
+    let outcome = P::check(harness, case);
+    report_time(case, seed, began);
+    outcome
+}
+
 /// With `TILEWRIGHT_CASE_TIMES` set, names every case and what it took.
-fn report_time(case: &impl Debug, began: Instant) {
+fn report_time(case: &impl Debug, seed: Option<u64>, began: Instant) {
     if std::env::var_os("TILEWRIGHT_CASE_TIMES").is_some() {
-        eprintln!("{:8.1} ms  {case:?}", began.elapsed().as_secs_f64() * 1e3);
+        eprintln!("{:8.1} ms  {case:?}, {}", began.elapsed().as_secs_f64() * 1e3, order_in_words(seed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::Arc,
+        sync::atomic::{AtomicBool, Ordering},
+    };
+
+    use super::*;
+    use crate::emulated::Emulated;
+
+    static SEEDED: AtomicBool = AtomicBool::new(false);
+
+    /// Holds in the driver's own order alone.
+    struct OrderMatters;
+
+    impl Property for OrderMatters {
+        const KERNEL: &'static str = "order_matters";
+        const EMULATED_CASES: u32 = 0;
+        type Case = u8;
+
+        fn cases() -> BoxedStrategy<u8> {
+            any::<u8>().boxed()
+        }
+
+        fn corners() -> Vec<u8> {
+            vec![7]
+        }
+
+        fn check<D: Driver>(_: &Harness<D>, _: &u8) -> Result<(), Failure> {
+            if SEEDED.load(Ordering::Relaxed) { Err("out of order".to_string()) } else { Ok(()) }
+        }
+    }
+
+    #[test]
+    fn another_order_of_lanes_is_tried_and_named() {
+        let harness = Harness::checked(Arc::new(Emulated::default()));
+        assert_eq!(run::<OrderMatters, Emulated>(&harness, 0), Ok(1));
+        let harness = harness.reordered_by(|_, seed| SEEDED.store(seed.is_some(), Ordering::Relaxed));
+        let failure = run::<OrderMatters, Emulated>(&harness, 0).unwrap_err();
+        assert_eq!(failure, "out of order\ncorner: 7, lanes in the order of seed 0");
     }
 }

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
     let mut trials = Vec::new();
     for suite in suites::all::<Emulated>() {
         trials.push(Trial::test(format!("emulated::{}", suite.kernel), move || {
-            let harness = Harness::checked(Arc::new(Emulated::default()));
+            let harness = Harness::checked(Arc::new(Emulated::default())).reordered_by(Emulated::set_order);
             let cases = case_count(suite.emulated_cases);
             run("emulated", &suite, &harness, cases).map_err(Into::into)
         }));

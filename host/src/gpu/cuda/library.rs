@@ -6,12 +6,12 @@
 //! rustc tells it, does not record the library as one that the program needs. Where the linker makes them visible to other libraries
 //! of the process, a call of theirs takes the same way and ends in the driver's function all the same.
 //!
-//! The list holds every function that `cust` or [`super::api`] names. One that is missing would bring the library back into the
+//! The list holds every function that `cust` or [`super::api`] names, and those of graphs. One that is missing would bring the library back into the
 //! program: a test compares the list with their sources.
 
 use std::{
     error::Error as _,
-    ffi::{c_char, c_int, c_uchar, c_uint, c_ushort, c_void},
+    ffi::{c_char, c_int, c_uchar, c_uint, c_ulonglong, c_ushort, c_void},
     mem::MaybeUninit,
     ptr::null_mut,
     sync::{
@@ -170,9 +170,12 @@ forward! {
     fn cuGraphCreate(*mut CUgraph, c_uint);
     fn cuGraphDebugDotPrint(CUgraph, *const c_char, c_uint);
     fn cuGraphDestroy(CUgraph);
+    fn cuGraphExecDestroy(CUgraphExec);
     fn cuGraphGetEdges(CUgraph, *mut CUgraphNode, *mut CUgraphNode, *mut usize);
     fn cuGraphGetNodes(CUgraph, *mut CUgraphNode, *mut usize);
+    fn cuGraphInstantiateWithFlags(*mut CUgraphExec, CUgraph, c_ulonglong);
     fn cuGraphKernelNodeGetParams(CUgraphNode, *mut CUDA_KERNEL_NODE_PARAMS);
+    fn cuGraphLaunch(CUgraphExec, CUstream);
     fn cuGraphNodeGetType(CUgraphNode, *mut CUgraphNodeType);
     fn cuImportExternalMemory(*mut CUexternalMemory, *const CUDA_EXTERNAL_MEMORY_HANDLE_DESC);
     fn cuInit(c_uint);
@@ -224,8 +227,10 @@ forward! {
     fn cuOccupancyAvailableDynamicSMemPerBlock(*mut usize, CUfunction, c_int, c_int);
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(*mut c_int, CUfunction, c_int, usize);
     fn cuOccupancyMaxPotentialBlockSize(*mut c_int, *mut c_int, CUfunction, CUoccupancyB2DSize, usize, c_int);
+    fn cuStreamBeginCapture_v2(CUstream, CUstreamCaptureMode);
     fn cuStreamCreateWithPriority(*mut CUstream, c_uint, c_int);
     fn cuStreamDestroy_v2(CUstream);
+    fn cuStreamEndCapture(CUstream, *mut CUgraph);
     fn cuStreamGetFlags(CUstream, *mut c_uint);
     fn cuStreamGetPriority(CUstream, *mut c_int);
     fn cuStreamSynchronize(CUstream);
