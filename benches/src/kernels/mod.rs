@@ -7,6 +7,7 @@
 mod decode;
 mod gemm;
 mod prefill;
+mod prefill_sm90;
 mod rope_append;
 mod rows;
 
@@ -36,6 +37,7 @@ pub trait Kernel<D: Driver>: Sync {
 pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     vec![
         Box::new(prefill::Baseline),
+        Box::new(prefill_sm90::Hopper),
         Box::new(decode::AttentionDecode),
         Box::new(rope_append::Baseline),
         Box::new(gemm::Baseline),
