@@ -110,6 +110,33 @@ fn arrivals_release_and_waits_acquire() {
 }
 
 #[test]
+fn every_reader_has_to_release() {
+    // Four warps read a word, all but one arrive, a fifth overwrites it.
+    for absent in 0..4 {
+        caught(160, FaultKind::Race, &|| {
+            init(4);
+            let word = shared_base();
+            if tid_x() == 128 {
+                mbarrier_arrive(bar());
+                while !mbarrier_try_wait_parity(bar(), 0) {}
+                st_shared(word, 1u32); // caught
+            }
+            if tid_x() < 128 {
+                if tid_x() == 127 {
+                    st_shared(word, 0u32);
+                }
+                bar_sync_named(1, 128);
+                ld_shared::<u32>(word); // caught
+                bar_warp_sync();
+                if tid_x().is_multiple_of(32) && tid_x() / 32 != absent {
+                    mbarrier_arrive(bar());
+                }
+            }
+        });
+    }
+}
+
+#[test]
 fn misused_mbarriers() {
     caught(1, FaultKind::Mbarrier, &|| mbarrier_arrive(bar())); // caught
     caught(1, FaultKind::Mbarrier, &|| mbarrier_arrive_expect_tx(bar(), 16)); // caught

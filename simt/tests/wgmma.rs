@@ -443,6 +443,73 @@ fn operands_in_flight_and_fences() {
 }
 
 #[test]
+fn every_warp_has_to_see_the_operands() {
+    let mut device = Device::new();
+    let out = device.alloc(64 * 64 * 4, "out");
+    for absent in 0..5 {
+        let kernel = || {
+            let bar = shared_base() + 2 * OPERAND_BYTES - 8;
+            if tid_x() == 0 {
+                mbarrier_init(bar, 128);
+            }
+            bar_sync();
+            A.fill(a_base(), WgmmaType::Bf16, 1);
+            B.fill(b_base(), WgmmaType::Bf16, 2);
+            fence_proxy_async();
+            mbarrier_arrive(bar);
+            if tid_x() / 32 != absent {
+                while !mbarrier_try_wait_parity(bar, 0) {}
+            }
+            let mut d = [0f32; 32];
+            wgmma_fence();
+            step(&mut d, 0, false); // caught
+            wgmma_commit();
+            wgmma_wait(0, &mut d);
+        };
+        if absent < 4 {
+            let fault = caught(&mut device, out, FaultKind::Race, &kernel);
+            assert_eq!(fault.at.expect("a lane").thread / 32, absent, "{fault}");
+        } else {
+            run(out, &mut device, 128, Order::Seeded(3), &kernel).unwrap_or_else(|fault| panic!("{fault}"));
+        }
+    }
+}
+
+#[test]
+fn a_warpgroup_waits_for_its_own_products_alone() {
+    let mut device = Device::new();
+    let out = device.alloc(64 * 64 * 4, "out");
+    let kernel = |late: bool| {
+        fill_both();
+        let second = tid_x() >= 128;
+        let mut d = [0f32; 32];
+        // The second warpgroup multiplies first; the first one then waits for its own product and writes an operand.
+        if !second {
+            bar_sync_named(1, 256);
+        }
+        wgmma_fence();
+        step(&mut d, 0, false);
+        wgmma_commit();
+        if second && late {
+            bar_arrive_named(1, 256);
+        }
+        wgmma_wait(0, &mut d);
+        if second && !late {
+            bar_arrive_named(1, 256);
+        }
+        if !second {
+            bar_sync_named(2, 128);
+            st_shared(b_base() + 4 * tid_x(), 0u32);
+        }
+    };
+    for order in orders(8) {
+        run(out, &mut device, 256, order, &|| kernel(false)).unwrap_or_else(|fault| panic!("{fault}"));
+        let fault = run(out, &mut device, 256, order, &|| kernel(true)).expect_err("a race");
+        assert_eq!((fault.kind, fault.other.expect("a warpgroup").thread), (FaultKind::Race, 128), "{fault}");
+    }
+}
+
+#[test]
 fn operands_that_no_device_takes() {
     let mut device = Device::new();
     let out = device.alloc(64 * 64 * 4, "out");
