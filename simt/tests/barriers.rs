@@ -1,5 +1,8 @@
 //! Mbarriers used alone, named barriers that some only arrive at, and the instructions that only ask who executes them.
 
+mod support;
+
+use support::orders;
 use tilewright_simt::intrinsic::*;
 use tilewright_simt::{Device, Fault, FaultKind, Launch, Order, Report};
 
@@ -8,30 +11,14 @@ fn run(threads: u32, order: Order, kernel: &dyn Fn()) -> Result<Report, Fault> {
     Device::new().launch(&launch, kernel)
 }
 
-fn orders(count: u64) -> impl Iterator<Item = Order> {
-    std::iter::once(Order::Deterministic).chain((0..count).map(Order::Seeded))
-}
-
 fn right(threads: u32, kernel: &dyn Fn()) {
     for order in orders(50) {
         run(threads, order, kernel).unwrap_or_else(|fault| panic!("{fault}"));
     }
 }
 
-/// The fault that every order finds on a line marked "caught".
 fn caught(threads: u32, kind: FaultKind, kernel: &dyn Fn()) -> Fault {
-    let mut faults = orders(20).map(|order| run(threads, order, kernel).expect_err("a planted bug"));
-    let first = faults.next().expect("one order at least");
-    for fault in std::iter::once(first.clone()).chain(faults) {
-        assert_eq!(fault.kind, kind, "{fault}");
-        let location = fault.at.and_then(|at| at.location).unwrap_or_else(|| panic!("no line: {fault}"));
-        let line = include_str!("barriers.rs")
-            .lines()
-            .nth(location.line() as usize - 1)
-            .expect("a line of this file");
-        assert!(line.ends_with("// caught"), "{fault}: {line}");
-    }
-    first
+    support::caught(include_str!("barriers.rs"), 20, kind, |order| run(threads, order, kernel))
 }
 
 fn bar() -> u32 {
@@ -107,6 +94,33 @@ fn arrivals_release_and_waits_acquire() {
             ld_shared::<u32>(data(0)); // caught
         }
     });
+}
+
+#[test]
+fn every_reader_has_to_release() {
+    // Four warps read a word, all but one arrive, a fifth overwrites it.
+    for absent in 0..4 {
+        caught(160, FaultKind::Race, &|| {
+            init(4);
+            let word = shared_base();
+            if tid_x() == 128 {
+                mbarrier_arrive(bar());
+                while !mbarrier_try_wait_parity(bar(), 0) {}
+                st_shared(word, 1u32); // caught
+            }
+            if tid_x() < 128 {
+                if tid_x() == 127 {
+                    st_shared(word, 0u32);
+                }
+                bar_sync_named(1, 128);
+                ld_shared::<u32>(word); // caught
+                bar_warp_sync();
+                if tid_x().is_multiple_of(32) && tid_x() / 32 != absent {
+                    mbarrier_arrive(bar());
+                }
+            }
+        });
+    }
 }
 
 #[test]
