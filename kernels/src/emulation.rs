@@ -28,6 +28,7 @@ entries! {
     attention_prefill_hd64 in crate::attention_prefill::kernel: AttentionPrefill,
     attention_prefill_hd128 in crate::attention_prefill::kernel: AttentionPrefill,
     attention_prefill_sm90_hd64 in crate::attention_prefill_sm90::kernel: AttentionPrefillSm90,
+    attention_prefill_sm90_hd64_short in crate::attention_prefill_sm90::kernel: AttentionPrefillSm90,
     attention_prefill_sm90_hd128 in crate::attention_prefill_sm90::kernel: AttentionPrefillSm90,
     attention_decode_bf16_hd64_rows8 in crate::attention_decode::kernel: AttentionDecode,
     attention_decode_bf16_hd64_rows16 in crate::attention_decode::kernel: AttentionDecode,

@@ -65,7 +65,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
 
 /// The further entries of the module for compute capability 9.0.
 pub static KERNELS_SM90A: &[&abi::KernelSpec] =
-    &[&attention_prefill_sm90::HD64, &attention_prefill_sm90::HD128];
+    &[&attention_prefill_sm90::HD64, &attention_prefill_sm90::HD64_SHORT, &attention_prefill_sm90::HD128];
 
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.
 #[cfg(not(target_arch = "nvptx64"))]

@@ -4,10 +4,7 @@ use tilewright_host::{
 };
 use tilewright_kernels::{
     abi,
-    attention_prefill_sm90::{
-        HD64, HD128, TILE_HD64, TILE_HD128,
-        launch::{Span, box_rows, kv_map, q_map, section_heads, work_list},
-    },
+    attention_prefill_sm90::launch::{Span, box_rows, choose, kv_map, q_map, section_heads, work_list},
 };
 
 use super::{Kernel, prefill};
@@ -25,7 +22,8 @@ impl<D: Driver> Kernel<D> for Hopper {
     }
 
     fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
-        matches!(problem, Problem::Prefill(Prefill { head_dim: 64 | 128, .. })) && info.compute_capability == (9, 0)
+        matches!(problem, Problem::Prefill(Prefill { head_dim: 64 | 128, .. }))
+            && info.compute_capability == (9, 0)
     }
 
     fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
@@ -33,9 +31,9 @@ impl<D: Driver> Kernel<D> for Hopper {
         let Problem::Prefill(problem) = problem else { return Ok(prepared) };
         let Prefill { seqs, seq_len, .. } = *problem;
         let shared = prefill::params(&mut prepared, problem, seed)?;
-        let (tile, kernel) = if problem.head_dim == 64 { (TILE_HD64, &HD64) } else { (TILE_HD128, &HD128) };
         let len = seq_len as u32;
         let spans: Vec<Span> = (0..seqs as u32).map(|seq| Span { seq, q_len: len, kv_len: len }).collect();
+        let Some((tile, kernel)) = choose(problem.head_dim as u32, &spans) else { return Ok(prepared) };
         let work = work_list(tile, &spans);
         let boxes = box_rows(tile, shared.page_size, shared.block_table_stride).unwrap_or(tile.block_n);
         let pages = seqs as u64 * u64::from(shared.block_table_stride);
@@ -49,7 +47,7 @@ impl<D: Driver> Kernel<D> for Hopper {
             work: prepared.u32s("work", work.as_flattened().to_vec())?,
             counters: prepared.u32s("counters", vec![0; 2])?,
             tiles: work.len() as u32,
-            section_heads: section_heads(tile, shared.q_heads, shared.kv_heads, len),
+            section_heads: section_heads(tile, shared.q_heads, shared.kv_heads, seqs as u64 * u64::from(len)),
             box_rows: boxes,
             reserved: 0,
         };

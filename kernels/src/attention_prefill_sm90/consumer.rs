@@ -69,32 +69,66 @@ impl Group {
         unsafe { ptx::mbarrier_wait(self.base + barrier + ring.stage * 8, ring.parity) };
     }
 
-    /// Issues `S = Q K'` of the tile in `stage`.
+    /// The warp's 16 queries as operands of the products' steps.
+    ///
+    /// # Safety
+    /// The whole warp calls it; the queries have landed at `s_q`, the warpgroup's rows.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn queries<const K: usize>(&self, s_q: u32) -> [[u32; 4]; K] {
+        let thread = ptx::here(ptx::tid_x());
+        let (row, chunk) = (thread / 32 % 4 * 16 + thread % 16, thread / 16 % 2);
+        let mut q = [[0u32; 4]; K];
+        for step in 0..K as u32 {
+            let at = step / 4 * self.plan.block_m() + row;
+            let chunk = (step % 4 * 2 + chunk) ^ row % 8;
+            // SAFETY: the caller's promise; the copy engine laid the chunks so.
+            q[step as usize] = unsafe { ptx::ldmatrix_x4(s_q + at * LINE_BYTES + chunk * 16) };
+        }
+        q
+    }
+
+    /// Issues `S = Q K'` of the tile in `stage`, with the queries in registers or, where `K` is 0, in shared memory.
     ///
     /// # Safety
     /// The whole warpgroup calls it; queries and keys have landed.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn scores<const F16: bool, const S: usize>(&self, s: &mut [f32; S], s_q: u32, stage: u32)
-    where
+    unsafe fn scores<const F16: bool, const S: usize, const K: usize>(
+        &self,
+        s: &mut [f32; S],
+        q: &[[u32; 4]; K],
+        s_q: u32,
+        stage: u32,
+    ) where
         [f32; S]: Wgmma,
     {
         let s_k = self.base + self.plan.s_k() + stage * self.plan.kv_bytes();
-        // Made anew for each tile: kept, the steps' descriptors would take two registers each.
-        let (q, k) = (ptx::descriptor(ptx::here(s_q), 0), ptx::descriptor(s_k, 0));
-        let steps = self.plan.head_dim / 16;
+        let k = ptx::descriptor(s_k, 0);
         // SAFETY: the caller's promises.
         unsafe {
             ptx::wgmma_fence();
-            s.ss::<F16, false>(q, k);
-            for step in 1..steps {
-                let (half, within) = (step / 4, step % 4 * 32);
-                let q_at = half * self.plan.block_m() * LINE_BYTES + within;
-                let k_at = half * self.plan.block_n * LINE_BYTES + within;
-                s.ss::<F16, true>(q + u64::from(q_at >> 4), k + u64::from(k_at >> 4));
+            if K == 0 {
+                // Made anew for each tile: kept, the steps' descriptors would take two registers each.
+                let q = ptx::descriptor(ptx::here(s_q), 0);
+                for step in 0..self.plan.head_dim / 16 {
+                    let (q, k) =
+                        (q + self.step(step, self.plan.block_m()), k + self.step(step, self.plan.block_n));
+                    if step == 0 { s.ss::<F16, false>(q, k) } else { s.ss::<F16, true>(q, k) }
+                }
+            }
+            for step in 0..K {
+                let k = k + self.step(step as u32, self.plan.block_n);
+                if step == 0 { s.rs::<F16, false>(&q[step], k) } else { s.rs::<F16, true>(&q[step], k) }
             }
             ptx::wgmma_commit();
         }
+    }
+
+    /// What a descriptor grows by for step `step` along the head, in a tile of `rows` lines a half.
+    #[inline(always)]
+    fn step(&self, step: u32, rows: u32) -> u64 {
+        u64::from(step / 4 * rows * LINE_BYTES + step % 4 * 32) >> 4
     }
 
     /// Issues `O += P V` of the tile in `stage`.
@@ -150,7 +184,13 @@ fn scale_rows<const O: usize>(out: &mut [f32; O], by: [f32; 2]) {
 /// # Safety
 /// One consumer warpgroup calls it, the `index`-th; the barriers are initialised.
 #[inline(always)]
-pub(super) unsafe fn consume<const F16: bool, const S: usize, const P: usize, const O: usize>(
+pub(super) unsafe fn consume<
+    const F16: bool,
+    const S: usize,
+    const P: usize,
+    const O: usize,
+    const K: usize,
+>(
     p: &AttentionPrefillSm90,
     plan: Tile,
     index: u32,
@@ -176,7 +216,7 @@ pub(super) unsafe fn consume<const F16: bool, const S: usize, const P: usize, co
                 break;
             }
             let mut out = [0.0f32; O];
-            let softmax = attend::<F16, S, P, O>(p, &group, s_item, s_q, &mut kv_ring, &mut out);
+            let softmax = attend::<F16, S, P, O, K>(p, &group, s_item, s_q, &mut kv_ring, &mut out);
             store::<F16, O>(p, &group, &Item::shared(s_item), s_q, &softmax, &mut out);
             group.release(plan.q_empty(), q_ring.stage);
             q_ring.advance(Q_STAGES);
@@ -189,7 +229,7 @@ pub(super) unsafe fn consume<const F16: bool, const S: usize, const P: usize, co
 /// # Safety
 /// As [`consume`]; the item's queries have landed at `s_q`.
 #[inline(always)]
-unsafe fn attend<const F16: bool, const S: usize, const P: usize, const O: usize>(
+unsafe fn attend<const F16: bool, const S: usize, const P: usize, const O: usize, const K: usize>(
     p: &AttentionPrefillSm90,
     group: &Group,
     s_item: u32,
@@ -234,10 +274,11 @@ where
     // SAFETY: the whole warpgroup takes the same branches. A tile is read after its `full` barrier, and its `empty` barrier told
     // after the products that read it were waited for.
     unsafe {
+        let q = group.queries::<K>(s_q);
         let mut s = [0.0f32; S];
         group.wait(plan.k_full(), *ring);
         group.take_turn();
-        group.scores::<F16, S>(&mut s, s_q, ring.stage);
+        group.scores::<F16, S, K>(&mut s, &q, s_q, ring.stage);
         group.pass_turn();
         s.wait::<0>();
         group.release(plan.k_empty(), ring.stage);
@@ -253,7 +294,7 @@ where
             group.wait(plan.k_full(), *ring);
             group.take_turn();
             let mut s = [0.0f32; S];
-            group.scores::<F16, S>(&mut s, s_q, ring.stage);
+            group.scores::<F16, S, K>(&mut s, &q, s_q, ring.stage);
             scale_rows(out, rescale);
             group.wait(plan.v_full(), values);
             group.add_values::<F16, O, P>(out, &weights, values.stage);

@@ -1,7 +1,7 @@
 //! Device code of [`super::HD64`] and [`super::HD128`].
 
 use super::{
-    Q_STAGES, TILE_HD64, TILE_HD128, Tile,
+    Q_STAGES, TILE_HD64, TILE_HD64_SHORT, TILE_HD128, Tile,
     consumer::consume,
     producer::{Maps, produce},
 };
@@ -18,6 +18,7 @@ unsafe fn prefill<
     const S: usize,
     const P: usize,
     const O: usize,
+    const K: usize,
     const PRODUCER_REGISTERS: u32,
     const CONSUMER_REGISTERS: u32,
 >(
@@ -45,7 +46,7 @@ unsafe fn prefill<
             }
         } else {
             ptx::setmaxnreg::<CONSUMER_REGISTERS, true>();
-            consume::<false, S, P, O>(p, plan, warpgroup - 1);
+            consume::<false, S, P, O, K>(p, plan, warpgroup - 1);
         }
     }
 }
@@ -87,7 +88,15 @@ kernel! {
     /// See [`AttentionPrefillSm90`].
     pub fn attention_prefill_sm90_hd64(p: AttentionPrefillSm90) {
         let maps = maps(param_address!(attention_prefill_sm90_hd64, p));
-        prefill::<64, 8, 32, 32, 160>(&p, maps, TILE_HD64);
+        prefill::<64, 8, 32, 0, 32, 160>(&p, maps, TILE_HD64);
+    }
+}
+
+kernel! {
+    /// See [`AttentionPrefillSm90`].
+    pub fn attention_prefill_sm90_hd64_short(p: AttentionPrefillSm90) {
+        let maps = maps(param_address!(attention_prefill_sm90_hd64_short, p));
+        prefill::<64, 8, 32, 4, 40, 232>(&p, maps, TILE_HD64_SHORT);
     }
 }
 
@@ -95,6 +104,6 @@ kernel! {
     /// See [`AttentionPrefillSm90`].
     pub fn attention_prefill_sm90_hd128(p: AttentionPrefillSm90) {
         let maps = maps(param_address!(attention_prefill_sm90_hd128, p));
-        prefill::<64, 8, 64, 40, 232>(&p, maps, TILE_HD128);
+        prefill::<64, 8, 64, 8, 40, 232>(&p, maps, TILE_HD128);
     }
 }

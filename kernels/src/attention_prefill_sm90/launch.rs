@@ -1,7 +1,7 @@
 //! What the launcher decides: which tiles, in what order, by which boxes.
 
-use super::{LINE, Tile};
-use crate::abi::TensorMapSpec;
+use super::{HD64, HD64_SHORT, HD128, LINE, TILE_HD64, TILE_HD64_SHORT, TILE_HD128, Tile};
+use crate::abi::{KernelSpec, TensorMapSpec};
 
 /// Bytes of keys and values that a section of heads may bring into the L2 at a time: half of an H100's.
 const SECTION_BYTES: u64 = 24 << 20;
@@ -17,7 +17,23 @@ pub struct Span {
     pub kv_len: u32,
 }
 
-/// Every tile of every span's queries, `[seq, tile]`, the one with the most keys under a causal mask first.
+/// The kernel for a head dim and the queries of a step, or none for another head dim. The bits don't depend on the choice: a row's
+/// keys are walked in the same tiles whatever rows stand beside it.
+pub fn choose(head_dim: u32, spans: &[Span]) -> Option<(Tile, &'static KernelSpec)> {
+    let rows = |tile: Tile| -> u64 {
+        spans.iter().map(|span| u64::from(span.q_len.div_ceil(tile.block_m()) * tile.block_m())).sum()
+    };
+    match head_dim {
+        // Three warpgroups hide more than two, as long as fewer than a twentieth of the rows are padding that two would not have.
+        64 if rows(TILE_HD64) * 20 <= rows(TILE_HD64_SHORT) * 21 => Some((TILE_HD64, &HD64)),
+        64 => Some((TILE_HD64_SHORT, &HD64_SHORT)),
+        128 => Some((TILE_HD128, &HD128)),
+        _ => None,
+    }
+}
+
+/// Every tile of every span's queries, `[seq, tile]`. Sequences are taken in groups whose keys and values of one head stay in the
+/// L2; in a group, the tile with the most keys under a causal mask comes first.
 ///
 /// ```
 /// use tilewright_kernels::attention_prefill_sm90::{TILE_HD128, launch::{Span, work_list}};
@@ -27,15 +43,26 @@ pub struct Span {
 /// ```
 pub fn work_list(tile: Tile, spans: &[Span]) -> Vec<[u32; 2]> {
     let block_m = tile.block_m();
-    let mut work: Vec<(u32, [u32; 2])> = Vec::new();
+    let mut work: Vec<(usize, u32, [u32; 2])> = Vec::new();
+    let (mut group, mut group_bytes) = (0, 0);
     for span in spans {
+        let bytes = head_bytes(tile, u64::from(span.kv_len));
+        if group_bytes > 0 && group_bytes + bytes > SECTION_BYTES {
+            (group, group_bytes) = (group + 1, 0);
+        }
+        group_bytes += bytes;
         for block in 0..span.q_len.div_ceil(block_m) {
             let after = span.q_len - ((block + 1) * block_m).min(span.q_len);
-            work.push((span.kv_len.saturating_sub(after), [span.seq, block]));
+            work.push((group, span.kv_len.saturating_sub(after), [span.seq, block]));
         }
     }
-    work.sort_by_key(|&(keys, at)| (std::cmp::Reverse(keys), at));
-    work.into_iter().map(|(_, at)| at).collect()
+    work.sort_by_key(|&(group, keys, at)| (group, std::cmp::Reverse(keys), at));
+    work.into_iter().map(|(_, _, at)| at).collect()
+}
+
+/// Bytes of keys and values of one head.
+fn head_bytes(tile: Tile, tokens: u64) -> u64 {
+    tokens * u64::from(tile.head_dim) * 4
 }
 
 /// Rows of a box of keys: a page, or a tile where pages are larger. None if pages of this size can't be cut into boxes: then the
@@ -50,11 +77,10 @@ pub fn box_rows(tile: Tile, page_size: u32, pages_per_seq: u32) -> Option<u32> {
         .then_some(page_size)
 }
 
-/// Query heads that are worked on at a time: whole groups, dividing `q_heads`, whose keys and values of the longest sequence stay
-/// in the L2.
-pub fn section_heads(tile: Tile, q_heads: u32, kv_heads: u32, longest_kv: u32) -> u32 {
-    let head_bytes = u64::from(longest_kv) * u64::from(tile.head_dim) * 4;
-    let fit = (SECTION_BYTES / head_bytes.max(1)).max(1);
+/// Query heads that are worked on at a time: whole groups, dividing `q_heads`, whose keys and values of all sequences (`kv_tokens`)
+/// stay in the L2.
+pub fn section_heads(tile: Tile, q_heads: u32, kv_heads: u32, kv_tokens: u64) -> u32 {
+    let fit = (SECTION_BYTES / head_bytes(tile, kv_tokens).max(1)).max(1);
     let heads = (1..=kv_heads).rev().find(|&heads| kv_heads.is_multiple_of(heads) && u64::from(heads) <= fit);
     heads.unwrap_or(1) * (q_heads / kv_heads.max(1))
 }
@@ -103,7 +129,7 @@ pub fn kv_map(tile: Tile, pages: u64, kv_heads: u32, page_size: u32, box_rows: u
 
 #[cfg(test)]
 mod tests {
-    use super::{super::*, *};
+    use super::*;
 
     #[test]
     fn every_query_is_in_one_tile_longest_first() {
@@ -117,6 +143,18 @@ mod tests {
             assert_eq!(blocks, (0..span.q_len.div_ceil(128)).collect::<Vec<_>>());
         }
         assert_eq!(work[0], [4, 2]);
+    }
+
+    #[test]
+    fn short_sequences_get_the_tiles_that_waste_less() {
+        let name = |q_len| {
+            let spans = [Span { seq: 0, q_len, kv_len: q_len }];
+            choose(64, &spans).map(|(_, spec)| spec.name)
+        };
+        assert_eq!(name(512), Some("attention_prefill_sm90_hd64_short"));
+        assert_eq!(name(1), Some("attention_prefill_sm90_hd64_short"));
+        assert_eq!(name(16384), Some("attention_prefill_sm90_hd64"));
+        assert!(choose(96, &[]).is_none());
     }
 
     #[test]
@@ -146,7 +184,7 @@ mod tests {
 
     #[test]
     fn barriers_and_tiles_fit_a_multiprocessor() {
-        for tile in [TILE_HD64, TILE_HD128] {
+        for tile in [TILE_HD64, TILE_HD64_SHORT, TILE_HD128] {
             assert!(tile.shared_bytes() <= 227 << 10, "{tile:?}");
             assert!(tile.s_k() % 1024 == 0 && tile.s_v() % 1024 == 0 && tile.s_items() % 16 == 0);
             assert!(tile.threads() <= 1024);

@@ -52,6 +52,8 @@ pub struct Tile {
 
 /// Head dim 64.
 pub const TILE_HD64: Tile = Tile { head_dim: 64, consumers: 3, block_n: 128, stages: 4 };
+/// Head dim 64 where tiles of 128 queries waste less than those of 192.
+pub const TILE_HD64_SHORT: Tile = Tile { head_dim: 64, consumers: 2, block_n: 128, stages: 4 };
 /// Head dim 128.
 pub const TILE_HD128: Tile = Tile { head_dim: 128, consumers: 2, block_n: 128, stages: 2 };
 
@@ -132,6 +134,8 @@ pub const ITEM_BYTES: u32 = 48;
 
 /// Grid: see `abi::AttentionPrefillSm90`.
 pub static HD64: KernelSpec = spec("attention_prefill_sm90_hd64", TILE_HD64);
+/// Grid: as [`HD64`].
+pub static HD64_SHORT: KernelSpec = spec("attention_prefill_sm90_hd64_short", TILE_HD64_SHORT);
 /// Grid: as [`HD64`].
 pub static HD128: KernelSpec = spec("attention_prefill_sm90_hd128", TILE_HD128);
 

@@ -11,9 +11,9 @@
 
 mod async_copy;
 mod bf16_pairs;
-mod device_order;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 mod bulk;
+mod device_order;
 mod global;
 mod math;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
@@ -28,9 +28,9 @@ mod wgmma;
 
 pub use async_copy::*;
 pub use bf16_pairs::*;
-pub use device_order::*;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 pub use bulk::*;
+pub use device_order::*;
 pub use global::*;
 pub use math::*;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]

@@ -60,6 +60,12 @@ pub trait Wgmma: Sized {
     /// See the module.
     unsafe fn ss<const F16: bool, const ACCUMULATE: bool>(&mut self, a: u64, b: u64);
 
+    /// `wgmma.mma_async` with A in registers and B in shared memory, K-major. Without `ACCUMULATE`, `D = A * B`.
+    ///
+    /// # Safety
+    /// See the module.
+    unsafe fn rs<const F16: bool, const ACCUMULATE: bool>(&mut self, a: &[u32; 4], b: u64);
+
     /// `wgmma.mma_async` with A in registers and B transposed (its lines run along the columns).
     ///
     /// # Safety
@@ -81,7 +87,7 @@ fn element<const F16: bool>() -> simt::intrinsic::WgmmaType {
 
 /// `$first` and `$rest` number the accumulators; `$a`, `$b`, ... the operands after them.
 macro_rules! wgmma {
-    ($registers:literal, $n:literal, $first:literal $($rest:literal)*, $o0:literal $o1:literal $o2:literal $o3:literal $o4:literal) => {
+    ($registers:literal, $n:literal, $first:literal $($rest:literal)*, $o0:literal $o1:literal $o2:literal $o3:literal $o4:literal $o5:literal) => {
         impl Wgmma for [f32; $registers] {
             const N: u32 = $n;
 
@@ -103,6 +109,27 @@ macro_rules! wgmma {
                 }
                 #[cfg(not(target_arch = "nvptx64"))]
                 simt::intrinsic::wgmma_ss(element::<F16>(), $n, self, a, b, ACCUMULATE, false, false)
+            }
+
+            #[inline(always)]
+            #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+            unsafe fn rs<const F16: bool, const ACCUMULATE: bool>(&mut self, a: &[u32; 4], b: u64) {
+                #[cfg(target_arch = "nvptx64")]
+                {
+                    macro_rules! issue {
+                        ($ty:literal) => {
+                            asm!(concat!("{{ .reg .pred p; setp.ne.b32 p, {", $o5, "}, 0; wgmma.mma_async.sync.aligned.m64n", $n,
+                                "k16.f32.", $ty, ".", $ty, " {{{", $first, "}", $(", {", $rest, "}",)* "}}, {{{", $o0, "}, {", $o1, "}, {", $o2, "}, {", $o3, "}}}, {", $o4, "}, p, 1, 1, 0; }}"),
+                                inout(reg32) self[$first], $(inout(reg32) self[$rest],)*
+                                in(reg32) a[0], in(reg32) a[1], in(reg32) a[2], in(reg32) a[3], in(reg64) b,
+                                const ACCUMULATE as i32, options(nostack))
+                        };
+                    }
+                    // SAFETY: the caller's promises, stated in the module.
+                    unsafe { if F16 { issue!("f16") } else { issue!("bf16") } }
+                }
+                #[cfg(not(target_arch = "nvptx64"))]
+                simt::intrinsic::wgmma_rs(element::<F16>(), $n, self, *a, b, ACCUMULATE, false)
             }
 
             #[inline(always)]
@@ -143,10 +170,10 @@ macro_rules! wgmma {
 }
 
 #[rustfmt::skip]
-wgmma!(32, 64, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31, 32 33 34 35 36);
+wgmma!(32, 64, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31, 32 33 34 35 36 37);
 
 #[rustfmt::skip]
-wgmma!(64, 128, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63, 64 65 66 67 68);
+wgmma!(64, 128, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63, 64 65 66 67 68 69);
 
 #[rustfmt::skip]
-wgmma!(88, 176, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87, 88 89 90 91 92);
+wgmma!(88, 176, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87, 88 89 90 91 92 93);

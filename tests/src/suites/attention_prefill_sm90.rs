@@ -2,8 +2,9 @@ use proptest::prelude::*;
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi,
+    abi::KernelSpec,
     attention_prefill_sm90::{
-        HD64, HD128, TILE_HD64, TILE_HD128, Tile,
+        HD64, HD64_SHORT, TILE_HD64, TILE_HD64_SHORT, Tile,
         launch::{self, Span},
     },
 };
@@ -21,10 +22,6 @@ pub struct AttentionPrefillSm90;
 
 /// Blocks of a launch: few, so that each has several items.
 const BLOCKS: u32 = 3;
-
-fn tile(case: &Case) -> Tile {
-    if case.head_dim == 64 { TILE_HD64 } else { TILE_HD128 }
-}
 
 /// Pages that can't be cut into boxes become pages of 16.
 fn with_boxes(case: Case) -> Case {
@@ -76,17 +73,31 @@ impl Property for AttentionPrefillSm90 {
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
         let input = case.input();
         let all: Vec<u32> = (0..case.seqs.len() as u32).collect();
-        let actual = run(harness, case, &input, &all, BLOCKS)?;
+        let spans = spans(case, &all);
+        let chosen = launch::choose(case.head_dim as u32, &spans).ok_or("no kernel of this head dim")?;
+        let actual = run(harness, case, &input, &all, chosen, BLOCKS)?;
         case.compare("attention_prefill_sm90", &input, &bf16_values(&actual), case.causal)?;
-        // Other blocks get other items.
-        same_bits("the second run", &actual, &run(harness, case, &input, &all, BLOCKS + 2)?)?;
+        same_bits("the second run", &actual, &run(harness, case, &input, &all, chosen, BLOCKS + 2)?)?;
+        if case.head_dim == 64 {
+            let other =
+                if chosen.0 == TILE_HD64 { (TILE_HD64_SHORT, &HD64_SHORT) } else { (TILE_HD64, &HD64) };
+            same_bits("the other tile", &actual, &run(harness, case, &input, &all, other, BLOCKS)?)?;
+        }
 
         let seq = case.seqs.len() - 1;
-        let alone = run(harness, case, &input, &[seq as u32], BLOCKS)?;
+        let alone = run(harness, case, &input, &[seq as u32], chosen, BLOCKS)?;
         let at = input.q_starts[seq] as usize * case.row_elems() * 2;
         same_bits("the last sequence alone", &actual[at..], &alone[at..])?;
         same_bits("rows of sequences that were not launched", &vec![POISON; at], &alone[..at])
     }
+}
+
+fn spans(case: &Case, seqs: &[u32]) -> Vec<Span> {
+    let span = |&seq: &u32| {
+        let (q_len, kv_len) = case.seqs[seq as usize];
+        Span { seq, q_len: q_len as u32, kv_len: kv_len as u32 }
+    };
+    seqs.iter().map(span).collect()
 }
 
 fn run<D: Driver>(
@@ -94,18 +105,12 @@ fn run<D: Driver>(
     case: &Case,
     input: &Input,
     seqs: &[u32],
+    (tile, kernel): (Tile, &'static KernelSpec),
     blocks: u32,
 ) -> Result<Vec<u8>, Failure> {
-    let tile = tile(case);
     let mut arena = harness.arena();
     let uploaded = upload(&mut arena, case, input, seqs)?;
-    let spans: Vec<Span> = seqs
-        .iter()
-        .map(|&seq| {
-            let (q_len, kv_len) = case.seqs[seq as usize];
-            Span { seq, q_len: q_len as u32, kv_len: kv_len as u32 }
-        })
-        .collect();
+    let spans = spans(case, seqs);
     let work = launch::work_list(tile, &spans);
     let counters = arena.alloc("counters", 8)?;
     arena.write(counters, 0, &[0; 8])?;
@@ -116,7 +121,7 @@ fn run<D: Driver>(
     let tokens = u64::from(input.q_starts[case.seqs.len()]);
     let pages = (case.first_page + 1 + input.live_pages + 1) as u64;
     let kv_map = launch::kv_map(tile, pages, kv_heads, page_size, box_rows);
-    let longest = spans.iter().map(|span| span.kv_len).max().unwrap_or(0);
+    let kv_tokens = spans.iter().map(|span| u64::from(span.kv_len)).sum();
     let shared = abi::AttentionPrefill {
         out: arena.address(uploaded.out),
         q_starts: arena.address(uploaded.q_starts),
@@ -139,12 +144,12 @@ fn run<D: Driver>(
         shared,
         work: arena.address(g_work),
         tiles: work.len() as u32,
-        section_heads: launch::section_heads(tile, q_heads, kv_heads, longest),
+        section_heads: launch::section_heads(tile, q_heads, kv_heads, kv_tokens),
         box_rows,
         reserved: 0,
         counters: arena.address(counters),
     };
-    arena.launch(if case.head_dim == 64 { &HD64 } else { &HD128 }, [blocks, 1, 1], &params)?;
+    arena.launch(kernel, [blocks, 1, 1], &params)?;
     same_bits("the counters", &[0; 8], &arena.all_bytes(counters)?)?;
     arena.all_bytes(uploaded.out)
 }
