@@ -33,7 +33,9 @@ impl<D: Driver> Kernel<D> for Hopper {
         let shared = prefill::params(&mut prepared, problem, seed)?;
         let len = seq_len as u32;
         let spans: Vec<Span> = (0..seqs as u32).map(|seq| Span { seq, q_len: len, kv_len: len }).collect();
-        let Some((tile, kernel)) = choose(problem.head_dim as u32, &spans) else { return Ok(prepared) };
+        let Some((tile, kernel)) = choose(problem.head_dim as u32, problem.causal, &spans) else {
+            return Ok(prepared);
+        };
         let work = work_list(tile, &spans);
         let boxes = box_rows(tile, shared.page_size, shared.block_table_stride).unwrap_or(tile.block_n);
         let pages = seqs as u64 * u64::from(shared.block_table_stride);

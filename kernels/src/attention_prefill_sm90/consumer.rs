@@ -3,7 +3,7 @@
 use core::f32::consts::{LN_2, LOG2_E};
 
 use super::{
-    ITEM_BYTES, LINE, LINE_BYTES, Q_STAGES, Tile,
+    ITEM_BYTES, LINE_BYTES, Q_STAGES, Tile,
     item::{Item, Ring, key_tiles, mask_of},
     softmax::{Softmax, cap, mask},
 };
@@ -15,6 +15,8 @@ use crate::{
 
 /// Barrier ids of the consumers' turns: the products of one warpgroup are issued before those of the next.
 const FIRST_TURN: u32 = 1;
+/// Chunks of the output that a lane stores, at most.
+const MAX_CHUNKS: usize = 8;
 /// Bytes that 16 keys of a tile of values take.
 const V_STEP_BYTES: u32 = 16 * LINE_BYTES;
 
@@ -64,9 +66,9 @@ impl Group {
     /// # Safety
     /// The phase completes in the end.
     #[inline(always)]
-    unsafe fn wait(&self, barrier: u32, ring: Ring) {
+    unsafe fn wait(&self, barrier: u32, ring: Ring, stages: u32) {
         // SAFETY: the caller's promise.
-        unsafe { ptx::mbarrier_wait(self.base + barrier + ring.stage * 8, ring.parity) };
+        unsafe { ptx::mbarrier_wait(self.base + barrier + ring.stage(stages) * 8, ring.parity(stages)) };
     }
 
     /// The warp's 16 queries as operands of the products' steps.
@@ -179,7 +181,7 @@ fn scale_rows<const O: usize>(out: &mut [f32; O], by: [f32; 2]) {
     }
 }
 
-/// Works on every item of the block.
+/// Works on every item of the block. The first scores of an item are begun before the output of the one before it is stored.
 ///
 /// # Safety
 /// One consumer warpgroup calls it, the `index`-th; the barriers are initialised.
@@ -202,38 +204,101 @@ pub(super) unsafe fn consume<
     let factor = if p.shared.softcap == 0.0 { p.shared.scale * LOG2_E } else { 1.0 };
     let group = Group { plan, index, base: ptx::shared_base(), factor };
     let (mut q_ring, mut kv_ring) = (Ring::new(), Ring::new());
+    let (mut q, mut s) = ([[0u32; 4]; K], [0.0f32; S]);
     // SAFETY: the whole warpgroup takes the same branches. Items come in the producer's order.
     unsafe {
         if index + 1 == plan.consumers {
             group.pass_turn();
         }
+        if !group.next_item(q_ring) {
+            return;
+        }
+        group.begin::<F16, S, K>(&mut q, &mut s, q_ring, kv_ring);
         loop {
-            group.wait(plan.q_full(), q_ring);
-            // Read again where needed rather than kept in registers through the products.
-            let s_item = group.base + plan.s_items() + q_ring.stage * ITEM_BYTES;
-            let s_q = group.base + plan.s_q() + q_ring.stage * plan.q_bytes() + index * 64 * LINE_BYTES;
-            if Item::shared(s_item).rows == 0 {
-                break;
-            }
+            // What an item is gets read again where needed rather than kept in registers through the products.
+            let (s_item, s_q) = (group.s_item(q_ring), group.s_q(q_ring));
             let mut out = [0.0f32; O];
-            let softmax = attend::<F16, S, P, O, K>(p, &group, s_item, s_q, &mut kv_ring, &mut out);
-            store::<F16, O>(p, &group, &Item::shared(s_item), s_q, &softmax, &mut out);
-            group.release(plan.q_empty(), q_ring.stage);
-            q_ring.advance(Q_STAGES);
+            let softmax =
+                attend::<F16, S, P, O, K>(p, &group, s_item, s_q, &q, &mut s, &mut kv_ring, &mut out);
+            let done = q_ring;
+            q_ring = q_ring.next();
+            if !group.next_item(q_ring) {
+                return store::<F16, O>(p, &group, done, &softmax, &mut out);
+            }
+            group.begin::<F16, S, K>(&mut q, &mut s, q_ring, kv_ring);
+            store::<F16, O>(p, &group, done, &softmax, &mut out);
         }
     }
 }
 
-/// Walks the item's tiles of keys from the last to the first.
+impl Group {
+    /// Where the item in `stage` is.
+    #[inline(always)]
+    fn s_item(&self, ring: Ring) -> u32 {
+        self.base + self.plan.s_items() + ring.stage(Q_STAGES) * ITEM_BYTES
+    }
+
+    /// Where the warpgroup's rows of its queries are.
+    #[inline(always)]
+    fn s_q(&self, ring: Ring) -> u32 {
+        self.base
+            + self.plan.s_q()
+            + ring.stage(Q_STAGES) * self.plan.q_bytes()
+            + self.index * 64 * LINE_BYTES
+    }
+
+    /// Waits for an item; whether there is one.
+    ///
+    /// # Safety
+    /// As [`consume`].
+    #[inline(always)]
+    unsafe fn next_item(&self, ring: Ring) -> bool {
+        // SAFETY: the caller's promise.
+        unsafe {
+            self.wait(self.plan.q_full(), ring, Q_STAGES);
+            Item::shared(self.s_item(ring)).rows != 0
+        }
+    }
+
+    /// Issues the scores of the item's last tile of keys.
+    ///
+    /// # Safety
+    /// As [`consume`], after [`Group::next_item`].
+    #[inline(always)]
+    unsafe fn begin<const F16: bool, const S: usize, const K: usize>(
+        &self,
+        q: &mut [[u32; 4]; K],
+        s: &mut [f32; S],
+        q_ring: Ring,
+        kv_ring: Ring,
+    ) where
+        [f32; S]: Wgmma,
+    {
+        let s_q = self.s_q(q_ring);
+        // SAFETY: the caller's promise.
+        unsafe {
+            *q = self.queries::<K>(s_q);
+            self.wait(self.plan.k_full(), kv_ring, self.plan.stages);
+            self.take_turn();
+            self.scores::<F16, S, K>(s, q, s_q, kv_ring.stage(self.plan.stages));
+            self.pass_turn();
+        }
+    }
+}
+
+/// Walks the item's tiles of keys from the last, whose scores are on their way, to the first.
 ///
 /// # Safety
-/// As [`consume`]; the item's queries have landed at `s_q`.
+/// As [`consume`]; after [`Group::begin`].
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 unsafe fn attend<const F16: bool, const S: usize, const P: usize, const O: usize, const K: usize>(
     p: &AttentionPrefillSm90,
     group: &Group,
     s_item: u32,
     s_q: u32,
+    q: &[[u32; 4]; K],
+    s: &mut [f32; S],
     ring: &mut Ring,
     out: &mut [f32; O],
 ) -> Softmax
@@ -247,9 +312,6 @@ where
     let limits = mask_of(p, item.kv.kv_len);
     let (first_tile, end_tile) = key_tiles(item.kv.seen, plan);
     let mut softmax = Softmax::new();
-    if end_tile <= first_tile {
-        return softmax;
-    }
     // The warpgroup's first and last rows bound what all of its rows see.
     let position = item.position + (group.index * 64) as i32;
     let seen_by_all = KeyRange { start: limits.range(position + 63).start, end: limits.range(position).end };
@@ -274,45 +336,38 @@ where
     // SAFETY: the whole warpgroup takes the same branches. A tile is read after its `full` barrier, and its `empty` barrier told
     // after the products that read it were waited for.
     unsafe {
-        let q = group.queries::<K>(s_q);
-        let mut s = [0.0f32; S];
-        group.wait(plan.k_full(), *ring);
-        group.take_turn();
-        group.scores::<F16, S, K>(&mut s, &q, s_q, ring.stage);
-        group.pass_turn();
         s.wait::<0>();
-        group.release(plan.k_empty(), ring.stage);
-        finish(&mut s, tile);
+        group.release(plan.k_empty(), ring.stage(plan.stages));
+        finish(s, tile);
         // Nothing to rescale yet: the first rescaling multiplies zeros.
-        let mut rescale = softmax.update(&mut s, group.factor);
-        pack::<F16, S, P>(&s, &mut weights);
+        let mut rescale = softmax.update(s, group.factor);
+        pack::<F16, S, P>(s, &mut weights);
 
         while tile > first_tile {
             tile -= 1;
             let values = *ring;
-            ring.advance(plan.stages);
-            group.wait(plan.k_full(), *ring);
+            *ring = ring.next();
+            group.wait(plan.k_full(), *ring, plan.stages);
             group.take_turn();
-            let mut s = [0.0f32; S];
-            group.scores::<F16, S, K>(&mut s, &q, s_q, ring.stage);
+            group.scores::<F16, S, K>(s, q, s_q, ring.stage(plan.stages));
             scale_rows(out, rescale);
-            group.wait(plan.v_full(), values);
-            group.add_values::<F16, O, P>(out, &weights, values.stage);
+            group.wait(plan.v_full(), values, plan.stages);
+            group.add_values::<F16, O, P>(out, &weights, values.stage(plan.stages));
             group.pass_turn();
             s.wait::<1>();
-            group.release(plan.k_empty(), ring.stage);
-            finish(&mut s, tile);
-            rescale = softmax.update(&mut s, group.factor);
+            group.release(plan.k_empty(), ring.stage(plan.stages));
+            finish(s, tile);
+            rescale = softmax.update(s, group.factor);
             out.wait::<0>();
-            group.release(plan.v_empty(), values.stage);
-            pack::<F16, S, P>(&s, &mut weights);
+            group.release(plan.v_empty(), values.stage(plan.stages));
+            pack::<F16, S, P>(s, &mut weights);
         }
         scale_rows(out, rescale);
-        group.wait(plan.v_full(), *ring);
-        group.add_values::<F16, O, P>(out, &weights, ring.stage);
+        group.wait(plan.v_full(), *ring, plan.stages);
+        group.add_values::<F16, O, P>(out, &weights, ring.stage(plan.stages));
         out.wait::<0>();
-        group.release(plan.v_empty(), ring.stage);
-        ring.advance(plan.stages);
+        group.release(plan.v_empty(), ring.stage(plan.stages));
+        *ring = ring.next();
     }
     softmax
 }
@@ -320,13 +375,12 @@ where
 /// Normalises the output, brings it through the warpgroup's own rows of the query tile so that lines leave whole, and stores it.
 ///
 /// # Safety
-/// As [`attend`], whose products with the queries are done.
+/// As [`consume`]; the products with the queries in `ring`'s stage are done.
 #[inline(always)]
 unsafe fn store<const F16: bool, const O: usize>(
     p: &AttentionPrefillSm90,
     group: &Group,
-    item: &Item,
-    s_q: u32,
+    ring: Ring,
     softmax: &Softmax,
     out: &mut [f32; O],
 ) {
@@ -335,12 +389,13 @@ unsafe fn store<const F16: bool, const O: usize>(
     let (plan, lane) = (group.plan, thread % 32);
     let warp_row = thread / 32 % 4 * 16;
     let (g, t) = (lane / 4, lane % 4);
-    let s_warp = s_q + warp_row * LINE_BYTES;
+    let s_warp = group.s_q(ring) + warp_row * LINE_BYTES;
     // A chunk of 16 bytes lies as the copy engine would lay it: both sides hit all banks.
     let chunk_at =
         |row: u32, chunk: u32| (chunk / 8 * plan.block_m() + row) * LINE_BYTES + (chunk % 8 ^ row % 8) * 16;
     // SAFETY: the whole warp is here; each row exists, and each warp uses its own 16 rows of the tile.
     unsafe {
+        let item = Item::shared(group.s_item(ring));
         for r in 0..2 {
             let sum = quad_sum(softmax.sum[r]);
             let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
@@ -364,21 +419,25 @@ unsafe fn store<const F16: bool, const O: usize>(
         }
         ptx::bar_warp_sync();
         let chunks = plan.head_dim / 8;
+        let mut words = [[0u32; 4]; MAX_CHUNKS];
         for step in 0..16 * chunks / 32 {
             let index = step * 32 + lane;
-            let (row, chunk) = (index / chunks, index % chunks);
-            let tile_row = group.index * 64 + warp_row + row;
-            let words = ptx::ld_shared_v4_b32(s_warp + chunk_at(row, chunk));
+            words[step as usize] = ptx::ld_shared_v4_b32(s_warp + chunk_at(index / chunks, index % chunks));
+        }
+        // The copy engine writes the tile next. Before the stores to global memory, for which the fence would wait.
+        ptx::fence_proxy_async();
+        ptx::bar_warp_sync();
+        group.release(plan.q_empty(), ring.stage(Q_STAGES));
+        for step in 0..16 * chunks / 32 {
+            let index = step * 32 + lane;
+            let tile_row = group.index * 64 + warp_row + index / chunks;
             if tile_row < item.rows {
                 let token = u64::from(item.token + tile_row);
                 let at = (token * u64::from(p.shared.q_heads) + u64::from(item.head))
                     * u64::from(plan.head_dim * 2);
-                ptx::st_global_v4_b32(p.shared.out + at + u64::from(chunk) * 16, words);
+                let g_chunk = p.shared.out + at + u64::from(index % chunks) * 16;
+                ptx::st_global_v4_b32(g_chunk, words[step as usize]);
             }
         }
-        // The copy engine writes the tile next.
-        ptx::fence_proxy_async();
-        ptx::bar_warp_sync();
     }
-    const { assert!(LINE_BYTES == 2 * LINE) };
 }

@@ -127,34 +127,40 @@ pub(super) fn mask_of(p: &AttentionPrefillSm90, kv_len: u32) -> Mask {
     Mask::new(kv_len, ptx::here(p.shared.window), ptx::here(p.shared.causal) != 0)
 }
 
-/// Tiles of keys of a range: first and one past the last.
+/// Tiles of keys of a range: first and one past the last. Never none, so that every item takes the same steps: where nothing is seen
+/// the tile is all zeros and all masked.
 #[inline(always)]
 pub(super) fn key_tiles(keys: KeyRange, tile: Tile) -> (u32, u32) {
     if keys.end <= keys.start {
-        return (0, 0);
+        return (0, 1);
     }
     (keys.start as u32 / tile.block_n, (keys.end as u32).div_ceil(tile.block_n))
 }
 
-/// A place in a ring of `STAGES`: which stage, and the parity of its phase.
+/// A place in a ring of `stages` (a power of two): how many were filled before it. One register, where a stage and a parity of
+/// their own would be two.
 #[derive(Clone, Copy)]
-pub(super) struct Ring {
-    pub stage: u32,
-    pub parity: u32,
-}
+pub(super) struct Ring(u32);
 
 impl Ring {
     #[inline(always)]
     pub(super) fn new() -> Self {
-        Self { stage: 0, parity: 0 }
+        Self(0)
     }
 
     #[inline(always)]
-    pub(super) fn advance(&mut self, stages: u32) {
-        self.stage += 1;
-        if self.stage == stages {
-            self.stage = 0;
-            self.parity ^= 1;
-        }
+    pub(super) fn stage(self, stages: u32) -> u32 {
+        self.0 % stages
+    }
+
+    /// Parity of the phase of the stage's barriers.
+    #[inline(always)]
+    pub(super) fn parity(self, stages: u32) -> u32 {
+        self.0 / stages % 2
+    }
+
+    #[inline(always)]
+    pub(super) fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
     }
 }

@@ -64,14 +64,14 @@ impl Producer<'_> {
     #[inline(always)]
     unsafe fn keys(&mut self, s_item: u32, from: From) {
         let (plan, ring) = (self.plan, self.k_ring);
-        let s_stage = self.base + ring.stage * 8;
+        let s_stage = self.base + ring.stage(plan.stages) * 8;
         // SAFETY: the stage is free once the phase of its `empty` barrier before this one has completed; `full` expects the copy.
         unsafe {
-            ptx::mbarrier_wait(s_stage + plan.k_empty(), ring.parity ^ 1);
-            let s_tile = self.base + plan.s_k() + ring.stage * plan.kv_bytes();
+            ptx::mbarrier_wait(s_stage + plan.k_empty(), ring.parity(plan.stages) ^ 1);
+            let s_tile = self.base + plan.s_k() + ring.stage(plan.stages) * plan.kv_bytes();
             self.copy(s_item, self.maps.k, from, s_tile, s_stage + plan.k_full());
         }
-        self.k_ring.advance(plan.stages);
+        self.k_ring = ring.next();
     }
 
     /// Brings a tile of values once its stage is empty; its last `dead_rows` rows become zeros.
@@ -81,11 +81,11 @@ impl Producer<'_> {
     #[inline(always)]
     unsafe fn values(&mut self, s_item: u32, from: From, dead_rows: u32) {
         let (plan, ring) = (self.plan, self.v_ring);
-        let s_stage = self.base + ring.stage * 8;
-        let s_tile = self.base + plan.s_v() + ring.stage * plan.kv_bytes();
+        let s_stage = self.base + ring.stage(plan.stages) * 8;
+        let s_tile = self.base + plan.s_v() + ring.stage(plan.stages) * plan.kv_bytes();
         // SAFETY: as for keys. Where rows are dead, the copy completes a barrier of the producer's own first.
         unsafe {
-            ptx::mbarrier_wait(s_stage + plan.v_empty(), ring.parity ^ 1);
+            ptx::mbarrier_wait(s_stage + plan.v_empty(), ring.parity(plan.stages) ^ 1);
             if dead_rows == 0 {
                 self.copy(s_item, self.maps.v, from, s_tile, s_stage + plan.v_full());
             } else {
@@ -101,7 +101,7 @@ impl Producer<'_> {
                 }
             }
         }
-        self.v_ring.advance(plan.stages);
+        self.v_ring = ring.next();
     }
 
     /// Starts the copy of each lane's box to the tile `s_tile`, of which `bar` is told.
@@ -142,11 +142,11 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
     // SAFETY: the whole warp takes the same branches; indices below the number of items are the launch's.
     unsafe {
         loop {
-            let s_stage = base + q_ring.stage * 8;
-            let s_item = base + plan.s_items() + q_ring.stage * ITEM_BYTES;
+            let s_stage = base + q_ring.stage(Q_STAGES) * 8;
+            let s_item = base + plan.s_items() + q_ring.stage(Q_STAGES) * ITEM_BYTES;
             let is_item = index < p.tiles * p.shared.q_heads;
             let item = if is_item { Item::load(p, index, plan.block_m()) } else { Item::NONE };
-            ptx::mbarrier_wait(s_stage + plan.q_empty(), q_ring.parity ^ 1);
+            ptx::mbarrier_wait(s_stage + plan.q_empty(), q_ring.parity(Q_STAGES) ^ 1);
             if ptx::lane() == 0 {
                 item.share(s_item);
                 let bytes = if is_item { plan.q_bytes() } else { 0 };
@@ -158,12 +158,14 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
             }
             let lane = ptx::here(ptx::lane());
             if lane < plan.halves() {
-                let s_q =
-                    base + plan.s_q() + q_ring.stage * plan.q_bytes() + lane * plan.block_m() * LINE_BYTES;
+                let s_q = base
+                    + plan.s_q()
+                    + q_ring.stage(Q_STAGES) * plan.q_bytes()
+                    + lane * plan.block_m() * LINE_BYTES;
                 let coords = [(lane * LINE) as i32, item.head as i32, item.token as i32];
                 ptx::bulk_tensor_load_3d(s_q, maps.q, coords, s_stage + plan.q_full());
             }
-            q_ring.advance(Q_STAGES);
+            q_ring = q_ring.next();
             // Its answer is needed an item later.
             index = next_item(p);
             produce_tiles(&mut producer, s_item);
@@ -199,9 +201,7 @@ unsafe fn produce_tiles(producer: &mut Producer<'_>, s_item: u32) {
             }
             pending = from;
         }
-        if end_tile > first_tile {
-            producer.values(s_item, pending, dead_rows);
-        }
+        producer.values(s_item, pending, dead_rows);
     }
 }
 

@@ -77,7 +77,8 @@ impl Softmax {
         let scaled = base.map(|base| base * factor);
         let (rescale, sum);
         if ptx::max(scaled[0].abs(), scaled[1].abs()) < FOLDED_LIMIT {
-            rescale = [0, 1].map(|r| ptx::ex2(ptx::fma(before[r], factor, -scaled[r])));
+            // Rounded as `scaled` is: a maximum that stays gives exactly 1, so a tile that a row sees nothing of leaves no trace.
+            rescale = [0, 1].map(|r| ptx::ex2(before[r] * factor - scaled[r]));
             sum = exponentials(s, |score, r| ptx::fma(score, factor, -scaled[r]));
         } else {
             rescale = [0, 1].map(|r| ptx::ex2((before[r] - base[r]) * factor));

@@ -74,7 +74,8 @@ impl Property for AttentionPrefillSm90 {
         let input = case.input();
         let all: Vec<u32> = (0..case.seqs.len() as u32).collect();
         let spans = spans(case, &all);
-        let chosen = launch::choose(case.head_dim as u32, &spans).ok_or("no kernel of this head dim")?;
+        let chosen =
+            launch::choose(case.head_dim as u32, case.causal, &spans).ok_or("no kernel of this head dim")?;
         let actual = run(harness, case, &input, &all, chosen, BLOCKS)?;
         case.compare("attention_prefill_sm90", &input, &bf16_values(&actual), case.causal)?;
         same_bits("the second run", &actual, &run(harness, case, &input, &all, chosen, BLOCKS + 2)?)?;
