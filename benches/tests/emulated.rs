@@ -110,3 +110,14 @@ fn a_few_rows_of_a_larger_output_are_enough_to_catch_a_fault() {
         "{error}"
     );
 }
+
+#[test]
+fn an_unknown_kernel_is_refused_by_name() {
+    let Err(error) = kernels::select::<Emulated>(&["gemm_bf17".into()]) else { panic!("there is none") };
+    let text = error.to_string();
+    assert!(
+        text.starts_with("no kernel 'gemm_bf17'; there are attention_prefill, ") && !text.contains('\n'),
+        "{text}"
+    );
+    assert_eq!(kernels::select::<Emulated>(&["gemm_bf16".into()]).map(|found| found.len()).ok(), Some(1));
+}
