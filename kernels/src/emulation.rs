@@ -24,6 +24,8 @@ entries! {
     gather_rows in crate::gather_rows::kernel: GatherRows,
     rms_norm in crate::rms_norm::kernel: RmsNorm,
     rope_append in crate::rope_append::kernel: RopeAppend,
+    rope_append_int8 in crate::rope_append::kernel: RopeAppend,
+    rope_append_fp8 in crate::rope_append::kernel: RopeAppend,
     silu_mul in crate::silu_mul::kernel: SiluMul,
     attention_prefill_hd64 in crate::attention_prefill::kernel: AttentionPrefill,
     attention_prefill_hd128 in crate::attention_prefill::kernel: AttentionPrefill,

@@ -32,6 +32,8 @@ mod logit;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod ptx;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod quant;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod reduce;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod vector;
@@ -49,7 +51,9 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &gemm_bf16::TILE_64X64,
     &gemm_bf16::TILE_16X64,
     &rms_norm::RMS_NORM,
-    &rope_append::ROPE_APPEND,
+    &rope_append::BF16,
+    &rope_append::INT8,
+    &rope_append::FP8,
     &sample::SAMPLE,
     &silu_mul::SILU_MUL,
 ];
