@@ -186,6 +186,8 @@ impl Batch {
             q_starts: b.words(&x.q_starts),
             kv_lens: b.words(&x.kv_lens),
             block_table: b.words(&x.table),
+            lse: 0,
+            kv_row_starts: 0,
             block_table_stride: x.stride as u32,
             page_size: self.page_size as u32,
             q_heads: self.q_heads as u32,

@@ -16,6 +16,7 @@
 //! ```
 
 mod attention;
+mod cache;
 mod compare;
 mod gemm;
 mod layers;
@@ -24,6 +25,7 @@ mod rope;
 mod sampling;
 
 pub use attention::*;
+pub use cache::*;
 pub use compare::*;
 pub use gemm::*;
 pub use layers::*;

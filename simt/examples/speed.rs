@@ -23,7 +23,11 @@ fn measure(device: &mut Device, name: &str, threads: u32, kernel: &dyn Fn()) {
         steps = device.launch(&launch, kernel).unwrap_or_else(|fault| panic!("{fault}")).lane_steps;
         best = best.max(steps as f64 / (now(begin) - start));
     }
-    println!("{name:32} {:8.1} M lane-steps/s ({steps} steps)", best / 1e6);
+    println!(
+        "{name:32} {:8.2} M lane-steps/s ({steps} steps, {:.1} ms)",
+        best / 1e6,
+        steps as f64 / best * 1e3
+    );
 }
 
 fn keep<T>(value: T) {
@@ -56,6 +60,33 @@ fn main() {
         measure(&mut device, "block barrier", 256, &|| (0..16).for_each(|_| bar_sync()));
         measure(&mut device, "mma", 256, &|| {
             (0..32).for_each(|i| keep(mma_m16n8k16_bf16([i; 4], [i; 2], [0.0; 4])))
+        });
+        measure(&mut device, "wgmma m64n128k16", 128, &|| {
+            let slot = |i: u32| shared_base() + 16 * (tid_x() + 128 * i);
+            (0..12).for_each(|i| st_shared(slot(i), [0u32; 4]));
+            fence_proxy_async();
+            bar_sync();
+            // K-major, 128-byte swizzle, groups of 8 rows 1024 bytes apart.
+            let desc = |offset: u32| u64::from((shared_base() + offset) >> 4) | 64 << 32 | 1 << 62;
+            let mut d = [0f32; 64];
+            wgmma_fence();
+            for _ in 0..4 {
+                (0..4).for_each(|k| {
+                    wgmma_ss(
+                        WgmmaType::Bf16,
+                        128,
+                        &mut d,
+                        desc(32 * k),
+                        desc(8192 + 32 * k),
+                        true,
+                        false,
+                        false,
+                    );
+                });
+            }
+            wgmma_commit();
+            wgmma_wait(0, &mut d);
+            keep(d);
         });
         measure(&mut device, "tile: copy, ldmatrix, mma", 128, &|| {
             let row = shared_base() + 16 * tid_x();

@@ -1,21 +1,60 @@
 //! Who has seen whose accesses: one logical clock a warp, one vector clock a warp.
 //!
-//! A warp's clock advances whenever its lanes are ordered among themselves (`bar.warp.sync`, shuffles, votes, barriers); a
-//! barrier also merges the vector clocks of the warps that meet there. An access is stamped with its lane and the clock of its
-//! warp; it happened before another exactly if the other's warp has seen that clock. Blocks of one launch never see each other.
+//! A warp's clock advances whenever its lanes are ordered among themselves (`bar.warp.sync`, shuffles, votes, barriers) or one
+//! of them releases (an arrival at an mbarrier); a barrier also merges the vector clocks of the warps that meet there. An
+//! access is stamped with its lane and the clock of its warp; it happened before another exactly if the other's warp has seen
+//! that clock.
+//!
+//! What a lane sets off but doesn't do itself (bulk copies, `wgmma`) is stamped with the clock of an [`Agent`]. Nobody has
+//! seen that until it waits in the way the instruction asks for. Blocks of one launch see each other through releases alone.
 
-/// Bits of a stamp: 28 of block, 10 of thread, 1 for atomics, 25 of clock. 0 is older than everything.
+use crate::release::Releases;
+
+/// Bits of a stamp: 27 of block, 11 of thread or agent, 1 for atomics, 25 of clock. 0 is older than everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stamp(u64);
 
 const THREAD_SHIFT: u32 = 26;
-const BLOCK_SHIFT: u32 = 36;
+const BLOCK_SHIFT: u32 = 37;
 const ATOMIC: u64 = 1 << 25;
 const CLOCK_MASK: u64 = ATOMIC - 1;
 /// The last block serial that fits a stamp.
-pub(crate) const LAST_SERIAL: u64 = (1 << 28) - 1;
+pub(crate) const LAST_SERIAL: u64 = (1 << 27) - 1;
 /// The floor of memory that no other block sees: whatever another block did to it is over.
 pub(crate) const OWN_MEMORY_FLOOR: u64 = u64::MAX;
+
+/// Components of a vector clock: 32 warps, one that stays 0, then the agents.
+pub(crate) const COMPONENTS: usize = 128;
+pub(crate) type VectorClock = [u32; COMPONENTS];
+/// The row of `seen` that stands for all warps of a warpgroup at once.
+const WARPGROUP_VIEW: usize = 32;
+/// Stamps of agents count from here: 1024 and the component.
+const FIRST_AGENT: u32 = 1024;
+
+/// Who accesses memory on a lane's behalf, at a time of its own. Where there are more of a kind than components, some share
+/// one, which can only hide a race.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Agent {
+    /// Copies that complete on the mbarrier of this index.
+    Mbarrier(usize),
+    /// The matrix products of a warpgroup.
+    Warpgroup(usize),
+    /// The reading side of a warp's bulk stores.
+    StoreSource(usize),
+    /// The writing side of a warp's bulk stores.
+    StoreTarget(usize),
+}
+
+impl Agent {
+    pub fn component(self) -> usize {
+        match self {
+            Agent::Mbarrier(index) => 40 + index % 32,
+            Agent::Warpgroup(group) => 72 + group % 8,
+            Agent::StoreSource(warp) => 80 + warp % 24,
+            Agent::StoreTarget(warp) => 104 + warp % 24,
+        }
+    }
+}
 
 impl Stamp {
     #[inline(always)]
@@ -26,9 +65,13 @@ impl Stamp {
     pub fn is_atomic(self) -> bool {
         self.0 & ATOMIC != 0
     }
+    /// The thread, or from [`FIRST_AGENT`] on an agent.
     #[inline(always)]
     pub fn thread(self) -> u32 {
-        (self.0 >> THREAD_SHIFT) as u32 & 0x3ff
+        (self.0 >> THREAD_SHIFT) as u32 & 0x7ff
+    }
+    pub fn is_agent(self) -> bool {
+        self.thread() >= FIRST_AGENT
     }
     /// Serial number of the block over the life of the device.
     #[inline(always)]
@@ -36,8 +79,25 @@ impl Stamp {
         self.0 >> BLOCK_SHIFT
     }
     #[inline(always)]
-    fn clock(self) -> u32 {
+    pub fn clock(self) -> u32 {
         (self.0 & CLOCK_MASK) as u32
+    }
+    /// Whether another stamp is of the same thread or agent of the same block.
+    #[inline(always)]
+    pub fn same_origin(self, other: Self) -> bool {
+        (self.0 ^ other.0) >> THREAD_SHIFT == 0
+    }
+    /// Where vector clocks keep what was seen of it.
+    #[inline(always)]
+    pub fn component(self) -> usize {
+        let thread = self.thread();
+        (if thread < FIRST_AGENT { thread >> 5 } else { thread - FIRST_AGENT }) as usize
+    }
+    /// Whether another stamp is of the same warp at the same time: to all other warps they are one.
+    #[inline(always)]
+    pub fn same_warp_and_clock(self, other: Self) -> bool {
+        const LANE: u64 = 31 << THREAD_SHIFT | ATOMIC;
+        self.0 | LANE == other.0 | LANE && self.thread() < FIRST_AGENT
     }
 }
 
@@ -50,9 +110,22 @@ pub(crate) struct Clocks {
     pub now: Stamp,
     /// Serial of the launch's first block: what is older is ordered before the launch.
     pub launch_floor: u64,
+    /// What the launch's blocks have released.
+    pub releases: Releases,
     block: u64,
-    own: [u32; 32],
-    seen: Box<[[u32; 32]; 32]>,
+    /// The row of `seen` that counts: the running warp's, or [`WARPGROUP_VIEW`].
+    view: usize,
+    /// Of warps and agents.
+    own: VectorClock,
+    seen: Box<[VectorClock; 33]>,
+    /// Of each agent, the thread that last set it off.
+    agent_threads: [u32; COMPONENTS],
+}
+
+fn join(into: &mut VectorClock, from: &VectorClock) {
+    for (into, from) in into.iter_mut().zip(from) {
+        *into = (*into).max(*from);
+    }
 }
 
 impl Clocks {
@@ -61,24 +134,43 @@ impl Clocks {
             enabled: true,
             now: Stamp(0),
             launch_floor: 0,
+            releases: Releases::default(),
             block: 0,
-            own: [1; 32],
-            seen: Box::new([[0; 32]; 32]),
+            view: 0,
+            own: [1; COMPONENTS],
+            seen: Box::new([[0; COMPONENTS]; 33]),
+            agent_threads: [0; COMPONENTS],
         }
     }
 
     /// Begins a block.
     pub fn begin(&mut self, serial: u64) {
         self.block = serial;
-        self.own = [1; 32];
-        *self.seen = [[0; 32]; 32];
+        self.own = [1; COMPONENTS];
+        *self.seen = [[0; COMPONENTS]; 33];
+        self.releases.begin_block(serial);
+    }
+
+    /// Makes `thread` the one whose accesses are recorded.
+    #[inline(always)]
+    pub fn become_thread(&mut self, thread: usize) {
+        self.view = thread >> 5;
+        self.now = self.stamp(thread);
     }
 
     /// The stamp of what `thread` does now.
     #[inline(always)]
-    pub fn stamp(&self, thread: usize) -> Stamp {
+    fn stamp(&self, thread: usize) -> Stamp {
         let clock = u64::from(self.own[thread >> 5]);
         Stamp(self.block << BLOCK_SHIFT | (thread as u64) << THREAD_SHIFT | clock)
+    }
+
+    /// The thread behind a stamp of the running block: an agent's is the one that last set it off.
+    pub fn thread_of(&self, stamp: Stamp) -> u32 {
+        match stamp.thread() {
+            thread if thread < FIRST_AGENT => thread,
+            _ => self.agent_threads[stamp.component()],
+        }
     }
 
     /// Whether what `past` stamps happened before what the running lane does. `floor` is the serial below which blocks are
@@ -86,39 +178,78 @@ impl Clocks {
     #[inline(always)]
     pub fn ordered(&self, past: Stamp, floor: u64) -> bool {
         if past.block() != self.block {
-            return past.block() < floor;
+            return past.block() < floor || self.releases.acquired(past);
         }
-        let (them, me) = (past.thread(), self.now.thread());
-        if them == me {
+        if past.thread() == self.now.thread() {
             return true;
         }
-        let (them, me) = ((them >> 5) as usize, (me >> 5) as usize);
-        if them == me { past.clock() < self.own[me] } else { past.clock() <= self.seen[me][them] }
+        let them = past.component();
+        if them == self.view {
+            past.clock() < self.own[them]
+        } else {
+            past.clock() <= self.seen[self.view][them]
+        }
     }
 
     /// Orders the lanes of a warp among themselves.
     pub fn sync_warp(&mut self, warp: usize) {
-        self.own[warp] += 1;
-        if u64::from(self.own[warp]) >= CLOCK_MASK {
+        self.advance(warp);
+    }
+
+    fn advance(&mut self, component: usize) {
+        self.own[component] += 1;
+        if u64::from(self.own[component]) >= CLOCK_MASK {
             // 33 million synchronisations within one block: stop checking rather than report what isn't so.
             self.enabled = false;
         }
     }
 
-    /// Orders all lanes of `warps` among themselves.
-    pub fn sync_warps(&mut self, warps: &[usize]) {
-        let mut joined = [0; 32];
-        for &warp in warps {
-            for (joined, seen) in joined.iter_mut().zip(&self.seen[warp]) {
-                *joined = (*joined).max(*seen);
+    /// Adds what `warp` has done and seen to `into`, which others will acquire.
+    pub fn release(&mut self, warp: usize, into: &mut VectorClock) {
+        join(into, &self.seen[warp]);
+        into[warp] = into[warp].max(self.own[warp]);
+        self.advance(warp);
+    }
+
+    /// As [`Clocks::release`], by the running lane, which goes on.
+    pub fn release_now(&mut self, into: &mut VectorClock) {
+        let thread = self.now.thread() as usize;
+        self.release(thread >> 5, into);
+        self.now = self.stamp(thread);
+    }
+
+    /// Lets `warp` see what `from` holds.
+    pub fn acquire(&mut self, warp: usize, from: &VectorClock) {
+        join(&mut self.seen[warp], from);
+    }
+
+    /// Begins something that an agent does for `thread`; its stamp.
+    pub fn set_off(&mut self, agent: Agent, thread: usize) -> Stamp {
+        let component = agent.component();
+        self.advance(component);
+        self.agent_threads[component] = thread as u32;
+        let clock = u64::from(self.own[component]);
+        Stamp(self.block << BLOCK_SHIFT | u64::from(FIRST_AGENT + component as u32) << THREAD_SHIFT | clock)
+    }
+
+    /// Lets `warp` see what an agent did up to `clock`.
+    pub fn see(&mut self, warp: usize, agent: Agent, clock: u32) {
+        let seen = &mut self.seen[warp][agent.component()];
+        *seen = (*seen).max(clock);
+    }
+
+    /// Makes `stamp`, an agent's, what happens now, ordered after what all warps of a warpgroup have seen.
+    pub fn become_warpgroup(&mut self, group: usize, stamp: Stamp) {
+        let warps = 4 * group..4 * group + 4;
+        let mut least = [u32::MAX; COMPONENTS];
+        for warp in warps {
+            for (component, least) in least.iter_mut().enumerate() {
+                let seen = if component == warp { self.own[warp] - 1 } else { self.seen[warp][component] };
+                *least = (*least).min(seen);
             }
         }
-        for &warp in warps {
-            joined[warp] = self.own[warp];
-        }
-        for &warp in warps {
-            self.seen[warp] = joined;
-            self.sync_warp(warp);
-        }
+        self.seen[WARPGROUP_VIEW] = least;
+        self.view = WARPGROUP_VIEW;
+        self.now = stamp;
     }
 }

@@ -1,7 +1,8 @@
 //! What the lanes of a warp do together.
 
-use crate::context::{Collective, Context, Lane, Space, State};
+use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
+use crate::lane::{Collective, Lane, State};
 use crate::matrix::{MmaOperands, ldmatrix, mma_m16n8k16};
 use crate::requests::Kind;
 
@@ -11,6 +12,8 @@ pub(crate) enum Standing {
     /// All lanes wait in the same place.
     Together(Collective),
     Finished,
+    /// A lane waits at an mbarrier; the others can't meet without it.
+    Blocked,
 }
 
 impl Context {
@@ -18,6 +21,9 @@ impl Context {
     pub fn standing(&self, warp: usize) -> Result<Standing, Fault> {
         let threads = self.warp_threads(warp);
         let first = threads.start;
+        if self.states[threads.clone()].contains(&State::Blocked) {
+            return Ok(Standing::Blocked);
+        }
         let same = |thread: usize| {
             self.states[thread] == self.states[first]
                 && (self.states[thread] == State::Finished || self.same_place(thread, first))
@@ -74,12 +80,48 @@ impl Context {
         match collective {
             Collective::Mma => self.execute_mma(warp)?,
             Collective::Ldmatrix { trans } => self.execute_ldmatrix(warp, trans)?,
+            Collective::WgmmaFence => self.execute_wgmma_fence(warp),
+            Collective::WgmmaCommit => self.execute_wgmma_commit(warp),
+            Collective::WgmmaWait => {
+                self.whole_warp(warp)?;
+                self.execute_wgmma_wait(warp)?;
+            }
+            Collective::Elect => {
+                let lanes = self.lanes[threads.clone()].iter_mut().enumerate();
+                lanes.for_each(|(lane, elected)| elected.result[0] = u32::from(lane == 0));
+            }
             _ => {
                 exchange(&mut self.lanes[threads.clone()], collective);
                 self.clocks.sync_warp(warp);
             }
         }
         self.states[threads].fill(State::Ready);
+        Ok(())
+    }
+
+    /// Executes an instruction that all lanes of the four warps of `group` wait in.
+    pub fn execute_warpgroup(&mut self, group: usize, collective: Collective) -> Result<(), Fault> {
+        let threads = 128 * group..128 * group + 128;
+        match collective {
+            Collective::Wgmma { registers } => self.execute_wgmma(threads.clone(), registers)?,
+            _ => self.execute_set_max_registers(threads.clone())?,
+        }
+        self.states[threads].fill(State::Ready);
+        Ok(())
+    }
+
+    fn execute_set_max_registers(&mut self, threads: std::ops::Range<usize>) -> Result<(), Fault> {
+        let [registers, increase, ..] = self.lanes[threads.start].operands;
+        let same = |thread: &usize| self.lanes[*thread].operands[..2] == [registers, increase];
+        let at = |thread| Some(self.lane_place(thread));
+        if let Some(other) = threads.clone().find(|thread| !same(thread)) {
+            let detail = format!("setmaxnreg {registers}: the warpgroup's lanes disagree about it");
+            return Err(self.fault(FaultKind::WarpDivergence, at(threads.start), at(other), detail));
+        }
+        if !registers.is_multiple_of(8) || !(24..=256).contains(&registers) {
+            let detail = format!("setmaxnreg {registers}: expected a multiple of 8 from 24 to 256");
+            return Err(self.fault(FaultKind::InvalidOperand, at(threads.start), None, detail));
+        }
         Ok(())
     }
 

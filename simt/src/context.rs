@@ -1,111 +1,24 @@
 //! The state of the running launch, which intrinsics find through a thread-local pointer.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::panic::Location;
 use std::ptr;
 
-use corosensei::Yielder;
-
+use crate::bulk::Flight;
 use crate::clock::{Clocks, Stamp};
 use crate::fault::{Fault, FaultKind, Place};
 use crate::global::Global;
+use crate::lane::{Collective, Copy, Lane, State};
+use crate::mbarrier::Mbarrier;
 use crate::problem::Problem;
+use crate::random::Random;
 use crate::report::Report;
 use crate::requests::Requests;
-use crate::shared::Shared;
+use crate::shared::{Busy, FIRST_FLIGHT, Shared};
 use crate::site::{Site, Sites};
+use crate::wgmma::WarpProducts;
 
-/// What a lane is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    Ready,
-    Waiting,
-    Finished,
-}
-
-/// What a waiting lane waits in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Collective {
-    #[default]
-    WarpSync,
-    Ballot,
-    ShflBfly,
-    ShflIdx,
-    ShflDown,
-    ShflUp,
-    Mma,
-    Ldmatrix {
-        trans: bool,
-    },
-    Barrier {
-        id: u32,
-        threads: u32,
-        /// `bar.sync 0`: all of the block, on one line.
-        whole_block: bool,
-    },
-}
-
-impl Collective {
-    /// The instruction.
-    pub fn name(self) -> &'static str {
-        match self {
-            Collective::WarpSync => "bar.warp.sync",
-            Collective::Ballot => "vote.ballot",
-            Collective::ShflBfly => "shfl.bfly",
-            Collective::ShflIdx => "shfl.idx",
-            Collective::ShflDown => "shfl.down",
-            Collective::ShflUp => "shfl.up",
-            Collective::Mma => "mma",
-            Collective::Ldmatrix { trans: false } => "ldmatrix",
-            Collective::Ldmatrix { trans: true } => "ldmatrix.trans",
-            Collective::Barrier { whole_block: true, .. } => "bar.sync 0",
-            Collective::Barrier { .. } => "bar.sync",
-        }
-    }
-}
-
-/// A 16-byte copy on its way to shared memory.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Copy {
-    pub shared: u32,
-    pub data: [u8; 16],
-    pub init: u16,
-    pub group: u32,
-    pub site: Site,
-}
-
-/// A lane's own state. What it brings to a collective and takes from it lies in `operands` and `result`.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    pub yielder: *const Yielder<(), ()>,
-    pub collective: Collective,
-    pub site: Site,
-    pub operands: [u32; 10],
-    pub result: [u32; 4],
-    pub copies: VecDeque<Copy>,
-    /// Groups committed so far.
-    pub groups: u32,
-}
-
-// SAFETY: `yielder` is followed only while the coroutine it belongs to is suspended within a launch, which one thread runs
-// from beginning to end; between launches nobody follows it.
-unsafe impl Send for Lane {}
-
-impl Default for Lane {
-    fn default() -> Self {
-        Self {
-            yielder: ptr::null(),
-            collective: Collective::default(),
-            site: Site::default(),
-            operands: [0; 10],
-            result: [0; 4],
-            copies: VecDeque::new(),
-            groups: 0,
-        }
-    }
-}
-
+/// The launch that runs, its block and its lanes.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub global: Global,
@@ -127,6 +40,18 @@ pub(crate) struct Context {
     pub step_limit: u64,
     pub states: Vec<State>,
     pub lanes: Vec<Lane>,
+    pub mbarriers: Vec<Mbarrier>,
+    /// What is on its way, in order of issue.
+    pub flights: Vec<Flight>,
+    pub last_flight: Busy,
+    /// Of each warp.
+    pub products: Vec<WarpProducts>,
+    /// The name of the last accumulator that a warpgroup's product began.
+    pub last_accumulator: u32,
+    /// Warps of which a blocked lane has become ready.
+    pub woken: Vec<usize>,
+    /// Chooses when a launch in random order lets a wait answer false.
+    pub random: Option<Random>,
     pub fault: Option<Box<Fault>>,
 }
 
@@ -149,6 +74,13 @@ impl Context {
             step_limit: u64::MAX,
             states: Vec::new(),
             lanes: Vec::new(),
+            mbarriers: Vec::new(),
+            flights: Vec::new(),
+            last_flight: FIRST_FLIGHT,
+            products: Vec::new(),
+            last_accumulator: 0,
+            woken: Vec::new(),
+            random: None,
             fault: None,
         }
     }
@@ -162,7 +94,7 @@ impl Context {
     #[inline(always)]
     pub fn become_thread(&mut self, thread: usize) {
         self.current = thread;
-        self.clocks.now = self.clocks.stamp(thread);
+        self.clocks.become_thread(thread);
     }
 
     /// Coordinates of a block from its index in the launch.
@@ -177,7 +109,10 @@ impl Context {
 
     fn place_of(&self, stamp: Stamp, site: Site) -> Place {
         let block = self.block_of(stamp.block() - self.clocks.launch_floor);
-        Place { block, thread: stamp.thread(), location: self.sites.decode(site) }
+        // An agent of another block can't be asked any more; that block's first thread stands for it.
+        let same_block = block == self.block;
+        let thread = if same_block || !stamp.is_agent() { self.clocks.thread_of(stamp) } else { 0 };
+        Place { block, thread, location: self.sites.decode(site) }
     }
 
     pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
@@ -226,19 +161,42 @@ impl Context {
                 let detail = format!("{what} of {bytes} bytes at {target}, unordered with {did}");
                 (FaultKind::Race, Some(other), detail)
             }
-            Problem::InFlight(thread) => {
-                let issued = self.copy_site(thread as usize, space);
+            Problem::InFlight(busy) => {
+                let (thread, issued) = self.copy_behind(busy, space);
                 let detail = format!("{what} of {bytes} bytes at {target}, where a copy is on its way");
-                (FaultKind::InFlight, Some(self.place(thread as usize, issued)), detail)
+                (FaultKind::InFlight, Some(self.place(thread, issued)), detail)
+            }
+            Problem::Mbarrier => (
+                FaultKind::Mbarrier,
+                None,
+                format!("{what} of {bytes} bytes at {target}, where an mbarrier is"),
+            ),
+            Problem::MissingProxyFence(writer) => {
+                let detail = format!(
+                    "{what} of {bytes} bytes at {target}, which a thread stored without fence.proxy.async after it"
+                );
+                (FaultKind::MissingFence, Some(self.place(writer as usize, Site::default())), detail)
             }
         };
         self.fault(kind, at, other, detail)
     }
 
-    fn copy_site(&self, thread: usize, space: Space) -> Site {
-        let Space::Shared(address) = space else { return Site::default() };
+    /// Who issued the copy that marks its destination with `busy`, and where.
+    fn copy_behind(&self, busy: Busy, space: Space) -> (usize, Site) {
+        if let Some(flight) = self.flights.iter().find(|flight| flight.busy == busy) {
+            return (flight.thread, flight.site);
+        }
+        let thread = usize::from(busy) - 1;
+        let Space::Shared(address) = space else { return (thread, Site::default()) };
         let here = |copy: &&Copy| copy.shared == address & !15;
-        self.lanes[thread].copies.iter().find(here).map_or(Site::default(), |copy| copy.site)
+        (thread, self.lanes[thread].copies.iter().find(here).map_or(Site::default(), |copy| copy.site))
+    }
+
+    /// Lets a `cp.async` of the running lane land.
+    pub fn land_copy(&mut self, copy: Copy) -> Result<(), Fault> {
+        let landed = self.shared.land_copy(copy.shared, (copy.data, copy.init), &self.clocks, copy.site);
+        let space = Space::Shared(copy.shared);
+        landed.map_err(|problem| self.access_fault(problem, space, "arrival of a copy", 16, copy.site))
     }
 }
 
@@ -306,7 +264,7 @@ fn step_aside<'a>() -> &'a mut Context {
 
 /// Hands over to the scheduler until it resumes the running lane.
 #[inline(always)]
-fn suspend() {
+pub(crate) fn suspend() {
     let context = context();
     let yielder = context.lanes[context.current].yielder;
     // SAFETY: the running lane stored its coroutine's yielder when it began, and its coroutine is running now.
@@ -331,6 +289,21 @@ pub(crate) fn wait_in(
     suspend();
     let context = self::context();
     context.lanes[context.current].result
+}
+
+/// As [`wait_in`], in a collective that reads and writes the lane's accumulators.
+#[inline(always)]
+pub(crate) fn wait_in_with(
+    collective: Collective,
+    operands: &[u32],
+    accumulators: &mut [f32],
+    location: &'static Location<'static>,
+) {
+    let context = context();
+    context.lanes[context.current].lend_accumulators(accumulators);
+    wait_in(collective, operands, location);
+    let context = self::context();
+    context.lanes[context.current].take_accumulators_back();
 }
 
 /// Ends the launch: the running lane never goes on.

@@ -1,12 +1,16 @@
 //! The emulated device: memory that outlives launches, and launches.
 
+use crate::bulk_store::Stores;
 use crate::clock::LAST_SERIAL;
-use crate::context::{Context, Current, Lane, State};
+use crate::context::{Context, Current};
 use crate::fault::{Fault, FaultKind};
+use crate::lane::{Lane, State};
 use crate::problem::Problem;
 use crate::random::Random;
+use crate::release::Fenced;
 use crate::report::Report;
 use crate::scheduler::{Block, LaneStack};
+use crate::wgmma::WarpProducts;
 
 /// In which order lanes run between the points that order them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -160,6 +164,8 @@ impl Device {
             Order::Deterministic => None,
             Order::Seeded(seed) => Some(Random::new(seed)),
         };
+        // SAFETY: as below.
+        unsafe { &mut *context }.random = random.as_mut().map(|random| Random::new(random.next()));
         let shuffle = random.as_mut().map(|random| Shuffle::new(blocks, random));
         for turn in 0..blocks {
             let index = shuffle.as_ref().map_or(turn, |shuffle| shuffle.at(turn));
@@ -218,6 +224,7 @@ impl Device {
             self.next_serial = 1;
         }
         self.context.clocks.launch_floor = self.next_serial;
+        self.context.clocks.releases.begin_launch();
         Ok(blocks)
     }
 }
@@ -226,14 +233,23 @@ impl Context {
     fn begin_block(&mut self, index: u64, serial: u64, shared_bytes: usize) {
         let threads = self.threads as usize;
         self.block = self.block_of(index);
-        self.shared.begin(shared_bytes);
+        self.shared.begin(shared_bytes, threads);
+        self.mbarriers.clear();
+        self.flights.clear();
+        self.products.clear();
+        self.products.resize_with(threads.div_ceil(32), WarpProducts::default);
+        self.woken.clear();
         self.clocks.begin(serial);
         self.states.clear();
         self.states.resize(threads, State::Ready);
         self.lanes.resize_with(threads, Lane::default);
         for lane in &mut self.lanes {
             lane.copies.clear();
+            lane.copies_issued = 0;
             lane.groups = 0;
+            lane.stores = Stores::default();
+            lane.fenced = Fenced::default();
+            lane.take_accumulators_back();
             lane.site = crate::site::Site::default();
         }
         self.report.blocks += 1;

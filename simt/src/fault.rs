@@ -15,7 +15,8 @@ pub enum FaultKind {
     Uninitialised,
     /// Two accesses to the same bytes, at least one of them a write, that nothing orders.
     Race,
-    /// A use of shared memory that an asynchronous copy is still on its way to, or a copy never waited for.
+    /// A use of shared memory that an asynchronous copy is still on its way to, or of accumulators that `wgmma` still writes;
+    /// or such work never waited for.
     InFlight,
     /// A barrier that some lanes reach and others can't any more.
     BarrierDivergence,
@@ -23,6 +24,12 @@ pub enum FaultKind {
     WarpDivergence,
     /// Nothing can run and not everything has ended.
     Deadlock,
+    /// A value or memory handed to another proxy or to `wgmma` without the fence that makes it visible there.
+    MissingFence,
+    /// An mbarrier used before it was initialised, touched as memory, or given more arrivals or bytes than it can take.
+    Mbarrier,
+    /// An operand that the instruction doesn't take: a descriptor, a tensor map, a count of registers.
+    InvalidOperand,
     /// A Rust panic inside a lane.
     Panic,
     /// A launch whose shape no device accepts.
@@ -36,10 +43,13 @@ impl fmt::Display for FaultKind {
             FaultKind::Misaligned => "misaligned",
             FaultKind::Uninitialised => "uninitialised read",
             FaultKind::Race => "race",
-            FaultKind::InFlight => "copy in flight",
+            FaultKind::InFlight => "in flight",
             FaultKind::BarrierDivergence => "barrier divergence",
             FaultKind::WarpDivergence => "warp divergence",
             FaultKind::Deadlock => "deadlock",
+            FaultKind::MissingFence => "missing fence",
+            FaultKind::Mbarrier => "mbarrier misuse",
+            FaultKind::InvalidOperand => "invalid operand",
             FaultKind::Panic => "panic",
             FaultKind::InvalidLaunch => "invalid launch",
         })

@@ -1,6 +1,6 @@
 //! Global memory: allocations in a sparse address space, backed page by page.
 
-use crate::clock::Clocks;
+use crate::clock::{Clocks, Stamp};
 use crate::element::Element;
 use crate::problem::Problem;
 use crate::shadow::{Access, Actor, Shadow};
@@ -11,6 +11,8 @@ use crate::site::Site;
 const SLOT_SHIFT: u32 = 40;
 /// Aligned to 256 bytes as the driver aligns, and to no more.
 const START: u64 = (1 << (SLOT_SHIFT - 1)) + 256;
+/// Reads of a cell that are remembered. One more than one, so that a reader who then writes still finds the other.
+const READS: usize = 2;
 const PAGE_SHIFT: u32 = 14;
 const PAGE_BYTES: usize = 1 << PAGE_SHIFT;
 
@@ -19,7 +21,7 @@ struct Page {
     data: Box<[u8]>,
     /// One bit a byte: written.
     init: Box<[u16]>,
-    shadow: Shadow,
+    shadow: Shadow<READS>,
 }
 
 impl Page {
@@ -124,9 +126,23 @@ impl Global {
         clocks: &Clocks,
         site: Site,
     ) -> Result<(&mut Page, usize), Problem> {
+        self.checked_as(address, bytes, access, clocks, site, clocks.now)
+    }
+
+    /// As [`Global::checked`], recorded as `stamp`.
+    #[inline(always)]
+    fn checked_as(
+        &mut self,
+        address: u64,
+        bytes: usize,
+        access: Access,
+        clocks: &Clocks,
+        site: Site,
+        stamp: Stamp,
+    ) -> Result<(&mut Page, usize), Problem> {
         let (page, offset, page_bytes) = self.locate(address, bytes)?;
         if clocks.enabled {
-            let actor = Actor { clocks, floor: clocks.launch_floor, site };
+            let actor = Actor { clocks, floor: clocks.launch_floor, site, stamp };
             page.shadow.access(page_bytes, offset, bytes, access, actor).map_err(Problem::Race)?;
         }
         Ok((page, offset))
@@ -200,6 +216,56 @@ impl Global {
         Ok((data, init))
     }
 
+    /// What a bulk copy of any alignment sees, written or not; the address of what it may not read.
+    pub fn load_range(
+        &mut self,
+        address: u64,
+        data: &mut [u8],
+        written: &mut [bool],
+        clocks: &Clocks,
+        site: Site,
+    ) -> Result<(), (u64, Problem)> {
+        let mut at = 0;
+        while at < data.len() {
+            let from = address.wrapping_add(at as u64);
+            let step = aligned_step(from, data.len() - at);
+            let checked = self.checked(from, step, Access::Read, clocks, site);
+            let (page, offset) = checked.map_err(|problem| (from, problem))?;
+            data[at..at + step].copy_from_slice(&page.data[offset..offset + step]);
+            let init = page.init[offset >> 4] >> (offset & 15);
+            for (bit, written) in written[at..at + step].iter_mut().enumerate() {
+                *written = init >> bit & 1 != 0;
+            }
+            at += step;
+        }
+        Ok(())
+    }
+
+    /// Writes a bulk copy of any alignment, as `stamp`; the address of what it may not write.
+    pub fn store_range(
+        &mut self,
+        address: u64,
+        data: &[u8],
+        written: &[bool],
+        clocks: &Clocks,
+        site: Site,
+        stamp: Stamp,
+    ) -> Result<(), (u64, Problem)> {
+        let mut at = 0;
+        while at < data.len() {
+            let to = address.wrapping_add(at as u64);
+            let step = aligned_step(to, data.len() - at);
+            let checked = self.checked_as(to, step, Access::Write, clocks, site, stamp);
+            let (page, offset) = checked.map_err(|problem| (to, problem))?;
+            page.data[offset..offset + step].copy_from_slice(&data[at..at + step]);
+            let bits = written[at..at + step].iter().rev().fold(0, |bits, &bit| bits << 1 | u16::from(bit));
+            let init = &mut page.init[offset >> 4];
+            *init = *init & !byte_mask(offset, step) | bits << (offset & 15);
+            at += step;
+        }
+        Ok(())
+    }
+
     /// Pieces of `[address, address + length)` that lie in one page each: `(page, offset in it, offset in the range, length)`.
     fn for_pieces(
         &mut self,
@@ -271,6 +337,13 @@ impl Global {
             None => format!("{address:#x}, in no allocation"),
         }
     }
+}
+
+/// The most bytes, a power of two up to 16, that one access at `address` may take of `left`.
+fn aligned_step(address: u64, left: usize) -> usize {
+    let aligned = 1 << address.trailing_zeros().min(4);
+    let fits = 1 << left.ilog2();
+    aligned.min(fits)
 }
 
 /// The bits of `bytes` bytes from `offset` on within their 16.

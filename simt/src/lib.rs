@@ -40,37 +40,81 @@
 //! # Memory model
 //!
 //! Two accesses to the same byte by different lanes, at least one a write and not both atomic, are a race unless something
-//! orders them: a barrier that both reach; among the lanes of a warp `bar.warp.sync`, a shuffle or a vote (PTX promises order
-//! of memory for the first alone, so this is lenient). `mma` and `ldmatrix` order nothing. Blocks of one
-//! launch are never ordered, launches always are. Atomics don't order other accesses.
+//! orders them:
 //!
-//! A lane's `cp.async` arrives when that lane waits for its group, and is then that lane's write: others need a barrier. Until
-//! then its 16 bytes of shared memory are nobody's to touch.
+//! - a barrier that both reach, or at which one arrives and the other waits;
+//! - among the lanes of a warp `bar.warp.sync`, a shuffle or a vote (PTX promises order of memory for the first alone, so this
+//!   is lenient). `mma`, `ldmatrix`, `wgmma` and an election order nothing;
+//! - an mbarrier: an arrival releases what the lane has done and seen, a wait that answers true acquires what was released to
+//!   the phases completed by then. Clocks are a warp's, so a wait counts for all lanes of its warp, and an arrival covers what
+//!   other lanes of its warp have done by then in the order run, met or not: random orders find a missing `bar.warp.sync`
+//!   there, one order may not;
+//! - between blocks, atomics on one address with acquire and release semantics, their own or by `fence.acq_rel.gpu` before and
+//!   after. What a lane acquires from another block counts for its whole block. Without fences atomics order nothing else.
+//!
+//! Launches are always ordered.
+//!
+//! # What is on its way
+//!
+//! | set off by | complete when | until then |
+//! |---|---|---|
+//! | `cp.async` | its lane waits for the group, or an mbarrier told by `cp.async.mbarrier.arrive` | the 16 bytes are nobody's to touch |
+//! | bulk load | its mbarrier's phase completes, for those who wait at it | the destination is nobody's to touch |
+//! | bulk store | its lane waits for the group; `.read` for the source alone | writing the source and reading the target are races |
+//! | `wgmma` | each warp waits for the group | writing the operands is a race; accumulators are signalling NaNs |
+//!
+//! The last three are recorded as accesses of an agent of their own, which nobody has seen before that wait. Data is read when
+//! the instruction is issued and lands as late as it can: when a lane waits for it and nothing else can run. In a random order
+//! it lands at any time. Whatever is still on its way when its lane, warp or block ends is a fault. Any wait of a warp for a
+//! warpgroup's product means that all four warps have read their operands.
+//!
+//! A lane that waits at an mbarrier sleeps until the phase completes. When nothing else can run, waits answer false once, as a
+//! device does when its time limit is over; if that changes nothing, the launch is deadlocked. In a random order they also do
+//! so now and then.
+//!
+//! Fences: shared memory written by a store or `cp.async` and then touched by a bulk copy or `wgmma` must have been followed by
+//! the writer's own `fence.proxy.async` (of several writers of 16 bytes the last is looked at); an mbarrier on which copies
+//! complete, by that or `fence.mbarrier_init` of whoever initialised it; the registers of `wgmma`, after each wait, by
+//! `wgmma.fence`. Accumulators that are on their way may go on to the next `wgmma` as they are and to nothing else.
 //!
 //! # Limits
 //!
-//! Blocks run one after another, so a kernel whose blocks wait for each other never ends ([`Device::limit_steps`] ends it). A
-//! lane that spins on memory within its block does let others run. The clocks, caches and throughput of a device aren't modelled.
+//! Blocks run one after another, so a kernel whose blocks wait for each other never ends ([`Device::limit_steps`] ends it), and
+//! there are no clusters. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
+//! memory some are remembered, four in shared and two in global: a later write may miss that it is unordered with another.
+//! More than 32 mbarriers, or stores of more than 24 warps, share agents, which can hide a race. The clocks, caches and
+//! throughput of a device aren't modelled, nor what moves through banks for bulk copies and `wgmma`. Matrix products are
+//! rounded once where a device rounds its own way.
 
+mod barrier;
+mod bulk;
+mod bulk_store;
 mod clock;
 mod collective;
 mod context;
+mod descriptor;
 mod device;
 mod element;
 mod fault;
 mod global;
 pub mod intrinsic;
+mod lane;
 mod matrix;
+mod mbarrier;
 mod problem;
 mod random;
+mod release;
 mod report;
 mod requests;
 mod scheduler;
 mod shadow;
 mod shared;
 mod site;
+mod tensor_map;
+mod wgmma;
 
 pub use device::{Device, Launch, Order};
 pub use element::{AtomicElement, Element};
 pub use fault::{Fault, FaultKind, Place};
 pub use report::Report;
+pub use tensor_map::{Swizzle, TensorMap, TensorMapSpec};

@@ -1,4 +1,6 @@
-//! What `mma` computes and how fragments lie over the lanes of a warp.
+//! What `mma` and `wgmma` compute and how fragments lie over the lanes of a warp.
+
+use crate::wgmma::WgmmaType;
 
 /// The bf16 pair in a register, exact.
 #[inline(always)]
@@ -61,4 +63,64 @@ pub(crate) fn ldmatrix(rows: &[[u32; 4]; 8], trans: bool) -> [u32; 32] {
             true => element(minor, major) | element(minor + 1, major) << 16,
         }
     })
+}
+
+/// Depth of a `wgmma` of 16-bit elements.
+pub(crate) const K: usize = 16;
+
+/// The operands of a `wgmma`, decoded: 64 x 16 and 16 x `n`.
+pub(crate) struct Products {
+    pub n: usize,
+    pub a: [[f64; K]; 64],
+    pub b: [[f64; 256]; K],
+}
+
+impl Products {
+    pub fn new(n: usize) -> Self {
+        Self { n, a: [[0.0; K]; 64], b: [[0.0; 256]; K] }
+    }
+}
+
+/// The value of a 16-bit element, exact.
+#[inline(always)]
+pub(crate) fn decode(ty: WgmmaType, bits: u16) -> f64 {
+    match ty {
+        WgmmaType::Bf16 => f64::from(f32::from_bits(u32::from(bits) << 16)),
+        WgmmaType::F16 => half(bits),
+    }
+}
+
+fn half(bits: u16) -> f64 {
+    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3ff));
+    let magnitude = match exponent {
+        0 => mantissa * 2f64.powi(-24),
+        31 if mantissa == 0.0 => f64::INFINITY,
+        31 => f64::NAN,
+        _ => (1024.0 + mantissa) * 2f64.powi(exponent - 25),
+    };
+    if bits >> 15 == 0 { magnitude } else { -magnitude }
+}
+
+/// Adds a warp's 16 rows of a product, from `first_row` on, to its accumulators: registers lane by lane.
+///
+/// Rounds as [`mma_m16n8k16`] does. Register `4 j + i` of a lane is row `lane / 4 + 8 (i / 2)`, column
+/// `8 j + 2 (lane % 4) + i % 2`.
+pub(crate) fn multiply(products: &Products, first_row: usize, accumulators: &mut [f32]) {
+    let (n, registers) = (products.n, products.n / 2);
+    let mut sums = [0f64; 256];
+    for row in 0..16 {
+        let sums = &mut sums[..n];
+        sums.fill(0.0);
+        for (a, b) in products.a[first_row + row].iter().zip(&products.b) {
+            for (sum, b) in sums.iter_mut().zip(&b[..n]) {
+                *sum += a * b;
+            }
+        }
+        for (column, sum) in sums.iter().enumerate() {
+            let lane = row % 8 * 4 + column % 8 / 2;
+            let register = column / 8 * 4 + row / 8 * 2 + column % 2;
+            let d = &mut accumulators[lane * registers + register];
+            *d = (sum + f64::from(*d)) as f32;
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! What can be wrong with one access, before it is known who made it.
 
 use crate::shadow::Conflict;
+use crate::shared::Busy;
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Problem {
@@ -8,6 +9,10 @@ pub(crate) enum Problem {
     Misaligned,
     Uninitialised,
     Race(Conflict),
-    /// The thread whose copy is on its way.
-    InFlight(u32),
+    /// A copy is on its way.
+    InFlight(Busy),
+    /// An mbarrier lives there.
+    Mbarrier,
+    /// The thread that wrote through the generic proxy and hasn't executed a proxy fence since.
+    MissingProxyFence(u32),
 }

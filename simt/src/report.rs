@@ -16,6 +16,14 @@ pub struct Report {
     pub mma: u64,
     /// `ldmatrix` instructions, a warp each.
     pub ldmatrix: u64,
+    /// Calls of `mbarrier.try_wait`, a lane each. How many answer false depends on the order of lanes.
+    pub mbarrier_waits: u64,
+    /// Bulk copies issued (`cp.async.bulk`, tensor or not), a lane each.
+    pub bulk_copies: u64,
+    /// Bytes of shared memory that those fill or read.
+    pub bulk_bytes: u64,
+    /// `wgmma.mma_async` instructions, a warpgroup each.
+    pub wgmma: u64,
     /// Loads of global memory, a warp each, asynchronous copies among them. This and the following are 0 unless
     /// [`crate::Device::count_requests`] asked for them.
     pub global_load_requests: u64,

@@ -5,9 +5,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use corosensei::Coroutine;
 use corosensei::stack::{DefaultStack, Stack, StackPointer};
 
+use crate::barrier::{Barriers, diagnose};
 use crate::collective::Standing;
-use crate::context::{Collective, Context, State, context};
+use crate::context::context;
 use crate::fault::{Fault, FaultKind};
+use crate::lane::{Collective, State};
 use crate::random::Random;
 
 const STACK_BYTES: usize = 256 << 10;
@@ -54,13 +56,25 @@ unsafe impl Stack for LaneStack {
 
 type LaneRoutine = Coroutine<(), (), (), LaneStack>;
 
-/// One block's lanes. They reach the launch's [`Context`] as the intrinsics do, through [`context`].
+/// How a warp's turn ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// A lane has used up its share, or the random order makes way for another warp.
+    Yielded,
+    /// All lanes wait for other warps, or have ended.
+    Stopped,
+}
+
+/// One block's lanes. They reach the launch's [`Context`](crate::context::Context) as the intrinsics do, through [`context`].
 pub(crate) struct Block {
     routines: Vec<LaneRoutine>,
     random: Option<Random>,
-    /// Of each barrier: the warps that have arrived.
-    arrived: [Vec<usize>; 16],
+    barriers: Barriers,
+    /// Of each warpgroup, the warps that wait in an instruction of the whole group.
+    groups: [Vec<usize>; 8],
     runnable: Vec<usize>,
+    /// Steps that lanes had taken, waiting aside, when waits were last told to give up.
+    steps_at_give_up: u64,
 }
 
 impl Block {
@@ -81,7 +95,14 @@ impl Block {
         };
         let routines = stacks.drain(..threads).map(lane).collect();
         let runnable = (0..threads.div_ceil(32)).collect();
-        Self { routines, random, arrived: Default::default(), runnable }
+        Self {
+            routines,
+            random,
+            barriers: Barriers::default(),
+            groups: Default::default(),
+            runnable,
+            steps_at_give_up: u64::MAX,
+        }
     }
 
     /// Runs all lanes to their ends.
@@ -110,37 +131,86 @@ impl Block {
     }
 
     fn run_warps(&mut self) -> Result<(), Fault> {
-        while !self.runnable.is_empty() {
+        loop {
+            self.absorb_woken();
+            if self.runnable.is_empty() {
+                if self.unstick()? {
+                    continue;
+                }
+                diagnose(context())?;
+                return context().flights_at_end();
+            }
+            self.land_at_random()?;
             let pick = match &mut self.random {
                 Some(random) => random.below(self.runnable.len()),
                 None => 0,
             };
-            let warp = self.runnable[pick];
-            self.runnable.remove(pick);
+            let warp = self.runnable.remove(pick);
             match self.run_warp(warp)? {
                 // Behind the others, so that a lane that waits for another warp's store sees it come.
-                true => self.runnable.push(warp),
-                false => self.arrive(warp)?,
+                Turn::Yielded => self.queue(warp),
+                Turn::Stopped => self.stopped(warp)?,
             }
         }
-        diagnose(context())
     }
 
-    /// Runs a warp until it stops at a barrier or ends: false. Before that, a lane that has used up its turn, or the random
-    /// order, may make way for another warp: true.
-    fn run_warp(&mut self, warp: usize) -> Result<bool, Fault> {
+    fn queue(&mut self, warp: usize) {
+        if !self.runnable.contains(&warp) {
+            self.runnable.push(warp);
+        }
+    }
+
+    /// Queues the warps whose blocked lanes an mbarrier has let go.
+    fn absorb_woken(&mut self) {
+        let context = context();
+        for index in 0..context.woken.len() {
+            self.queue(context.woken[index]);
+        }
+        context.woken.clear();
+    }
+
+    /// In a random order, lets a copy land now and then.
+    fn land_at_random(&mut self) -> Result<(), Fault> {
+        let flights = context().flights.len();
+        let Some(random) = self.random.as_mut().filter(|_| flights > 0) else { return Ok(()) };
+        match random.below(4) {
+            0 => context().land(random.below(flights)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing can run: copies that a lane waits for land; failing that, waits answer false, once. Whether anything changed.
+    fn unstick(&mut self) -> Result<bool, Fault> {
+        let context = context();
+        if context.land_awaited()? {
+            return Ok(true);
+        }
+        if context.report.lane_steps > context.step_limit {
+            return Err(context.out_of_steps(None));
+        }
+        let steps = context.report.lane_steps - context.report.mbarrier_waits;
+        if steps == self.steps_at_give_up {
+            return Ok(false);
+        }
+        self.steps_at_give_up = steps;
+        let mut any = false;
+        for index in 0..context.mbarriers.len() {
+            for thread in std::mem::take(&mut context.mbarriers[index].waiters) {
+                context.wake(thread, false);
+                any = true;
+            }
+        }
+        Ok(any)
+    }
+
+    fn run_warp(&mut self, warp: usize) -> Result<Turn, Fault> {
         let threads = context().warp_threads(warp);
         loop {
             if self.run_lanes(threads.clone())? {
-                return Ok(true);
+                return Ok(Turn::Yielded);
             }
             match context().standing(warp)? {
-                Standing::Finished | Standing::Together(Collective::Barrier { .. }) => {
-                    let context = context();
-                    context.requests.flush(threads, &mut context.report);
-                    return Ok(false);
-                }
-                Standing::Together(collective) => {
+                Standing::Together(collective) if !collective.is_wider_than_warp() => {
                     let context = context();
                     if context.report.lane_steps > context.step_limit {
                         return Err(context.out_of_steps(Some(context.lane_place(threads.start))));
@@ -148,9 +218,19 @@ impl Block {
                     context.execute(warp, collective)?;
                     context.requests.flush(threads.clone(), &mut context.report);
                 }
+                // Its requests are complete when its lanes are together again.
+                Standing::Blocked => return Ok(Turn::Stopped),
+                standing => {
+                    let context = context();
+                    if standing == Standing::Finished {
+                        context.products_at_end(warp)?;
+                    }
+                    context.requests.flush(threads, &mut context.report);
+                    return Ok(Turn::Stopped);
+                }
             }
             if self.random.as_mut().is_some_and(|random| random.below(2) == 0) {
-                return Ok(true);
+                return Ok(Turn::Yielded);
             }
         }
     }
@@ -170,7 +250,9 @@ impl Block {
                 left |= context().states[thread] == State::Ready;
             }
         }
-        Ok(left)
+        // A lane may have let go an earlier one.
+        let woken = &context().woken;
+        Ok(left || !woken.is_empty() && woken.contains(&(threads.start / 32)))
     }
 
     #[inline(always)]
@@ -186,77 +268,59 @@ impl Block {
         }
         if ended {
             context.states[thread] = State::Finished;
-            if let Some(copy) = context.lanes[thread].copies.front() {
-                let target = context.shared.describe(copy.shared);
-                let detail = format!("ended before it waited for its copy to {target}");
-                let at = context.place(thread, copy.site);
-                return Err(context.fault(FaultKind::InFlight, Some(at), None, detail));
-            }
+            context.lane_ended(thread)?;
         }
         Ok(())
     }
 
-    /// A warp that can't run: if it waits at a barrier, it has arrived there, and the last to arrive opens it.
-    fn arrive(&mut self, warp: usize) -> Result<(), Fault> {
+    /// A warp that can't run: if it waits for other warps, it has arrived, and the last to arrive lets all go on.
+    fn stopped(&mut self, warp: usize) -> Result<(), Fault> {
         let context = context();
-        let Standing::Together(Collective::Barrier { id, threads, whole_block }) = context.standing(warp)?
-        else {
-            return Ok(());
-        };
-        let first = 32 * warp;
-        if id > 15 || threads == 0 || (!whole_block && threads % 32 != 0) {
-            let detail = format!("bar.sync {id}, {threads}: expected a barrier below 16 and whole warps");
-            let at = Some(context.lane_place(first));
-            return Err(context.fault(FaultKind::BarrierDivergence, at, None, detail));
-        }
-        let arrived = &mut self.arrived[id as usize];
-        if let Some(&before) = arrived.first() {
-            let before = 32 * before;
-            let same_count = context.lanes[before].collective == context.lanes[first].collective;
-            if !same_count || (whole_block && !context.same_place(before, first)) {
-                let other = Some(context.lane_place(before));
-                let detail =
-                    format!("meets at barrier {id} a warp that waits on another line or for another number");
-                let at = Some(context.lane_place(first));
-                return Err(context.fault(FaultKind::BarrierDivergence, at, other, detail));
+        let Standing::Together(collective) = context.standing(warp)? else { return Ok(()) };
+        match collective {
+            Collective::Barrier { .. } => {
+                let released = self.barriers.arrive(context, warp)?;
+                self.runnable.extend(released);
+                self.runnable.sort_unstable();
+                Ok(())
             }
+            _ => self.meet_warpgroup(warp, collective),
         }
-        arrived.push(warp);
-        let present: usize = arrived.iter().map(|&warp| context.warp_threads(warp).len()).sum();
-        if present >= threads as usize {
-            context.report.barriers += 1;
-            context.clocks.sync_warps(arrived);
-            for &warp in &*arrived {
-                let threads = context.warp_threads(warp);
-                context.states[threads].fill(State::Ready);
-            }
-            self.runnable.append(arrived);
+    }
+
+    fn meet_warpgroup(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
+        let context = context();
+        let (group, first) = (warp / 4, 32 * warp);
+        if context.threads as usize / 128 <= group {
+            let threads = context.threads;
+            let detail = format!(
+                "{} needs a warpgroup, 4 whole warps from a multiple of 4 on; the block has {threads} threads",
+                collective.name()
+            );
+            return Err(context.fault(
+                FaultKind::WarpDivergence,
+                Some(context.lane_place(first)),
+                None,
+                detail,
+            ));
+        }
+        let met = &mut self.groups[group];
+        let before = met.first().map(|before| 32 * before);
+        if let Some(before) = before.filter(|&before| !context.same_place(before, first)) {
+            let detail = format!(
+                "waits in {}, but another warp of its warpgroup is at {}",
+                collective.name(),
+                context.lanes[before].collective.name()
+            );
+            let (at, other) = (context.lane_place(first), context.lane_place(before));
+            return Err(context.fault(FaultKind::WarpDivergence, Some(at), Some(other), detail));
+        }
+        met.push(warp);
+        if met.len() == 4 {
+            context.execute_warpgroup(group, collective)?;
+            self.runnable.append(met);
             self.runnable.sort_unstable();
         }
         Ok(())
     }
-}
-
-/// Nothing can run: fine if all lanes have ended.
-fn diagnose(context: &Context) -> Result<(), Fault> {
-    let waiting = |thread: &usize| context.states[*thread] == State::Waiting;
-    let threads = context.threads as usize;
-    let Some(first) = (0..threads).find(waiting) else { return Ok(()) };
-    let whole_block = |thread: usize| {
-        matches!(context.lanes[thread].collective, Collective::Barrier { whole_block: true, .. })
-    };
-    let all_whole = (0..threads).filter(waiting).all(whole_block);
-    let kind = if all_whole { FaultKind::BarrierDivergence } else { FaultKind::Deadlock };
-    let at = context.lane_place(first);
-    let absent = (0..threads)
-        .find(|&thread| context.states[thread] == State::Finished)
-        .map(|thread| format!("warp {} lane {} has finished", thread / 32, thread % 32));
-    let elsewhere = (first..threads).filter(waiting).find(|&thread| !context.same_place(thread, first));
-    let reason = absent.unwrap_or_else(|| match elsewhere {
-        Some(_) => "others wait elsewhere".to_owned(),
-        None => "too few threads come".to_owned(),
-    });
-    let Collective::Barrier { id, threads, .. } = context.lanes[first].collective else { return Ok(()) };
-    let detail = format!("waits at barrier {id} for {threads} threads, but {reason}");
-    Err(context.fault(kind, Some(at), elsewhere.map(|thread| context.lane_place(thread)), detail))
 }

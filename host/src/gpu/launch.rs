@@ -11,7 +11,7 @@ use tilewright_kernels::{
     attention_decode, attention_prefill,
     gather_rows::GATHER_ROWS,
     rms_norm::RMS_NORM,
-    rope_append::ROPE_APPEND,
+    rope_append,
     sample::SAMPLE,
     silu_mul::SILU_MUL,
 };
@@ -219,6 +219,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             q_out: q.address,
             k_cache,
             v_cache,
+            k_scales: 0,
+            v_scales: 0,
             tokens: dim(op, "tokens", plan.tokens)?,
             q_heads: dim(op, "q_heads", q_heads)?,
             kv_heads: dim(op, "kv_heads", spec.kv_heads)?,
@@ -226,9 +228,10 @@ impl<Dr: Driver> GpuDevice<Dr> {
             page_size: dim(op, "page_size", spec.page_size)?,
             ..params
         };
+        let grid = rope_append::grid(params.tokens, params.q_heads, params.kv_heads, params.head_dim);
         // SAFETY: `qkv` and `q` have the step's rows and the columns checked above, positions are in the table and slots in the
         // cache, whose layer is there; norms have a head's length.
-        unsafe { self.launch(&ROPE_APPEND, [params.tokens, 1, 1], params) }
+        unsafe { self.launch(&rope_append::BF16, grid, params) }
     }
 
     pub(super) fn launch_attention(
@@ -274,6 +277,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             q_starts: step.at(plan.q_starts),
             kv_lens: step.at(plan.kv_lens),
             block_table: step.at(plan.block_table),
+            lse: 0,
+            kv_row_starts: 0,
             block_table_stride: plan.block_table_stride,
             page_size,
             q_heads: dim(op, "q_heads", q_heads)?,

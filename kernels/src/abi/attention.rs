@@ -23,6 +23,13 @@ params! {
         pub kv_lens: u64,
         /// u32 `[seqs, block_table_stride]`: the pages of each sequence.
         pub block_table: u64,
+        /// f32 `[tokens, q_heads]`, optional: the natural logarithm of the sum of the exponentials of a row's scores, scaled and
+        /// capped, over the keys it sees; -inf for a row that sees nothing.
+        pub lse: u64,
+        /// u32 `[seqs]`, optional: where a sequence's first key stands in its block table's rows, 0 if absent. Key `j` is row
+        /// `r = kv_row_starts[seq] + j`, in page `block_table[seq, r / page_size]` at `r % page_size`. With one page of all
+        /// the batch's rows this is the layout of cumulative lengths, keys of all sequences on end.
+        pub kv_row_starts: u64,
         pub block_table_stride: u32,
         pub page_size: u32,
         pub q_heads: u32,

@@ -7,6 +7,7 @@ mod attention;
 mod cache;
 mod gemm;
 mod layers;
+mod pages;
 mod sampling;
 mod spec;
 
@@ -14,5 +15,6 @@ pub use attention::*;
 pub use cache::*;
 pub use gemm::*;
 pub use layers::*;
+pub use pages::*;
 pub use sampling::*;
 pub use spec::*;

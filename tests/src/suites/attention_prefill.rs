@@ -86,6 +86,8 @@ fn run<D: Driver>(
         q_starts: arena.address(uploaded.q_starts),
         kv_lens: arena.address(uploaded.kv_lens),
         block_table: arena.address(uploaded.block_table),
+        lse: 0,
+        kv_row_starts: 0,
         block_table_stride: input.block_table_stride as u32,
         page_size: case.page_size as u32,
         q_heads: case.q_heads() as u32,

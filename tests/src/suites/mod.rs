@@ -7,6 +7,7 @@ mod attention_decode;
 mod attention_prefill;
 mod gather_rows;
 mod gemm_bf16;
+mod page_copy;
 mod rms_norm;
 mod rope_append;
 mod sample;
@@ -28,6 +29,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<attention_combine::AttentionCombine>(),
         Suite::of::<argmax::Argmax>(),
         Suite::of::<rope_append::RopeAppend>(),
+        Suite::of::<page_copy::PageCopy>(),
         Suite::of::<rms_norm::RmsNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
         Suite::of::<gather_rows::GatherRows>(),

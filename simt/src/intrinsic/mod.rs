@@ -4,12 +4,20 @@
 //! [`shared_base`]. Every function ends the launch with a [`crate::Fault`] that names the caller's line if the access isn't
 //! allowed, and panics outside a launch.
 
+mod asynchronous;
+mod warpgroup;
+
 use std::panic::Location;
 
-use crate::context::{Collective, Copy, Space, context, step, stop, wait_in};
+pub use asynchronous::*;
+pub use warpgroup::*;
+
+use crate::context::{Context, Space, context, step, stop, wait_in};
 use crate::element::{AtomicElement, Element};
+use crate::lane::{Collective, Copy};
 use crate::requests::Kind;
 use crate::shared::BASE;
+use crate::site::Site;
 
 /// Loads from global memory.
 #[inline]
@@ -61,14 +69,41 @@ pub fn st_shared<T: Element>(address: u32, value: T) {
     }
 }
 
-/// Adds to global memory; the value before. Atomics don't race with one another.
+/// Adds to global memory; the value before. Atomics don't race with one another, and order other accesses only where
+/// [`fence_acq_rel_gpu`] of the lane goes before (then it releases) or after (then it acquires).
 #[track_caller]
 pub fn atom_add_global<T: AtomicElement>(address: u64, value: T) -> T {
     let c = step();
     let site = c.sites.encode(Location::caller());
+    add_global(c, address, value, site)
+}
+
+/// `atom.add.acq_rel.gpu.global.u32`: the value before. Releases what the lane has done and seen, and acquires what was
+/// released at the address before.
+#[track_caller]
+pub fn atom_add_acq_rel_gpu_u32(address: u64, value: u32) -> u32 {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.fence();
+    let before = add_global(c, address, value, site);
+    c.fence();
+    before
+}
+
+/// `fence.acq_rel.gpu`: turns the lane's later relaxed atomics into releases of what it has done and seen by now, and its
+/// earlier ones into acquires.
+#[track_caller]
+pub fn fence_acq_rel_gpu() {
+    step().fence();
+}
+
+fn add_global<T: AtomicElement>(c: &mut Context, address: u64, value: T, site: Site) -> T {
     c.requests.log(c.current, Kind::GlobalStore, address, T::BYTES, site);
     match c.global.update(address, |before: T| before.plus(value), &c.clocks, site) {
-        Ok(before) => before,
+        Ok(before) => {
+            c.atomic_at(address);
+            before
+        }
         Err(problem) => {
             stop(c.access_fault(problem, Space::Global(address), "global atomic", T::BYTES, site))
         }
@@ -146,13 +181,17 @@ pub fn nctaid_z() -> u32 {
 #[track_caller]
 pub fn bar_sync() {
     let threads = context().threads;
-    wait_in(Collective::Barrier { id: 0, threads, whole_block: true }, &[], Location::caller());
+    wait_in(
+        Collective::Barrier { id: 0, threads, whole_block: true, arrive: false },
+        &[],
+        Location::caller(),
+    );
 }
 
 /// `bar.sync id, threads`: whole warps, `threads` threads in all.
 #[track_caller]
 pub fn bar_sync_named(id: u32, threads: u32) {
-    wait_in(Collective::Barrier { id, threads, whole_block: false }, &[], Location::caller());
+    wait_in(Collective::Barrier { id, threads, whole_block: false, arrive: false }, &[], Location::caller());
 }
 
 /// `bar.warp.sync` of all lanes of the warp.
@@ -209,12 +248,13 @@ pub fn cp_async_16(shared: u32, global: u64, source_bytes: u32) {
         Ok(loaded) => loaded,
         Err(problem) => stop(c.access_fault(problem, Space::Global(global), "copy from global", 16, site)),
     };
-    let thread = c.current as u32;
-    if let Err(problem) = c.shared.begin_copy(shared, &c.clocks, site, thread) {
+    let busy = c.current as u16 + 1;
+    if let Err(problem) = c.shared.begin_copy(shared, &c.clocks, site, busy) {
         stop(c.access_fault(problem, Space::Shared(shared), "copy to shared", 16, site));
     }
     let lane = &mut c.lanes[c.current];
-    lane.copies.push_back(Copy { shared, data, init, group: lane.groups, site });
+    lane.copies.push_back(Copy { shared, data, init, group: lane.groups, number: lane.copies_issued, site });
+    lane.copies_issued += 1;
 }
 
 /// `cp.async.commit_group`: closes the group of the copies issued since the last one.
@@ -229,15 +269,14 @@ pub fn cp_async_commit() {
 #[track_caller]
 pub fn cp_async_wait(newest: u32) {
     let c = step();
-    let lane = &mut c.lanes[c.current];
-    while let Some(&copy) = lane.copies.front() {
-        if copy.group + newest >= lane.groups {
+    let current = c.current;
+    while let Some(&copy) = c.lanes[current].copies.front() {
+        if copy.group + newest >= c.lanes[current].groups {
             break;
         }
-        lane.copies.pop_front();
-        let landed = c.shared.land_copy(copy.shared, copy.data, copy.init, &c.clocks, copy.site);
-        if let Err(problem) = landed {
-            stop(c.access_fault(problem, Space::Shared(copy.shared), "arrival of a copy", 16, copy.site));
+        c.lanes[current].copies.pop_front();
+        if let Err(fault) = c.land_copy(copy) {
+            stop(fault);
         }
     }
 }
