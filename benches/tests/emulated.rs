@@ -77,18 +77,21 @@ fn a_kernel_that_is_wrong_is_refused() {
     for spoil in [Spoil::NoLaunch, Spoil::OtherInputs] {
         let mut refused = HashSet::new();
         for kernel in kernels::all::<Emulated>() {
-            let solved = cells::all().into_iter().find(|cell| kernel.takes(&cell.problem, driver.info()));
-            let Some(cell) = solved else { continue };
-            let name = kernel.name();
-            let answer = check_small(&Spoilt { kernel, spoil }, &driver, &cell.problem);
-            match answer {
-                Err(Error::Wrong { kernel: "spoilt", .. }) => drop(refused.insert(name)),
-                // Reading what nobody wrote is the emulator's own refusal.
-                Err(Error::Device(_)) if spoil == Spoil::NoLaunch => drop(refused.insert(name)),
-                other => panic!("{name} was not refused: {other:?}"),
+            let spoilt = Spoilt { kernel, spoil };
+            let name = spoilt.kernel.name();
+            for cell in cells::all() {
+                if !spoilt.takes(&cell.problem, driver.info())
+                    || !refused.insert((name, cell.problem.small()))
+                {
+                    continue;
+                }
+                match check_small(&spoilt, &driver, &cell.problem) {
+                    Err(Error::Wrong { kernel: "spoilt", .. }) => {}
+                    other => panic!("{name} was not refused for {}: {other:?}", cell.key),
+                }
             }
         }
-        assert!(refused.contains("attention_prefill") && refused.contains("gemm_bf16"), "{refused:?}");
+        assert!(refused.len() > 10, "{refused:?}");
     }
 }
 
