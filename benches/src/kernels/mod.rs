@@ -37,7 +37,7 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     vec![
         Box::new(prefill::Baseline),
         Box::new(decode::Baseline),
-        Box::new(rope_append::Append),
+        Box::new(rope_append::Baseline),
         Box::new(gemm::Baseline),
         Box::new(rows::RmsNorm),
         Box::new(rows::SiluMul),

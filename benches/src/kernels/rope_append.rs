@@ -17,7 +17,7 @@ use crate::{
 
 /// To a cache of any format. Buffers: `qkv`, `cos_sin`, `positions`, `slots`, `q_out`, `k_cache`, `v_cache`, and `k_scales` and
 /// `v_scales` of a quantised one.
-pub struct Append;
+pub struct Baseline;
 
 fn spec(kv: KvFormat) -> Option<&'static KernelSpec> {
     rope_append::spec(match kv {
@@ -27,7 +27,7 @@ fn spec(kv: KvFormat) -> Option<&'static KernelSpec> {
     })
 }
 
-impl<D: Driver> Kernel<D> for Append {
+impl<D: Driver> Kernel<D> for Baseline {
     fn name(&self) -> &'static str {
         "rope_append"
     }
