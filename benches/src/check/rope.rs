@@ -90,8 +90,7 @@ impl Cache {
         let word = &self.scales[4 * vector..4 * vector + 4];
         let scale = f64::from(f32::from_le_bytes([word[0], word[1], word[2], word[3]]));
         let allowed = expected * RELATIVE + FLOOR.absolute;
-        // A NaN is within nothing.
-        if !((scale - expected).abs() <= allowed) {
+        if !within(scale, expected, allowed) {
             return Err(Failure::Wrong(format!("the scale of {what} is {scale:e}, expected {expected:e}")));
         }
         for (index, (&element, &truth)) in self.format.elements(bytes).iter().zip(truth).enumerate() {
@@ -99,11 +98,16 @@ impl Cache {
             // Twice, for what is rounded the other way by as little.
             let slack = 2.0 * (RELATIVE * exact.abs() + FLOOR.absolute / scale);
             let allowed = self.format.rounding_error(exact) + slack;
-            if !((element - exact).abs() <= allowed) {
+            if !within(element, exact, allowed) {
                 let at = format!("element {index} of {what} is {element}");
                 return Err(Failure::Wrong(format!("{at}, expected {exact} within {allowed:e}")));
             }
         }
         Ok(())
     }
+}
+
+/// A NaN is within nothing.
+fn within(actual: f64, expected: f64, allowed: f64) -> bool {
+    (actual - expected).abs() <= allowed
 }
