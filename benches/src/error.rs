@@ -12,6 +12,14 @@ pub enum Error {
         /// The nearest name there is, as the end of a sentence.
         hint: String,
     },
+    /// No kernel has that stem.
+    #[error("no kernel '{name}'; there are {known}")]
+    UnknownKernel {
+        /// As asked for.
+        name: String,
+        /// The stems there are.
+        known: String,
+    },
     /// A kernel's output isn't what the oracle says.
     #[error("{kernel} is wrong and was not timed, at {problem}: {what}")]
     Wrong {

@@ -15,7 +15,7 @@ use crate::{
     kernels::{self, Kernel},
     machine::{Machine, Sampler, commit, driver_version, now},
     measure::{Effort, times_us},
-    peers::{Answer, Peers, Request, read},
+    peers::{Peers, Request, read},
     prepared::Prepared,
     problem::{Problem, Rows},
     random::Kind,
@@ -65,6 +65,8 @@ pub struct Runner {
     /// Small problems that a kernel has passed.
     checked: HashSet<(&'static str, Problem)>,
     cold_bytes: usize,
+    /// Timings that were refused because the kernel was wrong.
+    wrong: usize,
     report: Report,
 }
 
@@ -72,8 +74,9 @@ impl Runner {
     /// Opens the device and, if they are asked for, waits for the peers.
     ///
     /// # Errors
-    /// The device's, [`Error::Peers`] and those of a peers' file.
+    /// The device's, [`Error::UnknownKernel`], [`Error::Peers`] and those of a peers' file.
     pub fn start(options: Options, cells: &[Cell], command: String) -> Result<Runner> {
+        let kernels = kernels::select(&options.kernels)?;
         let mut peers =
             options.peers.as_ref().map(|(python, script)| Peers::start(python, script, cells)).transpose()?;
         let driver = CudaDriver::open(options.device)?;
@@ -107,13 +110,18 @@ impl Runner {
             report.take(peers.ready()?, cells);
         }
         let cold_bytes = if options.in_cache { 0 } else { COLD_L2 * l2_bytes };
-        let (kernels, checked) = (kernels::all(), HashSet::new());
-        Ok(Runner { options, driver, kernels, sampler, peers, checked, cold_bytes, report })
+        let checked = HashSet::new();
+        Ok(Runner { options, driver, kernels, sampler, peers, checked, cold_bytes, wrong: 0, report })
     }
 
     /// What has been measured so far.
     pub fn report(&self) -> &Report {
         &self.report
+    }
+
+    /// How many timings were refused because a kernel was wrong.
+    pub fn wrong(&self) -> usize {
+        self.wrong
     }
 
     /// Measures what the device can do: copies and reads by this project's means, and whatever the peers measure.
@@ -126,13 +134,21 @@ impl Runner {
         }
         let copied = self.copy()?;
         self.report.ceilings.extend(copied);
-        let read = self.read()?;
-        self.report.ceilings.extend(read);
+        match self.read() {
+            Ok(read) => self.report.ceilings.extend(read),
+            Err(error @ Error::Wrong { .. }) => self.fail("ceilings", "read", error),
+            Err(error) => return Err(error),
+        }
         if let Some(peers) = &mut self.peers {
             peers.ceilings()?.into_iter().for_each(|answer| self.report.take(answer, &[]));
         }
         self.report.apply_ceilings();
         Ok(())
+    }
+
+    fn fail(&mut self, cell: &str, by: &str, error: Error) {
+        let (cell, by, reason) = (cell.to_string(), by.to_string(), error.to_string());
+        self.report.failures.push(Failure { cell, by, reason });
     }
 
     fn copy(&self) -> Result<Option<Ceiling>> {
@@ -148,10 +164,10 @@ impl Runner {
     }
 
     /// `argmax` reads all and writes next to nothing.
-    fn read(&mut self) -> Result<Option<Ceiling>> {
+    fn read(&self) -> Result<Option<Ceiling>> {
         let problem = Problem::Argmax(Rows { rows: 8192, cols: CEILING_BYTES / 4 / 8192 });
-        let Some(kernel) = self.kernels.iter().find(|kernel| kernel.takes(&problem, self.driver.info()))
-        else {
+        let kernels = kernels::all::<CudaDriver>();
+        let Some(kernel) = kernels.iter().find(|kernel| kernel.takes(&problem, self.driver.info())) else {
             return Ok(None);
         };
         check_small(kernel.as_ref(), &self.driver, &problem)?;
@@ -169,59 +185,56 @@ impl Runner {
         let before = self.report.results.len();
         for index in 0..self.kernels.len() {
             let kernel = &self.kernels[index];
-            let asked = self.options.kernels.is_empty()
-                || self.options.kernels.iter().any(|name| name == kernel.name());
-            if !asked || !kernel.takes(&cell.problem, self.driver.info()) {
+            if !kernel.takes(&cell.problem, self.driver.info()) {
                 continue;
             }
             let by = kernel.name();
             match self.ours(index, cell) {
                 Ok(row) => self.report.results.push(row),
-                Err(Error::Wrong { what, problem, .. }) => {
-                    let reason = format!("wrong at {problem}: {what}");
-                    self.report.failures.push(Failure { cell: cell.key.clone(), by: by.into(), reason });
+                Err(error @ Error::Wrong { .. }) => {
+                    self.wrong += 1;
+                    self.fail(&cell.key, by, error);
                 }
                 Err(error) => return Err(error),
             }
         }
-        if let Some(peers) = self.peers.as_mut().filter(|_| cell.has_peers()) {
-            let asked = Cell { mode: self.options.mode.unwrap_or(cell.mode), ..cell.clone() };
-            let (iters, warm_ms) = (self.options.iters, self.options.warm.as_millis() as u64);
-            let request = Request { cell: &asked, iters, warm_ms, cold_bytes: self.cold_bytes };
-            let began = Instant::now();
-            match peers.ask(&request) {
-                Ok(answers) => {
-                    for answer in answers {
-                        self.report.take(answer, std::slice::from_ref(cell));
-                    }
-                }
-                Err(error) => {
-                    // One that hangs is of no more use; this project's kernels still are.
-                    self.peers = None;
-                    self.report.take(
-                        Answer::Failure(Failure {
-                            cell: cell.key.clone(),
-                            by: "peers".into(),
-                            reason: error.to_string(),
-                        }),
-                        &[],
-                    );
-                }
-            }
-            let clocks = self.sampler.since(began);
-            let peers = self.report.results[before..].iter_mut().filter(|row| !row.ours);
-            peers.for_each(|row| row.clocks = clocks);
-        }
+        self.beside(cell, before);
         self.report.apply_ceilings();
         self.report.results[before..].iter().for_each(|row| each(&self.report, row));
         Ok(())
     }
 
+    /// Asks the peers for a cell, whose rows begin at `before`.
+    fn beside(&mut self, cell: &Cell, before: usize) {
+        let Some(peers) = self.peers.as_mut().filter(|_| cell.has_peers()) else { return };
+        let asked = Cell { mode: self.options.mode.unwrap_or(cell.mode), ..cell.clone() };
+        let (iters, warm_ms) = (self.options.iters, self.options.warm.as_millis() as u64);
+        let request = Request { cell: &asked, iters, warm_ms, cold_bytes: self.cold_bytes };
+        let began = Instant::now();
+        match peers.ask(&request) {
+            Ok(answers) => {
+                for answer in answers {
+                    self.report.take(answer, std::slice::from_ref(cell));
+                }
+            }
+            Err(error) => {
+                // One that hangs is of no more use; this project's kernels still are.
+                self.peers = None;
+                self.fail(&cell.key, "peers", error);
+            }
+        }
+        let clocks = self.sampler.since(began);
+        let peers = self.report.results[before..].iter_mut().filter(|row| !row.ours);
+        peers.for_each(|row| row.clocks = clocks);
+    }
+
     fn ours(&mut self, index: usize, cell: &Cell) -> Result<Row> {
         let (kernel, driver) = (&self.kernels[index], &self.driver);
         let problem = &cell.problem;
-        if self.checked.insert((kernel.name(), problem.small())) {
+        let small = (kernel.name(), problem.small());
+        if !self.checked.contains(&small) {
             check_small(kernel.as_ref(), driver, problem)?;
+            self.checked.insert(small);
         }
         let count = self.cold_bytes.div_ceil(problem.cost().bytes as usize).clamp(1, MOST_SETS);
         let mut sets = Vec::with_capacity(count);

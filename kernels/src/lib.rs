@@ -15,6 +15,7 @@ pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod gather_rows;
 pub mod gemm_bf16;
+pub mod page_copy;
 pub mod rms_norm;
 pub mod rope_append;
 pub mod sample;
@@ -31,6 +32,8 @@ mod entry;
 mod logit;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod ptx;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod quant;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod reduce;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
@@ -57,8 +60,13 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &gemm_bf16::TILE_128X128,
     &gemm_bf16::TILE_64X64,
     &gemm_bf16::TILE_16X64,
+    &page_copy::PAGE_COPY,
+    &page_copy::PAGE_GATHER,
+    &page_copy::PAGE_SCATTER,
     &rms_norm::RMS_NORM,
-    &rope_append::ROPE_APPEND,
+    &rope_append::BF16,
+    &rope_append::INT8,
+    &rope_append::FP8,
     &sample::SAMPLE,
     &silu_mul::SILU_MUL,
 ];

@@ -96,6 +96,8 @@ fn rope_append_case(head_dim: usize) {
         q_out: b.empty(2 * q_heads * head_dim * 2),
         k_cache: b.bf16(&vec![0.0; cache_elems]),
         v_cache: b.bf16(&vec![0.0; cache_elems]),
+        k_scales: 0,
+        v_scales: 0,
         tokens: 2,
         q_heads: q_heads as u32,
         kv_heads: kv_heads as u32,
@@ -103,7 +105,8 @@ fn rope_append_case(head_dim: usize) {
         page_size: page_size as u32,
         eps: 1e-6,
     };
-    b.launch(&rope_append::ROPE_APPEND, [2, 1, 1], params);
+    let grid = rope_append::grid(2, q_heads as u32, kv_heads as u32, head_dim as u32);
+    b.launch(&rope_append::BF16, grid, params);
     let q = b.read_bf16(params.q_out, 2 * q_heads * head_dim);
     let k = b.read_bf16(params.k_cache, cache_elems);
     let v = b.read_bf16(params.v_cache, cache_elems);

@@ -16,6 +16,7 @@
 //! ```
 
 mod attention;
+mod cache;
 mod compare;
 mod gemm;
 mod layers;
@@ -25,6 +26,7 @@ mod sampling;
 mod tree;
 
 pub use attention::*;
+pub use cache::*;
 pub use compare::*;
 pub use gemm::*;
 pub use layers::*;

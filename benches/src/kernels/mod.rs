@@ -18,7 +18,7 @@ use tilewright_host::{
     gpu::{Driver, GpuInfo},
 };
 
-use crate::{prepared::Prepared, problem::Problem};
+use crate::{error::Error, prepared::Prepared, problem::Problem};
 
 /// A kernel, or a few that are launched together, as the runner sees it.
 pub trait Kernel<D: Driver>: Sync {
@@ -47,4 +47,18 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
         Box::new(rows::Argmax),
         Box::new(rows::Sample),
     ]
+}
+
+/// The kernels of those stems, all of them if none is named.
+///
+/// # Errors
+/// [`Error::UnknownKernel`] for a stem that no kernel has.
+pub fn select<D: Driver>(names: &[String]) -> Result<Vec<Box<dyn Kernel<D>>>, Error> {
+    let mut kernels = all::<D>();
+    if let Some(unknown) = names.iter().find(|name| kernels.iter().all(|kernel| kernel.name() != **name)) {
+        let known = kernels.iter().map(|kernel| kernel.name()).collect::<Vec<_>>().join(", ");
+        return Err(Error::UnknownKernel { name: unknown.clone(), known });
+    }
+    kernels.retain(|kernel| names.is_empty() || names.iter().any(|name| name == kernel.name()));
+    Ok(kernels)
 }

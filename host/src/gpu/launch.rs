@@ -10,7 +10,7 @@ use tilewright_kernels::{
     attention_prefill,
     gather_rows::GATHER_ROWS,
     rms_norm::RMS_NORM,
-    rope_append::ROPE_APPEND,
+    rope_append,
     sample::SAMPLE,
     silu_mul::SILU_MUL,
 };
@@ -218,6 +218,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             q_out: q.address,
             k_cache,
             v_cache,
+            k_scales: 0,
+            v_scales: 0,
             tokens: dim(op, "tokens", plan.tokens)?,
             q_heads: dim(op, "q_heads", q_heads)?,
             kv_heads: dim(op, "kv_heads", spec.kv_heads)?,
@@ -225,9 +227,10 @@ impl<Dr: Driver> GpuDevice<Dr> {
             page_size: dim(op, "page_size", spec.page_size)?,
             ..params
         };
+        let grid = rope_append::grid(params.tokens, params.q_heads, params.kv_heads, params.head_dim);
         // SAFETY: `qkv` and `q` have the step's rows and the columns checked above, positions are in the table and slots in the
         // cache, whose layer is there; norms have a head's length.
-        unsafe { self.launch(&ROPE_APPEND, [params.tokens, 1, 1], params) }
+        unsafe { self.launch(&rope_append::BF16, grid, params) }
     }
 
     pub(super) fn launch_attention(

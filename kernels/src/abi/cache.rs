@@ -1,5 +1,7 @@
 //! How keys and values lie in a paged cache. Each of key and value is `[pages, kv_heads, page_size, head_dim]` of the format's
 //! element; quantised formats have an f32 scale for each token and head, `[pages, kv_heads, page_size]`, of each of key and value.
+//!
+//! A largest magnitude below 2^-110 counts as 2^-110 in a scale, unless it is 0.
 
 /// bf16 elements, no scales.
 pub const KV_BF16: u32 = 0;

@@ -36,7 +36,7 @@ params! {
 
 params! {
     /// Splits a fused projection into query, key and value, normalises query and key heads where asked, rotates them (the
-    /// half-split convention: element `i` pairs with `i + head_dim / 2`) and appends key and value to the cache.
+    /// half-split convention: element `i` pairs with `i + head_dim / 2`) and appends key and value to the cache. Grid: [`rope_append::grid`](crate::rope_append::grid).
     pub struct RopeAppend {
         /// bf16 `[tokens, (q_heads + 2 * kv_heads) * head_dim]`: queries, then keys, then values.
         pub qkv: u64,
@@ -52,10 +52,15 @@ params! {
         pub slots: u64,
         /// bf16 `[tokens, q_heads, head_dim]`.
         pub q_out: u64,
-        /// bf16 `[pages, kv_heads, page_size, head_dim]`, this layer's.
+        /// `[pages, kv_heads, page_size, head_dim]` of the entry's format (see [`KV_BF16`](super::KV_BF16) and its neighbours),
+        /// this layer's. Keys are quantised from f32, after norm and rotation.
         pub k_cache: u64,
-        /// As `k_cache`.
+        /// As `k_cache`. A bf16 cache gets values bit for bit, but for the payload of a NaN.
         pub v_cache: u64,
+        /// f32 `[pages, kv_heads, page_size]`, of quantised formats; a vector with a NaN or an infinity has such a scale.
+        pub k_scales: u64,
+        /// As `k_scales`.
+        pub v_scales: u64,
         pub tokens: u32,
         pub q_heads: u32,
         pub kv_heads: u32,

@@ -1,151 +1,353 @@
-//! Device code of [`super::ROPE_APPEND`].
+//! Device code of [`super::BF16`], [`super::INT8`] and [`super::FP8`].
 
-use super::{MAX_HEAD_DIM, THREADS};
-use crate::{abi::RopeAppend, entry::kernel, ptx, reduce::warp_sum};
+use core::hint::select_unpredictable;
 
-/// Steps of a lane over the pairs of words of a head: word `j` of the lower half goes with word `j` of the upper one.
-const STEPS: usize = (MAX_HEAD_DIM / 4 / 32) as usize;
+use super::{HELD_HEADS, THREADS, log_lanes_per_head, warps_per_token};
+use crate::{
+    abi::{KV_BF16, KV_FP8, KV_INT8, RopeAppend},
+    entry::kernel,
+    ptx,
+    quant::{E4M3_LIMIT, INT8_LIMIT, Quantiser, e4m3x8, int8x8},
+    vector::{pack8, unpack8},
+};
 
-/// One head in a warp's registers. `lower[s]` holds elements `2j` and `2j + 1`, `upper[s]` those `head_dim / 2` further, for word
-/// `j = lane + 32 * s`; zeros past the end.
-struct Head {
-    lower: [[f32; 2]; STEPS],
-    upper: [[f32; 2]; STEPS],
+const HELD: usize = HELD_HEADS as usize;
+
+/// Where a lane stands.
+struct Place {
+    token: u32,
+    /// Lanes of a head.
+    lanes: u32,
+    /// Heads of a warp at a time.
+    stride: u32,
+    /// Which eight elements of either half of a head are the lane's.
+    chunk: u32,
+    /// Whether the head has such elements; lanes are a power of two, chunks needn't be.
+    has_chunk: bool,
+    /// The lane's first head, and the warp's.
+    first_head: u32,
+    warp_first_head: u32,
 }
 
-#[inline(always)]
-fn unpack(pair: u32) -> [f32; 2] {
-    [ptx::bf16_lo(pair), ptx::bf16_hi(pair)]
+/// A lane's angles.
+struct Angles {
+    cos: [f32; 8],
+    sin: [f32; 8],
 }
 
 /// # Safety
-/// `g_head` must be a head of `4 * words` bf16.
+/// `g_from` must be eight f32, aligned to 16 bytes.
 #[inline(always)]
-unsafe fn load(g_head: u64, words: u32) -> Head {
-    let mut head = Head { lower: [[0.0; 2]; STEPS], upper: [[0.0; 2]; STEPS] };
-    for s in 0..STEPS {
-        let j = ptx::lane() + 32 * s as u32;
-        if j < words {
-            // SAFETY: word `j` and the one half a head further are within the head.
-            unsafe {
-                head.lower[s] = unpack(ptx::ld_global_nc_b32(g_head + u64::from(j) * 4));
-                head.upper[s] = unpack(ptx::ld_global_nc_b32(g_head + u64::from(words + j) * 4));
-            }
-        }
-    }
-    head
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn load_f32x8(g_from: u64) -> [f32; 8] {
+    // SAFETY: the caller's promise.
+    let (a, b) = unsafe { (ptx::ld_global_nc_v4_b32(g_from), ptx::ld_global_nc_v4_b32(g_from + 16)) };
+    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]].map(f32::from_bits)
 }
 
-/// # Safety
-/// As [`load`].
+/// A lane's part of a head as loaded: eight bf16 of the lower half and their partners of the upper one.
+type Raw = [[u32; 4]; 2];
+
+/// The sum of squares of the lane's elements.
 #[inline(always)]
-unsafe fn store(g_head: u64, words: u32, head: &Head) {
-    for s in 0..STEPS {
-        let j = ptx::lane() + 32 * s as u32;
-        if j < words {
-            let (lower, upper) = (head.lower[s], head.upper[s]);
-            // SAFETY: as in `load`.
-            unsafe {
-                ptx::st_global_b32(g_head + u64::from(j) * 4, ptx::pack_bf16(lower[0], lower[1]));
-                ptx::st_global_b32(g_head + u64::from(words + j) * 4, ptx::pack_bf16(upper[0], upper[1]));
-            }
-        }
+fn squares(raw: &Raw) -> f32 {
+    let (lower, upper, mut sum) = (unpack8(raw[0]), unpack8(raw[1]), 0.0);
+    for i in 0..8 {
+        sum = ptx::fma(lower[i], lower[i], sum);
+        sum = ptx::fma(upper[i], upper[i], sum);
     }
+    sum
 }
 
-/// RMS norm over the head, with one weight an element.
+/// The norm of a head's lane: its weights in the lower half (those of the upper one are half a head further), 0 for none, and
+/// what the elements are multiplied by.
+#[derive(Clone, Copy)]
+struct Norm {
+    g_weights: u64,
+    inverse: f32,
+}
+
+/// Elements `4 * QUARTER..` of the lane's lower half and their partners, normed and, unless it is of a
+/// value, rotated.
 ///
 /// # Safety
-/// The whole warp calls it; `g_weight` must be f32 `[4 * words]`.
+/// The norm's weights, if any, must be those of a head of `head_dim`.
 #[inline(always)]
-unsafe fn normalise(head: &mut Head, g_weight: u64, words: u32, eps: f32) {
-    let mut squares = 0.0;
-    for s in 0..STEPS {
-        for i in 0..2 {
-            squares = ptx::fma(head.lower[s][i], head.lower[s][i], squares);
-            squares = ptx::fma(head.upper[s][i], head.upper[s][i], squares);
+unsafe fn turn<const QUARTER: usize>(
+    raw: &Raw,
+    norm: Norm,
+    head_dim: u32,
+    angles: &Angles,
+    is_value: bool,
+) -> [[f32; 4]; 2] {
+    let half = |words: &[u32; 4]| {
+        let (a, b) = (words[2 * QUARTER], words[2 * QUARTER + 1]);
+        [ptx::bf16_lo(a), ptx::bf16_hi(a), ptx::bf16_lo(b), ptx::bf16_hi(b)]
+    };
+    let (mut lower, mut upper) = (half(&raw[0]), half(&raw[1]));
+    if norm.g_weights != 0 {
+        let g_weights = norm.g_weights + QUARTER as u64 * 16;
+        // SAFETY: the caller's promise.
+        let (lower_weights, upper_weights) = unsafe {
+            (
+                ptx::ld_global_nc_v4_b32(g_weights),
+                ptx::ld_global_nc_v4_b32(g_weights + u64::from(head_dim) * 2),
+            )
+        };
+        for i in 0..4 {
+            lower[i] = lower[i] * norm.inverse * f32::from_bits(lower_weights[i]);
+            upper[i] = upper[i] * norm.inverse * f32::from_bits(upper_weights[i]);
         }
     }
+    let mut turned = [[0.0; 4]; 2];
+    for i in 0..4 {
+        let (cos, sin) = (angles.cos[4 * QUARTER + i], angles.sin[4 * QUARTER + i]);
+        // Chosen element by element, so that what was loaded needn't be kept.
+        let rotated = [ptx::fma(-upper[i], sin, lower[i] * cos), ptx::fma(lower[i], sin, upper[i] * cos)];
+        turned[0][i] = select_unpredictable(is_value, lower[i], rotated[0]);
+        turned[1][i] = select_unpredictable(is_value, upper[i], rotated[1]);
+    }
+    turned
+}
+
+/// The bits of the largest magnitude.
+#[inline(always)]
+fn max_bits(part: &[[f32; 8]; 2]) -> u32 {
+    let mut max = 0;
+    for i in 0..8 {
+        max = max.max(part[0][i].to_bits() & 0x7fff_ffff).max(part[1][i].to_bits() & 0x7fff_ffff);
+    }
+    max
+}
+
+/// The sum over a head's lanes, in each of them.
+///
+/// # Safety
+/// The whole warp calls it.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn head_sum(value: f32, lanes: u32) -> f32 {
+    let (mut sum, mut mask) = (value, lanes / 2);
+    while mask > 0 {
+        // SAFETY: the whole warp is here; lanes are the same in all of it.
+        sum += unsafe { ptx::shfl_bfly_f32(sum, mask) };
+        mask /= 2;
+    }
+    sum
+}
+
+/// The largest over a head's lanes, in each of them.
+///
+/// # Safety
+/// The whole warp calls it.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn head_max(value: u32, lanes: u32) -> u32 {
+    let (mut max, mut mask) = (value, lanes / 2);
+    while mask > 0 {
+        // SAFETY: the whole warp is here; lanes are the same in all of it.
+        max = max.max(unsafe { ptx::shfl_bfly(max, mask) });
+        mask /= 2;
+    }
+    max
+}
+
+/// Stores a lane's bf16: eight of the lower half, eight of the upper.
+///
+/// # Safety
+/// `g_head` must be a head of `head_bytes`, and the lane must have a chunk of it.
+#[inline(always)]
+unsafe fn store_bf16(g_head: u64, place: &Place, head_bytes: u64, part: &[[f32; 8]; 2]) {
+    let g_lower = g_head + u64::from(place.chunk) * 16;
+    // SAFETY: the caller's promise.
+    unsafe {
+        ptx::st_global_v4_b32(g_lower, pack8(part[0]));
+        ptx::st_global_v4_b32(g_lower + head_bytes / 2, pack8(part[1]));
+    }
+}
+
+/// Where the token's key and value go.
+struct Slot {
+    page: u32,
+    offset: u32,
+}
+
+impl Slot {
+    /// The row of `kv_head` in a cache.
+    #[inline(always)]
+    fn row(&self, p: &RopeAppend, kv_head: u32) -> u64 {
+        let head = u64::from(self.page) * u64::from(p.kv_heads) + u64::from(kv_head);
+        head * u64::from(p.page_size) + u64::from(self.offset)
+    }
+}
+
+/// The key head that the key or value `head` of a token belongs to.
+#[inline(always)]
+fn kv_head(p: &RopeAppend, head: u32) -> u32 {
+    let first = p.q_heads;
+    if head < first + p.kv_heads { head - first } else { head - first - p.kv_heads }
+}
+
+/// The norm of the lane's head, none for a value.
+///
+/// # Safety
+/// The whole warp calls it.
+#[inline(always)]
+unsafe fn norm_of<const NORM: bool>(p: &RopeAppend, place: &Place, head: u32, raw: &Raw) -> Norm {
+    if !NORM {
+        return Norm { g_weights: 0, inverse: 1.0 };
+    }
+    // Lanes past the end of a head hold a copy of its last elements, which must not count.
+    let squares = if place.has_chunk { squares(raw) } else { 0.0 };
     // SAFETY: the whole warp is here.
-    let inverse = ptx::rsqrt(unsafe { warp_sum(squares) } / (4 * words) as f32 + eps);
-    for s in 0..STEPS {
-        let j = ptx::lane() + 32 * s as u32;
-        if j < words {
-            // SAFETY: elements `2j`, `2j + 1` and those half a head further are within the weights.
-            let (lower, upper) = unsafe {
-                (
-                    ptx::ld_global_nc_v2_b32(g_weight + u64::from(j) * 8),
-                    ptx::ld_global_nc_v2_b32(g_weight + u64::from(words + j) * 8),
-                )
-            };
-            for i in 0..2 {
-                head.lower[s][i] = head.lower[s][i] * inverse * f32::from_bits(lower[i]);
-                head.upper[s][i] = head.upper[s][i] * inverse * f32::from_bits(upper[i]);
+    let mean = unsafe { head_sum(squares, place.lanes) } / p.head_dim as f32;
+    let g_norm = if head < p.q_heads { p.q_norm } else { p.k_norm };
+    let normed = g_norm != 0 && head < p.q_heads + p.kv_heads && place.has_chunk;
+    let g_weights = if normed { g_norm + u64::from(place.chunk) * 32 } else { 0 };
+    Norm { g_weights, inverse: ptx::rsqrt(mean + p.eps) }
+}
+
+/// Finishes one head and puts it where it belongs.
+///
+/// # Safety
+/// As the entries; the whole warp calls it, the heads of its lanes beginning at `warp_head`.
+#[inline(always)]
+unsafe fn finish<const FORMAT: u32, const NORM: bool>(
+    p: &RopeAppend,
+    place: &Place,
+    slot: &Slot,
+    angles: &Angles,
+    (head, warp_head): (u32, u32),
+    raw: &Raw,
+) {
+    let head_bytes = u64::from(p.head_dim) * 2;
+    let stored = head < p.q_heads + 2 * p.kv_heads && place.has_chunk;
+    let is_query = head < p.q_heads;
+    let is_value = head >= p.q_heads + p.kv_heads;
+    // SAFETY: the whole warp is here; `norm_of` answers weights of the head.
+    let (first, second) = unsafe {
+        let norm = norm_of::<NORM>(p, place, head, raw);
+        let turn_0 = turn::<0>(raw, norm, p.head_dim, angles, is_value);
+        (turn_0, turn::<1>(raw, norm, p.head_dim, angles, is_value))
+    };
+    let join = |a: [f32; 4], b: [f32; 4]| [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
+    let part = [join(first[0], second[0]), join(first[1], second[1])];
+    if is_query && stored {
+        let row = u64::from(place.token) * u64::from(p.q_heads) + u64::from(head);
+        // SAFETY: the head is one of the token's queries.
+        unsafe { store_bf16(p.q_out + row * head_bytes, place, head_bytes, &part) };
+    }
+    // All the warp's heads are queries.
+    if warp_head + place.stride <= p.q_heads {
+        return;
+    }
+    if FORMAT == KV_BF16 {
+        if !is_query && stored {
+            let (cache, row) = (if is_value { p.v_cache } else { p.k_cache }, slot.row(p, kv_head(p, head)));
+            // SAFETY: the slot is in the cache, whose rows are heads.
+            unsafe { store_bf16(cache + row * head_bytes, place, head_bytes, &part) };
+        }
+        return;
+    }
+    let max = if place.has_chunk { max_bits(&part) } else { 0 };
+    // SAFETY: the whole warp came past the return above or none of it did.
+    let max = unsafe { head_max(max, place.lanes) };
+    let limit = if FORMAT == KV_INT8 { INT8_LIMIT } else { E4M3_LIMIT };
+    let Quantiser { inverse, scale } = Quantiser::of(max, limit);
+    let bytes =
+        part.map(|half| if FORMAT == KV_INT8 { int8x8(&half, inverse) } else { e4m3x8(&half, inverse) });
+    if !is_query && stored {
+        let (cache, row) = (if is_value { p.v_cache } else { p.k_cache }, slot.row(p, kv_head(p, head)));
+        let g_lower = cache + row * (head_bytes / 2) + u64::from(place.chunk) * 8;
+        // SAFETY: the slot is in the cache, whose rows are heads of a byte an element, and its row in the scales.
+        unsafe {
+            ptx::st_global_v2_b32(g_lower, bytes[0]);
+            ptx::st_global_v2_b32(g_lower + head_bytes / 4, bytes[1]);
+            if place.chunk == 0 {
+                let scales = if is_value { p.v_scales } else { p.k_scales };
+                ptx::st_global_b32(scales + row * 4, scale.to_bits());
             }
         }
     }
 }
 
 /// # Safety
-/// `g_cos_sin` must be f32 `[4 * words]`: cosines, then sines.
+/// As the entries.
 #[inline(always)]
-unsafe fn rotate(head: &mut Head, g_cos_sin: u64, words: u32) {
-    for s in 0..STEPS {
-        let j = ptx::lane() + 32 * s as u32;
-        if j < words {
-            // SAFETY: angles `2j` and `2j + 1`, of the cosines and of the sines.
-            let (cos, sin) = unsafe {
-                (
-                    ptx::ld_global_nc_v2_b32(g_cos_sin + u64::from(j) * 8),
-                    ptx::ld_global_nc_v2_b32(g_cos_sin + u64::from(words + j) * 8),
-                )
-            };
-            for i in 0..2 {
-                let (cos, sin) = (f32::from_bits(cos[i]), f32::from_bits(sin[i]));
-                let (lower, upper) = (head.lower[s][i], head.upper[s][i]);
-                head.lower[s][i] = lower * cos - upper * sin;
-                head.upper[s][i] = upper * cos + lower * sin;
-            }
+unsafe fn append<const FORMAT: u32>(p: &RopeAppend) {
+    let (heads, chunks) = (p.q_heads + 2 * p.kv_heads, p.head_dim / 16);
+    let log_lanes = log_lanes_per_head(p.head_dim) & 31;
+    let (lanes, stride) = (1 << log_lanes, 32 >> log_lanes);
+    let warps = warps_per_token(heads, p.head_dim).max(1);
+    let task = ptx::ctaid_x() * (THREADS / 32) + ptx::warp();
+    if task / warps >= p.tokens {
+        return;
+    }
+    let (lane, warp_first_head) = (ptx::lane(), task % warps * HELD_HEADS * stride);
+    let place = Place {
+        token: task / warps,
+        lanes,
+        stride,
+        chunk: lane & (lanes - 1),
+        has_chunk: lane & (lanes - 1) < chunks,
+        first_head: warp_first_head + (lane >> log_lanes),
+        warp_first_head,
+    };
+    let head_bytes = u64::from(p.head_dim) * 2;
+    // A lane with nothing to do loads what another one does: no load waits for a branch.
+    let chunk = u64::from(place.chunk.min(chunks - 1));
+    let g_chunk = p.qkv + u64::from(place.token) * u64::from(heads) * head_bytes + chunk * 16;
+    let mut raw: [Raw; HELD] = [[[0; 4]; 2]; HELD];
+    // SAFETY: the token's own words, its heads, and the row of angles of its position.
+    let (slot, angles) = unsafe {
+        let position = ptx::ld_global_nc_b32(p.positions + u64::from(place.token) * 4);
+        let slot = ptx::ld_global_nc_b32(p.slots + u64::from(place.token) * 4);
+        for s in 0..HELD {
+            let head = (place.first_head + s as u32 * place.stride).min(heads - 1);
+            let g_lower = g_chunk + u64::from(head) * head_bytes;
+            raw[s][0] = ptx::ld_global_nc_v4_b32(g_lower);
+            raw[s][1] = ptx::ld_global_nc_v4_b32(g_lower + head_bytes / 2);
         }
+        let g_cos = p.cos_sin + u64::from(position) * head_bytes * 2 + chunk * 32;
+        (slot, Angles { cos: load_f32x8(g_cos), sin: load_f32x8(g_cos + head_bytes) })
+    };
+    let page_size = p.page_size.max(1);
+    let slot = Slot { page: slot / page_size, offset: slot % page_size };
+    let step = |s: usize| {
+        let first = s as u32 * place.stride;
+        (place.first_head + first, place.warp_first_head + first)
+    };
+    // Two loops, so that heads without norms are not held up by branches.
+    if p.q_norm == 0 && p.k_norm == 0 {
+        for s in 0..HELD {
+            // SAFETY: the whole warp is here.
+            unsafe { finish::<FORMAT, false>(p, &place, &slot, &angles, step(s), &raw[s]) };
+        }
+        return;
+    }
+    for s in 0..HELD {
+        // SAFETY: the whole warp is here.
+        unsafe { finish::<FORMAT, true>(p, &place, &slot, &angles, step(s), &raw[s]) };
     }
 }
 
 kernel! {
     /// See [`RopeAppend`].
     pub fn rope_append(p: RopeAppend) {
-        let token = u64::from(ptx::ctaid_x());
-        let head_bytes = u64::from(p.head_dim) * 2;
-        let heads = p.q_heads + 2 * p.kv_heads;
-        let words = p.head_dim / 4;
-        let g_token = p.qkv + token * u64::from(heads) * head_bytes;
-        let position = u64::from(ptx::ld_global_nc_b32(p.positions + token * 4));
-        let slot = ptx::ld_global_nc_b32(p.slots + token * 4);
-        let page_size = p.page_size.max(1);
-        let (page, offset) = (u64::from(slot / page_size), u64::from(slot % page_size));
-        let g_cos_sin = p.cos_sin + position * u64::from(p.head_dim) * 4;
+        append::<KV_BF16>(&p);
+    }
+}
 
-        let mut h = ptx::warp();
-        while h < heads {
-            let mut head = load(g_token + u64::from(h) * head_bytes, words);
-            let is_query = h < p.q_heads;
-            let is_key = !is_query && h < p.q_heads + p.kv_heads;
-            let g_norm = if is_query { p.q_norm } else { p.k_norm };
-            if is_query || is_key {
-                if g_norm != 0 {
-                    normalise(&mut head, g_norm, words, p.eps);
-                }
-                rotate(&mut head, g_cos_sin, words);
-            }
-            let g_to = if is_query {
-                p.q_out + (token * u64::from(p.q_heads) + u64::from(h)) * head_bytes
-            } else {
-                let (cache, kv_head) =
-                    if is_key { (p.k_cache, h - p.q_heads) } else { (p.v_cache, h - p.q_heads - p.kv_heads) };
-                let row = (page * u64::from(p.kv_heads) + u64::from(kv_head)) * u64::from(p.page_size) + offset;
-                cache + row * head_bytes
-            };
-            store(g_to, words, &head);
-            h += THREADS / 32;
-        }
+kernel! {
+    /// See [`RopeAppend`].
+    pub fn rope_append_int8(p: RopeAppend) {
+        append::<KV_INT8>(&p);
+    }
+}
+
+kernel! {
+    /// See [`RopeAppend`].
+    pub fn rope_append_fp8(p: RopeAppend) {
+        append::<KV_FP8>(&p);
     }
 }

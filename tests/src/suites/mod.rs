@@ -8,6 +8,7 @@ mod attention_prefill;
 mod attention_prefill_sm90;
 mod gather_rows;
 mod gemm_bf16;
+mod page_copy;
 mod rms_norm;
 mod rope_append;
 mod sample;
@@ -29,6 +30,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<sample::Sample>(),
         Suite::of::<argmax::Argmax>(),
         Suite::of::<rope_append::RopeAppend>(),
+        Suite::of::<page_copy::PageCopy>(),
         Suite::of::<rms_norm::RmsNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
         Suite::of::<gather_rows::GatherRows>(),

@@ -1,13 +1,16 @@
+use std::ops::Range;
+
 use proptest::{prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
-use tilewright_kernels::{abi, rope_append::ROPE_APPEND};
+use tilewright_kernels::{abi, rope_append};
 use tilewright_reference::{
-    Bound, Floor, RopeProblem, RopeScaling, compare, rope_frequencies, rope_table, split_and_rotate,
+    Bound, Floor, KvFormat, RopeProblem, RopeScaling, compare, kv_scale, rope_frequencies, rope_table,
+    round_bf16, split_and_rotate,
 };
 
 use super::mismatch;
 use crate::{
-    harness::{Arena, Failure, Handle, Harness, POISON, bf16_values, same_bits},
+    harness::{Arena, Failure, Handle, Harness, POISON, bf16_bytes, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
 };
@@ -24,9 +27,21 @@ pub struct Case {
     q_norm: bool,
     k_norm: bool,
     llama3: bool,
+    format: KvFormat,
+    values: Values,
     /// Added to every slot's page.
     first_page: usize,
     seed: u64,
+}
+
+/// What the projection holds.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Values {
+    Normal,
+    /// Heads of zeros between others, and some of values near the smallest there are.
+    Tiny,
+    /// Heads of one large element among small ones, which quantise to little or nothing.
+    Peaked,
 }
 
 const POSITIONS: usize = 97;
@@ -43,55 +58,79 @@ impl Property for RopeAppend {
         let head_dim = select(vec![16usize, 32, 48, 64, 80, 128, 192, 256]);
         let page_size = select(vec![1usize, 7, 16, 64]);
         let flags = (any::<bool>(), any::<bool>(), any::<bool>());
-        (1..5usize, 1..12usize, 1..5usize, head_dim, page_size, flags, any::<u64>())
-            .prop_map(|(tokens, q_heads, kv_heads, head_dim, page_size, (q_norm, k_norm, llama3), seed)| {
-                Case {
-                    tokens: tokens.min(PAGES * page_size),
-                    q_heads,
-                    kv_heads,
-                    head_dim,
-                    page_size,
-                    q_norm,
-                    k_norm,
-                    llama3,
-                    first_page: 0,
-                    seed,
-                }
-            })
+        let format = select(vec![KvFormat::Bf16, KvFormat::Int8, KvFormat::Fp8]);
+        let values =
+            prop_oneof![4 => Just(Values::Normal), 1 => Just(Values::Tiny), 1 => Just(Values::Peaked)];
+        let heads = (prop_oneof![3 => 1..12usize, 1 => 12..50usize], 1..6usize);
+        let tokens = prop_oneof![8 => 1..6usize, 1 => Just(37usize)];
+        (tokens, heads, head_dim, page_size, flags, format, values, any::<u64>())
+            .prop_map(
+                |(tokens, heads, head_dim, page_size, (q_norm, k_norm, llama3), format, values, seed)| {
+                    let (q_heads, kv_heads) = heads;
+                    Case {
+                        tokens: tokens.min(PAGES * page_size),
+                        q_heads,
+                        kv_heads,
+                        head_dim,
+                        page_size,
+                        q_norm,
+                        k_norm,
+                        llama3,
+                        format,
+                        values,
+                        first_page: 0,
+                        seed,
+                    }
+                },
+            )
             .boxed()
     }
 
     fn corners() -> Vec<Case> {
-        let corner = |q_heads, head_dim, norm, first_page| Case {
+        let plain = Case {
             tokens: 3,
-            q_heads,
+            q_heads: 6,
             kv_heads: 1,
-            head_dim,
+            head_dim: 128,
             page_size: 64,
-            q_norm: norm,
-            k_norm: !norm,
-            llama3: norm,
-            first_page,
+            q_norm: false,
+            k_norm: false,
+            llama3: false,
+            format: KvFormat::Bf16,
+            values: Values::Normal,
+            first_page: 0,
             seed: 1,
         };
-        vec![
-            corner(1, 16, true, 0),
-            corner(9, 256, false, 0),
-            corner(6, 128, true, 0),
+        let mut corners = vec![
+            Case { q_heads: 1, head_dim: 16, q_norm: true, ..plain.clone() },
+            Case { q_heads: 9, head_dim: 256, k_norm: true, ..plain.clone() },
+            Case { q_heads: 32, kv_heads: 8, llama3: true, ..plain.clone() },
             // 64 rows of 128 elements a page: page 300,000 begins past element 2^31.
-            corner(2, 128, false, 300_000),
-        ]
+            Case { q_heads: 2, first_page: 300_000, ..plain.clone() },
+        ];
+        for format in [KvFormat::Int8, KvFormat::Fp8] {
+            let quantised = Case { format, ..plain.clone() };
+            corners.extend([
+                Case { q_heads: 1, head_dim: 16, ..quantised.clone() },
+                Case { q_heads: 13, kv_heads: 4, head_dim: 80, k_norm: true, ..quantised.clone() },
+                Case { values: Values::Tiny, ..quantised.clone() },
+                Case { values: Values::Peaked, head_dim: 64, page_size: 7, ..quantised.clone() },
+                // Past byte 2^32.
+                Case { q_heads: 2, first_page: 600_000, ..quantised },
+            ]);
+        }
+        corners
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
         let input = Input::of(case);
-        let actual = run(harness, case, &input)?;
-        let again = run(harness, case, &input)?;
-        for (name, first, second) in
-            [("q", &actual.q, &again.q), ("k", &actual.k, &again.k), ("v", &actual.v, &again.v)]
-        {
-            same_bits(&format!("the second run's {name}"), first, second)?;
-        }
+        let actual = run(harness, case, &input, 0..case.tokens)?;
+        let again = run(harness, case, &input, 0..case.tokens)?;
+        actual.same_as(&again, "the second run")?;
+        let last = case.tokens - 1;
+        let alone = run(harness, case, &input, last..case.tokens)?;
+        actual.rows(case, last).same_as(&alone, "the last token alone")?;
+
         let problem = RopeProblem {
             qkv: &input.qkv,
             q_norm: input.q_norm.as_deref(),
@@ -104,18 +143,51 @@ impl Property for RopeAppend {
             eps: EPS,
         };
         let (truth, plain) = (split_and_rotate::<f64>(&problem), split_and_rotate::<f32>(&problem));
-        for (name, actual, truth, plain) in [
-            ("rope_append q", &actual.q, &truth.q, &plain.q),
-            ("rope_append k", &actual.k, &truth.k, &plain.k),
-            ("rope_append v", &actual.v, &truth.v, &plain.v),
-        ] {
-            let shape = [case.tokens, truth.len() / case.tokens / case.head_dim, case.head_dim];
-            // Cancellation in a rotation loses what f32 loses of its terms.
-            let bound = Bound::from_plain(&shape, truth, plain, Floor::BF16.with_absolute(1e-6));
-            compare(name, &bf16_values(actual), truth, &bound).map_err(mismatch)?;
+        check_bf16("rope_append q", case, &actual.q, &truth.q, &plain.q)?;
+        if case.format == KvFormat::Bf16 {
+            check_bf16("rope_append k", case, &actual.k, &truth.k, &plain.k)?;
+            return same_bits("rope_append v", &bf16_bytes(&plain.v), &actual.v);
         }
-        Ok(())
+        // Keys are normed and rotated in f32, values come as they are.
+        check_quantised("rope_append k", case, &actual.k, &actual.k_scales, &truth.k, 2e-6)?;
+        check_quantised("rope_append v", case, &actual.v, &actual.v_scales, &truth.v, 3e-7)
     }
+}
+
+fn check_bf16(name: &str, case: &Case, actual: &[u8], truth: &[f64], plain: &[f32]) -> Result<(), Failure> {
+    let shape = [case.tokens, truth.len() / case.tokens / case.head_dim, case.head_dim];
+    // Cancellation in a rotation loses what f32 loses of its terms.
+    let bound = Bound::from_plain(&shape, truth, plain, Floor::BF16.with_absolute(1e-6));
+    compare(name, &bf16_values(actual), truth, &bound).map_err(mismatch).map(drop)
+}
+
+/// Each scale must be that of its vector within `error` of it, and each element, before the scale, as near to its value as an
+/// element can be, or further by `error` of the largest at most: where f32 and f64 fall on different sides of a tie.
+fn check_quantised(
+    name: &str,
+    case: &Case,
+    elements: &[u8],
+    scales: &[u8],
+    truth: &[f64],
+    error: f64,
+) -> Result<(), Failure> {
+    let vectors = || truth.chunks(case.head_dim);
+    let expected: Vec<f64> = vectors().filter_map(|vector| kv_scale(case.format, vector)).collect();
+    let shape = [case.tokens, case.kv_heads];
+    let bound = Bound { shape: shape.to_vec(), limits: expected.iter().map(|scale| scale * error).collect() };
+    compare(&format!("{name} scales"), &f32_values(scales), &expected, &bound).map_err(mismatch)?;
+    let largest = case.format.largest().ok_or("a format without scales")?;
+    let (mut unscaled, mut limits) = (Vec::new(), Vec::new());
+    for (vector, &scale) in vectors().zip(&expected) {
+        for value in vector {
+            let value = if scale == 0.0 { 0.0 } else { value / scale };
+            unscaled.push(value);
+            limits.push(case.format.rounding_error(value) + largest * error);
+        }
+    }
+    let actual: Vec<f32> = case.format.elements(elements).iter().map(|&value| value as f32).collect();
+    let bound = Bound { shape: [&shape[..], &[case.head_dim]].concat(), limits };
+    compare(&format!("{name} elements"), &actual, &unscaled, &bound).map_err(mismatch).map(drop)
 }
 
 struct Input {
@@ -146,8 +218,24 @@ impl Input {
         let heads = case.q_heads + 2 * case.kv_heads;
         let mut slots = random.shuffled(PAGES * case.page_size);
         slots.truncate(case.tokens);
+        let mut qkv = random.bf16s(case.tokens * heads * case.head_dim, 1.5);
+        for head in qkv.chunks_mut(case.head_dim) {
+            match (case.values, random.below(3)) {
+                (Values::Normal, _) => {}
+                (Values::Tiny, 0) => head.fill(0.0),
+                (Values::Tiny, 1) => {
+                    head.iter_mut().for_each(|value| *value = round_bf16(*value * 2f32.powi(-120)))
+                }
+                (Values::Tiny, _) => {}
+                (Values::Peaked, _) => {
+                    let peak = random.below(head.len());
+                    head.iter_mut().for_each(|value| *value *= 2f32.powi(-9));
+                    head[peak] = if random.below(2) == 0 { 96.0 } else { -96.0 };
+                }
+            }
+        }
         Input {
-            qkv: random.bf16s(case.tokens * heads * case.head_dim, 1.5),
+            qkv,
             q_norm: case.q_norm.then(|| random.f32s(case.head_dim, 1.0)),
             k_norm: case.k_norm.then(|| random.f32s(case.head_dim, 1.0)),
             cos_sin: rope_table(&frequencies, POSITIONS).iter().map(|&value| value as f32).collect(),
@@ -157,33 +245,82 @@ impl Input {
     }
 }
 
-/// Bytes of `[tokens, heads, head_dim]`.
+/// What tokens left behind.
 struct Output {
+    /// bf16 `[tokens, q_heads, head_dim]`.
     q: Vec<u8>,
+    /// Elements `[tokens, kv_heads, head_dim]`.
     k: Vec<u8>,
     v: Vec<u8>,
+    /// f32 `[tokens, kv_heads]`; nothing where the format has no scales.
+    k_scales: Vec<u8>,
+    v_scales: Vec<u8>,
 }
 
-fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Output, Failure> {
+impl Output {
+    fn parts(&self) -> [(&'static str, &Vec<u8>); 5] {
+        [
+            ("q", &self.q),
+            ("k", &self.k),
+            ("v", &self.v),
+            ("k_scales", &self.k_scales),
+            ("v_scales", &self.v_scales),
+        ]
+    }
+
+    fn same_as(&self, other: &Output, what: &str) -> Result<(), Failure> {
+        for ((name, own), (_, others)) in self.parts().into_iter().zip(other.parts()) {
+            same_bits(&format!("{what}: {name}"), own, others)?;
+        }
+        Ok(())
+    }
+
+    /// What `token` left.
+    fn rows(&self, case: &Case, token: usize) -> Output {
+        let of = |bytes: &Vec<u8>| {
+            let row = bytes.len() / case.tokens;
+            bytes[token * row..(token + 1) * row].to_vec()
+        };
+        let [q, k, v, k_scales, v_scales] = self.parts().map(|(_, bytes)| of(bytes));
+        Output { q, k, v, k_scales, v_scales }
+    }
+}
+
+fn spec(format: KvFormat) -> Option<&'static abi::KernelSpec> {
+    rope_append::spec(match format {
+        KvFormat::Bf16 => abi::KV_BF16,
+        KvFormat::Int8 => abi::KV_INT8,
+        KvFormat::Fp8 => abi::KV_FP8,
+    })
+}
+
+fn run<D: Driver>(
+    harness: &Harness<D>,
+    case: &Case,
+    input: &Input,
+    tokens: Range<usize>,
+) -> Result<Output, Failure> {
     let mut arena = harness.arena();
-    let page_bytes = case.kv_heads * case.page_size * case.head_dim * 2;
-    let (first, live) = (case.first_page * page_bytes, PAGES * page_bytes);
-    let qkv = arena.input_bf16("qkv", &input.qkv)?;
+    let row = (case.q_heads + 2 * case.kv_heads) * case.head_dim;
+    let qkv = arena.input_bf16("qkv", &input.qkv[tokens.start * row..tokens.end * row])?;
     let mut optional = |name, values: &Option<Vec<f32>>| match values {
         Some(values) => arena.input_f32(name, values).map(|handle| arena.address(handle)),
         None => Ok(0),
     };
     let (q_norm, k_norm) = (optional("q_norm", &input.q_norm)?, optional("k_norm", &input.k_norm)?);
     let cos_sin = arena.input_f32("cos_sin", &input.cos_sin)?;
-    let positions = arena.input_u32("positions", &input.positions)?;
+    let positions = arena.input_u32("positions", &input.positions[tokens.clone()])?;
     let offset = (case.first_page * case.page_size) as u32;
-    let slots: Vec<u32> = input.slots.iter().map(|slot| slot + offset).collect();
+    let live_slots = &input.slots[tokens.clone()];
+    let slots: Vec<u32> = live_slots.iter().map(|slot| slot + offset).collect();
     let slots = arena.input_u32("slots", &slots)?;
-    let q_out = arena.alloc("q_out", case.tokens * case.q_heads * case.head_dim * 2)?;
-    let k_cache = arena.alloc("k_cache", first + live)?;
-    let v_cache = arena.alloc("v_cache", first + live)?;
-    arena.write(k_cache, first, &vec![POISON; live])?;
-    arena.write(v_cache, first, &vec![POISON; live])?;
+    let q_out = arena.alloc("q_out", tokens.len() * case.q_heads * case.head_dim * 2)?;
+    let row_bytes = case.head_dim * case.format.element_bytes();
+    let k = Cache::new(&mut arena, case, "k_cache", row_bytes)?;
+    let v = Cache::new(&mut arena, case, "v_cache", row_bytes)?;
+    let scale_bytes = if case.format == KvFormat::Bf16 { 0 } else { 4 };
+    let k_scales = Cache::new(&mut arena, case, "k_scales", scale_bytes)?;
+    let v_scales = Cache::new(&mut arena, case, "v_scales", scale_bytes)?;
     let params = abi::RopeAppend {
         qkv: arena.address(qkv),
         q_norm,
@@ -192,43 +329,79 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ou
         positions: arena.address(positions),
         slots: arena.address(slots),
         q_out: arena.address(q_out),
-        k_cache: arena.address(k_cache),
-        v_cache: arena.address(v_cache),
-        tokens: case.tokens as u32,
+        k_cache: k.address(&arena),
+        v_cache: v.address(&arena),
+        k_scales: k_scales.address(&arena),
+        v_scales: v_scales.address(&arena),
+        tokens: tokens.len() as u32,
         q_heads: case.q_heads as u32,
         kv_heads: case.kv_heads as u32,
         head_dim: case.head_dim as u32,
         page_size: case.page_size as u32,
         eps: EPS,
     };
-    arena.launch(&ROPE_APPEND, [case.tokens as u32, 1, 1], &params)?;
+    let grid = rope_append::grid(params.tokens, params.q_heads, params.kv_heads, params.head_dim);
+    arena.launch(spec(case.format).ok_or("no entry for the format")?, grid, &params)?;
     Ok(Output {
         q: arena.all_bytes(q_out)?,
-        k: appended(&arena, k_cache, first, case, input)?,
-        v: appended(&arena, v_cache, first, case, input)?,
+        k: k.appended(&arena, case, live_slots)?,
+        v: v.appended(&arena, case, live_slots)?,
+        k_scales: k_scales.appended(&arena, case, live_slots)?,
+        v_scales: v_scales.appended(&arena, case, live_slots)?,
     })
 }
 
-/// What was appended, in order of token; fails if anything beside it changed.
-fn appended<D: Driver>(
-    arena: &Arena<'_, D>,
-    cache: Handle,
+/// `[pages, kv_heads, page_size]` rows of which the live pages are poison before the launch.
+struct Cache {
+    handle: Option<Handle>,
+    row_bytes: usize,
+    /// Byte offset of the live pages.
     first: usize,
-    case: &Case,
-    input: &Input,
-) -> Result<Vec<u8>, Failure> {
-    let row_bytes = case.head_dim * 2;
-    let mut live = arena.bytes(cache, first, PAGES * case.kv_heads * case.page_size * row_bytes)?;
-    let mut rows = Vec::new();
-    for &slot in &input.slots {
-        let (page, offset) = (slot as usize / case.page_size, slot as usize % case.page_size);
-        for head in 0..case.kv_heads {
-            let row = &mut live[((page * case.kv_heads + head) * case.page_size + offset) * row_bytes..]
-                [..row_bytes];
-            rows.extend_from_slice(row);
-            row.fill(POISON);
+}
+
+impl Cache {
+    /// Nothing at all where rows have no bytes.
+    fn new<D: Driver>(
+        arena: &mut Arena<'_, D>,
+        case: &Case,
+        name: &'static str,
+        row_bytes: usize,
+    ) -> Result<Cache, Failure> {
+        let page_bytes = case.kv_heads * case.page_size * row_bytes;
+        let (first, live) = (case.first_page * page_bytes, PAGES * page_bytes);
+        if row_bytes == 0 {
+            return Ok(Cache { handle: None, row_bytes, first });
         }
+        let handle = arena.alloc(name, first + live)?;
+        arena.write(handle, first, &vec![POISON; live])?;
+        Ok(Cache { handle: Some(handle), row_bytes, first })
     }
-    same_bits("slots that nobody appended to", &vec![POISON; live.len()], &live)?;
-    Ok(rows)
+
+    fn address<D: Driver>(&self, arena: &Arena<'_, D>) -> u64 {
+        self.handle.map_or(0, |handle| arena.address(handle))
+    }
+
+    /// What was appended, in order of token; fails if anything beside it changed.
+    fn appended<D: Driver>(
+        &self,
+        arena: &Arena<'_, D>,
+        case: &Case,
+        slots: &[u32],
+    ) -> Result<Vec<u8>, Failure> {
+        let Some(handle) = self.handle else { return Ok(Vec::new()) };
+        let rows_of_pages = PAGES * case.kv_heads * case.page_size;
+        let mut live = arena.bytes(handle, self.first, rows_of_pages * self.row_bytes)?;
+        let mut rows = Vec::new();
+        for &slot in slots {
+            let (page, offset) = (slot as usize / case.page_size, slot as usize % case.page_size);
+            for head in 0..case.kv_heads {
+                let row = (page * case.kv_heads + head) * case.page_size + offset;
+                let row = &mut live[row * self.row_bytes..][..self.row_bytes];
+                rows.extend_from_slice(row);
+                row.fill(POISON);
+            }
+        }
+        same_bits("slots that nobody appended to", &vec![POISON; live.len()], &live)?;
+        Ok(rows)
+    }
 }
