@@ -3,7 +3,7 @@
 use super::{BLOCK_M, BLOCK_N, STAGES, SharedPlan, THREADS};
 use crate::{
     abi::AttentionDecode,
-    attention_tile::{KeyRange, Mask, PagedKv, Scale, Softmax, mask, quad_sum, scores},
+    attention_tile::{Bf16, KeyRange, Mask, PagedKv, Scale, Softmax, mask, quad_sum, scores},
     entry::kernel,
     ptx,
     tile::{fragment::load_a, swizzle, tile_bytes},
@@ -83,14 +83,14 @@ unsafe fn attend<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, c
                 copy((stage + 1) % STAGES, tile + 1);
             }
             let at = stage * tile_bytes(BLOCK_N, HEAD_DIM);
-            let mut s = scores::<CHUNKS, K_STEPS, 2>(&q, s_k + at, first_row);
+            let mut s = scores::<Bf16, CHUNKS, K_STEPS, 2>(|k| q[k], s_k + at, first_row);
             scale.apply(&mut s);
             let first_key = tile * BLOCK_N;
             if (first_key as i32) < range.start || (first_key + BLOCK_N) as i32 > range.end {
                 mask(&mut s, first_key + first_row, [range; 2]);
             }
             softmax.update(&mut s);
-            softmax.add_values::<CHUNKS, 2>(&s, s_v + at, first_row);
+            softmax.add_values::<Bf16, CHUNKS, 2>(&s, s_v + at, first_row);
             tile += 1;
             if tile >= last_tile {
                 break;
@@ -218,6 +218,7 @@ unsafe fn decode<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, c
         page_size: p.page_size,
         kv_heads: p.kv_heads,
         kv_head,
+        first_row: 0,
     };
     let group = p.q_heads / p.kv_heads.max(1);
     let mut done = 0;

@@ -81,6 +81,25 @@ pub fn pack_bf16(lo: f32, hi: f32) -> u32 {
     }
 }
 
+/// `cvt.rn.f16x2.f32`: two f32 to f16, round to nearest even, `lo` in the low half (sm_80).
+#[inline(always)]
+pub fn pack_f16(lo: f32, hi: f32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: u32;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("cvt.rn.f16x2.f32 {}, {}, {};", out(reg32) out, in(reg32) hi, in(reg32) lo, options(pure, nomem, nostack));
+        }
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        let bits = |x| u32::from(half::f16::from_f32(x).to_bits());
+        bits(lo) | bits(hi) << 16
+    }
+}
+
 /// The low bf16 of a pair, exact.
 #[inline(always)]
 pub fn bf16_lo(pair: u32) -> f32 {

@@ -46,3 +46,18 @@ pub fn lane() -> u32 {
 pub fn warp() -> u32 {
     tid_x() >> 5
 }
+
+/// `%tid.x`, read anew at each call: neither it nor what is made of it is kept in registers from one turn of a loop to the next,
+/// which is worth it where registers are scarcer than additions.
+#[inline(always)]
+pub fn tid_x_anew() -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let value: u32;
+        // SAFETY: reads a special register.
+        unsafe { core::arch::asm!("mov.u32 {}, %tid.x;", out(reg32) value, options(nomem, nostack)) };
+        value
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    tid_x()
+}
