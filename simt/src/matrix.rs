@@ -91,12 +91,13 @@ pub(crate) fn decode(ty: WgmmaType, bits: u16) -> f64 {
 }
 
 fn half(bits: u16) -> f64 {
-    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3ff));
+    let (exponent, mantissa) = (bits >> 10 & 31, f64::from(bits & 0x3ff));
     let magnitude = match exponent {
-        0 => mantissa * 2f64.powi(-24),
+        0 => mantissa / f64::from(1 << 24),
         31 if mantissa == 0.0 => f64::INFINITY,
         31 => f64::NAN,
-        _ => (1024.0 + mantissa) * 2f64.powi(exponent - 25),
+        // The biases of the exponents differ by 112.
+        _ => f64::from(f32::from_bits((u32::from(bits & 0x7fff) << 13) + (112 << 23))),
     };
     if bits >> 15 == 0 { magnitude } else { -magnitude }
 }

@@ -4,6 +4,7 @@ mod argmax;
 mod attention;
 mod attention_combine;
 mod attention_decode;
+mod attention_layout;
 mod attention_prefill;
 mod gather_rows;
 mod gemm_bf16;
