@@ -14,6 +14,39 @@ use crate::{
     },
 };
 
+/// The 16-bit floats that tiles hold.
+pub(crate) trait Element {
+    /// Two f32, rounded to nearest even, `lo` in the low half.
+    fn pack(lo: f32, hi: f32) -> u32;
+    /// `m16n8k16`: `d = a * b + c`.
+    ///
+    /// # Safety
+    /// The whole warp calls it.
+    unsafe fn mma(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4];
+}
+
+pub(crate) struct Bf16;
+pub(crate) struct F16;
+
+macro_rules! element {
+    ($name:ident, $pack:ident, $mma:ident) => {
+        impl Element for $name {
+            #[inline(always)]
+            fn pack(lo: f32, hi: f32) -> u32 {
+                ptx::$pack(lo, hi)
+            }
+            #[inline(always)]
+            #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+            unsafe fn mma(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
+                // SAFETY: the caller's promise.
+                unsafe { ptx::$mma(a, b, c) }
+            }
+        }
+    };
+}
+element!(Bf16, pack_bf16, mma_m16n8k16_bf16);
+element!(F16, pack_f16, mma_m16n8k16_f16);
+
 /// The keys a query sees: `start..end`, empty if `end <= start`.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyRange {
@@ -62,6 +95,8 @@ pub(crate) struct PagedKv {
     pub page_size: u32,
     pub kv_heads: u32,
     pub kv_head: u32,
+    /// The row of its pages that the first key stands in.
+    pub first_row: u32,
 }
 
 impl PagedKv {
@@ -80,17 +115,20 @@ impl PagedKv {
         range: KeyRange,
     ) {
         let page_size = self.page_size.max(1);
+        // Offsets kept over the tiles would take registers that the largest heads don't have.
+        let tid = ptx::here(ptx::tid_x());
         for step in 0..ROWS * CHUNKS / THREADS {
-            let index = step * THREADS + ptx::tid_x();
+            let index = step * THREADS + tid;
             let (row, chunk) = (index / CHUNKS, index % CHUNKS);
             let key = first + row;
             let seen = key as i32 >= range.start && (key as i32) < range.end;
             let mut offset = 0;
             if seen {
+                let place = self.first_row + key;
                 // SAFETY: the table covers the range.
-                let page = unsafe { ptx::ld_global_nc_b32(self.g_pages + u64::from(key / page_size) * 4) };
+                let page = unsafe { ptx::ld_global_nc_b32(self.g_pages + u64::from(place / page_size) * 4) };
                 let head = u64::from(page) * u64::from(self.kv_heads) + u64::from(self.kv_head);
-                let token = head * u64::from(page_size) + u64::from(key % page_size);
+                let token = head * u64::from(page_size) + u64::from(place % page_size);
                 offset = (token * u64::from(CHUNKS) + u64::from(chunk)) * 16;
             }
             let (to, bytes) = (swizzle::<CHUNKS>(row, chunk), 16 * seen as u32);
@@ -229,7 +267,7 @@ impl<const D_TILES: usize> Softmax<D_TILES> {
     /// The whole warp calls it; the tile has landed.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub(crate) unsafe fn add_values<const CHUNKS: u32, const N_TILES: usize>(
+    pub(crate) unsafe fn add_values<E: Element, const CHUNKS: u32, const N_TILES: usize>(
         &mut self,
         s: &[[f32; 4]; N_TILES],
         s_v: u32,
@@ -238,43 +276,41 @@ impl<const D_TILES: usize> Softmax<D_TILES> {
         for k in 0..N_TILES / 2 {
             // Two fragments of scores are, element for element, one operand of 16 x 16.
             let (lo, hi) = (s[2 * k], s[2 * k + 1]);
-            let a = [
-                ptx::pack_bf16(lo[0], lo[1]),
-                ptx::pack_bf16(lo[2], lo[3]),
-                ptx::pack_bf16(hi[0], hi[1]),
-                ptx::pack_bf16(hi[2], hi[3]),
-            ];
+            let a =
+                [E::pack(lo[0], lo[1]), E::pack(lo[2], lo[3]), E::pack(hi[0], hi[1]), E::pack(hi[2], hi[3])];
             for d in 0..D_TILES / 2 {
                 // SAFETY: the caller's promise.
                 unsafe {
                     let b = load_b_pair_trans::<CHUNKS>(s_v, first_row + k as u32 * 16, d as u32 * 2);
-                    self.out[2 * d] = ptx::mma_m16n8k16_bf16(a, b[0], self.out[2 * d]);
-                    self.out[2 * d + 1] = ptx::mma_m16n8k16_bf16(a, b[1], self.out[2 * d + 1]);
+                    self.out[2 * d] = E::mma(a, b[0], self.out[2 * d]);
+                    self.out[2 * d + 1] = E::mma(a, b[1], self.out[2 * d + 1]);
                 }
             }
         }
     }
 }
 
-/// Products of 16 queries with the keys in rows `first_row..first_row + 8 * N_TILES` of the tile `s_k`.
+/// Products of 16 queries with the keys in rows `first_row..first_row + 8 * N_TILES` of the tile `s_k`. `q` answers the queries'
+/// operand of each step of 16 elements.
 ///
 /// # Safety
 /// The whole warp calls it; the tile has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn scores<const CHUNKS: u32, const K_STEPS: usize, const N_TILES: usize>(
-    q: &[[u32; 4]; K_STEPS],
+pub(crate) unsafe fn scores<E: Element, const CHUNKS: u32, const K_STEPS: usize, const N_TILES: usize>(
+    q: impl Fn(usize) -> [u32; 4],
     s_k: u32,
     first_row: u32,
 ) -> [[f32; 4]; N_TILES] {
     let mut s = [[0.0f32; 4]; N_TILES];
     for k in 0..K_STEPS {
+        let a = q(k);
         for n in 0..N_TILES / 2 {
             // SAFETY: the caller's promise.
             unsafe {
                 let b = load_b_pair::<CHUNKS>(s_k, first_row + n as u32 * 16, k as u32 * 2);
-                s[2 * n] = ptx::mma_m16n8k16_bf16(q[k], b[0], s[2 * n]);
-                s[2 * n + 1] = ptx::mma_m16n8k16_bf16(q[k], b[1], s[2 * n + 1]);
+                s[2 * n] = E::mma(a, b[0], s[2 * n]);
+                s[2 * n + 1] = E::mma(a, b[1], s[2 * n + 1]);
             }
         }
     }

@@ -55,7 +55,15 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &attention_decode::VARIANTS[10].spec,
     &attention_decode::VARIANTS[11].spec,
     &attention_prefill::HD64,
+    &attention_prefill::HD96,
     &attention_prefill::HD128,
+    &attention_prefill::HD192,
+    &attention_prefill::HD256,
+    &attention_prefill::HD64_F16,
+    &attention_prefill::HD96_F16,
+    &attention_prefill::HD128_F16,
+    &attention_prefill::HD192_F16,
+    &attention_prefill::HD256_F16,
     &gather_rows::GATHER_ROWS,
     &gemm_bf16::TILE_128X128,
     &gemm_bf16::TILE_64X64,
@@ -72,8 +80,14 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
 ];
 
 /// The further entries of the module for compute capability 9.0.
-pub static KERNELS_SM90A: &[&abi::KernelSpec] =
-    &[&attention_prefill_sm90::HD64, &attention_prefill_sm90::HD64_SHORT, &attention_prefill_sm90::HD128];
+pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
+    &attention_prefill_sm90::HD64,
+    &attention_prefill_sm90::HD64_SHORT,
+    &attention_prefill_sm90::HD128,
+    &attention_prefill_sm90::HD64_F16,
+    &attention_prefill_sm90::HD64_SHORT_F16,
+    &attention_prefill_sm90::HD128_F16,
+];
 
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.
 #[cfg(not(target_arch = "nvptx64"))]

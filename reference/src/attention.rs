@@ -40,7 +40,7 @@ impl AttentionProblem<'_> {
     }
 
     /// One head's vector of one key of a sequence in a cache.
-    fn cached<'c>(&self, cache: &'c [f32], seq: usize, key: usize, kv_head: usize) -> &'c [f32] {
+    pub(crate) fn cached<'c>(&self, cache: &'c [f32], seq: usize, key: usize, kv_head: usize) -> &'c [f32] {
         let page = self.block_table[seq * self.block_table_stride + key / self.page_size] as usize;
         let row = (page * self.kv_heads + kv_head) * self.page_size + key % self.page_size;
         &cache[row * self.head_dim..][..self.head_dim]

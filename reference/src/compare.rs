@@ -12,6 +12,8 @@ impl Floor {
     /// One rounding to bf16 in either direction (half a unit in the last place is `2^-8` of the value at most), and what
     /// flushing a denormal costs.
     pub const BF16: Floor = Floor { relative: 1.0 / 256.0, absolute: 1e-30 };
+    /// As [`Floor::BF16`], of f16, whose denormals are `2^-24` apart.
+    pub const F16: Floor = Floor { relative: 1.0 / 2048.0, absolute: 1.0 / (1 << 25) as f64 };
     /// A few roundings of f32.
     pub const F32: Floor = Floor { relative: 1.0 / (1 << 21) as f64, absolute: 1e-30 };
 

@@ -16,9 +16,11 @@
 //! ```
 
 mod attention;
+mod attention_lse;
 mod cache;
 mod compare;
 mod gemm;
+mod half;
 mod layers;
 mod real;
 mod rope;
@@ -26,9 +28,11 @@ mod sampling;
 mod tree;
 
 pub use attention::*;
+pub use attention_lse::*;
 pub use cache::*;
 pub use compare::*;
 pub use gemm::*;
+pub use half::*;
 pub use layers::*;
 pub use real::*;
 pub use rope::*;

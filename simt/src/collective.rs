@@ -5,6 +5,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::lane::{Collective, Lane, State};
 use crate::matrix::{MmaOperands, ldmatrix, mma_m16n8k16};
 use crate::requests::Kind;
+use crate::wgmma::WgmmaType;
 
 /// How a warp stands once none of its lanes can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +79,7 @@ impl Context {
     pub fn execute(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
         let threads = self.warp_threads(warp);
         match collective {
-            Collective::Mma => self.execute_mma(warp)?,
+            Collective::Mma(ty) => self.execute_mma(warp, ty)?,
             Collective::Ldmatrix { trans } => self.execute_ldmatrix(warp, trans)?,
             Collective::WgmmaFence => self.execute_wgmma_fence(warp),
             Collective::WgmmaCommit => self.execute_wgmma_commit(warp),
@@ -135,7 +136,7 @@ impl Context {
         Err(self.fault(FaultKind::WarpDivergence, Some(self.lane_place(threads.start)), None, detail))
     }
 
-    fn execute_mma(&mut self, warp: usize) -> Result<(), Fault> {
+    fn execute_mma(&mut self, warp: usize, ty: WgmmaType) -> Result<(), Fault> {
         let first = self.whole_warp(warp)?;
         self.report.mma += 1;
         let lanes = &mut self.lanes[first..first + 32];
@@ -144,7 +145,7 @@ impl Context {
             let [a0, a1, a2, a3, b0, b1, c @ ..] = lane.operands;
             *operands = MmaOperands { a: [a0, a1, a2, a3], b: [b0, b1], c: c.map(f32::from_bits) };
         }
-        for (lane, d) in lanes.iter_mut().zip(mma_m16n8k16(&operands)) {
+        for (lane, d) in lanes.iter_mut().zip(mma_m16n8k16(ty, &operands)) {
             lane.result = d.map(f32::to_bits);
         }
         Ok(())

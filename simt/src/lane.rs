@@ -8,6 +8,7 @@ use corosensei::Yielder;
 use crate::bulk_store::Stores;
 use crate::release::Fenced;
 use crate::site::Site;
+use crate::wgmma::WgmmaType;
 
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +32,7 @@ pub(crate) enum Collective {
     ShflIdx,
     ShflDown,
     ShflUp,
-    Mma,
+    Mma(WgmmaType),
     Ldmatrix {
         trans: bool,
     },
@@ -70,7 +71,7 @@ impl Collective {
             Collective::ShflIdx => "shfl.idx",
             Collective::ShflDown => "shfl.down",
             Collective::ShflUp => "shfl.up",
-            Collective::Mma => "mma",
+            Collective::Mma(_) => "mma",
             Collective::Ldmatrix { trans: false } => "ldmatrix",
             Collective::Ldmatrix { trans: true } => "ldmatrix.trans",
             Collective::Barrier { whole_block: true, .. } => "bar.sync 0",

@@ -2,10 +2,10 @@
 
 use crate::wgmma::WgmmaType;
 
-/// The bf16 pair in a register, exact.
+/// The pair of elements in a register, exact.
 #[inline(always)]
-fn pair(register: u32) -> [f64; 2] {
-    [f64::from(f32::from_bits(register << 16)), f64::from(f32::from_bits(register & 0xffff_0000))]
+fn pair(ty: WgmmaType, register: u32) -> [f64; 2] {
+    [decode(ty, register as u16), decode(ty, (register >> 16) as u16)]
 }
 
 /// One lane's operands of an `mma`: `a`, `b`, `c` as registers.
@@ -16,22 +16,22 @@ pub(crate) struct MmaOperands {
     pub c: [f32; 4],
 }
 
-/// `m16n8k16`, f32 += bf16 * bf16, of a warp.
+/// `m16n8k16`, f32 += bf16 * bf16 or f16 * f16, of a warp.
 ///
 /// Products are exact and summed in f64 in ascending order of k; `c` is added to that sum and the result rounded once to f32.
 /// Hardware aligns the products of a step to the largest and truncates, so its last bits differ; no kernel may count on them.
-pub(crate) fn mma_m16n8k16(lanes: &[MmaOperands; 32]) -> [[f32; 4]; 32] {
+pub(crate) fn mma_m16n8k16(ty: WgmmaType, lanes: &[MmaOperands; 32]) -> [[f32; 4]; 32] {
     let mut a = [[0f64; 16]; 16];
     let mut b = [[0f64; 8]; 16];
     for (lane, operands) in lanes.iter().enumerate() {
         let (g, t) = (lane / 4, lane % 4);
         for (register, &bits) in operands.a.iter().enumerate() {
             let (row, k) = (g + 8 * (register % 2), 2 * t + 8 * (register / 2));
-            [a[row][k], a[row][k + 1]] = pair(bits);
+            [a[row][k], a[row][k + 1]] = pair(ty, bits);
         }
         for (register, &bits) in operands.b.iter().enumerate() {
             let k = 2 * t + 8 * register;
-            [b[k][g], b[k + 1][g]] = pair(bits);
+            [b[k][g], b[k + 1][g]] = pair(ty, bits);
         }
     }
     let mut sums = [[0f64; 8]; 16];
@@ -91,12 +91,13 @@ pub(crate) fn decode(ty: WgmmaType, bits: u16) -> f64 {
 }
 
 fn half(bits: u16) -> f64 {
-    let (exponent, mantissa) = (i32::from(bits >> 10 & 31), f64::from(bits & 0x3ff));
+    let (exponent, mantissa) = (bits >> 10 & 31, f64::from(bits & 0x3ff));
     let magnitude = match exponent {
-        0 => mantissa * 2f64.powi(-24),
+        0 => mantissa / f64::from(1 << 24),
         31 if mantissa == 0.0 => f64::INFINITY,
         31 => f64::NAN,
-        _ => (1024.0 + mantissa) * 2f64.powi(exponent - 25),
+        // The biases of the exponents differ by 112.
+        _ => f64::from(f32::from_bits((u32::from(bits & 0x7fff) << 13) + (112 << 23))),
     };
     if bits >> 15 == 0 { magnitude } else { -magnitude }
 }

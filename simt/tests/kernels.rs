@@ -81,27 +81,38 @@ fn shuffles_and_votes_follow_the_isa() {
     }
 }
 
+type Mma = fn([u32; 4], [u32; 2], [f32; 4]) -> [f32; 4];
+
 #[test]
 fn mma_multiplies_what_ldmatrix_loads() {
+    multiply(|x| (x.to_bits() >> 16) as u16, mma_m16n8k16_bf16);
+    // Exact for small integers: the mantissa's upper ten bits, and the exponent less the difference of the biases, 112.
+    let f16 = |x: f32| {
+        let (sign, magnitude) = ((x.to_bits() >> 16 & 0x8000) as u16, x.abs().to_bits());
+        sign | if magnitude == 0 { 0 } else { ((magnitude >> 13) - (112 << 10)) as u16 }
+    };
+    multiply(f16, mma_m16n8k16_f16);
+}
+
+fn multiply(encode: fn(f32) -> u16, mma: Mma) {
     // A is 16x16, B^T is 8x16, both row-major in shared memory; small integers, so that every sum is exact.
     let a = |row: u32, k: u32| ((row * 5 + k * 3) % 11) as f32 - 5.0;
     let b = |k: u32, col: u32| ((k * 7 + col * 2) % 13) as f32 - 6.0;
-    let bf16 = |x: f32| (x.to_bits() >> 16) as u16;
     let mut device = Device::new();
     let out = device.alloc(4 * 16 * 8, "out");
     let report = launch(&mut device, [1, 1, 1], 32, 1024, &|| {
         let (lane, base) = (tid_x(), shared_base());
         for i in (lane..16 * 16).step_by(32) {
-            st_shared(base + 2 * i, bf16(a(i / 16, i % 16)));
+            st_shared(base + 2 * i, encode(a(i / 16, i % 16)));
             // B as [k][n], to be transposed on the way; columns 8 to 15 are never used.
-            st_shared(base + 512 + 2 * i, bf16(if i % 16 < 8 { b(i / 16, i % 16) } else { 0.0 }));
+            st_shared(base + 512 + 2 * i, encode(if i % 16 < 8 { b(i / 16, i % 16) } else { 0.0 }));
         }
         bar_warp_sync();
         let (matrix, row) = (lane / 8, lane % 8);
         let address = |first: u32, row: u32, col: u32| base + first + 2 * (16 * row + col);
         let a = ldmatrix_x4(address(0, row + 8 * (matrix % 2), 8 * (matrix / 2)));
         let b = ldmatrix_x4_trans(address(512, row + 8 * (matrix % 2), 8 * (matrix / 2)));
-        let d = mma_m16n8k16_bf16(a, [b[0], b[1]], [1.0; 4]);
+        let d = mma(a, [b[0], b[1]], [1.0; 4]);
         for (i, d) in d.into_iter().enumerate() {
             let (row, col) = (lane / 4 + 8 * (i as u32 / 2), 2 * (lane % 4) + i as u32 % 2);
             st_global(out + 4 * u64::from(8 * row + col), d.to_bits());

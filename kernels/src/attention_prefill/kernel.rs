@@ -1,9 +1,11 @@
-//! Device code of [`super::HD64`] and [`super::HD128`].
+//! Device code of the entries that [`super::spec`] names.
 
-use super::{BLOCK_M, BLOCK_N, STAGES, SharedPlan, THREADS};
+use core::f32::consts::LN_2;
+
+use super::{BLOCK_M, STAGES, SharedPlan, THREADS, block_n};
 use crate::{
     abi::AttentionPrefill,
-    attention_tile::{KeyRange, Mask, PagedKv, Scale, Softmax, mask, quad_sum, scores},
+    attention_tile::{Bf16, Element, F16, KeyRange, Mask, PagedKv, Scale, Softmax, mask, quad_sum, scores},
     entry::kernel,
     ptx,
     tile::{fragment::load_a, swizzle, tile_bytes},
@@ -49,12 +51,26 @@ unsafe fn copy_queries<const CHUNKS: u32>(p: &AttentionPrefill, queries: &Querie
     }
 }
 
+/// Whether a warp keeps its queries in registers. Those of a larger head would leave too few for the scores: they are read from
+/// shared memory at each tile.
+const fn held<const HEAD_DIM: u32>() -> bool {
+    HEAD_DIM <= 128
+}
+
 /// Walks the tiles of keys that the block sees.
 ///
 /// # Safety
 /// As the entries.
 #[inline(always)]
-unsafe fn attend<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, const D_TILES: usize>(
+unsafe fn attend<
+    E: Element,
+    const HEAD_DIM: u32,
+    const CHUNKS: u32,
+    const BLOCK_N: u32,
+    const K_STEPS: usize,
+    const D_TILES: usize,
+    const N_TILES: usize,
+>(
     p: &AttentionPrefill,
     queries: &Queries,
     kv: &PagedKv,
@@ -64,6 +80,7 @@ unsafe fn attend<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, c
         assert!(
             HEAD_DIM == CHUNKS * 8 && HEAD_DIM as usize == K_STEPS * 16 && HEAD_DIM as usize == D_TILES * 8
         );
+        assert!(BLOCK_N == block_n(HEAD_DIM) && BLOCK_N as usize == N_TILES * 8);
     }
     let base = ptx::shared_base();
     let s_q = base + SharedPlan::<HEAD_DIM>::Q;
@@ -99,23 +116,27 @@ unsafe fn attend<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, c
         copy(stage, tile);
         ptx::cp_async_wait::<0>();
         ptx::bar_sync();
+        let query = |k: usize| load_a::<CHUNKS>(s_q, ptx::warp() * 16, k as u32 * 2);
         let mut q = [[0u32; 4]; K_STEPS];
-        for k in 0..K_STEPS {
-            q[k] = load_a::<CHUNKS>(s_q, ptx::warp() * 16, k as u32 * 2);
+        if held::<HEAD_DIM>() {
+            for k in 0..K_STEPS {
+                q[k] = query(k);
+            }
         }
         loop {
             if tile + 1 < last_tile {
                 copy((stage + 1) % STAGES, tile + 1);
             }
             let at = stage * tile_bytes(BLOCK_N, HEAD_DIM);
-            let mut s = scores::<CHUNKS, K_STEPS, { BLOCK_N as usize / 8 }>(&q, s_k + at, 0);
+            let step = |k: usize| if held::<HEAD_DIM>() { q[k] } else { query(k) };
+            let mut s = scores::<E, CHUNKS, K_STEPS, N_TILES>(step, s_k + at, 0);
             scale.apply(&mut s);
             let (first_key, end_key) = ((tile * BLOCK_N) as i32, ((tile + 1) * BLOCK_N) as i32);
             if first_key < last_range.start || end_key > first_range.end {
                 mask(&mut s, tile * BLOCK_N, ranges);
             }
             softmax.update(&mut s);
-            softmax.add_values::<CHUNKS, { BLOCK_N as usize / 8 }>(&s, s_v + at, 0);
+            softmax.add_values::<E, CHUNKS, N_TILES>(&s, s_v + at, 0);
             tile += 1;
             if tile >= last_tile {
                 break;
@@ -129,21 +150,65 @@ unsafe fn attend<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, c
     softmax
 }
 
+/// Writes the outputs of a lane's two rows, and where asked their log-sum-exp.
+///
+/// # Safety
+/// The whole warp calls it; the queries are the block's.
+#[inline(always)]
+unsafe fn store<E: Element, const HEAD_DIM: u32, const D_TILES: usize>(
+    p: &AttentionPrefill,
+    queries: &Queries,
+    head: u32,
+    softmax: &Softmax<D_TILES>,
+) {
+    for r in 0..2 {
+        // SAFETY: the whole warp is here.
+        let sum = unsafe { quad_sum(softmax.sum[r]) };
+        let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+        let row = ptx::warp() * 16 + ptx::lane() / 4 + r as u32 * 8;
+        if !queries.has(row) {
+            continue;
+        }
+        let g_row = p.out + queries.offset(p, row, head, HEAD_DIM) + u64::from(ptx::lane() % 4) * 4;
+        for d in 0..D_TILES {
+            let out = &softmax.out[d];
+            let pair = E::pack(out[2 * r] * inverse, out[2 * r + 1] * inverse);
+            // SAFETY: the row exists; the pair is within the head.
+            unsafe { ptx::st_global_b32(g_row + d as u64 * 16, pair) };
+        }
+        if p.lse != 0 && ptx::lane() % 4 == 0 {
+            // A row that saw nothing has no maximum either.
+            let lse = if sum == 0.0 { f32::NEG_INFINITY } else { (softmax.max[r] + ptx::lg2(sum)) * LN_2 };
+            // SAFETY: a word for each head of each row.
+            unsafe { ptx::st_global_b32(p.lse + queries.offset(p, row, head, 2), lse.to_bits()) };
+        }
+    }
+}
+
 /// # Safety
 /// As the entries.
 #[inline(always)]
-unsafe fn prefill<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, const D_TILES: usize>(
+unsafe fn prefill<
+    E: Element,
+    const HEAD_DIM: u32,
+    const CHUNKS: u32,
+    const BLOCK_N: u32,
+    const K_STEPS: usize,
+    const D_TILES: usize,
+    const N_TILES: usize,
+>(
     p: &AttentionPrefill,
 ) {
     let (block, head) = (ptx::ctaid_x(), ptx::ctaid_y());
     // SAFETY: the launch's own indices, into arrays of the documented lengths.
-    let (seq, first_token, end_token, kv_len) = unsafe {
+    let (seq, first_token, end_token, kv_len, first_row) = unsafe {
         let seq = u64::from(ptx::ld_global_nc_b32(p.seq_ids + u64::from(ptx::ctaid_z()) * 4));
         (
             seq,
             ptx::ld_global_nc_b32(p.q_starts + seq * 4),
             ptx::ld_global_nc_b32(p.q_starts + seq * 4 + 4),
             ptx::ld_global_nc_b32(p.kv_lens + seq * 4),
+            if p.kv_row_starts == 0 { 0 } else { ptx::ld_global_nc_b32(p.kv_row_starts + seq * 4) },
         )
     };
     let queries =
@@ -158,38 +223,45 @@ unsafe fn prefill<const HEAD_DIM: u32, const CHUNKS: u32, const K_STEPS: usize, 
         page_size: p.page_size,
         kv_heads: p.kv_heads,
         kv_head: head / (p.q_heads / p.kv_heads.max(1)).max(1),
+        first_row,
     };
     let limits = Mask::new(kv_len, p.window, p.causal != 0);
     // SAFETY: the whole block is here.
-    let softmax = unsafe { attend::<HEAD_DIM, CHUNKS, K_STEPS, D_TILES>(p, &queries, &kv, &limits) };
+    unsafe {
+        let softmax =
+            attend::<E, HEAD_DIM, CHUNKS, BLOCK_N, K_STEPS, D_TILES, N_TILES>(p, &queries, &kv, &limits);
+        store::<E, HEAD_DIM, D_TILES>(p, &queries, head, &softmax);
+    }
+}
 
-    for r in 0..2 {
-        // SAFETY: the whole warp is here.
-        let sum = unsafe { quad_sum(softmax.sum[r]) };
-        let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
-        let row = ptx::warp() * 16 + ptx::lane() / 4 + r as u32 * 8;
-        if queries.has(row) {
-            let g_row = p.out + queries.offset(p, row, head, HEAD_DIM) + u64::from(ptx::lane() % 4) * 4;
-            for d in 0..D_TILES {
-                let out = &softmax.out[d];
-                let pair = ptx::pack_bf16(out[2 * r] * inverse, out[2 * r + 1] * inverse);
-                // SAFETY: the row exists; the pair is within the head.
-                unsafe { ptx::st_global_b32(g_row + d as u64 * 16, pair) };
+macro_rules! entries {
+    ($($name:ident: $element:ident, $head_dim:literal;)*) => {$(
+        kernel! {
+            /// See [`AttentionPrefill`].
+            pub fn $name(p: AttentionPrefill) {
+                prefill::<
+                    $element,
+                    $head_dim,
+                    { $head_dim / 8 },
+                    { block_n($head_dim) },
+                    { $head_dim / 16 },
+                    { $head_dim / 8 },
+                    { block_n($head_dim) as usize / 8 },
+                >(&p);
             }
         }
-    }
+    )*};
 }
 
-kernel! {
-    /// See [`AttentionPrefill`].
-    pub fn attention_prefill_hd64(p: AttentionPrefill) {
-        prefill::<64, 8, 4, 8>(&p);
-    }
-}
-
-kernel! {
-    /// See [`AttentionPrefill`].
-    pub fn attention_prefill_hd128(p: AttentionPrefill) {
-        prefill::<128, 16, 8, 16>(&p);
-    }
+entries! {
+    attention_prefill_hd64: Bf16, 64;
+    attention_prefill_hd96: Bf16, 96;
+    attention_prefill_hd128: Bf16, 128;
+    attention_prefill_hd192: Bf16, 192;
+    attention_prefill_hd256: Bf16, 256;
+    attention_prefill_hd64_f16: F16, 64;
+    attention_prefill_hd96_f16: F16, 96;
+    attention_prefill_hd128_f16: F16, 128;
+    attention_prefill_hd192_f16: F16, 192;
+    attention_prefill_hd256_f16: F16, 256;
 }

@@ -31,6 +31,8 @@ pub(super) struct ItemKeys {
     pub kv_head: u32,
     /// The row of the sequence's first key among the rows of its pages.
     pub row_start: u32,
+    /// The first key that any query of the sequence sees: what comes before may be anything.
+    pub first_live: u32,
 }
 
 impl Item {
@@ -40,7 +42,14 @@ impl Item {
         token: 0,
         rows: 0,
         position: 0,
-        kv: ItemKeys { kv_len: 0, seq: 0, seen: KeyRange { start: 0, end: 0 }, kv_head: 0, row_start: 0 },
+        kv: ItemKeys {
+            kv_len: 0,
+            seq: 0,
+            seen: KeyRange { start: 0, end: 0 },
+            kv_head: 0,
+            row_start: 0,
+            first_live: 0,
+        },
     };
 
     /// Item `index` of the launch: sections of heads, in each the work list, of each tile of queries every head.
@@ -75,7 +84,8 @@ impl Item {
                 start: mask.range(position).start,
                 end: mask.range(position + rows as i32 - 1).end,
             };
-            let kv = ItemKeys { kv_len, seq, seen, kv_head: head / group, row_start };
+            let first_live = mask.range(kv_len as i32 - (end - start) as i32).start as u32;
+            let kv = ItemKeys { kv_len, seq, seen, kv_head: head / group, row_start, first_live };
             Item { head, token: start + first, rows, position, kv }
         }
     }
@@ -88,9 +98,9 @@ impl Item {
     pub(super) unsafe fn share(&self, s_item: u32) {
         // SAFETY: the caller's promise.
         unsafe {
-            let ItemKeys { kv_len, seq, seen, kv_head, row_start } = self.kv;
+            let ItemKeys { kv_len, seq, seen, kv_head, row_start, first_live } = self.kv;
             ptx::st_shared_v4_b32(s_item, [kv_len, seq, seen.start as u32, seen.end as u32]);
-            ptx::st_shared_v2_b32(s_item + 16, [kv_head, row_start]);
+            ptx::st_shared_v4_b32(s_item + 16, [kv_head, row_start, first_live, 0]);
             ptx::st_shared_v4_b32(s_item + 32, [self.head, self.token, self.rows, self.position as u32]);
         }
     }
@@ -116,9 +126,10 @@ impl ItemKeys {
     #[inline(always)]
     pub(super) unsafe fn shared(s_item: u32) -> ItemKeys {
         // SAFETY: the caller's promise.
-        let ([kv_len, seq, start, end], [kv_head, row_start]) =
-            unsafe { (ptx::ld_shared_v4_b32(s_item), ptx::ld_shared_v2_b32(s_item + 16)) };
-        ItemKeys { kv_len, seq, seen: KeyRange { start: start as i32, end: end as i32 }, kv_head, row_start }
+        let ([kv_len, seq, start, end], [kv_head, row_start, first_live, _]) =
+            unsafe { (ptx::ld_shared_v4_b32(s_item), ptx::ld_shared_v4_b32(s_item + 16)) };
+        let seen = KeyRange { start: start as i32, end: end as i32 };
+        ItemKeys { kv_len, seq, seen, kv_head, row_start, first_live }
     }
 }
 

@@ -15,6 +15,7 @@ use crate::{
 /// As the entries.
 #[inline(always)]
 unsafe fn prefill<
+    const F16: bool,
     const S: usize,
     const P: usize,
     const O: usize,
@@ -46,7 +47,7 @@ unsafe fn prefill<
             }
         } else {
             ptx::setmaxnreg::<CONSUMER_REGISTERS, true>();
-            consume::<false, S, P, O, K>(p, plan, warpgroup - 1);
+            consume::<F16, S, P, O, K>(p, plan, warpgroup - 1);
         }
     }
 }
@@ -88,7 +89,15 @@ kernel! {
     /// See [`AttentionPrefillSm90`].
     pub fn attention_prefill_sm90_hd64(p: AttentionPrefillSm90) {
         let maps = maps(param_address!(attention_prefill_sm90_hd64, p));
-        prefill::<64, 8, 32, 0, 32, 160>(&p, maps, TILE_HD64);
+        prefill::<false, 64, 8, 32, 0, 32, 160>(&p, maps, TILE_HD64);
+    }
+}
+
+kernel! {
+    /// See [`AttentionPrefillSm90`].
+    pub fn attention_prefill_sm90_hd64_f16(p: AttentionPrefillSm90) {
+        let maps = maps(param_address!(attention_prefill_sm90_hd64_f16, p));
+        prefill::<true, 64, 8, 32, 0, 32, 160>(&p, maps, TILE_HD64);
     }
 }
 
@@ -96,7 +105,15 @@ kernel! {
     /// See [`AttentionPrefillSm90`].
     pub fn attention_prefill_sm90_hd64_short(p: AttentionPrefillSm90) {
         let maps = maps(param_address!(attention_prefill_sm90_hd64_short, p));
-        prefill::<64, 8, 32, 4, 40, 232>(&p, maps, TILE_HD64_SHORT);
+        prefill::<false, 64, 8, 32, 4, 40, 232>(&p, maps, TILE_HD64_SHORT);
+    }
+}
+
+kernel! {
+    /// See [`AttentionPrefillSm90`].
+    pub fn attention_prefill_sm90_hd64_short_f16(p: AttentionPrefillSm90) {
+        let maps = maps(param_address!(attention_prefill_sm90_hd64_short_f16, p));
+        prefill::<true, 64, 8, 32, 4, 40, 232>(&p, maps, TILE_HD64_SHORT);
     }
 }
 
@@ -104,6 +121,14 @@ kernel! {
     /// See [`AttentionPrefillSm90`].
     pub fn attention_prefill_sm90_hd128(p: AttentionPrefillSm90) {
         let maps = maps(param_address!(attention_prefill_sm90_hd128, p));
-        prefill::<64, 8, 64, 8, 40, 232>(&p, maps, TILE_HD128);
+        prefill::<false, 64, 8, 64, 8, 40, 232>(&p, maps, TILE_HD128);
+    }
+}
+
+kernel! {
+    /// See [`AttentionPrefillSm90`].
+    pub fn attention_prefill_sm90_hd128_f16(p: AttentionPrefillSm90) {
+        let maps = maps(param_address!(attention_prefill_sm90_hd128_f16, p));
+        prefill::<true, 64, 8, 64, 8, 40, 232>(&p, maps, TILE_HD128);
     }
 }

@@ -1,7 +1,13 @@
 //! What the launcher decides: which tiles, in what order, by which boxes.
 
-use super::{HD64, HD64_SHORT, HD128, LINE, TILE_HD64, TILE_HD64_SHORT, TILE_HD128, Tile};
-use crate::abi::{KernelSpec, TensorMapSpec};
+use super::{
+    HD64, HD64_F16, HD64_SHORT, HD64_SHORT_F16, HD128, HD128_F16, LINE, TILE_HD64, TILE_HD64_SHORT,
+    TILE_HD128, Tile,
+};
+use crate::{
+    abi::{KernelSpec, TensorMapSpec},
+    attention_prefill::Element,
+};
 
 /// Bytes of keys and values that a section of heads may bring into the L2 at a time: half of an H100's.
 const SECTION_BYTES: u64 = 24 << 20;
@@ -19,7 +25,12 @@ pub struct Span {
 
 /// The kernel for a head dim, a mask and the queries of a step, or none for another head dim. The bits don't depend on the choice: a row's
 /// keys are walked in the same tiles whatever rows stand beside it.
-pub fn choose(head_dim: u32, causal: bool, spans: &[Span]) -> Option<(Tile, &'static KernelSpec)> {
+pub fn choose(
+    element: Element,
+    head_dim: u32,
+    causal: bool,
+    spans: &[Span],
+) -> Option<(Tile, &'static KernelSpec)> {
     let rows = |tile: Tile| -> u64 {
         spans.iter().map(|span| u64::from(span.q_len.div_ceil(tile.block_m()) * tile.block_m())).sum()
     };
@@ -27,10 +38,13 @@ pub fn choose(head_dim: u32, causal: bool, spans: &[Span]) -> Option<(Tile, &'st
     // better, but a causal mask wastes more of a larger tile. H200, 2026-11-25: at 512 and 1024 queries (12% more) 221 and 290
     // TFLOP/s against 193 and 260 causal, but 334 and 365 against 328 and 408 full.
     let more = if causal { 5 } else { 13 };
+    let of = |tile, bf16, f16| Some((tile, if element == Element::Bf16 { bf16 } else { f16 }));
     match head_dim {
-        64 if rows(TILE_HD64) * 100 <= rows(TILE_HD64_SHORT) * (100 + more) => Some((TILE_HD64, &HD64)),
-        64 => Some((TILE_HD64_SHORT, &HD64_SHORT)),
-        128 => Some((TILE_HD128, &HD128)),
+        64 if rows(TILE_HD64) * 100 <= rows(TILE_HD64_SHORT) * (100 + more) => {
+            of(TILE_HD64, &HD64, &HD64_F16)
+        }
+        64 => of(TILE_HD64_SHORT, &HD64_SHORT, &HD64_SHORT_F16),
+        128 => of(TILE_HD128, &HD128, &HD128_F16),
         _ => None,
     }
 }
@@ -152,12 +166,12 @@ mod tests {
     fn short_sequences_get_the_tiles_that_waste_less() {
         let name = |q_len| {
             let spans = [Span { seq: 0, q_len, kv_len: q_len }];
-            choose(64, true, &spans).map(|(_, spec)| spec.name)
+            choose(Element::Bf16, 64, true, &spans).map(|(_, spec)| spec.name)
         };
         assert_eq!(name(512), Some("attention_prefill_sm90_hd64_short"));
         assert_eq!(name(1), Some("attention_prefill_sm90_hd64_short"));
         assert_eq!(name(16384), Some("attention_prefill_sm90_hd64"));
-        assert!(choose(96, true, &[]).is_none());
+        assert!(choose(Element::F16, 96, true, &[]).is_none());
     }
 
     #[test]

@@ -132,12 +132,18 @@ impl Tile {
 /// Bytes of an item in shared memory: twelve words.
 pub const ITEM_BYTES: u32 = 48;
 
-/// Grid: see `abi::AttentionPrefillSm90`.
+/// Head dim 64, bf16. Grid: see `abi::AttentionPrefillSm90`.
 pub static HD64: KernelSpec = spec("attention_prefill_sm90_hd64", TILE_HD64);
-/// Grid: as [`HD64`].
+/// Head dim 64 in tiles of 128 queries, bf16.
 pub static HD64_SHORT: KernelSpec = spec("attention_prefill_sm90_hd64_short", TILE_HD64_SHORT);
-/// Grid: as [`HD64`].
+/// Head dim 128, bf16.
 pub static HD128: KernelSpec = spec("attention_prefill_sm90_hd128", TILE_HD128);
+/// [`HD64`] of IEEE half precision.
+pub static HD64_F16: KernelSpec = spec("attention_prefill_sm90_hd64_f16", TILE_HD64);
+/// [`HD64_SHORT`] of IEEE half precision.
+pub static HD64_SHORT_F16: KernelSpec = spec("attention_prefill_sm90_hd64_short_f16", TILE_HD64_SHORT);
+/// [`HD128`] of IEEE half precision.
+pub static HD128_F16: KernelSpec = spec("attention_prefill_sm90_hd128_f16", TILE_HD128);
 
 const fn spec(name: &'static str, tile: Tile) -> KernelSpec {
     KernelSpec {

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     abi::AttentionPrefillSm90,
+    attention_tile::KeyRange,
     ptx::{self, MapRef},
 };
 
@@ -74,26 +75,33 @@ impl Producer<'_> {
         self.k_ring = ring.next();
     }
 
-    /// Brings a tile of values once its stage is empty; its last `dead_rows` rows become zeros.
+    /// Brings tile `tile` of values once its stage is empty. Rows that no query of the sequence sees become zeros.
     ///
     /// # Safety
     /// As [`Producer::keys`].
     #[inline(always)]
-    unsafe fn values(&mut self, s_item: u32, from: From, dead_rows: u32) {
+    unsafe fn values(&mut self, s_item: u32, from: From, tile: u32) {
         let (plan, ring) = (self.plan, self.v_ring);
         let s_stage = self.base + ring.stage(plan.stages) * 8;
         let s_tile = self.base + plan.s_v() + ring.stage(plan.stages) * plan.kv_bytes();
         // SAFETY: as for keys. Where rows are dead, the copy completes a barrier of the producer's own first.
         unsafe {
             ptx::mbarrier_wait(s_stage + plan.v_empty(), ring.parity(plan.stages) ^ 1);
-            if dead_rows == 0 {
+            let keys = ItemKeys::shared(s_item);
+            let (first, end) = (tile * plan.block_n, (tile + 1) * plan.block_n);
+            if first >= keys.first_live && end <= keys.kv_len {
                 self.copy(s_item, self.maps.v, from, s_tile, s_stage + plan.v_full());
             } else {
                 let s_tail = self.base + plan.tail_full();
                 self.copy(s_item, self.maps.v, from, s_tile, s_tail);
                 ptx::mbarrier_wait(s_tail, self.tail_parity);
                 self.tail_parity ^= 1;
-                zero_tail(s_tile, dead_rows, plan);
+                let keys = ItemKeys::shared(s_item);
+                let live = KeyRange {
+                    start: keys.first_live.saturating_sub(first) as i32,
+                    end: keys.kv_len.saturating_sub(first).min(plan.block_n) as i32,
+                };
+                zero_dead(s_tile, live, plan);
                 ptx::fence_proxy_async();
                 ptx::bar_warp_sync();
                 if ptx::lane() == 0 {
@@ -185,8 +193,6 @@ unsafe fn produce_tiles(producer: &mut Producer<'_>, s_item: u32) {
     unsafe {
         let keys = ItemKeys::shared(s_item);
         let (first_tile, end_tile) = key_tiles(keys.seen, plan);
-        // Only the last tile has rows past the sequence's end.
-        let mut dead_rows = (end_tile * plan.block_n).saturating_sub(keys.kv_len);
         let mut pending = From { row: 0, page: 0 };
         let mut tile = end_tile;
         while tile > first_tile {
@@ -196,12 +202,11 @@ unsafe fn produce_tiles(producer: &mut Producer<'_>, s_item: u32) {
             let from = From::new(producer.p, &ItemKeys::shared(s_item), tile, plan, part);
             producer.keys(s_item, from);
             if tile + 1 < end_tile {
-                producer.values(s_item, pending, dead_rows);
-                dead_rows = 0;
+                producer.values(s_item, pending, tile + 1);
             }
             pending = from;
         }
-        producer.values(s_item, pending, dead_rows);
+        producer.values(s_item, pending, first_tile);
     }
 }
 
@@ -242,20 +247,25 @@ unsafe fn finish(p: &AttentionPrefillSm90) {
     }
 }
 
-/// Zeros in the last `rows` rows of a tile of values.
+/// Zeros in the rows of a tile of values outside `live`.
 ///
 /// # Safety
 /// The whole warp calls it; the tile has landed and nobody else uses it.
 #[inline(always)]
-unsafe fn zero_tail(s_tile: u32, rows: u32, plan: Tile) {
-    let chunks = rows * (LINE_BYTES / 16);
-    for half in 0..plan.halves() {
-        let s_rows = s_tile + ((half + 1) * plan.block_n - rows) * LINE_BYTES;
-        let mut chunk = ptx::lane();
-        while chunk < chunks {
-            // SAFETY: within the tile; swizzling stays within a line, so whole lines need none.
-            unsafe { ptx::st_shared_v4_b32(s_rows + chunk * 16, [0; 4]) };
-            chunk += 32;
+unsafe fn zero_dead(s_tile: u32, live: KeyRange, plan: Tile) {
+    let chunks = LINE_BYTES / 16;
+    // A line of a lane's row at a time: rows of all halves.
+    let mut line = ptx::lane();
+    while line < plan.block_n * plan.halves() {
+        let row = (line % plan.block_n) as i32;
+        if row < live.start || row >= live.end {
+            for chunk in 0..chunks {
+                // Neighbouring lanes begin with different banks.
+                let at = (chunk + line) % chunks * 16;
+                // SAFETY: within the tile; swizzling stays within a line, so whole lines need none.
+                unsafe { ptx::st_shared_v4_b32(s_tile + line * LINE_BYTES + at, [0; 4]) };
+            }
         }
+        line += 32;
     }
 }

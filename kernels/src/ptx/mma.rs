@@ -10,27 +10,41 @@ use tilewright_simt as simt;
 
 use super::intrinsic;
 
-intrinsic! {
-    /// `mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32` (sm_80): `d = a * b + c`.
-    ///
-    /// With `g = lane / 4` and `t = lane % 4`, each register holding two neighbours along k (a, b) or one value (c, d):
-    ///
-    /// | register | row | column |
-    /// |---|---|---|
-    /// | a0, a1, a2, a3 | g, g+8, g, g+8 | 2t, 2t, 2t+8, 2t+8 (k) |
-    /// | b0, b1 | 2t, 2t+8 (k) | g |
-    /// | c0, c1, c2, c3 | g, g, g+8, g+8 | 2t, 2t+1, 2t, 2t+1 |
-    pub fn mma_m16n8k16_bf16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
-        let mut d = c;
-        asm!("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {{{0}, {1}, {2}, {3}}}, {{{4}, {5}, {6}, {7}}}, {{{8}, {9}}}, {{{0}, {1}, {2}, {3}}};",
-            inout(reg32) d[0], inout(reg32) d[1], inout(reg32) d[2], inout(reg32) d[3],
-            in(reg32) a[0], in(reg32) a[1], in(reg32) a[2], in(reg32) a[3], in(reg32) b[0], in(reg32) b[1],
-            options(nostack));
-        d
-    } else {
-        simt::intrinsic::mma_m16n8k16_bf16(a, b, c)
-    }
+macro_rules! mma_m16n8k16 {
+    ($name:ident, $text:literal, $doc:literal) => {
+        intrinsic! {
+            #[doc = $doc]
+            ///
+            /// With `g = lane / 4` and `t = lane % 4`, each register holding two neighbours along k (a, b) or one value (c, d):
+            ///
+            /// | register | row | column |
+            /// |---|---|---|
+            /// | a0, a1, a2, a3 | g, g+8, g, g+8 | 2t, 2t, 2t+8, 2t+8 (k) |
+            /// | b0, b1 | 2t, 2t+8 (k) | g |
+            /// | c0, c1, c2, c3 | g, g, g+8, g+8 | 2t, 2t+1, 2t, 2t+1 |
+            pub fn $name(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
+                let mut d = c;
+                asm!(concat!($text, " {{{0}, {1}, {2}, {3}}}, {{{4}, {5}, {6}, {7}}}, {{{8}, {9}}}, {{{0}, {1}, {2}, {3}}};"),
+                    inout(reg32) d[0], inout(reg32) d[1], inout(reg32) d[2], inout(reg32) d[3],
+                    in(reg32) a[0], in(reg32) a[1], in(reg32) a[2], in(reg32) a[3], in(reg32) b[0], in(reg32) b[1],
+                    options(nostack));
+                d
+            } else {
+                simt::intrinsic::$name(a, b, c)
+            }
+        }
+    };
 }
+mma_m16n8k16!(
+    mma_m16n8k16_bf16,
+    "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32",
+    "`mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32` (sm_80): `d = a * b + c`."
+);
+mma_m16n8k16!(
+    mma_m16n8k16_f16,
+    "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32",
+    "`mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32` (sm_80): `d = a * b + c`."
+);
 
 macro_rules! ldmatrix {
     ($name:ident, $text:literal, $doc:literal, $emu:ident) => {

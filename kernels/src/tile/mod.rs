@@ -1,8 +1,8 @@
 //! Shared-memory tiles of bf16: where a row's 16-byte chunks lie.
 //!
 //! `ldmatrix` reads, per phase, eight chunks of the same column from eight consecutive rows; copies write the chunks of a row
-//! side by side. Rows of 64, 128 or 256 bytes put those eight chunks on the same banks, so a chunk's column is XORed with bits
-//! of its row: then both hit all 32 banks once.
+//! side by side. Rows of multiples of 64 bytes put some or all of those eight chunks on the same banks, so a chunk's column is
+//! XORed with bits of its row: then both hit all 32 banks once.
 
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod fragment;
@@ -10,12 +10,24 @@ pub(crate) mod fragment;
 /// Bytes of a chunk: eight bf16, the unit of `cp.async` and of an `ldmatrix` row.
 pub const CHUNK_BYTES: u32 = 16;
 
-/// Byte offset of chunk `chunk` of row `row` in a tile whose rows are `CHUNKS` chunks (4, 8 or 16) long.
+/// Byte offset of chunk `chunk` of row `row` in a tile whose rows are `CHUNKS` chunks (a multiple of 4) long.
 #[inline(always)]
 pub const fn swizzle<const CHUNKS: u32>(row: u32, chunk: u32) -> u32 {
-    // Two rows of four chunks share a 128-byte line, so there the row's lowest bit already tells them apart.
-    let mask = if CHUNKS == 4 { (row >> 1) & 3 } else { row & 7 };
+    const { assert!(CHUNKS.is_multiple_of(4)) };
+    // Where rows end in half a line of 128 bytes, neighbours begin in different halves: the row's lowest bit already tells them
+    // apart, and an XOR of three bits would leave the row.
+    let mask = if CHUNKS.is_multiple_of(8) { row & 7 } else { (row >> 1) & 3 };
     (row * CHUNKS + (chunk ^ mask)) * CHUNK_BYTES
+}
+
+/// As [`swizzle`] of row `row + own_row` and chunk `chunk + own_chunk`, for a `row` that is a multiple of 8, an even `chunk`, and
+/// an `own_chunk` of 0 or 1: the lane's own part, which is the same for every row and every group of chunks, and a part that is
+/// the same in all lanes. A kernel keeps a few of the former in registers; the latter become offsets in its instructions.
+#[inline(always)]
+pub const fn swizzle_own<const CHUNKS: u32>(row: u32, chunk: u32, own_row: u32, own_chunk: u32) -> u32 {
+    let group = if CHUNKS.is_multiple_of(8) { 8 } else { 4 };
+    swizzle::<CHUNKS>(own_row, chunk % group + own_chunk)
+        + (row * CHUNKS + chunk / group * group) * CHUNK_BYTES
 }
 
 /// Bytes of a tile of bf16.
@@ -58,10 +70,36 @@ mod tests {
         }
     }
 
+    fn check_own<const CHUNKS: u32>() {
+        for (row, own_row) in (0..64).step_by(8).flat_map(|row| (0..16).map(move |own| (row, own))) {
+            for chunk in 0..CHUNKS {
+                let (even, own) = (chunk & !1, chunk & 1);
+                assert_eq!(
+                    swizzle_own::<CHUNKS>(row, even, own_row, own),
+                    swizzle::<CHUNKS>(row + own_row, chunk),
+                    "row {row} + {own_row}, chunk {chunk} of {CHUNKS}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_lane_s_own_part_adds_up_to_the_whole() {
+        check_own::<4>();
+        check_own::<8>();
+        check_own::<12>();
+        check_own::<16>();
+        check_own::<24>();
+        check_own::<32>();
+    }
+
     #[test]
     fn swizzles_are_bijections_without_bank_conflicts() {
         check::<4>();
         check::<8>();
+        check::<12>();
+        check::<24>();
+        check::<32>();
         check::<16>();
     }
 }

@@ -286,9 +286,20 @@ pub fn cp_async_wait(newest: u32) {
 /// Products are exact and summed in f64 in ascending order of k; `c` is added and the result rounded once to f32.
 #[track_caller]
 pub fn mma_m16n8k16_bf16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
+    mma_m16n8k16(WgmmaType::Bf16, a, b, c)
+}
+
+/// `mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32` of a warp, as [`mma_m16n8k16_bf16`].
+#[track_caller]
+pub fn mma_m16n8k16_f16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
+    mma_m16n8k16(WgmmaType::F16, a, b, c)
+}
+
+#[track_caller]
+fn mma_m16n8k16(ty: WgmmaType, a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
     let c = c.map(f32::to_bits);
     let operands = [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], c[2], c[3]];
-    wait_in(Collective::Mma, &operands, Location::caller()).map(f32::from_bits)
+    wait_in(Collective::Mma(ty), &operands, Location::caller()).map(f32::from_bits)
 }
 
 /// `ldmatrix.sync.aligned.m8n8.x4.shared.b16` of a warp: lane `8i + r` gives the address of row `r` of matrix `i`.

@@ -1,14 +1,9 @@
 //! What the attention suites share: ragged batches over a paged cache whose dead parts are poison.
 
 use proptest::{collection::vec, prelude::*, sample::select};
-use tilewright_host::gpu::Driver;
-use tilewright_reference::{AttentionProblem, Bound, Floor, attention, compare};
 
-use super::{mismatch, sizes};
-use crate::{
-    harness::{Arena, Failure, Handle, bf16_bytes},
-    random::Random,
-};
+use super::sizes;
+use crate::random::Random;
 
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -51,7 +46,6 @@ pub struct Input {
     /// By live page.
     pub block_table: Vec<u32>,
     pub block_table_stride: usize,
-    pub live_pages: usize,
 }
 
 impl Case {
@@ -94,7 +88,6 @@ impl Case {
             kv_lens: self.seqs.iter().map(|&(_, keys)| keys as u32).collect(),
             block_table,
             block_table_stride: stride,
-            live_pages,
         };
         self.poison_tails(&mut input);
         input
@@ -114,81 +107,4 @@ impl Case {
             }
         }
     }
-
-    /// Compares the rows of `seqs` with the oracle.
-    pub fn compare(&self, name: &str, input: &Input, actual: &[f32], causal: bool) -> Result<(), Failure> {
-        let problem = AttentionProblem {
-            q: &input.q,
-            k_cache: &input.k,
-            v_cache: &input.v,
-            q_starts: &input.q_starts,
-            kv_lens: &input.kv_lens,
-            block_table: &input.block_table,
-            block_table_stride: input.block_table_stride,
-            page_size: self.page_size,
-            q_heads: self.q_heads(),
-            kv_heads: self.kv_heads,
-            head_dim: self.head_dim,
-            scale: self.scale(),
-            softcap: self.softcap,
-            causal,
-            window: self.window,
-        };
-        let (truth, plain) = (attention::<f64>(&problem), attention::<f32>(&problem));
-        let shape = [input.q.len() / self.row_elems(), self.q_heads(), self.head_dim];
-        let bound = Bound::from_plain(&shape, &truth, &plain, Floor::BF16);
-        compare(name, actual, &truth, &bound).map_err(mismatch).map(drop)
-    }
-}
-
-/// The device's side of an [`Input`].
-pub struct Uploaded {
-    pub q: Handle,
-    pub k_cache: Handle,
-    pub v_cache: Handle,
-    pub out: Handle,
-    pub seq_ids: Handle,
-    pub q_starts: Handle,
-    pub kv_lens: Handle,
-    pub block_table: Handle,
-}
-
-/// Uploads for a launch that serves `seq_ids`; the queries of other sequences are NaN, and so is `out`.
-pub fn upload<D: Driver>(
-    arena: &mut Arena<'_, D>,
-    case: &Case,
-    input: &Input,
-    seq_ids: &[u32],
-) -> Result<Uploaded, Failure> {
-    let row = case.row_elems();
-    let mut q = vec![f32::NAN; input.q.len()];
-    for &seq in seq_ids {
-        let rows =
-            input.q_starts[seq as usize] as usize * row..input.q_starts[seq as usize + 1] as usize * row;
-        q[rows.clone()].copy_from_slice(&input.q[rows]);
-    }
-    // A dead page before and after the live ones, which nobody writes.
-    let first = case.first_page + 1;
-    let page_bytes = case.page_elems() * 2;
-    let mut cache = |name, values: &[f32]| -> Result<Handle, Failure> {
-        let handle = arena.alloc(name, (first + input.live_pages + 1) * page_bytes)?;
-        arena.write(handle, first * page_bytes, &bf16_bytes(values))?;
-        Ok(handle)
-    };
-    let (k_cache, v_cache) = (cache("k_cache", &input.k)?, cache("v_cache", &input.v)?);
-    let table: Vec<u32> = input
-        .block_table
-        .iter()
-        .map(|&page| if page == u32::MAX { page } else { page + first as u32 })
-        .collect();
-    Ok(Uploaded {
-        q: arena.input_bf16("q", &q)?,
-        k_cache,
-        v_cache,
-        out: arena.poisoned("out", input.q.len() * 2)?,
-        seq_ids: arena.input_u32("seq_ids", seq_ids)?,
-        q_starts: arena.input_u32("q_starts", &input.q_starts)?,
-        kv_lens: arena.input_u32("kv_lens", &input.kv_lens)?,
-        block_table: arena.input_u32("block_table", &table)?,
-    })
 }

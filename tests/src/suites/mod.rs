@@ -4,6 +4,7 @@ mod argmax;
 mod attention;
 mod attention_decode;
 mod attention_decode_case;
+mod attention_layout;
 mod attention_prefill;
 mod attention_prefill_sm90;
 mod gather_rows;
