@@ -18,6 +18,9 @@ from pathlib import Path
 ANSWERS = os.fdopen(os.dup(1), "w", buffering=1)
 os.dup2(2, 1)
 
+# A cell that takes a peer longer than this is worth a line.
+SLOW_SECONDS = 5
+
 # Which module and function time which operation, by peer.
 PEERS = {
     "prefill": {
@@ -84,6 +87,7 @@ def time_cell(request):
     for name, (module, function) in PEERS.get(problem["op"], {}).items():
         if problem.get("kv", "bf16") != "bf16":
             continue
+        began = time.time()
         try:
             call = getattr(importlib.import_module(module), function)
             times, mode, sets = call(problem, request)
@@ -91,6 +95,8 @@ def time_cell(request):
             answer("time", cell=cell, by=name, mode=mode, sets=sets, cold=cold, times_us=times)
         except Exception as error:
             answer("failure", cell=cell, by=name, reason=one_line(error))
+        if time.time() - began > SLOW_SECONDS:
+            print(f"{cell} by {name}: {time.time() - began:.0f} s, loading and compiling included", file=sys.stderr)
         free_memory()
 
 

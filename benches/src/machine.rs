@@ -52,7 +52,7 @@ fn parse(line: &str) -> Option<Clocks> {
     Some(Clocks { sm_mhz: next()?, memory_mhz: next()?, power_watts: next()? })
 }
 
-/// Reads the clocks a few times a second while timings are taken; a reading between two timings says what an idle GPU does.
+/// Reads the clocks often enough that every row's timing sees a reading: the warming up alone takes longer than the pause between two.
 pub struct Sampler {
     child: Option<Child>,
     reader: Option<JoinHandle<()>>,
@@ -65,7 +65,7 @@ impl Sampler {
         let readings = Arc::new(Mutex::new(Vec::new()));
         let mut sampler = Sampler { child: None, reader: None, readings: readings.clone() };
         let mut command = smi("clocks.sm,clocks.mem,power.draw");
-        let Ok(mut child) = command.arg("--loop-ms=100").stdout(Stdio::piped()).spawn() else {
+        let Ok(mut child) = command.arg("--loop-ms=25").stdout(Stdio::piped()).spawn() else {
             return sampler;
         };
         if let Some(stdout) = child.stdout.take() {

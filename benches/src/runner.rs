@@ -17,7 +17,7 @@ use crate::{
     measure::{Effort, times_us},
     peers::{Peers, Request, read},
     prepared::Prepared,
-    problem::{Problem, Rows},
+    problem::Problem,
     random::Kind,
     report::{Ceiling, Failure, Limit, Report, Row, SCHEMA},
     stats::Stats,
@@ -27,7 +27,7 @@ use crate::{
 const COLD_L2: usize = 4;
 /// Input sets at most.
 const MOST_SETS: usize = 64;
-/// Bytes that the ceilings of bandwidth move at least.
+/// Bytes that are copied to measure the bandwidth.
 const CEILING_BYTES: usize = 2 << 30;
 
 /// What a run is asked for.
@@ -124,7 +124,7 @@ impl Runner {
         self.wrong
     }
 
-    /// Measures what the device can do: copies and reads by this project's means, and whatever the peers measure.
+    /// Measures what the device can do: copies by the driver, and whatever the peers measure.
     ///
     /// # Errors
     /// The device's, and [`Error::Peers`].
@@ -134,11 +134,6 @@ impl Runner {
         }
         let copied = self.copy()?;
         self.report.ceilings.extend(copied);
-        match self.read() {
-            Ok(read) => self.report.ceilings.extend(read),
-            Err(error @ Error::Wrong { .. }) => self.fail("ceilings", "read", error),
-            Err(error) => return Err(error),
-        }
         if let Some(peers) = &mut self.peers {
             peers.ceilings()?.into_iter().for_each(|answer| self.report.take(answer, &[]));
         }
@@ -160,21 +155,11 @@ impl Runner {
             self.driver.copy(target, source)?;
         }
         let times = self.driver.time_each(10, |_| self.driver.copy(target, source))?;
-        Ok(bandwidth("copy", "cuMemcpyDtoD", 2 * CEILING_BYTES as u64, &times))
-    }
-
-    /// `argmax` reads all and writes next to nothing.
-    fn read(&self) -> Result<Option<Ceiling>> {
-        let problem = Problem::Argmax(Rows { rows: 8192, cols: CEILING_BYTES / 4 / 8192 });
-        let kernels = kernels::all::<CudaDriver>();
-        let Some(kernel) = kernels.iter().find(|kernel| kernel.takes(&problem, self.driver.info())) else {
-            return Ok(None);
-        };
-        check_small(kernel.as_ref(), &self.driver, &problem)?;
-        let prepared = kernel.prepare(&self.driver, &problem, 1)?;
-        (0..10).try_for_each(|_| prepared.run())?;
-        let times = self.driver.time_each(10, |_| prepared.run())?;
-        Ok(bandwidth("read", kernel.name(), problem.cost().bytes, &times))
+        let Some(fastest) = times.iter().min() else { return Ok(None) };
+        // Read once, written once.
+        let per_second = 2.0 * CEILING_BYTES as f64 / fastest.as_secs_f64();
+        let (name, by, limit) = ("copy".into(), "cuMemcpyDtoD".into(), Limit::Bandwidth);
+        Ok(Some(Ceiling { name, by, limit, per_second }))
     }
 
     /// Times one cell; each row as soon as it is there.
@@ -255,11 +240,4 @@ impl Runner {
         row.clocks = self.sampler.since(began);
         Ok(row)
     }
-}
-
-/// A ceiling by the fastest of `times`.
-fn bandwidth(name: &str, by: &str, bytes: u64, times: &[Duration]) -> Option<Ceiling> {
-    let fastest = times.iter().min()?.as_secs_f64();
-    let per_second = bytes as f64 / fastest;
-    Some(Ceiling { name: name.into(), by: by.into(), limit: Limit::Bandwidth, per_second })
 }

@@ -168,6 +168,7 @@ fn measure(args: &Args, cells: &[Cell]) -> Result<bool> {
     let mut runner = Runner::start(options, cells, command)?;
     eprintln!("{}: ready after {:.1} s", runner.report().machine.device, began.elapsed().as_secs_f64());
     runner.ceilings()?;
+    eprintln!("ceilings after {:.1} s", began.elapsed().as_secs_f64());
     for cell in cells {
         runner.cell(cell, |report, row| {
             let (rate, unit) = row.rate();
