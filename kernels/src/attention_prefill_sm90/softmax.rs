@@ -22,9 +22,9 @@ pub(super) fn cap<const S: usize>(s: &mut [f32; S], scale: f32, softcap: f32) {
             // tanh(x) = 1 - 2 / (1 + e^2x), whose error is that of f32 where `tanh.approx` has 2^-11.
             s[i] = outer * (1.0 - 2.0 * ptx::rcp(1.0 + ptx::ex2(s[i] * inner)));
         }
-        // Adds 0, but a capped score is finite or NaN and the compiler doesn't know which: the next group waits for this one.
-        // All at once would take more registers than there are.
-        inner = ptx::fma(s[first], 0.0, inner);
+        // Adds 0 (of a NaN and 0, `max` is 0), but the compiler doesn't know: the next group waits for this one. All at once
+        // would take more registers than there are.
+        inner += ptx::max(s[first] * 0.0, 0.0);
     }
 }
 

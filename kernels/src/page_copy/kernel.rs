@@ -106,14 +106,14 @@ kernel! {
 
 kernel! {
     /// See [`PageCopy`].
-    pub fn page_gather(p: PageCopy) {
+    pub fn page_copy_gather(p: PageCopy) {
         copy::<OUT>(&p);
     }
 }
 
 kernel! {
     /// See [`PageCopy`].
-    pub fn page_scatter(p: PageCopy) {
+    pub fn page_copy_scatter(p: PageCopy) {
         copy::<IN>(&p);
     }
 }
