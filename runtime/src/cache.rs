@@ -5,6 +5,9 @@ use tilewright_host::{CacheSpec, Device};
 use crate::config::ModelConfig;
 use crate::{Error, Result};
 
+/// Places are a multiple of this many tokens, which the tiles of every attention kernel divide.
+const PLACE_TOKENS: usize = 128;
+
 /// Keys and values of up to `slots` sequences of up to `capacity` tokens.
 pub struct ContiguousCache<D: Device> {
     /// The device's cache.
@@ -22,7 +25,7 @@ impl<D: Device> ContiguousCache<D> {
         let spec = CacheSpec {
             layers: config.layers,
             pages: slots,
-            page_size: capacity,
+            page_size: capacity.next_multiple_of(PLACE_TOKENS),
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
         };
@@ -32,6 +35,11 @@ impl<D: Device> ContiguousCache<D> {
     /// Tokens a sequence can grow to.
     pub fn capacity(&self) -> usize {
         self.capacity
+    }
+
+    /// Tokens a page, which is a sequence's place: the capacity, rounded up.
+    pub fn page_size(&self) -> usize {
+        self.capacity.next_multiple_of(PLACE_TOKENS)
     }
 
     /// Takes a sequence's place.

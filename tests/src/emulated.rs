@@ -98,6 +98,13 @@ impl Emulated {
         }
     }
 
+    /// The same, of compute capability 9.0, for which a [`tilewright_host::gpu::GpuDevice`] has kernels of its own.
+    #[must_use]
+    pub fn hopper(mut self) -> Emulated {
+        self.info.compute_capability = (9, 0);
+        self
+    }
+
     /// The same, counting memory requests and bank conflicts too, which takes time.
     #[must_use]
     pub fn counting(self) -> Emulated {

@@ -7,7 +7,6 @@ use bytemuck::{Zeroable, bytes_of, cast_slice};
 use tilewright_kernels::{
     abi::{self, KernelSpec, Params},
     argmax::ARGMAX,
-    attention_prefill,
     gather_rows::GATHER_ROWS,
     rms_norm::RMS_NORM,
     rope_append,
@@ -287,11 +286,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             causal: u32::from(spec.causal),
             window: spec.window.filter(|&w| w < UNBOUNDED_WINDOW).map_or(0, |w| w as u32),
         };
-        let kernel = if held.head_dim == 64 { &attention_prefill::HD64 } else { &attention_prefill::HD128 };
-        let blocks = plan.prefill.max_query_len.div_ceil(attention_prefill::BLOCK_M);
-        // SAFETY: `q` and `out` have the step's rows of `q_heads` heads, the layer is there, the step's pages are in it and hold
-        // its keys; a cache's head is 64 or 128 by construction.
-        unsafe { self.launch(kernel, [blocks, params.q_heads, plan.prefill.seqs as u32], params)? };
+        self.attention_prefill(params, held.head_dim as u32, pages, step)?;
         let planes = Planes { format: abi::KV_BF16, head_dim: held.head_dim, scales: [0; 2] };
         self.attention_decode(params, planes, step)
     }

@@ -6,6 +6,7 @@
 //! | [`GpuDevice`] | [`crate::Device`] over any driver: bf16 activations and caches, f32 accumulation and logits |
 //! | `launch` | every launch, its shape checks and its parameters |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
+//! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
 //! | [`select_tile`] | which GEMM tile a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
 //!
@@ -18,6 +19,7 @@ mod decode;
 mod device;
 mod driver;
 mod launch;
+mod prefill;
 mod select;
 mod step;
 mod storage;

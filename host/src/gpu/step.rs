@@ -1,10 +1,11 @@
 use super::{
     Driver, GpuDevice,
     decode::{DecodeWork, check_drafts},
+    prefill::PrefillWork,
     select::MAX_GRID_Y,
     storage::{WORD, dim, require},
 };
-use crate::{Batch, Result, Span};
+use crate::{Batch, Result};
 
 /// A batch's metadata on the device: one allocation, brought over by one copy.
 pub struct GpuStep<Dr: Driver> {
@@ -24,17 +25,6 @@ impl<Dr: Driver> GpuStep<Dr> {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Section(usize);
 
-/// Sequences that one launch of attention serves.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Served {
-    /// Where their indices are.
-    pub seq_ids: Section,
-    /// How many.
-    pub seqs: usize,
-    /// The longest span of queries.
-    pub max_query_len: u32,
-}
-
 /// The sections of a step's metadata, and what operations check before they launch.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct StepPlan {
@@ -51,7 +41,7 @@ pub(super) struct StepPlan {
     /// Sequences of one query, and drafts; the others of at least one query are `prefill`'s. Which one a sequence gets
     /// depends on it alone, so that its bits don't depend on the batch.
     pub decode: DecodeWork,
-    pub prefill: Served,
+    pub prefill: PrefillWork,
     /// One more than the largest of each; 0 without any.
     pub ids_end: usize,
     pub positions_end: usize,
@@ -63,12 +53,12 @@ pub(super) struct StepPlan {
 
 /// Packs sections of u32s, each aligned to 16 bytes.
 #[derive(Default)]
-struct Packer {
+pub(super) struct Packer {
     words: Vec<u32>,
 }
 
 impl Packer {
-    fn push(&mut self, values: impl IntoIterator<Item = u32>) -> Section {
+    pub(super) fn push(&mut self, values: impl IntoIterator<Item = u32>) -> Section {
         self.words.resize(self.words.len().next_multiple_of(4), 0);
         let section = Section(self.words.len() * WORD);
         self.words.extend(values);
@@ -116,18 +106,8 @@ impl StepPlan {
         let sequences = packer.push(bytemuck::cast_slice(&records).iter().copied());
         let tree_masks = DecodeWork::masks(&batch.spans).map(|masks| packer.push(masks));
         plan.decode = DecodeWork { sequences, tree_masks, ..work };
-        plan.prefill = serve(&mut packer, batch, |span| span.query_len > 0 && !DecodeWork::serves(span));
+        plan.prefill = PrefillWork::new(&mut packer, &batch.spans)?;
         Ok((plan, packer.words))
-    }
-}
-
-/// The sequences that are `taken`.
-fn serve(packer: &mut Packer, batch: &Batch, taken: impl Fn(&Span) -> bool) -> Served {
-    let served = || (0u32..).zip(&batch.spans).filter(|(_, span)| taken(span));
-    Served {
-        seq_ids: packer.push(served().map(|(seq, _)| seq)),
-        seqs: served().count(),
-        max_query_len: served().map(|(_, span)| span.query_len).max().unwrap_or(0),
     }
 }
 

@@ -94,7 +94,7 @@ impl<'m, D: Device> DecoderSequence<'m, D> {
 
     fn batch(&self, ids: &[u32], outputs: Outputs) -> Batch {
         let mut batch = Batch::default();
-        batch.push(ids, self.cached as u32, &[self.slot], self.cache.capacity() as u32, outputs);
+        batch.push(ids, self.cached as u32, &[self.slot], self.cache.page_size() as u32, outputs);
         batch
     }
 }

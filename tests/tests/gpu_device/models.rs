@@ -5,11 +5,14 @@ use std::{path::Path, sync::Arc};
 
 use tilewright::verify::verify_on;
 
-use super::setup::gpu;
+use tilewright_host::gpu::GpuDevice;
+use tilewright_tests::emulated::Emulated;
 
-fn verifies(fixture: &str) {
+use super::setup::{gpu, hopper};
+
+fn verifies(fixture: &str, device: GpuDevice<Emulated>) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
-    let found = verify_on(&dir, None, Arc::new(gpu())).expect("the fixture runs");
+    let found = verify_on(&dir, None, Arc::new(device)).expect("the fixture runs");
     for tensor in &found.tensors {
         println!(
             "{fixture} {}: worst error {:.3e} at {:?}, bound {:.3e}, largest {:.3e}",
@@ -30,20 +33,30 @@ fn verifies(fixture: &str) {
 
 #[test]
 fn llama_with_grouped_queries_and_scaled_frequencies() {
-    verifies("llama-gqa-rope3");
+    verifies("llama-gqa-rope3", gpu());
 }
 
 #[test]
 fn qwen2_with_biases() {
-    verifies("qwen2-bias");
+    verifies("qwen2-bias", gpu());
 }
 
 #[test]
 fn qwen3_with_query_and_key_norms() {
-    verifies("qwen3-qknorm");
+    verifies("qwen3-qknorm", gpu());
 }
 
 #[test]
 fn mistral_with_a_window() {
-    verifies("mistral-window16");
+    verifies("mistral-window16", gpu());
+}
+
+#[test]
+fn llama_on_hopper() {
+    verifies("llama-gqa-rope3", hopper());
+}
+
+#[test]
+fn mistral_with_a_window_on_hopper() {
+    verifies("mistral-window16", hopper());
 }

@@ -28,6 +28,11 @@ pub fn gpu() -> GpuDevice<Emulated> {
     GpuDevice::new(Emulated::default())
 }
 
+/// The device that has Hopper's kernels.
+pub fn hopper() -> GpuDevice<Emulated> {
+    GpuDevice::new(Emulated::default().hopper())
+}
+
 pub fn matrix<D: Device>(device: &D, values: &[f32], cols: usize) -> D::Matrix {
     let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
     let parts = vec![(values.len() / cols, &bytes[..])];
