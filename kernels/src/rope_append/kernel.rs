@@ -181,13 +181,6 @@ impl Slot {
     }
 }
 
-/// The key head that the key or value `head` of a token belongs to.
-#[inline(always)]
-fn kv_head(p: &RopeAppend, head: u32) -> u32 {
-    let first = p.q_heads;
-    if head < first + p.kv_heads { head - first } else { head - first - p.kv_heads }
-}
-
 /// The norm of the lane's head, none for a value.
 ///
 /// # Safety
@@ -205,6 +198,52 @@ unsafe fn norm_of<const NORM: bool>(p: &RopeAppend, place: &Place, head: u32, ra
     let normed = g_norm != 0 && head < p.q_heads + p.kv_heads && place.has_chunk;
     let g_weights = if normed { g_norm + u64::from(place.chunk) * 32 } else { 0 };
     Norm { g_weights, inverse: ptx::rsqrt(mean + p.eps) }
+}
+
+/// Where a key or a value goes: the cache, the scales, and the row of both.
+#[inline(always)]
+fn cache_of(p: &RopeAppend, slot: &Slot, head: u32, is_value: bool) -> (u64, u64, u64) {
+    let (cache, scales, first) = if is_value {
+        (p.v_cache, p.v_scales, p.q_heads + p.kv_heads)
+    } else {
+        (p.k_cache, p.k_scales, p.q_heads)
+    };
+    (cache, scales, slot.row(p, head - first))
+}
+
+/// Quantises a lane's part of a key or value, and stores it if `stored`.
+///
+/// # Safety
+/// As the entries; the whole warp calls it.
+#[inline(always)]
+unsafe fn store_quantised<const FORMAT: u32>(
+    p: &RopeAppend,
+    place: &Place,
+    slot: &Slot,
+    (head, is_value, stored): (u32, bool, bool),
+    part: &[[f32; 8]; 2],
+) {
+    // Lanes past the end of a head hold a copy of its last elements, turned by other angles.
+    let max = if place.has_chunk { max_bits(part) } else { 0 };
+    // SAFETY: the whole warp is here.
+    let max = unsafe { head_max(max, place.lanes) };
+    let limit = if FORMAT == KV_INT8 { INT8_LIMIT } else { E4M3_LIMIT };
+    let Quantiser { inverse, scale } = Quantiser::of(max, limit);
+    let bytes = |half| if FORMAT == KV_INT8 { int8x8(half, inverse) } else { e4m3x8(half, inverse) };
+    let (lower, upper) = (bytes(&part[0]), bytes(&part[1]));
+    if !stored {
+        return;
+    }
+    let (cache, scales, row) = cache_of(p, slot, head, is_value);
+    let g_lower = cache + row * u64::from(p.head_dim) + u64::from(place.chunk) * 8;
+    // SAFETY: the slot is in the cache, whose rows are heads of a byte an element, and its row in the scales.
+    unsafe {
+        ptx::st_global_v2_b32(g_lower, lower);
+        ptx::st_global_v2_b32(g_lower + u64::from(p.head_dim / 2), upper);
+        if place.chunk == 0 {
+            ptx::st_global_b32(scales + row * 4, scale.to_bits());
+        }
+    }
 }
 
 /// Finishes one head and puts it where it belongs.
@@ -232,42 +271,20 @@ unsafe fn finish<const FORMAT: u32, const NORM: bool>(
     };
     let join = |a: [f32; 4], b: [f32; 4]| [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
     let part = [join(first[0], second[0]), join(first[1], second[1])];
-    if is_query && stored {
-        let row = u64::from(place.token) * u64::from(p.q_heads) + u64::from(head);
-        // SAFETY: the head is one of the token's queries.
-        unsafe { store_bf16(p.q_out + row * head_bytes, place, head_bytes, &part) };
+    if stored && (is_query || FORMAT == KV_BF16) {
+        let g_head = if is_query {
+            p.q_out + (u64::from(place.token) * u64::from(p.q_heads) + u64::from(head)) * head_bytes
+        } else {
+            let (cache, _, row) = cache_of(p, slot, head, is_value);
+            cache + row * head_bytes
+        };
+        // SAFETY: one of the token's queries; or the slot is in the cache, whose rows are heads.
+        unsafe { store_bf16(g_head, place, head_bytes, &part) };
     }
-    // All the warp's heads are queries.
-    if warp_head + place.stride <= p.q_heads {
-        return;
-    }
-    if FORMAT == KV_BF16 {
-        if !is_query && stored {
-            let (cache, row) = (if is_value { p.v_cache } else { p.k_cache }, slot.row(p, kv_head(p, head)));
-            // SAFETY: the slot is in the cache, whose rows are heads.
-            unsafe { store_bf16(cache + row * head_bytes, place, head_bytes, &part) };
-        }
-        return;
-    }
-    let max = if place.has_chunk { max_bits(&part) } else { 0 };
-    // SAFETY: the whole warp came past the return above or none of it did.
-    let max = unsafe { head_max(max, place.lanes) };
-    let limit = if FORMAT == KV_INT8 { INT8_LIMIT } else { E4M3_LIMIT };
-    let Quantiser { inverse, scale } = Quantiser::of(max, limit);
-    let bytes =
-        part.map(|half| if FORMAT == KV_INT8 { int8x8(&half, inverse) } else { e4m3x8(&half, inverse) });
-    if !is_query && stored {
-        let (cache, row) = (if is_value { p.v_cache } else { p.k_cache }, slot.row(p, kv_head(p, head)));
-        let g_lower = cache + row * (head_bytes / 2) + u64::from(place.chunk) * 8;
-        // SAFETY: the slot is in the cache, whose rows are heads of a byte an element, and its row in the scales.
-        unsafe {
-            ptx::st_global_v2_b32(g_lower, bytes[0]);
-            ptx::st_global_v2_b32(g_lower + head_bytes / 4, bytes[1]);
-            if place.chunk == 0 {
-                let scales = if is_value { p.v_scales } else { p.k_scales };
-                ptx::st_global_b32(scales + row * 4, scale.to_bits());
-            }
-        }
+    // A warp of queries alone has nothing to quantise.
+    if FORMAT != KV_BF16 && warp_head + place.stride > p.q_heads {
+        // SAFETY: the whole warp is here.
+        unsafe { store_quantised::<FORMAT>(p, place, slot, (head, is_value, stored && !is_query), &part) };
     }
 }
 
