@@ -214,17 +214,23 @@ impl Batch {
                 continue;
             }
             let mut b = Bench::new();
-            let mut items: Vec<DecodeItem> = vec![];
+            let mut records = vec![];
+            let mut first_item = 0;
             for (seq, &(queries, kv_len)) in self.lens.iter().enumerate() {
                 let kv_len = kv_len as u32;
-                let row_and_queries = (seq as u32) << DecodeItem::QUERY_BITS | queries as u32;
-                let first_item = items.len() as u32;
-                let item = DecodeItem { first_item, query_start: x.q_starts[seq], kv_len, row_and_queries };
-                items.extend(vec![item; attention_decode::split::chunks(kv_len) as usize]);
+                let row_and_queries = (seq as u32) << DecodeSequence::QUERY_BITS | queries as u32;
+                records.push(DecodeSequence {
+                    first_item,
+                    query_start: x.q_starts[seq],
+                    kv_len,
+                    row_and_queries,
+                });
+                first_item += attention_decode::split::chunks(kv_len);
             }
+            records.push(DecodeSequence { first_item, ..DecodeSequence::default() });
             let row_tiles = (queries * group).div_ceil(variant.rows);
-            let units = items.len() * row_tiles as usize * self.kv_heads;
-            let rows = units * variant.rows as usize;
+            let blocks = first_item * row_tiles * self.kv_heads as u32;
+            let rows = (blocks * variant.rows) as usize;
             let params = AttentionDecode {
                 q: b.bf16(&x.q),
                 k_cache: b.bf16(&x.k),
@@ -232,10 +238,10 @@ impl Batch {
                 out: b.empty(x.q.len() * 2),
                 partial_out: b.empty(rows * self.head_dim * 4),
                 partial_sums: b.empty(rows * 8),
-                counters: b.words(&vec![0u32; units]),
-                items: b.words(&items),
+                counters: b.words(&vec![0u32; self.lens.len() * self.kv_heads * row_tiles as usize]),
+                sequences: b.words(&records),
                 block_table: b.words(&x.table),
-                item_count: items.len() as u32,
+                seqs: self.seqs(),
                 block_table_stride: x.stride as u32,
                 page_size: self.page_size as u32,
                 q_heads: self.q_heads as u32,
@@ -246,7 +252,7 @@ impl Batch {
                 window: self.window as u32,
                 ..AttentionDecode::default()
             };
-            let report = b.launch_once(&variant.spec, [7, 1, 1], params);
+            let report = b.launch_once(&variant.spec, [blocks, 1, 1], params);
             assert_eq!(report.bank_conflicts, 0, "{}", variant.spec.name);
             assert_close("out", &b.read_bf16(params.out, x.q.len()), &self.expected(&x), 0.01);
         }

@@ -3,7 +3,7 @@ use tilewright_host::{
     gpu::{Driver, GpuInfo},
 };
 use tilewright_kernels::{
-    abi::{self, DecodeItem},
+    abi::{self, DecodeSequence},
     attention_decode::{Variant, select, split},
 };
 
@@ -14,7 +14,7 @@ use crate::{
     random::{Kind, shuffled},
 };
 
-/// One launch: split over the keys by each sequence's length, joined by whoever finishes last.
+/// One launch, split over the keys by each sequence's length and joined by its last block.
 pub struct AttentionDecode;
 
 impl<D: Driver> Kernel<D> for AttentionDecode {
@@ -33,18 +33,17 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
         let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
         let chunks = split::chunks(context as u32);
         let row_tiles = (q_heads / kv_heads).div_ceil(variant.rows as usize);
-        let units = seqs * chunks as usize * row_tiles * kv_heads;
-        let rows = if chunks > 1 { units * variant.rows as usize } else { 0 };
+        let blocks = seqs * chunks as usize * row_tiles * kv_heads;
+        let rows = if chunks > 1 { blocks * variant.rows as usize } else { 0 };
         let params = abi::AttentionDecode {
             partial_out: prepared.output("partial_out", rows * head_dim * 4)?,
             partial_sums: prepared.output("partial_sums", rows * 8)?,
-            counters: prepared.u32s("counters", vec![0; units])?,
-            items: prepared.u32s("items", items(seqs as u32, context as u32, chunks))?,
-            item_count: seqs as u32 * chunks,
+            counters: prepared.u32s("counters", vec![0; seqs * kv_heads * row_tiles])?,
+            sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
+            seqs: seqs as u32,
             row_tiles: row_tiles as u32,
             ..params(&mut prepared, problem, seed)?
         };
-        let blocks = units.min((driver.info().multiprocessors * variant.spec.min_blocks) as usize);
         prepared.launch(&variant.spec, [blocks as u32, 1, 1], &params);
         Ok(prepared)
     }
@@ -59,10 +58,10 @@ fn variant(problem: &Decode) -> Option<&'static Variant> {
     select(format, problem.head_dim as u32, (problem.q_heads / problem.kv_heads) as u32)
 }
 
-/// The items of sequences of one query each, as words.
-fn items(seqs: u32, context: u32, chunks: u32) -> Vec<u32> {
-    let item = |seq: u32| [seq * chunks, seq, context, seq << DecodeItem::QUERY_BITS | 1];
-    (0..seqs).flat_map(|seq| std::iter::repeat_n(item(seq), chunks as usize).flatten()).collect()
+/// The records of sequences of one query each, as words.
+fn sequences(seqs: u32, context: u32, chunks: u32) -> Vec<u32> {
+    let record = |seq: u32| [seq * chunks, seq, context, seq << DecodeSequence::QUERY_BITS | 1];
+    (0..=seqs).flat_map(record).collect()
 }
 
 /// The queries, the cache and its table, the output.

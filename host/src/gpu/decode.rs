@@ -3,7 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tilewright_kernels::{
-    abi::{self, DecodeItem},
+    abi::{self, DecodeSequence},
     attention_decode::{self, split},
 };
 
@@ -17,13 +17,13 @@ use crate::{Result, Span};
 /// Sequences that the decode kernel serves, and how much work they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DecodeWork {
-    /// [`DecodeItem`] `[item_count]`.
-    pub items: Section,
+    /// [`DecodeSequence`] `[seqs + 1]`.
+    pub sequences: Section,
     /// u32 `[tokens]`, if any span has masks: the drafts that each query sees.
     pub tree_masks: Option<Section>,
     pub seqs: usize,
     /// Chunks of all.
-    pub item_count: u32,
+    pub items: u32,
     /// The longest span of queries; 0 without sequences.
     pub max_queries: u32,
 }
@@ -35,27 +35,26 @@ impl DecodeWork {
         span.query_len == 1 || span.drafts.is_some()
     }
 
-    /// The items of `spans`, and the work they are; sections are the caller's to fill in.
-    pub fn list(spans: &[Span]) -> Result<(DecodeWork, Vec<DecodeItem>)> {
+    /// The records of `spans`, and the work they are; sections are the caller's to fill in.
+    pub fn records(spans: &[Span]) -> Result<(DecodeWork, Vec<DecodeSequence>)> {
         let mut work = DecodeWork::default();
-        let mut items = Vec::new();
+        let mut records = Vec::new();
         for (row, span) in (0u32..).zip(spans).filter(|(_, span)| Self::serves(span)) {
             require(span.kv_len < 1 << 31, "step", "keys of a sequence", "below 2^31", span.kv_len)?;
             require(row < 1 << 27, "step", "sequences", "at most 2^27", row)?;
-            let item = DecodeItem {
-                first_item: work.item_count,
+            records.push(DecodeSequence {
+                first_item: work.items,
                 query_start: span.query_start,
                 kv_len: span.kv_len,
-                row_and_queries: row << DecodeItem::QUERY_BITS | span.query_len,
-            };
-            // At most 64 a sequence, of which a batch has at most 65535.
-            let chunks = split::chunks(span.kv_len);
-            items.extend(std::iter::repeat_n(item, chunks as usize));
+                row_and_queries: row << DecodeSequence::QUERY_BITS | span.query_len,
+            });
             work.seqs += 1;
-            work.item_count += chunks;
+            // At most 64 a sequence, of which a batch has at most 65535.
+            work.items += split::chunks(span.kv_len);
             work.max_queries = work.max_queries.max(span.query_len);
         }
-        Ok((work, items))
+        records.push(DecodeSequence { first_item: work.items, ..DecodeSequence::default() });
+        Ok((work, records))
     }
 
     /// The masks of all query rows, or nothing if no span has any: rows of other spans have zeros.
@@ -154,18 +153,18 @@ impl<Dr: Driver> GpuDevice<Dr> {
             return Err(shape(op, "head_dim", "64 or 128", planes.head_dim));
         };
         let row_tiles = rows.div_ceil(variant.rows);
-        let units = u64::from(work.item_count) * u64::from(row_tiles) * u64::from(kv_heads);
-        let units = i32::try_from(units)
-            .map_err(|_| shape(op, "units of decode attention", "below 2^31", units))?
+        let blocks = u64::from(work.items) * u64::from(row_tiles) * u64::from(kv_heads);
+        let blocks: u32 = i32::try_from(blocks)
+            .map_err(|_| shape(op, "blocks of decode attention", "below 2^31", blocks))?
             .cast_unsigned();
-        // A unit's slot is used where its sequence has several chunks.
-        let splits = work.item_count as usize > work.seqs;
-        let slots = if splits { units as usize * variant.rows as usize } else { 0 };
+        // A block's slot is used where its sequence has several chunks.
+        let slots =
+            if work.items as usize == work.seqs { 0 } else { blocks as usize * variant.rows as usize };
         let mut buffers = self.decode_scratch.lock();
         let partial_out = buffers.partial_out.at_least(self, slots * planes.head_dim * WORD, false)?;
         let partial_sums = buffers.partial_sums.at_least(self, slots * 2 * WORD, false)?;
-        let counters =
-            buffers.counters.at_least(self, if splits { units as usize } else { 0 } * WORD, true)?;
+        let counters = work.seqs * kv_heads as usize * row_tiles as usize;
+        let counters = buffers.counters.at_least(self, counters * WORD, true)?;
         let params = abi::AttentionDecode {
             q: shared.q,
             k_cache: shared.k_cache,
@@ -176,10 +175,10 @@ impl<Dr: Driver> GpuDevice<Dr> {
             partial_out,
             partial_sums,
             counters,
-            items: step.at(work.items),
+            sequences: step.at(work.sequences),
             block_table: shared.block_table,
             tree_masks: work.tree_masks.map_or(0, |section| step.at(section)),
-            item_count: work.item_count,
+            seqs: work.seqs as u32,
             block_table_stride: shared.block_table_stride,
             page_size: shared.page_size,
             q_heads,
@@ -190,8 +189,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             window: shared.window,
             reserved: 0,
         };
-        let blocks = units.min(self.driver.info().multiprocessors.max(1) * variant.spec.min_blocks);
-        // SAFETY: as for prefill; the items are those of the step, scratch is `[units, rows(, head_dim)]` where a sequence has
+        // SAFETY: as for prefill; the records are those of the step, scratch is `[blocks, rows(, head_dim)]` where a sequence has
         // several chunks and isn't touched otherwise, and counters are zero: fresh ones are, and launches leave them so. Launches
         // that share scratch follow each other on one stream; the lock is held until this one is in it.
         unsafe { self.launch(&variant.spec, [blocks, 1, 1], params) }
@@ -203,7 +201,7 @@ pub(super) fn check_drafts(span: &Span) -> Result<()> {
     let Some(masks) = &span.drafts else { return Ok(()) };
     let queries = span.query_len as usize;
     require(masks.len() == queries, "step", "masks of drafts", queries, masks.len())?;
-    let most = DecodeItem::MAX_QUERIES;
+    let most = DecodeSequence::MAX_QUERIES;
     require(
         span.query_len <= most,
         "step",
@@ -232,15 +230,13 @@ mod tests {
             span(8, 2, 40, None),
             span(10, 1, 513, None),
         ];
-        let (work, items) = DecodeWork::list(&spans).expect("a valid batch");
-        assert_eq!((work.seqs, work.item_count, work.max_queries), (3, 3 + 1 + 3, 2));
-        let items: Vec<[u32; 4]> = items
-            .iter()
-            .map(|item| [item.first_item, item.query_start, item.kv_len, item.row_and_queries])
-            .collect();
-        let (first, drafts, last) =
-            ([0, 5, 600, 1 << 5 | 1], [3, 6, 40, 2 << 5 | 2], [4, 10, 513, 4 << 5 | 1]);
-        assert_eq!(items, [first, first, first, drafts, last, last, last]);
+        let (work, records) = DecodeWork::records(&spans).expect("a valid batch");
+        assert_eq!((work.seqs, work.items, work.max_queries), (3, 3 + 1 + 3, 2));
+        let record = |r: &DecodeSequence| (r.first_item, r.query_start, r.kv_len, r.row_and_queries);
+        assert_eq!(record(&records[0]), (0, 5, 600, 1 << 5 | 1));
+        assert_eq!(record(&records[1]), (3, 6, 40, 2 << 5 | 2));
+        assert_eq!(record(&records[2]), (4, 10, 513, 4 << 5 | 1));
+        assert_eq!(record(&records[3]), (7, 0, 0, 0));
         let masks = DecodeWork::masks(&spans).expect("some drafts");
         assert_eq!(masks, [0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0]);
         assert_eq!(DecodeWork::masks(&spans[..2]), None);

@@ -102,10 +102,10 @@ impl StepPlan {
         plan.block_table = packer.push(batch.spans.iter().flat_map(|span| {
             span.pages.iter().copied().chain(std::iter::repeat_n(u32::MAX, stride - span.pages.len()))
         }));
-        let (work, items) = DecodeWork::list(&batch.spans)?;
-        let items = packer.push(bytemuck::cast_slice(&items).iter().copied());
+        let (work, records) = DecodeWork::records(&batch.spans)?;
+        let sequences = packer.push(bytemuck::cast_slice(&records).iter().copied());
         let tree_masks = DecodeWork::masks(&batch.spans).map(|masks| packer.push(masks));
-        plan.decode = DecodeWork { items, tree_masks, ..work };
+        plan.decode = DecodeWork { sequences, tree_masks, ..work };
         plan.prefill = PrefillWork::new(&mut packer, &batch.spans)?;
         Ok((plan, packer.words))
     }
@@ -180,10 +180,10 @@ mod tests {
         assert_eq!(section(&words, plan.kv_lens, 4), [3, 10, 0, 1]);
         let none = u32::MAX;
         assert_eq!(section(&words, plan.block_table, 8), [3, none, 1, 4, none, none, 0, none]);
-        let items = [[0, 3, 10, 1 << 5 | 1], [1, 4, 1, 3 << 5 | 1]];
-        assert_eq!(section(&words, plan.decode.items, 8), items.concat());
+        let [first, second, end] = [[0, 3, 10, 1 << 5 | 1], [1, 4, 1, 3 << 5 | 1], [2, 0, 0, 0]];
+        assert_eq!(section(&words, plan.decode.sequences, 12), [first, second, end].concat());
         assert_eq!(section(&words, plan.prefill.seq_ids, 1), [0]);
-        assert_eq!((plan.decode.seqs, plan.decode.item_count, plan.decode.tree_masks), (2, 2, None));
+        assert_eq!((plan.decode.seqs, plan.decode.items, plan.decode.tree_masks), (2, 2, None));
         assert_eq!((plan.prefill.seqs, plan.prefill.max_query_len), (1, 3));
         assert_eq!((plan.ids_end, plan.positions_end, plan.slots_end, plan.pages_end), (10, 10, 34, 5));
         assert_eq!((plan.min_page_size, plan.block_table_stride), (5, 2));

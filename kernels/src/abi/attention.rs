@@ -71,21 +71,20 @@ params! {
 }
 
 params! {
-    /// One chunk of a sequence in a launch of [`AttentionDecode`]: the chunks of a sequence stand one after the other, in ascending
-    /// order, and all have the same record.
-    pub struct DecodeItem {
-        /// The index of the sequence's first item in the launch; it has `attention_decode::split::chunks(kv_len)`.
+    /// One sequence of a launch of [`AttentionDecode`].
+    pub struct DecodeSequence {
+        /// The first of its items in the launch: one a chunk, `attention_decode::split::chunks(kv_len)` of them.
         pub first_item: u32,
-        /// The sequence's first query row.
+        /// Its first query row.
         pub query_start: u32,
         /// Its keys, the step's own included; below 2^31.
         pub kv_len: u32,
-        /// Its row of the block table times 32, plus its queries, 1 to 16. An item without queries is skipped.
+        /// Its row of the block table times 32, plus its queries, 1 to 16.
         pub row_and_queries: u32,
     }
 }
 
-impl DecodeItem {
+impl DecodeSequence {
     /// Bits of the number of queries in `row_and_queries`.
     pub const QUERY_BITS: u32 = 5;
     /// Queries a sequence may have.
@@ -94,16 +93,14 @@ impl DecodeItem {
 
 params! {
     /// Attention of the last 1 to 16 tokens of each sequence over its paged keys, cut in chunks by
-    /// [`attention_decode::split`](crate::attention_decode::split), which asks for the sequence's length alone. Whichever block
-    /// finishes a sequence's last chunk joins them in ascending order; a sequence of a single chunk is written straight to `out`.
+    /// [`attention_decode::split`](crate::attention_decode::split), which asks for the sequence's length alone. A sequence's last
+    /// block joins its chunks in ascending order; one of a single chunk is written straight to `out`.
     ///
     /// Query `i` of `q` is draft `i`: it stands for key `kv - q + i`. It sees every key before the drafts, itself, and draft `j`
     /// where `j <= i` or, with `tree_masks`, where bit `j` of its mask is set. Of those keys, `window` (if not 0) keeps the last
     /// `window`. A query that sees nothing gets zeros.
     ///
-    /// A unit of work is an item, a tile of query rows and a key head: `units = items * row_tiles * kv_heads`, key heads fastest.
-    /// Grid: `(any, 1, 1)`: each block takes every `any`-th unit, and the bits don't depend on it. As many blocks as fit the
-    /// device at once are best.
+    /// Grid: `(items * row_tiles * kv_heads, 1, 1)`, or more: blocks past the last item leave at once.
     pub struct AttentionDecode {
         /// bf16 `[tokens, q_heads, head_dim]`.
         pub q: u64,
@@ -118,19 +115,19 @@ params! {
         pub v_scales: u64,
         /// bf16 `[tokens, q_heads, head_dim]`.
         pub out: u64,
-        /// f32 `[units, rows a tile, head_dim]`, scratch: the unnormalised output of a chunk.
+        /// f32 `[blocks of the grid, rows a tile, head_dim]`, scratch: the unnormalised output of a chunk.
         pub partial_out: u64,
-        /// f32 `[units, rows a tile, 2]`, scratch: a chunk's largest base-2 score (-inf if it sees no key) and its sum.
+        /// f32 `[blocks of the grid, rows a tile, 2]`, scratch: a chunk's largest base-2 score (-inf if it sees no key) and its sum.
         pub partial_sums: u64,
-        /// u32 `[units]`: zeros before the launch, zeros after it.
+        /// u32 `[seqs, kv_heads, row_tiles]`: zeros before the launch, zeros after it.
         pub counters: u64,
-        /// [`DecodeItem`] `[item_count]`.
-        pub items: u64,
+        /// [`DecodeSequence`] `[seqs + 1]`; the last holds the number of items as its `first_item`.
+        pub sequences: u64,
         /// u32 `[rows, block_table_stride]`: the pages of each sequence.
         pub block_table: u64,
         /// u32 `[tokens]`, optional: the drafts that each query sees. Bits of drafts that aren't there don't matter.
         pub tree_masks: u64,
-        pub item_count: u32,
+        pub seqs: u32,
         pub block_table_stride: u32,
         pub page_size: u32,
         pub q_heads: u32,

@@ -1,71 +1,60 @@
-//! From the warps' parts to the output: the merge within a block, and the join of a sequence's chunks by whoever finishes last.
+//! From the warps' parts to the output: the merge within a block, and the join of a sequence's chunks by its last block.
 
-use super::{SharedPlan, THREADS, WARPS, item::Item, softmax::Softmax, split::MAX_CHUNKS};
+use super::{
+    SharedPlan, THREADS, WARPS,
+    item::{Item, group},
+    softmax::Softmax,
+};
 use crate::{
     abi::{AttentionDecode, KV_BF16},
     ptx,
 };
 
-/// Chunks whose outputs a lane of the join has on their way at once: 64 chunks take eight round trips to L2.
-const JOIN_AHEAD: usize = 8;
-/// Chunks whose sums a lane of the join holds.
-const LANE_CHUNKS: usize = MAX_CHUNKS as usize / 32;
+/// Chunks whose outputs a thread of the join has on their way at once: 64 chunks take four round trips to L2.
+const JOIN_AHEAD: usize = 16;
 
-/// Part of a row's output, unnormalised, under the largest score of the whole row.
+/// Part of a row's output, unnormalised, under the largest score it has seen.
 #[derive(Clone, Copy)]
-struct Part<const DIMS: usize> {
+struct Part {
+    max: f32,
     sum: f32,
-    out: [f32; DIMS],
+    out: [f32; 4],
 }
 
-impl<const DIMS: usize> Part<DIMS> {
-    const NOTHING: Self = Part { sum: 0.0, out: [0.0; DIMS] };
+impl Part {
+    const NOTHING: Part = Part { max: f32::NEG_INFINITY, sum: 0.0, out: [0.0; 4] };
 
+    /// Adds a part whose maximum is at most `self.max`, which is that of all parts.
     #[inline(always)]
-    fn add(&mut self, weight: f32, sum: f32, out: [f32; DIMS]) {
+    fn add(&mut self, max: f32, sum: f32, out: [f32; 4]) {
+        // Parts that saw no key are zeros under -inf, and so is the whole if none saw any; -inf less -inf would be NaN.
+        let weight = if max == f32::NEG_INFINITY { 0.0 } else { ptx::ex2(max - self.max) };
         self.sum = ptx::fma(weight, sum, self.sum);
-        for i in 0..DIMS {
+        for i in 0..4 {
             self.out[i] = ptx::fma(weight, out[i], self.out[i]);
         }
     }
-
-    /// Normalised; zeros for a row that saw no key.
-    #[inline(always)]
-    fn normal(&self) -> [f32; DIMS] {
-        let inverse = if self.sum == 0.0 { 0.0 } else { 1.0 / self.sum };
-        self.out.map(|out| out * inverse)
-    }
 }
 
-/// What a part under the maximum `max` weighs where the whole's is `whole`. Parts that saw no key are zeros under -inf, and so is
-/// the whole if none saw any; -inf less -inf would be NaN.
-#[inline(always)]
-fn weight(max: f32, whole: f32) -> f32 {
-    if max == f32::NEG_INFINITY { 0.0 } else { ptx::ex2(max - whole) }
+/// Four dims of a row of the block.
+#[derive(Clone, Copy)]
+struct Piece {
+    row: u32,
+    dim: u32,
 }
 
-/// Byte offset of an element in a warp's part of the merge. Rows are as long as all banks, or twice; the four rows that the lanes
-/// of a quad write together are turned by eight banks each. Four dims stay side by side.
-#[inline(always)]
-const fn merge_at(head_dim: u32, row: u32, dim: u32) -> u32 {
-    (row * head_dim + (dim ^ (row >> 1 & 3) << 3)) * 4
-}
-
-/// Leaves a warp's outputs at `stage` of its ring, its maxima and sums beside the rings; rows below `rows` alone.
+/// Leaves a warp's maxima, sums and outputs in shared memory, rows below `rows` alone.
 ///
 /// # Safety
-/// The whole warp calls it; the stage is neither read nor on its way, and nobody reads the warp's last maxima and sums.
+/// The whole warp calls it, when its ring is neither read nor on its way.
 #[inline(always)]
 pub(super) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
     plan: &SharedPlan,
-    stage: u32,
     rows: u32,
     softmax: &Softmax<STEPS, ROWS8>,
 ) {
-    let tid = ptx::tid_x_anew();
-    let (warp, lane) = (tid / 32, tid % 32);
-    let (g, t) = (lane / 4, lane % 4);
-    let s_part = ptx::shared_base() + warp * plan.ring_bytes() + stage;
+    let (warp, g, t) = (ptx::warp(), ptx::lane() / 4, ptx::lane() % 4);
+    let s_part = ptx::shared_base() + warp * plan.ring_bytes();
     let s_sums = ptx::shared_base() + plan.merge_sums() + warp * plan.rows * 8;
     let mut sums = [[0.0; 2]; ROWS8];
     for n in 0..ROWS8 {
@@ -74,29 +63,22 @@ pub(super) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: u
             sums[n][e] = unsafe { softmax.total(n, e) };
         }
     }
-    // SAFETY: each lane writes its own words of the warp's part.
-    unsafe {
-        if lane == 0 {
-            ptx::st_shared_b32(ptx::shared_base() + plan.merge_stages() + warp * 4, stage);
-        }
-        for n in 0..ROWS8 {
-            for e in 0..2 {
-                let row = n as u32 * 8 + 2 * t + e as u32;
-                if row < rows {
+    for n in 0..ROWS8 {
+        for e in 0..2 {
+            let row = n as u32 * 8 + 2 * t + e as u32;
+            if row < rows {
+                // SAFETY: each lane writes its own words of the warp's part.
+                unsafe {
                     if g == 0 {
                         let pair = [softmax.max[n][e].to_bits(), sums[n][e].to_bits()];
                         ptx::st_shared_v2_b32(s_sums + row * 8, pair);
                     }
+                    let s_row = s_part + row * plan.merge_row() * 4;
                     for d in 0..STEPS {
-                        let (out, dim) = (&softmax.out[d][n], d as u32 * 16);
-                        let pair = [out[e].to_bits(), out[2 + e].to_bits()];
-                        let at = |dim| s_part + merge_at(plan.head_dim, row, dim);
-                        if FORMAT == KV_BF16 {
-                            ptx::st_shared_b32(at(dim + g), pair[0]);
-                            ptx::st_shared_b32(at(dim + g + 8), pair[1]);
-                        } else {
-                            ptx::st_shared_v2_b32(at(dim + 2 * g), pair);
-                        }
+                        let (first, next) = if FORMAT == KV_BF16 { (g, g + 8) } else { (2 * g, 2 * g + 1) };
+                        let out = &softmax.out[d][n];
+                        ptx::st_shared_b32(s_row + (d as u32 * 16 + first) * 4, out[e].to_bits());
+                        ptx::st_shared_b32(s_row + (d as u32 * 16 + next) * 4, out[2 + e].to_bits());
                     }
                 }
             }
@@ -104,44 +86,71 @@ pub(super) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: u
     }
 }
 
-/// Merges the warps, in ascending order, four dims of a row a thread. The only chunk of a sequence goes to the output, others to
-/// the scratch.
+/// The warps' parts of a piece, in ascending order of warp.
+///
+/// # Safety
+/// After [`share`] and a barrier.
+#[inline(always)]
+unsafe fn merge(plan: &SharedPlan, piece: Piece) -> Part {
+    let base = ptx::shared_base();
+    let mut sums = [[f32::NEG_INFINITY, 0.0]; WARPS as usize];
+    let mut whole = Part::NOTHING;
+    for w in 0..WARPS {
+        // SAFETY: written by `share`.
+        let word =
+            unsafe { ptx::ld_shared_v2_b32(base + plan.merge_sums() + (w * plan.rows + piece.row) * 8) };
+        sums[w as usize] = word.map(f32::from_bits);
+        whole.max = ptx::max(whole.max, sums[w as usize][0]);
+    }
+    for w in 0..WARPS {
+        let at = w * plan.ring_bytes() + (piece.row * plan.merge_row() + piece.dim) * 4;
+        // SAFETY: written by `share`.
+        let out = unsafe { ptx::ld_shared_v4_b32(base + at) };
+        let [max, sum] = sums[w as usize];
+        whole.add(max, sum, out.map(f32::from_bits));
+    }
+    whole
+}
+
+/// Normalises a piece and writes it to the output; zeros for a row that saw no key.
+///
+/// # Safety
+/// The piece's row is one of the item's.
+#[inline(always)]
+unsafe fn write_out(p: &AttentionDecode, plan: &SharedPlan, item: &Item, piece: Piece, part: &Part) {
+    let group = group(p);
+    let row = item.row_tile * plan.rows + piece.row;
+    let query = u64::from(item.query_start + row / group);
+    let head = query * u64::from(p.q_heads) + u64::from(item.kv_head * group + row % group);
+    let inverse = if part.sum == 0.0 { 0.0 } else { 1.0 / part.sum };
+    let out = part.out.map(|out| out * inverse);
+    let at = p.out + (head * u64::from(plan.head_dim) + u64::from(piece.dim)) * 2;
+    // SAFETY: the caller's promise.
+    unsafe { ptx::st_global_v2_b32(at, [ptx::pack_bf16(out[0], out[1]), ptx::pack_bf16(out[2], out[3])]) };
+}
+
+/// Merges the warps. The only chunk of a sequence goes to the output, others to the scratch.
 ///
 /// # Safety
 /// The whole block calls it, after [`share`] and a barrier.
 #[inline(always)]
-pub(super) unsafe fn merge_warps(p: &AttentionDecode, plan: &SharedPlan, item: &Item) {
-    let (base, pieces) = (ptx::shared_base(), plan.head_dim / 4);
-    let mut index = ptx::tid_x_anew();
-    while index < item.rows * pieces {
-        let (row, dim) = (index / pieces, index % pieces * 4);
-        let mut sums = [[f32::NEG_INFINITY, 0.0]; WARPS as usize];
-        let mut max = f32::NEG_INFINITY;
-        let mut whole = Part::<4>::NOTHING;
-        // SAFETY: written by `share`; the unit's own slot of the scratch, the item's own row of the output.
+pub(super) unsafe fn merge_warps(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
+    let pieces = plan.head_dim / 4;
+    let slot = item.slot(p, item.chunk);
+    let mut index = ptx::tid_x();
+    while index < rows * pieces {
+        let piece = Piece { row: index / pieces, dim: index % pieces * 4 };
+        // SAFETY: the block's own slot of the scratch.
         unsafe {
-            for w in 0..WARPS {
-                let pair = ptx::ld_shared_v2_b32(base + plan.merge_sums() + (w * plan.rows + row) * 8);
-                sums[w as usize] = pair.map(f32::from_bits);
-                max = ptx::max(max, sums[w as usize][0]);
-            }
-            for w in 0..WARPS {
-                let stage = w * plan.ring_bytes() + ptx::ld_shared_b32(base + plan.merge_stages() + w * 4);
-                let out = ptx::ld_shared_v4_b32(base + stage + merge_at(plan.head_dim, row, dim));
-                let [warp_max, sum] = sums[w as usize];
-                whole.add(weight(warp_max, max), sum, out.map(f32::from_bits));
-            }
+            let part = merge(plan, piece);
             if item.chunks == 1 {
-                let out = whole.normal();
-                let at = p.out + (item.head(p, row) * u64::from(plan.head_dim) + u64::from(dim)) * 2;
-                let pairs = [ptx::pack_bf16(out[0], out[1]), ptx::pack_bf16(out[2], out[3])];
-                ptx::st_global_v2_b32(at, pairs);
+                write_out(p, plan, item, piece, &part);
             } else {
-                let slot = item.slot(item.chunk) * u64::from(plan.rows) + u64::from(row);
-                let at = p.partial_out + (slot * u64::from(plan.head_dim) + u64::from(dim)) * 4;
-                ptx::st_global_v4_b32(at, whole.out.map(f32::to_bits));
-                if dim == 0 {
-                    ptx::st_global_v2_b32(p.partial_sums + slot * 8, [max.to_bits(), whole.sum.to_bits()]);
+                let row = slot * u64::from(plan.rows) + u64::from(piece.row);
+                let at = p.partial_out + (row * u64::from(plan.head_dim) + u64::from(piece.dim)) * 4;
+                ptx::st_global_v4_b32(at, part.out.map(f32::to_bits));
+                if piece.dim == 0 {
+                    ptx::st_global_v2_b32(p.partial_sums + row * 8, [part.max.to_bits(), part.sum.to_bits()]);
                 }
             }
         }
@@ -149,128 +158,88 @@ pub(super) unsafe fn merge_warps(p: &AttentionDecode, plan: &SharedPlan, item: &
     }
 }
 
-/// The largest over the warp.
+/// Whether the other blocks of the sequence's rows have all been here before this one; the last leaves the counter as it was.
 ///
 /// # Safety
-/// The whole warp calls it.
+/// The whole block calls it, once, after it has written its scratch.
 #[inline(always)]
-#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn warp_max(value: f32) -> f32 {
-    let mut max = value;
-    for shift in 0..5 {
-        // SAFETY: the warp is whole.
-        max = ptx::max(max, unsafe { ptx::shfl_bfly_f32(max, 1 << shift) });
-    }
-    max
-}
-
-/// A lane's `DIMS` dims of a row of the scratch.
-///
-/// # Safety
-/// The address is one of the scratch, written before.
-#[inline(always)]
-unsafe fn load_dims<const DIMS: usize>(address: u64) -> [f32; DIMS] {
-    let mut dims = [0.0; DIMS];
-    // SAFETY: the caller's promise. Not by way of the read-only cache: it was written in this launch.
+pub(super) unsafe fn is_last_block(p: &AttentionDecode, plan: &SharedPlan, item: &Item) -> bool {
+    let s_is_last = ptx::shared_base() + plan.is_last();
+    let counter = (item.launch_seq * p.kv_heads + item.kv_head) * p.row_tiles.max(1) + item.row_tile;
+    let g_counter = p.counters + u64::from(counter) * 4;
+    // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has
+    // then acquired what all released, and the second barrier hands it to the block.
     unsafe {
-        if DIMS == 4 {
-            let v = ptx::ld_global_v4_b32(address);
-            for i in 0..DIMS {
-                dims[i] = f32::from_bits(v[i]);
+        ptx::bar_sync();
+        if ptx::tid_x() == 0 {
+            let before = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1);
+            let last = before == item.chunks - 1;
+            if last {
+                ptx::st_global_b32(g_counter, 0);
             }
-        } else {
-            let v = ptx::ld_global_v2_b32(address);
-            for i in 0..DIMS {
-                dims[i] = f32::from_bits(v[i]);
-            }
+            ptx::st_shared_b32(s_is_last, last as u32);
         }
+        ptx::bar_sync();
+        ptx::ld_shared_b32(s_is_last) != 0
     }
-    dims
 }
 
-/// Joins the chunks that the blocks left in the scratch, in ascending order, into the output: a row a warp, `DIMS` dims a lane.
+/// Joins the chunks that the sequence's blocks left in the scratch, in ascending order, into the output.
 ///
 /// # Safety
-/// The whole block calls it, after all of the rows' chunks have been written and that has been acquired.
+/// The whole block calls it, where [`is_last_block`] says so.
 #[inline(always)]
-pub(super) unsafe fn join_chunks<const DIMS: usize>(p: &AttentionDecode, plan: &SharedPlan, item: &Item) {
-    const { assert!(DIMS == 2 || DIMS == 4) };
-    let tid = ptx::tid_x_anew();
-    let (mut row, lane) = (tid / 32, tid % 32);
-    let dim = lane * DIMS as u32;
-    while row < item.rows {
-        let slot = |chunk: u32| item.slot(item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row);
-        let mut sums = [[f32::NEG_INFINITY, 0.0]; LANE_CHUNKS];
-        let mut max = f32::NEG_INFINITY;
-        let mut whole = Part::<DIMS>::NOTHING;
-        // SAFETY: the warp is whole, and walks the chunks together; the item's own row of the output.
+pub(super) unsafe fn join_chunks(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
+    // What the rings held has been read: [`is_last_block`] has barriers.
+    let s_sums = ptx::shared_base();
+    let scratch_row =
+        |row: u32, chunk: u32| item.slot(p, item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row);
+    let mut index = ptx::tid_x();
+    while index < rows * item.chunks {
+        let (row, chunk) = (index / item.chunks.max(1), index % item.chunks.max(1));
+        // SAFETY: written by the blocks of these rows. Not by way of the read-only cache: they were written in this launch.
         unsafe {
-            for i in 0..LANE_CHUNKS {
-                let chunk = lane + i as u32 * 32;
-                if chunk < item.chunks {
-                    sums[i] = ptx::ld_global_v2_b32(p.partial_sums + slot(chunk) * 8).map(f32::from_bits);
-                }
-                max = ptx::max(max, sums[i][0]);
-            }
-            let max = warp_max(max);
-            let weights = sums.map(|[own, _]| weight(own, max));
-            let mut first = 0;
-            while first < item.chunks {
-                let mut outs = [[0.0; DIMS]; JOIN_AHEAD];
-                for i in 0..JOIN_AHEAD {
-                    // Past the last chunk the last again, at no weight.
-                    let chunk = (first + i as u32).min(item.chunks - 1);
-                    let at = slot(chunk) * u64::from(plan.head_dim) + u64::from(dim);
-                    outs[i] = load_dims::<DIMS>(p.partial_out + at * 4);
-                }
-                for i in 0..JOIN_AHEAD {
-                    let chunk = first + i as u32;
-                    let (mut weight, mut sum) = (weights[0], sums[0][1]);
-                    for j in 1..LANE_CHUNKS {
-                        if chunk >= j as u32 * 32 {
-                            (weight, sum) = (weights[j], sums[j][1]);
-                        }
-                    }
-                    let weight = f32::from_bits(ptx::shfl_idx(weight.to_bits(), chunk % 32));
-                    let sum = f32::from_bits(ptx::shfl_idx(sum.to_bits(), chunk % 32));
-                    if chunk < item.chunks {
-                        whole.add(weight, sum, outs[i]);
-                    }
-                }
-                first += JOIN_AHEAD as u32;
-            }
-            let out = whole.normal();
-            let at = p.out + (item.head(p, row) * u64::from(plan.head_dim) + u64::from(dim)) * 2;
-            for i in 0..DIMS / 2 {
-                ptx::st_global_b32(at + i as u64 * 4, ptx::pack_bf16(out[2 * i], out[2 * i + 1]));
-            }
+            let sums = ptx::ld_global_v2_b32(p.partial_sums + scratch_row(row, chunk) * 8);
+            ptx::st_shared_v2_b32(s_sums + index * 8, sums);
         }
-        row += WARPS;
+        index += THREADS;
     }
-}
-
-#[cfg(all(test, not(target_arch = "nvptx64")))]
-mod tests {
-    use super::merge_at;
-
-    #[test]
-    fn parts_are_a_bijection_without_bank_conflicts() {
-        for head_dim in [64, 128] {
-            let mut seen = vec![false; 16 * head_dim as usize];
-            for row in 0..16 {
-                for dim in 0..head_dim {
-                    let at = merge_at(head_dim, row, dim);
-                    assert!(!std::mem::replace(&mut seen[at as usize / 4], true));
-                    assert_eq!(at, merge_at(head_dim, row, dim / 4 * 4) + dim % 4 * 4, "four dims together");
-                }
-            }
-            for first_row in [0, 1, 8, 9] {
-                let mut banks = [false; 32];
-                for lane in 0..32 {
-                    let at = merge_at(head_dim, first_row + lane % 4 * 2, 16 + lane / 4);
-                    assert!(!std::mem::replace(&mut banks[at as usize / 4 % 32], true), "lanes of a store");
-                }
-            }
+    // SAFETY: the whole block is here.
+    unsafe { ptx::bar_sync() };
+    let pieces = plan.head_dim / 4;
+    let mut index = ptx::tid_x();
+    while index < rows * pieces {
+        let piece = Piece { row: index / pieces, dim: index % pieces * 4 };
+        let s_row = s_sums + piece.row * item.chunks * 8;
+        let mut whole = Part::NOTHING;
+        for chunk in 0..item.chunks {
+            // SAFETY: written before the barrier.
+            let max = unsafe { ptx::ld_shared_b32(s_row + chunk * 8) };
+            whole.max = ptx::max(whole.max, f32::from_bits(max));
         }
+        let mut first = 0;
+        while first < item.chunks {
+            let mut outs = [[0u32; 4]; JOIN_AHEAD];
+            for i in 0..JOIN_AHEAD as u32 {
+                if first + i < item.chunks {
+                    let row = scratch_row(piece.row, first + i);
+                    let at = p.partial_out + (row * u64::from(plan.head_dim) + u64::from(piece.dim)) * 4;
+                    // SAFETY: as for the sums.
+                    outs[i as usize] = unsafe { ptx::ld_global_v4_b32(at) };
+                }
+            }
+            for i in 0..JOIN_AHEAD as u32 {
+                if first + i < item.chunks {
+                    // SAFETY: written before the barrier.
+                    let sums = unsafe { ptx::ld_shared_v2_b32(s_row + (first + i) * 8) };
+                    let [max, sum] = sums.map(f32::from_bits);
+                    whole.add(max, sum, outs[i as usize].map(f32::from_bits));
+                }
+            }
+            first += JOIN_AHEAD as u32;
+        }
+        // SAFETY: the item's own row.
+        unsafe { write_out(p, plan, item, piece, &whole) };
+        index += THREADS;
     }
 }

@@ -68,33 +68,30 @@ impl SharedPlan {
     pub const fn tile_bytes(&self) -> u32 {
         self.tile_keys * self.row_bytes
     }
-    /// Bytes of a stage of a warp's ring. The merge of the warps uses the one that is free.
-    pub const fn stage_bytes(&self) -> u32 {
-        2 * self.tile_bytes()
-    }
-    /// Bytes of a warp's ring.
+    /// Bytes of a warp's ring. Its parts of the merge and the chunks' sums of the join reuse the rings.
     pub const fn ring_bytes(&self) -> u32 {
-        STAGES * self.stage_bytes()
+        STAGES * 2 * self.tile_bytes()
+    }
+    /// f32 a row of a warp's output: four more than the head, so that the rows that lanes write together fall on different banks.
+    pub const fn merge_row(&self) -> u32 {
+        self.head_dim + 4
     }
     /// f32 `[warps, rows, 2]`: each warp's maxima and sums.
     pub const fn merge_sums(&self) -> u32 {
         WARPS * self.ring_bytes()
     }
-    /// u32 `[warps]`: the stage of each warp's ring that holds its outputs, f32 `[rows, head_dim]`.
-    pub const fn merge_stages(&self) -> u32 {
+    /// u32: whether this block is the last of its sequence.
+    pub const fn is_last(&self) -> u32 {
         self.merge_sums() + WARPS * self.rows * 8
-    }
-    /// u32: whether this block has to join the chunks of its unit before last.
-    pub const fn joins(&self) -> u32 {
-        self.merge_stages() + WARPS * 4
     }
     /// All of it.
     pub const fn bytes(&self) -> u32 {
-        self.joins() + 16
+        self.is_last() + 16
     }
     const fn holds(&self) -> bool {
         // 99 KiB is what a block can have on the smallest devices from sm_80 on.
-        self.rows * self.head_dim * 4 <= self.stage_bytes()
+        self.rows * self.merge_row() * 4 <= self.ring_bytes()
+            && self.rows * split::MAX_CHUNKS * 8 <= WARPS * self.ring_bytes()
             && WARPS * self.tile_keys <= split::ROUND_TOKENS
             && self.bytes() <= 99 << 10
     }

@@ -7,7 +7,11 @@ use super::{
     convert::{even, odd, split_query},
     ring::swizzle_keys,
 };
-use crate::{abi::KV_BF16, ptx, tile::swizzle};
+use crate::{
+    abi::{AttentionDecode, KV_BF16},
+    ptx,
+    tile::swizzle,
+};
 
 /// A tile's scores or exponentials: by 16 keys, by 8 query rows.
 pub(super) type Scores<const KEYS16: usize, const ROWS8: usize> = [[[f32; 4]; ROWS8]; KEYS16];
@@ -95,9 +99,7 @@ pub(super) unsafe fn scores<
     s_keys: u32,
     plan: &ReadPlan,
 ) -> Scores<KEYS16, ROWS8> {
-    // Of 16 keys even and odd steps add up apart: half as long a chain of products that wait for each other. With 32 keys there
-    // are two chains already.
-    let chains = if KEYS16 == 1 { 2 } else { 1 };
+    // Even and odd steps add up apart: half as long a chain of products that wait for each other.
     let mut s = [[[[0.0f32; 4]; ROWS8]; KEYS16]; 2];
     for m in 0..KEYS16 {
         for j in 0..CHUNKS / 4 {
@@ -114,7 +116,7 @@ pub(super) unsafe fn scores<
                     [even::<FORMAT>(lower), even::<FORMAT>(upper), odd::<FORMAT>(lower), odd::<FORMAT>(upper)]
                 };
                 for n in 0..ROWS8 {
-                    let sum = &mut s[i % chains][m][n];
+                    let sum = &mut s[i & 1][m][n];
                     // SAFETY: the caller's promise.
                     *sum = unsafe { ptx::mma_m16n8k16_bf16(a, q[n][j as usize * steps + i], *sum) };
                 }
@@ -122,9 +124,6 @@ pub(super) unsafe fn scores<
         }
     }
     let [mut sums, others] = s;
-    if chains == 1 {
-        return sums;
-    }
     for m in 0..KEYS16 {
         for n in 0..ROWS8 {
             for i in 0..4 {
@@ -197,4 +196,10 @@ fn accumulate<const ROWS8: usize>(out: &mut [[f32; 4]; ROWS8], a: [u32; 4], b: &
         // SAFETY: `add_values` has the whole warp here.
         out[n] = unsafe { ptx::mma_m16n8k16_bf16(a, b[n], out[n]) };
     }
+}
+
+/// The bf16 address of a query row of the item, for [`load_queries`].
+#[inline(always)]
+pub(super) fn query_address(p: &AttentionDecode, query: u32, head: u32, head_dim: u32) -> u64 {
+    p.q + (u64::from(query) * u64::from(p.q_heads) + u64::from(head)) * u64::from(head_dim) * 2
 }

@@ -13,29 +13,25 @@ pub(super) struct Scale {
 }
 
 impl Scale {
-    /// Scales, and caps if asked to, all scores of a tile.
     #[inline(always)]
-    pub fn apply<const KEYS16: usize, const ROWS8: usize>(&self, s: &mut Scores<KEYS16, ROWS8>) {
+    fn apply(&self, score: f32) -> f32 {
         if self.softcap == 0.0 {
-            let factor = self.scale * LOG2_E;
-            for_all(s, |score| score * factor);
+            score * (self.scale * LOG2_E)
         } else {
             // tanh(x) = 1 - 2 / (1 + e^2x), whose error is that of f32 where `tanh.approx` has 2^-11.
             let (inner, outer) = (self.scale / self.softcap * (2.0 * LOG2_E), self.softcap * LOG2_E);
-            for_all(s, |score| outer * (1.0 - 2.0 * ptx::rcp(1.0 + ptx::ex2(score * inner))));
+            outer * (1.0 - 2.0 * ptx::rcp(1.0 + ptx::ex2(score * inner)))
         }
     }
-}
 
-#[inline(always)]
-fn for_all<const KEYS16: usize, const ROWS8: usize>(
-    s: &mut Scores<KEYS16, ROWS8>,
-    change: impl Fn(f32) -> f32,
-) {
-    for m in 0..KEYS16 {
-        for n in 0..ROWS8 {
-            for i in 0..4 {
-                s[m][n][i] = change(s[m][n][i]);
+    /// Of a whole tile.
+    #[inline(always)]
+    pub fn apply_all<const KEYS16: usize, const ROWS8: usize>(&self, s: &mut Scores<KEYS16, ROWS8>) {
+        for m in 0..KEYS16 {
+            for n in 0..ROWS8 {
+                for i in 0..4 {
+                    s[m][n][i] = self.apply(s[m][n][i]);
+                }
             }
         }
     }
@@ -94,20 +90,18 @@ pub(super) fn scale_values<const KEYS16: usize, const ROWS8: usize>(
     }
 }
 
-/// Sets the scores of keys that a row doesn't see to -inf. `first_key` is the tile's first, the
-/// drafts start at key `drafts_start`.
+/// Sets the scores of keys that a row doesn't see to -inf. `first_key` is the tile's first.
 #[inline(always)]
 pub(super) fn mask<const KEYS16: usize, const ROWS8: usize>(
     s: &mut Scores<KEYS16, ROWS8>,
     first_key: u32,
-    drafts_start: i32,
     rows: &[[RowMask; 2]; ROWS8],
 ) {
     for m in 0..KEYS16 {
         for i in 0..4 {
             let key = first_key + m as u32 * 16 + i as u32 / 2 * 8 + ptx::lane() / 4;
             for n in 0..ROWS8 {
-                if !rows[n][i & 1].sees(key, drafts_start) {
+                if !rows[n][i & 1].sees(key) {
                     s[m][n][i] = f32::NEG_INFINITY;
                 }
             }

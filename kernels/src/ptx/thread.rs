@@ -35,20 +35,6 @@ special_register!(/// `%nctaid.x`
 special_register!(/// `%nctaid.y`
     nctaid_y, "%nctaid.y");
 
-/// `%tid.x`, read anew: what follows from it isn't moved out of a loop, to hold registers all through it.
-#[inline(always)]
-pub fn tid_x_anew() -> u32 {
-    #[cfg(target_arch = "nvptx64")]
-    {
-        let value: u32;
-        // SAFETY: reads a special register.
-        unsafe { core::arch::asm!("mov.u32 {}, %tid.x;", out(reg32) value, options(nostack)) };
-        value
-    }
-    #[cfg(not(target_arch = "nvptx64"))]
-    simt::intrinsic::tid_x()
-}
-
 /// The lane within its warp (`tid.x % 32`; blocks are one-dimensional).
 #[inline(always)]
 pub fn lane() -> u32 {

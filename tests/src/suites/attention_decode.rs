@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
-    abi::{self, DecodeItem, KV_BF16, KV_FP8, KV_INT8},
+    abi::{self, DecodeSequence, KV_BF16, KV_FP8, KV_INT8},
     attention_decode::{VARIANTS, Variant, split},
 };
 
@@ -45,7 +45,7 @@ impl Property for AttentionDecode {
             Case { seqs: vec![(4, 900), (1, 1000)], window: 300, softcap: 2.0, ..plain.clone() },
             Case { page_size: 64, seqs: vec![(1, 130)], first_page: 600_000, ..plain.clone() },
             Case { page_size: 64, seqs: vec![(1, 130)], first_page: 600_000, head_dim: 128, ..int8.clone() },
-            // Many short ones: warps without a tile, items without one for most warps.
+            // The search among the sequences takes two rounds.
             Case { seqs: (0..70).map(|seq| (1 + seq % 2, 3 + seq % 5)).collect(), ..plain.clone() },
             // Chunks longer than the shortest; the join takes several strides.
             Case { seqs: vec![(1, 16_500)], ..plain.clone() },
@@ -62,19 +62,14 @@ impl Property for AttentionDecode {
         let all: Vec<u32> = (0..case.seqs.len() as u32).rev().collect();
         let masks = case.tree.then_some(&input.masks[..]);
         let [narrow, wide] = variants(case);
-        // A block for every unit, and some more.
-        let launch = Launch { variant: narrow, blocks: u32::MAX, masks };
-        let actual = run(harness, case, &input, &all, &launch)?;
+        let actual = run(harness, case, &input, &all, narrow, masks)?;
         case.compare(&input, &bf16_values(&actual))?;
-        same_bits("the second run", &actual, &run(harness, case, &input, &all, &launch)?)?;
-        let two = Launch { blocks: 2, ..launch };
-        same_bits("two blocks for all", &actual, &run(harness, case, &input, &all, &two)?)?;
-        let wide = Launch { variant: wide, blocks: 5, masks: Some(&input.masks) };
-        same_bits("the wide entry", &actual, &run(harness, case, &input, &all, &wide)?)?;
+        same_bits("the second run", &actual, &run(harness, case, &input, &all, narrow, masks)?)?;
+        same_bits("the wide entry", &actual, &run(harness, case, &input, &all, wide, Some(&input.masks))?)?;
 
         // The first and the last alone, whatever their mates.
         for seq in [0, case.seqs.len() - 1] {
-            let alone = run(harness, case, &input, &[seq as u32], &Launch { blocks: 3, ..launch })?;
+            let alone = run(harness, case, &input, &[seq as u32], narrow, masks)?;
             let at = |row: u32| row as usize * case.row_elems() * 2;
             let own = at(input.q_starts[seq])..at(input.q_starts[seq + 1]);
             same_bits("a sequence alone", &actual[own.clone()], &alone[own.clone()])?;
@@ -93,19 +88,19 @@ fn variants(case: &Case) -> [&'static Variant; 2] {
     [all[0], all[all.len() - 1]]
 }
 
-/// The items of `seq_ids`.
-fn items(input: &Input, seq_ids: &[u32]) -> Vec<DecodeItem> {
-    let mut items: Vec<DecodeItem> = Vec::new();
+/// The records of `seq_ids`, and the items of them all.
+fn sequences(input: &Input, seq_ids: &[u32]) -> Vec<DecodeSequence> {
+    let mut first_item = 0;
+    let mut records = Vec::new();
     for &seq in seq_ids {
         let (query_start, end) = (input.q_starts[seq as usize], input.q_starts[seq as usize + 1]);
         let kv_len = input.kv_lens[seq as usize];
-        let row_and_queries = seq << DecodeItem::QUERY_BITS | (end - query_start);
-        let item = DecodeItem { first_item: items.len() as u32, query_start, kv_len, row_and_queries };
-        items.extend(std::iter::repeat_n(item, split::chunks(kv_len) as usize));
+        let row_and_queries = seq << DecodeSequence::QUERY_BITS | (end - query_start);
+        records.push(DecodeSequence { first_item, query_start, kv_len, row_and_queries });
+        first_item += split::chunks(kv_len);
     }
-    // One that asks for nothing, as the end of a list of fixed length has.
-    items.push(DecodeItem { first_item: items.len() as u32, ..DecodeItem::default() });
-    items
+    records.push(DecodeSequence { first_item, ..DecodeSequence::default() });
+    records
 }
 
 /// A plane of the cache: a dead page before and after the live ones, which nobody writes.
@@ -122,23 +117,14 @@ fn plane<D: Driver>(
     Ok(handle)
 }
 
-/// How a case is launched.
-#[derive(Clone, Copy)]
-struct Launch<'a> {
-    variant: &'static Variant,
-    /// At most; three more than there are units if there may be.
-    blocks: u32,
-    masks: Option<&'a [u32]>,
-}
-
 fn run<D: Driver>(
     harness: &Harness<D>,
     case: &Case,
     input: &Input,
     seq_ids: &[u32],
-    launch: &Launch<'_>,
+    variant: &'static Variant,
+    masks: Option<&[u32]>,
 ) -> Result<Vec<u8>, Failure> {
-    let variant = launch.variant;
     let mut arena = harness.arena();
     // Queries of other sequences are NaN.
     let row = case.row_elems();
@@ -150,11 +136,12 @@ fn run<D: Driver>(
     }
     let first_page = case.first_page as u32 + 1;
     let table: Vec<u32> = input.block_table.iter().map(|&page| page.saturating_add(first_page)).collect();
-    let items = items(input, seq_ids);
+    let records = sequences(input, seq_ids);
+    let items = records[seq_ids.len()].first_item;
     let longest = seq_ids.iter().map(|&seq| case.seqs[seq as usize].0).max().unwrap_or(1);
     let row_tiles = (longest * case.group).div_ceil(variant.rows as usize) as u32;
-    let units = items.len() * row_tiles as usize * case.kv_heads;
-    let partial_rows = units * variant.rows as usize;
+    let blocks = (items * row_tiles) as usize * case.kv_heads;
+    let partial_rows = blocks * variant.rows as usize;
 
     let handles = [
         arena.input_bf16("q", &q)?,
@@ -166,18 +153,18 @@ fn run<D: Driver>(
         arena.alloc("partial_out", partial_rows * case.head_dim * 4)?,
         arena.alloc("partial_sums", partial_rows * 8)?,
         // Zeros that the launch must leave.
-        arena.input_u32("counters", &vec![0; units])?,
-        arena.input("items", bytemuck::cast_slice(&items))?,
+        arena.input_u32("counters", &vec![0; seq_ids.len() * case.kv_heads * row_tiles as usize])?,
+        arena.input("sequences", bytemuck::cast_slice(&records))?,
         arena.input_u32("block_table", &table)?,
     ];
-    let tree_masks = match launch.masks {
+    let tree_masks = match masks {
         Some(masks) => {
             let handle = arena.input_u32("tree_masks", masks)?;
             arena.address(handle)
         }
         None => 0,
     };
-    let [q, k_cache, v_cache, k_scales, v_scales, out, partial_out, partial_sums, counters, item_list, table] =
+    let [q, k_cache, v_cache, k_scales, v_scales, out, partial_out, partial_sums, counters, records, table] =
         handles.map(|handle| arena.address(handle));
     let params = abi::AttentionDecode {
         q,
@@ -189,10 +176,10 @@ fn run<D: Driver>(
         partial_out,
         partial_sums,
         counters,
-        items: item_list,
+        sequences: records,
         block_table: table,
         tree_masks,
-        item_count: items.len() as u32,
+        seqs: seq_ids.len() as u32,
         block_table_stride: input.block_table_stride as u32,
         page_size: case.page_size as u32,
         q_heads: case.q_heads() as u32,
@@ -203,6 +190,7 @@ fn run<D: Driver>(
         window: case.window,
         reserved: 0,
     };
-    arena.launch(&variant.spec, [launch.blocks.min(units as u32 + 3), 1, 1], &params)?;
+    // A few blocks more than there is work for.
+    arena.launch(&variant.spec, [blocks as u32 + 3, 1, 1], &params)?;
     arena.all_bytes(handles[5])
 }
