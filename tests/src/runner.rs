@@ -8,7 +8,10 @@ use proptest::{
 };
 use tilewright_host::gpu::Driver;
 
-use crate::harness::{Failure, Harness};
+use crate::{
+    harness::{Failure, Harness},
+    shape::Shape,
+};
 
 /// What holds of a kernel for every case.
 pub trait Property: 'static {
@@ -23,6 +26,10 @@ pub trait Property: 'static {
     fn cases() -> BoxedStrategy<Self::Case>;
     /// Cases that are always run: the edges that a random draw may miss.
     fn corners() -> Vec<Self::Case>;
+    /// The case that a shape names, where cases can be named.
+    fn shaped(_: &mut Shape) -> Option<Self::Case> {
+        None
+    }
     /// Runs one case and compares it with the oracle.
     fn check<D: Driver>(harness: &Harness<D>, case: &Self::Case) -> Result<(), Failure>;
 }
@@ -32,12 +39,35 @@ pub struct Suite<D: Driver> {
     pub kernel: &'static str,
     pub emulated_cases: u32,
     pub run: fn(&Harness<D>, u32) -> Result<u32, Failure>,
+    /// The case of a shape, where the suite knows shapes.
+    pub shaped: fn(&mut Shape) -> Option<ShapedCase<D>>,
+}
+
+/// Checks a case on a driver.
+type Check<D> = dyn Fn(&Harness<D>) -> Result<(), Failure>;
+
+/// One case, ready to run on one driver.
+pub struct ShapedCase<D: Driver> {
+    /// The case in words.
+    pub words: String,
+    /// Checks it, as the suite does.
+    pub check: Box<Check<D>>,
 }
 
 impl<D: Driver> Suite<D> {
     pub fn of<P: Property>() -> Suite<D> {
-        Suite { kernel: P::KERNEL, emulated_cases: P::EMULATED_CASES, run: run::<P, D> }
+        Suite {
+            kernel: P::KERNEL,
+            emulated_cases: P::EMULATED_CASES,
+            run: run::<P, D>,
+            shaped: shaped::<P, D>,
+        }
     }
+}
+
+fn shaped<P: Property, D: Driver>(shape: &mut Shape) -> Option<ShapedCase<D>> {
+    let case = P::shaped(shape)?;
+    Some(ShapedCase { words: format!("{case:?}"), check: Box::new(move |harness| P::check(harness, &case)) })
 }
 
 /// The number of random cases: `PROPTEST_CASES`, or `default`.

@@ -8,6 +8,7 @@ use super::{mismatch, sizes};
 use crate::{
     harness::{Arena, Failure, Handle, bf16_bytes},
     random::Random,
+    shape::Shape,
 };
 
 #[derive(Debug, Clone)]
@@ -71,7 +72,41 @@ pub struct Input {
     pub live_pages: usize,
 }
 
+/// How many queries a sequence of a case has that is named by its shape.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queries {
+    One,
+    /// As many as asked for.
+    Many,
+}
+
 impl Case {
+    /// Equal sequences of a shape.
+    pub fn shaped(shape: &mut Shape, queries: Queries) -> Case {
+        let seqs = shape.size("seqs", 1, 1, "sequences");
+        let keys = shape.size("keys", 256, 1, "keys of each sequence, its queries' own among them");
+        let queries = match queries {
+            Queries::One => 1,
+            Queries::Many => shape.size("queries", 64, 1, "queries of each sequence"),
+        };
+        Case {
+            head_dim: shape.one_of("head_dim", 128, &[64, 128], "size of a head"),
+            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
+            group: shape.size("group", 4, 1, "query heads a key head"),
+            page_size: shape.size("page_size", 16, 1, "tokens a page"),
+            seqs: vec![(queries, keys); seqs],
+            causal: queries == 1 || shape.flag("causal", true, "whether a query sees no later key"),
+            window: shape.count("window", 0, "keys that a query sees; 0 for all") as u32,
+            softcap: shape.number("softcap", 0.0, "limit of the scores; 0 for none"),
+            split_tokens: match queries {
+                1 => shape.size("split_tokens", 256, 64, "keys a chunk") as u32,
+                _ => 64,
+            },
+            first_page: 0,
+            seed: shape.inputs(),
+        }
+    }
+
     pub fn q_heads(&self) -> usize {
         self.kv_heads * self.group
     }

@@ -8,6 +8,7 @@ use crate::{
     harness::{Failure, Harness, POISON, bf16_values, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct AttentionCombine;
@@ -37,6 +38,16 @@ impl Property for AttentionCombine {
     fn corners() -> Vec<Case> {
         let corner = |chunks: &[usize]| Case { head_dim: 64, q_heads: 3, chunks: chunks.to_vec(), seed: 1 };
         vec![corner(&[0]), corner(&[1]), corner(&[2, 1, 33]), corner(&[5, 0, 2])]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let seqs = shape.size("seqs", 2, 1, "sequences");
+        Some(Case {
+            head_dim: shape.one_of("head_dim", 128, &[64, 128], "size of a head"),
+            q_heads: shape.size("q_heads", 8, 1, "query heads"),
+            chunks: vec![shape.size("chunks", 8, 1, "chunks of each sequence"); seqs],
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

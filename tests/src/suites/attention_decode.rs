@@ -6,10 +6,11 @@ use tilewright_kernels::{
     attention_decode::{HD64, HD128},
 };
 
-use super::attention::{Case, Input, cases, upload};
+use super::attention::{Case, Input, Queries, cases, upload};
 use crate::{
     harness::{Failure, Harness, POISON, bf16_values, same_bits},
     runner::Property,
+    shape::Shape,
 };
 
 pub struct AttentionDecode;
@@ -49,6 +50,10 @@ impl Property for AttentionDecode {
             Case { seqs: vec![(1, 0), (1, 5)], ..plain.clone() },
             Case { page_size: 64, seqs: vec![(1, 130)], first_page: 600_000, ..plain },
         ]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case::shaped(shape, Queries::One))
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -6,12 +6,13 @@ use tilewright_kernels::{
 };
 
 use super::{
-    attention::{Case, Input, cases, upload},
+    attention::{Case, Input, Queries, cases, upload},
     sizes,
 };
 use crate::{
     harness::{Failure, Harness, POISON, bf16_values, same_bits},
     runner::Property,
+    shape::Shape,
 };
 
 pub struct AttentionPrefill;
@@ -52,6 +53,10 @@ impl Property for AttentionPrefill {
             // 64 keys of 64 elements a page: page 600,000 begins past element 2^31.
             Case { page_size: 64, seqs: vec![(3, 70)], first_page: 600_000, ..plain },
         ]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case::shaped(shape, Queries::Many))
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -10,6 +10,7 @@ use crate::{
     harness::{Arena, Failure, Handle, Harness, POISON, bf16_values, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct RopeAppend;
@@ -81,6 +82,30 @@ impl Property for RopeAppend {
             // 64 rows of 128 elements a page: page 300,000 begins past element 2^31.
             corner(2, 128, false, 300_000),
         ]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let page_size = shape.size("page_size", 16, 1, "tokens a page");
+        let tokens = shape.size("tokens", 4, 1, "tokens appended");
+        if tokens > PAGES * page_size {
+            shape.refuse(format!("tokens: expected at most {PAGES} pages of {page_size}, found {tokens}"));
+        }
+        let head_dim = shape.size("head_dim", 128, 16, "size of a head, at most 256");
+        if head_dim > 256 {
+            shape.refuse(format!("head_dim: expected at most 256, found {head_dim}"));
+        }
+        Some(Case {
+            tokens,
+            q_heads: shape.size("q_heads", 8, 1, "query heads"),
+            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
+            head_dim,
+            page_size,
+            q_norm: shape.flag("q_norm", false, "whether query heads are normed"),
+            k_norm: shape.flag("k_norm", false, "whether key heads are normed"),
+            llama3: shape.flag("llama3", false, "whether frequencies are scaled as Llama 3.1's"),
+            first_page: 0,
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
