@@ -5,6 +5,7 @@ use tilewright_reference::argmax;
 
 use super::sizes;
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness},
     random::Random,
     runner::Property,
@@ -43,6 +44,10 @@ impl Property for Argmax {
             corner(8, 513, 0.0),
             corner(1, 4099, 4.0),
         ]
+    }
+
+    fn scalar(_: &Case) -> Scalar {
+        Scalar::U32
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {

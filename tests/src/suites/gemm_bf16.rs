@@ -5,6 +5,7 @@ use tilewright_reference::{Bound, Floor, GemmProblem, compare, gemm, gemm_magnit
 
 use super::{eights, mismatch, sizes};
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
@@ -79,6 +80,10 @@ impl Property for GemmBf16 {
             ]);
         }
         corners
+    }
+
+    fn scalar(case: &Case) -> Scalar {
+        if case.out_f32 { Scalar::F32 } else { Scalar::Bf16 }
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {

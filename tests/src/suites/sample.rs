@@ -5,6 +5,7 @@ use tilewright_reference::{SampleSettings, sample_candidates};
 
 use super::{argmax::fill_row, sizes};
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness, same_bits},
     random::Random,
     runner::Property,
@@ -48,6 +49,10 @@ impl Property for Sample {
             corner(4, 1025, 5.0, 4.0),
             corner(2, 2049, 0.0, 0.0),
         ]
+    }
+
+    fn scalar(_: &Case) -> Scalar {
+        Scalar::U32
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
