@@ -22,6 +22,7 @@ macro_rules! entries {
 
 entries! {
     gather_rows in crate::gather_rows::kernel: GatherRows,
+    layer_norm in crate::layer_norm::kernel: LayerNorm,
     rms_norm in crate::rms_norm::kernel: RmsNorm,
     rope_append in crate::rope_append::kernel: RopeAppend,
     silu_mul in crate::silu_mul::kernel: SiluMul,

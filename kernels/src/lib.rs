@@ -15,6 +15,7 @@ pub mod attention_decode;
 pub mod attention_prefill;
 pub mod gather_rows;
 pub mod gemm_bf16;
+pub mod layer_norm;
 pub mod rms_norm;
 pub mod rope_append;
 pub mod sample;
@@ -48,6 +49,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &gemm_bf16::TILE_128X128,
     &gemm_bf16::TILE_64X64,
     &gemm_bf16::TILE_16X64,
+    &layer_norm::LAYER_NORM,
     &rms_norm::RMS_NORM,
     &rope_append::ROPE_APPEND,
     &sample::SAMPLE,

@@ -7,6 +7,7 @@ mod attention_decode;
 mod attention_prefill;
 mod gather_rows;
 mod gemm_bf16;
+mod layer_norm;
 mod rms_norm;
 mod rope_append;
 mod sample;
@@ -29,6 +30,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<argmax::Argmax>(),
         Suite::of::<rope_append::RopeAppend>(),
         Suite::of::<rms_norm::RmsNorm>(),
+        Suite::of::<layer_norm::LayerNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
         Suite::of::<gather_rows::GatherRows>(),
     ]
