@@ -25,6 +25,7 @@ entries! {
     page_copy in crate::page_copy::kernel: PageCopy,
     page_copy_gather in crate::page_copy::kernel: PageCopy,
     page_copy_scatter in crate::page_copy::kernel: PageCopy,
+    layer_norm in crate::layer_norm::kernel: LayerNorm,
     rms_norm in crate::rms_norm::kernel: RmsNorm,
     rope_append in crate::rope_append::kernel: RopeAppend,
     rope_append_int8 in crate::rope_append::kernel: RopeAppend,

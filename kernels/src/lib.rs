@@ -15,6 +15,7 @@ pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod gather_rows;
 pub mod gemm_bf16;
+pub mod layer_norm;
 pub mod page_copy;
 pub mod rms_norm;
 pub mod rope_append;
@@ -68,6 +69,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &gemm_bf16::TILE_128X128,
     &gemm_bf16::TILE_64X64,
     &gemm_bf16::TILE_16X64,
+    &layer_norm::LAYER_NORM,
     &page_copy::PAGE_COPY,
     &page_copy::PAGE_GATHER,
     &page_copy::PAGE_SCATTER,

@@ -15,6 +15,9 @@ use tilewright_kernels::{
 };
 use tilewright_simt::{Device, Launch, Order, Swizzle};
 
+/// What the emulator takes for one allocation.
+const MOST_BYTES: usize = 1 << 38;
+
 /// Emulated memory and launches.
 pub struct Emulated {
     info: GpuInfo,
@@ -153,6 +156,10 @@ impl Driver for Emulated {
     }
 
     fn alloc(&self, bytes: usize, purpose: &'static str) -> Result<EmulatedBuffer> {
+        if bytes > MOST_BYTES {
+            let device = self.info.name.clone();
+            return Err(Error::OutOfMemory { device, requested_bytes: bytes, purpose });
+        }
         let address = lock(&self.device).alloc(bytes, purpose);
         Ok(EmulatedBuffer { device: self.device.clone(), address, bytes })
     }

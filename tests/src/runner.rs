@@ -4,11 +4,16 @@ use std::{cell::RefCell, fmt::Debug, time::Instant};
 
 use proptest::{
     prelude::*,
+    strategy::ValueTree as _,
     test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner},
 };
 use tilewright_host::gpu::Driver;
 
-use crate::harness::{Failure, Harness};
+use crate::{
+    agreement::Scalar,
+    harness::{Failure, Harness},
+    shape::Shape,
+};
 
 /// What holds of a kernel for every case.
 pub trait Property: 'static {
@@ -23,6 +28,14 @@ pub trait Property: 'static {
     fn cases() -> BoxedStrategy<Self::Case>;
     /// Cases that are always run: the edges that a random draw may miss.
     fn corners() -> Vec<Self::Case>;
+    /// What a case's results are made of.
+    fn scalar(_: &Self::Case) -> Scalar {
+        Scalar::Bf16
+    }
+    /// The case that a shape names, where cases can be named.
+    fn shaped(_: &mut Shape) -> Option<Self::Case> {
+        None
+    }
     /// Runs one case and compares it with the oracle.
     fn check<D: Driver>(harness: &Harness<D>, case: &Self::Case) -> Result<(), Failure>;
 }
@@ -32,11 +45,52 @@ pub struct Suite<D: Driver> {
     pub kernel: &'static str,
     pub emulated_cases: u32,
     pub run: fn(&Harness<D>, u32) -> Result<u32, Failure>,
+    /// The corners and as many random cases, the same ones at every call.
+    pub examples: fn(u32) -> Vec<Example<D>>,
+    /// The case of a shape, where the suite knows shapes.
+    pub shaped: fn(&mut Shape) -> Option<Example<D>>,
+}
+
+/// Checks a case on a driver.
+type Check<D> = dyn Fn(&Harness<D>) -> Result<(), Failure>;
+
+/// One case, ready to run on one driver.
+pub struct Example<D: Driver> {
+    /// The case in words.
+    pub words: String,
+    /// What its results are made of.
+    pub scalar: Scalar,
+    /// Checks it, as the suite does.
+    pub check: Box<Check<D>>,
 }
 
 impl<D: Driver> Suite<D> {
     pub fn of<P: Property>() -> Suite<D> {
-        Suite { kernel: P::KERNEL, emulated_cases: P::EMULATED_CASES, run: run::<P, D> }
+        Suite {
+            kernel: P::KERNEL,
+            emulated_cases: P::EMULATED_CASES,
+            run: run::<P, D>,
+            examples: examples::<P, D>,
+            shaped: shaped::<P, D>,
+        }
+    }
+}
+
+fn shaped<P: Property, D: Driver>(shape: &mut Shape) -> Option<Example<D>> {
+    P::shaped(shape).map(example::<P, D>)
+}
+
+fn examples<P: Property, D: Driver>(cases: u32) -> Vec<Example<D>> {
+    let (strategy, mut runner) = (P::cases(), TestRunner::deterministic());
+    let random = (0..cases).filter_map(|_| Some(strategy.new_tree(&mut runner).ok()?.current()));
+    P::corners().into_iter().chain(random).map(example::<P, D>).collect()
+}
+
+fn example<P: Property, D: Driver>(case: P::Case) -> Example<D> {
+    Example {
+        words: format!("{case:?}"),
+        scalar: P::scalar(&case),
+        check: Box::new(move |harness| P::check(harness, &case)),
     }
 }
 

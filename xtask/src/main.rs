@@ -6,7 +6,7 @@ mod tidy;
 mod workspace;
 
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -32,11 +32,29 @@ enum Chore {
     Report,
     /// Check what no compiler does: dependencies between crates, the home of assembly, current PTX, no local paths.
     Tidy,
+    /// Run one kernel under emulation on a case of your choice, and print what it did; 'emulate --help' lists kernels and shapes.
+    #[command(disable_help_flag = true)]
+    Emulate {
+        /// Passed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Make DIR look like a CUDA installation: enough to compile, lint and link the feature `cuda`, not to run it.
     StubCuda {
         /// Where to put it; pass it on as CUDA_LIBRARY_PATH.
         dir: PathBuf,
     },
+}
+
+/// The tests' crate has the suites, so its binary does the work, says what failed, and ends with the code for it.
+fn emulate(args: &[String]) -> Outcome<ExitCode> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let ended = Command::new(cargo)
+        .args(["run", "--quiet", "--package", "tilewright-tests", "--bin", "emulate", "--"])
+        .args(args)
+        .status()
+        .map_err(|e| format!("cannot run cargo: {e}"))?;
+    Ok(ended.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 fn main() -> ExitCode {
@@ -46,13 +64,16 @@ fn main() -> ExitCode {
         Chore::Ptx { check: true } => ptx::check(root),
         Chore::Report => ptx::report(root),
         Chore::Tidy => tidy::check(root),
+        Chore::Emulate { args } => return emulate(&args).unwrap_or_else(failed),
         Chore::StubCuda { dir } => stub_cuda::make(root, &dir),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            eprintln!("xtask: {message}");
-            ExitCode::FAILURE
-        }
+        Err(message) => failed(message),
     }
+}
+
+fn failed(message: String) -> ExitCode {
+    eprintln!("xtask: {message}");
+    ExitCode::FAILURE
 }

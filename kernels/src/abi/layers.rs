@@ -35,6 +35,27 @@ params! {
 }
 
 params! {
+    /// `h = x + residual; out = (h - mean(h)) / sqrt(mean((h - mean(h))^2) + eps) * weight + bias`, row by row, in f32.
+    pub struct LayerNorm {
+        /// bf16 `[rows, cols]`.
+        pub x: u64,
+        /// bf16 `[rows, cols]`, optional: read, and overwritten with `h`.
+        pub residual: u64,
+        /// f32 `[cols]`.
+        pub weight: u64,
+        /// f32 `[cols]`, optional.
+        pub bias: u64,
+        /// bf16 `[rows, cols]`; may be `x`.
+        pub out: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+        pub eps: f32,
+        pub reserved: u32,
+    }
+}
+
+params! {
     /// Splits a fused projection into query, key and value, normalises query and key heads where asked, rotates them (the
     /// half-split convention: element `i` pairs with `i + head_dim / 2`) and appends key and value to the cache. Grid: [`rope_append::grid`](crate::rope_append::grid).
     pub struct RopeAppend {

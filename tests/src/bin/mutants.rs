@@ -146,14 +146,20 @@ fn reason(output: &str) -> String {
     if line.chars().count() > 150 { line.chars().take(150).collect::<String>() + "..." } else { line }
 }
 
-/// Every tracked and new file, without the runtime, which the kernels' suites don't need.
+/// Every tracked and new file, without the runtime, which the kernels' suites don't need, and without the binaries, which cargo would
+/// link anew for each bug.
 fn copy_workspace(root: &Path, scratch: &Path) -> Result<(), String> {
     let listed = Command::new("git")
         .args(["ls-files", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
         .output()
         .map_err(|error| format!("git: {error}"))?;
+    // Of an older copy.
+    let _ = fs::remove_dir_all(scratch.join("tests/src/bin"));
     for name in String::from_utf8_lossy(&listed.stdout).lines() {
+        if name.starts_with("tests/src/bin/") {
+            continue;
+        }
         let (from, to) = (root.join(name), scratch.join(name));
         if !from.is_file() || fs::read(&from).ok() == fs::read(&to).ok() {
             continue;

@@ -5,9 +5,11 @@ use tilewright_reference::argmax;
 
 use super::sizes;
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct Argmax;
@@ -42,6 +44,23 @@ impl Property for Argmax {
             corner(8, 513, 0.0),
             corner(1, 4099, 4.0),
         ]
+    }
+
+    fn scalar(_: &Case) -> Scalar {
+        Scalar::U32
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case {
+            rows: shape.size("rows", 4, 1, "rows of logits"),
+            cols: shape.size("cols", 4096, 1, "logits a row"),
+            step: shape.number(
+                "step",
+                0.0,
+                "what logits are multiples of, so that there are ties; 0 for none",
+            ),
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -3,7 +3,7 @@
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use super::sizes;
-use crate::random::Random;
+use crate::{random::Random, shape::Shape};
 
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -49,6 +49,25 @@ pub struct Input {
 }
 
 impl Case {
+    /// Equal sequences of a shape.
+    pub fn shaped(shape: &mut Shape, head_dims: &[usize]) -> Case {
+        let seqs = shape.size("seqs", 1, 1, "sequences");
+        let keys = shape.size("keys", 256, 1, "keys of each sequence, its queries' own among them");
+        let queries = shape.size("queries", 64, 1, "queries of each sequence");
+        Case {
+            head_dim: shape.one_of("head_dim", 128, head_dims, "size of a head"),
+            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
+            group: shape.size("group", 4, 1, "query heads a key head"),
+            page_size: shape.size("page_size", 16, 1, "tokens a page"),
+            seqs: vec![(queries, keys); seqs],
+            causal: shape.flag("causal", true, "whether a query sees no later key"),
+            window: shape.count("window", 0, "keys that a query sees; 0 for all") as u32,
+            softcap: shape.number("softcap", 0.0, "limit of the scores; 0 for none"),
+            first_page: 0,
+            seed: shape.inputs(),
+        }
+    }
+
     pub fn q_heads(&self) -> usize {
         self.kv_heads * self.group
     }

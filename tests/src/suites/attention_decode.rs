@@ -9,6 +9,7 @@ use super::attention_decode_case::{Case, Input, cases};
 use crate::{
     harness::{Arena, Failure, Handle, Harness, POISON, bf16_values, same_bits},
     runner::Property,
+    shape::Shape,
 };
 
 pub struct AttentionDecode;
@@ -55,6 +56,10 @@ impl Property for AttentionDecode {
             corners.push(Case { seqs: vec![(1, 600), (2, 33)], deep: true, format, ..plain.clone() });
         }
         corners
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case::shaped(shape))
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ use super::{mismatch, sizes};
 use crate::{
     harness::{Failure, bf16_bytes},
     random::Random,
+    shape::Shape,
 };
 
 #[derive(Debug, Clone)]
@@ -89,6 +90,30 @@ fn e4m3(code: u8) -> f32 {
 }
 
 impl Case {
+    /// Equal sequences of a shape.
+    pub fn shaped(shape: &mut Shape) -> Case {
+        let seqs = shape.size("seqs", 1, 1, "sequences");
+        let keys = shape.size("keys", 256, 1, "keys of each sequence, its queries' own among them");
+        let queries = shape.size("queries", 1, 1, "queries of each sequence, at most 16");
+        if queries > 16 {
+            shape.refuse(format!("queries: expected at most 16, found {queries}"));
+        }
+        let formats = [KV_BF16, KV_INT8, KV_FP8].map(|format| format as usize);
+        Case {
+            head_dim: shape.one_of("head_dim", 128, &[64, 128], "size of a head"),
+            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
+            group: shape.size("group", 4, 1, "query heads a key head"),
+            page_size: shape.size("page_size", 16, 1, "tokens a page"),
+            format: shape.one_of("format", 0, &formats, "cache of bf16 (0), int8 (1) or fp8 (2)") as u32,
+            seqs: vec![(queries.min(16), keys); seqs],
+            tree: shape.flag("tree", false, "whether the queries are drafts of a tree"),
+            window: shape.count("window", 0, "keys that a query sees; 0 for all") as u32,
+            softcap: shape.number("softcap", 0.0, "limit of the scores; 0 for none"),
+            seed: shape.inputs(),
+            ..Case::plain()
+        }
+    }
+
     /// One query over one key.
     pub fn plain() -> Case {
         Case {

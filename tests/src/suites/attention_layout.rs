@@ -11,8 +11,10 @@ use super::{
     mismatch,
 };
 use crate::{
+    agreement::Scalar,
     harness::{Arena, Failure, Handle, POISON, same_bits},
     random::Random,
+    shape::Shape,
 };
 
 /// 16-bit floats.
@@ -59,6 +61,19 @@ pub struct Case {
 }
 
 impl Case {
+    /// Equal sequences of a shape.
+    pub fn shaped(shape: &mut Shape, head_dims: &[usize]) -> Case {
+        let base = Base::shaped(shape, head_dims);
+        let half =
+            if shape.flag("f16", false, "half precision rather than bf16") { Half::F16 } else { Half::Bf16 };
+        Case { base, half, layout: Layout::Paged, deep: false }
+    }
+
+    /// What outputs are made of.
+    pub fn scalar(&self) -> Scalar {
+        if self.half == Half::Bf16 { Scalar::Bf16 } else { Scalar::F16 }
+    }
+
     /// The values, as the oracle has them. NaN in every row that no query sees.
     pub fn input(&self) -> Input {
         let (mut input, mut random) = (self.base.input(), Random::new(!self.base.seed));

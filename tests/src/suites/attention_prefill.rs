@@ -11,8 +11,10 @@ use super::{
     sizes,
 };
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness, POISON, f32_values, same_bits},
     runner::Property,
+    shape::Shape,
 };
 
 pub struct AttentionPrefill;
@@ -80,6 +82,14 @@ impl Property for AttentionPrefill {
             corners.push(of(Base { causal: false, ..large }, Half::F16, Layout::Shifted, false));
         }
         corners
+    }
+
+    fn scalar(case: &Case) -> Scalar {
+        case.scalar()
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case::shaped(shape, &[64, 96, 128, 192, 256]))
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -15,8 +15,10 @@ use super::{
     sizes,
 };
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness, POISON, f32_values, same_bits},
     runner::Property,
+    shape::Shape,
 };
 
 pub struct AttentionPrefillSm90;
@@ -93,6 +95,15 @@ impl Property for AttentionPrefillSm90 {
             of(Base { seqs: vec![(0, 3), (150, 180)], ..wide }, Half::F16, Layout::Contiguous, false),
         ]);
         corners
+    }
+
+    fn scalar(case: &Case) -> Scalar {
+        case.scalar()
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let case = Case::shaped(shape, &[64, 128]);
+        Some(Case { base: with_boxes(case.base), ..case })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use crate::{
     harness::{Failure, Harness, bf16_bytes, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct GatherRows;
@@ -42,6 +43,16 @@ impl Property for GatherRows {
             // Row 550,000 begins past element 2^31, and past byte 2^32.
             case(550_001, 4096, &[550_000, 0, 524_288, 524_287]),
         ]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let rows = shape.size("rows", 8, 1, "rows gathered");
+        let table_rows = shape.size("table_rows", 1000, 1, "rows of the table");
+        let cols = shape.size("cols", 4096, 8, "columns");
+        let seed = shape.inputs();
+        let mut random = Random::new(seed);
+        let ids = (0..rows).map(|_| random.below(table_rows) as u32).collect();
+        Some(Case { table_rows, cols, ids, seed })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

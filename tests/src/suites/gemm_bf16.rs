@@ -5,9 +5,11 @@ use tilewright_reference::{Bound, Floor, GemmProblem, compare, gemm, gemm_magnit
 
 use super::{eights, mismatch, sizes};
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct GemmBf16;
@@ -78,6 +80,26 @@ impl Property for GemmBf16 {
             ]);
         }
         corners
+    }
+
+    fn scalar(case: &Case) -> Scalar {
+        if case.out_f32 { Scalar::F32 } else { Scalar::Bf16 }
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let tiles: Vec<usize> = TILES.iter().map(|tile| tile.block_m as usize).collect();
+        let block_m = shape.one_of("block_m", 64, &tiles, "rows of the kernel's tile");
+        Some(Case {
+            tile: tiles.iter().position(|&tile| tile == block_m)?,
+            m: shape.size("m", 64, 1, "rows of a"),
+            n: shape.size("n", 128, 1, "rows of w"),
+            k: shape.size("k", 256, 8, "columns of both"),
+            bias: shape.flag("bias", false, "whether there is a bias"),
+            residual: shape.flag("residual", false, "whether there is a residual"),
+            in_place: shape.flag("in_place", false, "whether the residual is overwritten"),
+            out_f32: shape.flag("out_f32", false, "whether the product is stored as f32"),
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -9,6 +9,7 @@ mod attention_prefill;
 mod attention_prefill_sm90;
 mod gather_rows;
 mod gemm_bf16;
+mod layer_norm;
 mod page_copy;
 mod rms_norm;
 mod rope_append;
@@ -33,6 +34,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<rope_append::RopeAppend>(),
         Suite::of::<page_copy::PageCopy>(),
         Suite::of::<rms_norm::RmsNorm>(),
+        Suite::of::<layer_norm::LayerNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
         Suite::of::<gather_rows::GatherRows>(),
     ]

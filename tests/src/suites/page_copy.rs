@@ -11,6 +11,7 @@ use crate::{
     harness::{Arena, Failure, Handle, Harness, POISON, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct PageCopy;
@@ -68,6 +69,22 @@ impl Property for PageCopy {
             // Page 300,000 of 16 KiB begins past byte 2^32.
             Case { page_bytes: vec![16_384, 20], first_page: 300_000, ..plain },
         ]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let (tensors, bytes) = (
+            shape.size("tensors", 2, 1, "tensors a page is of"),
+            shape.size("page_bytes", 4096, 4, "bytes of a page of each, a multiple of 4"),
+        );
+        let copied = shape.size("copied", 3, 1, "pages copied");
+        Some(Case {
+            page_bytes: vec![bytes; tensors],
+            pages: 2 * copied,
+            copied,
+            first_page: 0,
+            gap: 0,
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -8,6 +8,7 @@ use crate::{
     harness::{Failure, Harness, bf16_values, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct RmsNorm;
@@ -66,6 +67,17 @@ impl Property for RmsNorm {
             corner(2048, false, true, 1.0),
             corner(2056, true, true, 30.0),
         ]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case {
+            rows: shape.size("rows", 4, 1, "rows"),
+            cols: shape.size("cols", 4096, 8, "columns"),
+            residual: shape.flag("residual", true, "whether there is a residual"),
+            in_place: shape.flag("in_place", false, "whether x is overwritten"),
+            deviation: shape.number("deviation", 1.0, "deviation of the inputs"),
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

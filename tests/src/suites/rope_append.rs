@@ -13,6 +13,7 @@ use crate::{
     harness::{Arena, Failure, Handle, Harness, POISON, bf16_bytes, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct RopeAppend;
@@ -120,6 +121,32 @@ impl Property for RopeAppend {
             ]);
         }
         corners
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let page_size = shape.size("page_size", 16, 1, "tokens a page");
+        let tokens = shape.size("tokens", 4, 1, "tokens appended");
+        if tokens > PAGES * page_size {
+            shape.refuse(format!("tokens: expected at most {PAGES} pages of {page_size}, found {tokens}"));
+        }
+        let head_dim = shape.size("head_dim", 128, 16, "size of a head, at most 256");
+        if head_dim > 256 {
+            shape.refuse(format!("head_dim: expected at most 256, found {head_dim}"));
+        }
+        Some(Case {
+            tokens,
+            q_heads: shape.size("q_heads", 8, 1, "query heads"),
+            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
+            head_dim,
+            page_size,
+            q_norm: shape.flag("q_norm", false, "whether query heads are normed"),
+            k_norm: shape.flag("k_norm", false, "whether key heads are normed"),
+            llama3: shape.flag("llama3", false, "whether frequencies are scaled as Llama 3.1's"),
+            format: KvFormat::Bf16,
+            values: Values::Normal,
+            first_page: 0,
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

@@ -5,9 +5,11 @@ use tilewright_reference::{SampleSettings, sample_candidates};
 
 use super::{argmax::fill_row, sizes};
 use crate::{
+    agreement::Scalar,
     harness::{Failure, Harness, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct Sample;
@@ -47,6 +49,24 @@ impl Property for Sample {
             corner(4, 1025, 5.0, 4.0),
             corner(2, 2049, 0.0, 0.0),
         ]
+    }
+
+    fn scalar(_: &Case) -> Scalar {
+        Scalar::U32
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case {
+            rows: shape.size("rows", 4, 1, "rows of logits"),
+            cols: shape.size("cols", 4096, 1, "logits a row"),
+            spread: shape.number("spread", 5.0, "deviation of the logits"),
+            step: shape.number(
+                "step",
+                0.0,
+                "what logits are multiples of, so that there are ties; 0 for none",
+            ),
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

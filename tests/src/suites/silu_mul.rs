@@ -8,6 +8,7 @@ use crate::{
     harness::{Failure, Harness, bf16_values, same_bits},
     random::Random,
     runner::Property,
+    shape::Shape,
 };
 
 pub struct SiluMul;
@@ -36,6 +37,15 @@ impl Property for SiluMul {
         let corner = |inter, deviation| Case { rows: 2, inter, deviation, seed: 1 };
         // exp(-gate) overflows at gates under -88.
         vec![corner(8, 1.0), corner(2040, 40.0), corner(2048, 100.0), corner(2056, 1.0)]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case {
+            rows: shape.size("rows", 4, 1, "rows"),
+            inter: shape.size("inter", 4096, 8, "columns of the result"),
+            deviation: shape.number("deviation", 1.0, "deviation of the inputs"),
+            seed: shape.inputs(),
+        })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {

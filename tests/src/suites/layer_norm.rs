@@ -1,0 +1,171 @@
+use proptest::prelude::*;
+use tilewright_host::gpu::Driver;
+use tilewright_kernels::{abi, layer_norm::LAYER_NORM};
+use tilewright_reference::{Bound, Floor, compare, layer_norm, round_bf16};
+
+use super::{eights, mismatch};
+use crate::{
+    harness::{Failure, Harness, bf16_values, same_bits},
+    random::Random,
+    runner::Property,
+    shape::Shape,
+};
+
+pub struct LayerNorm;
+
+#[derive(Debug, Clone)]
+pub struct Case {
+    rows: usize,
+    cols: usize,
+    residual: bool,
+    bias: bool,
+    /// `out` is `x`.
+    in_place: bool,
+    /// Added to every `x`: far from 0, a variance that isn't taken about the mean is noise.
+    offset: f32,
+    deviation: f32,
+    seed: u64,
+}
+
+struct Input {
+    x: Vec<f32>,
+    residual: Option<Vec<f32>>,
+    weight: Vec<f32>,
+    bias: Option<Vec<f32>>,
+}
+
+const EPS: f32 = 1e-5;
+
+impl Property for LayerNorm {
+    const KERNEL: &'static str = "layer_norm";
+    const EMULATED_CASES: u32 = 200;
+    type Case = Case;
+
+    fn cases() -> BoxedStrategy<Case> {
+        let deviation = prop_oneof![3 => Just(1.0f32), 1 => Just(0.0), 1 => Just(0.05), 1 => Just(50.0)];
+        let offset = prop_oneof![2 => Just(0.0f32), 1 => Just(1000.0), 1 => Just(-3.0)];
+        let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+        (1..6usize, eights(2048, 4200), flags, offset, deviation, any::<u64>())
+            .prop_map(|(rows, cols, (residual, bias, in_place), offset, deviation, seed)| Case {
+                rows,
+                cols,
+                residual,
+                bias,
+                in_place,
+                offset,
+                deviation,
+                seed,
+            })
+            .boxed()
+    }
+
+    fn corners() -> Vec<Case> {
+        let corner = |cols, residual, bias, offset, deviation| Case {
+            rows: 2,
+            cols,
+            residual,
+            bias,
+            in_place: bias,
+            offset,
+            deviation,
+            seed: 1,
+        };
+        vec![
+            corner(8, false, false, 0.0, 1.0),
+            corner(8, true, true, 0.0, 0.0),
+            corner(2040, true, false, 1000.0, 0.05),
+            corner(2048, false, true, -3.0, 1.0),
+            corner(2056, true, true, 0.0, 30.0),
+        ]
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        Some(Case {
+            rows: shape.size("rows", 4, 1, "rows"),
+            cols: shape.size("cols", 4096, 8, "columns"),
+            residual: shape.flag("residual", true, "whether there is a residual"),
+            bias: shape.flag("bias", true, "whether there is a bias"),
+            in_place: shape.flag("in_place", false, "whether x is overwritten"),
+            offset: shape.number("offset", 0.0, "mean of x"),
+            deviation: shape.number("deviation", 1.0, "deviation of the inputs"),
+            seed: shape.inputs(),
+        })
+    }
+
+    fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
+        let input = Input::of(case);
+        let (h, out) = run(harness, case, &input)?;
+        let (h2, out2) = run(harness, case, &input)?;
+        same_bits("the second run's h", &h, &h2)?;
+        same_bits("the second run", &out, &out2)?;
+
+        let shape = [case.rows, case.cols];
+        let (residual, bias) = (input.residual.as_deref(), input.bias.as_deref());
+        let truth = layer_norm::<f64>(&input.x, residual, &input.weight, bias, EPS);
+        let plain = layer_norm::<f32>(&input.x, residual, &input.weight, bias, EPS);
+        // Where a scaled value and its bias all but cancel, the roundings of f32 remain.
+        let bound = Bound::from_plain(&shape, &truth.out, &plain.out, Floor::BF16.with_absolute(1e-6));
+        compare("layer_norm out", &bf16_values(&out), &truth.out, &bound).map_err(mismatch)?;
+        if case.residual {
+            let bound = Bound::from_plain(&shape, &truth.h, &plain.h, Floor::BF16);
+            compare("layer_norm h", &bf16_values(&h), &truth.h, &bound).map_err(mismatch)?;
+        }
+
+        let last = (case.rows - 1) * case.cols;
+        let alone = Input {
+            x: input.x[last..].to_vec(),
+            residual: input.residual.as_ref().map(|residual| residual[last..].to_vec()),
+            ..input
+        };
+        let (_, out_alone) = run(harness, &Case { rows: 1, ..case.clone() }, &alone)?;
+        same_bits("the last row alone", &out[last * 2..], &out_alone)
+    }
+}
+
+impl Input {
+    fn of(case: &Case) -> Input {
+        let mut random = Random::new(case.seed);
+        let elements = case.rows * case.cols;
+        let x = random.f32s(elements, case.deviation);
+        Input {
+            x: x.into_iter().map(|x| round_bf16(case.offset + x)).collect(),
+            residual: case.residual.then(|| random.bf16s(elements, case.deviation)),
+            weight: random.f32s(case.cols, 1.0),
+            bias: case.bias.then(|| random.f32s(case.cols, 1.0)),
+        }
+    }
+}
+
+/// The bytes of `h` (empty without a residual) and of `out`.
+fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<(Vec<u8>, Vec<u8>), Failure> {
+    let mut arena = harness.arena();
+    let (x, out) = if case.in_place {
+        let x = arena.inout_bf16("x", &input.x)?;
+        (x, x)
+    } else {
+        (arena.input_bf16("x", &input.x)?, arena.alloc("out", input.x.len() * 2)?)
+    };
+    let residual = match &input.residual {
+        Some(residual) => Some(arena.inout_bf16("residual", residual)?),
+        None => None,
+    };
+    let weight = arena.input_f32("weight", &input.weight)?;
+    let bias = match &input.bias {
+        Some(bias) => Some(arena.input_f32("bias", bias)?),
+        None => None,
+    };
+    let params = abi::LayerNorm {
+        x: arena.address(x),
+        residual: residual.map_or(0, |residual| arena.address(residual)),
+        weight: arena.address(weight),
+        bias: bias.map_or(0, |bias| arena.address(bias)),
+        out: arena.address(out),
+        rows: case.rows as u32,
+        cols: case.cols as u32,
+        eps: EPS,
+        reserved: 0,
+    };
+    arena.launch(&LAYER_NORM, [case.rows as u32, 1, 1], &params)?;
+    let h = residual.map_or(Ok(Vec::new()), |residual| arena.all_bytes(residual))?;
+    Ok((h, arena.all_bytes(out)?))
+}
