@@ -103,7 +103,7 @@ pub(super) unsafe fn scores<
     let mut s = [[[[0.0f32; 4]; ROWS8]; KEYS16]; 2];
     for m in 0..KEYS16 {
         for j in 0..CHUNKS / 4 {
-            let at = s_keys + (plan.keys ^ j * 64) + m as u32 * 16 * CHUNKS * 16;
+            let at = s_keys + (plan.keys ^ (j * 64)) + m as u32 * 16 * CHUNKS * 16;
             // SAFETY: the caller's promise.
             let (lower, upper) =
                 unsafe { (ptx::ld_shared_v4_b32(at), ptx::ld_shared_v4_b32(at + 8 * CHUNKS * 16)) };
@@ -168,7 +168,7 @@ pub(super) unsafe fn add_values<
             };
         }
         for pair in 0..CHUNKS / 2 {
-            let at = s_values + (plan.values ^ pair * 32) + m as u32 * 16 * CHUNKS * 16;
+            let at = s_values + (plan.values ^ (pair * 32)) + m as u32 * 16 * CHUNKS * 16;
             // SAFETY: the caller's promise.
             let v = unsafe { ptx::ldmatrix_x4_trans(at) };
             if FORMAT == KV_BF16 {

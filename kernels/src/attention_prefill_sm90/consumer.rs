@@ -83,7 +83,7 @@ impl Group {
         let mut q = [[0u32; 4]; K];
         for step in 0..K as u32 {
             let at = step / 4 * self.plan.block_m() + row;
-            let chunk = (step % 4 * 2 + chunk) ^ row % 8;
+            let chunk = (step % 4 * 2 + chunk) ^ (row % 8);
             // SAFETY: the caller's promise; the copy engine laid the chunks so.
             q[step as usize] = unsafe { ptx::ldmatrix_x4(s_q + at * LINE_BYTES + chunk * 16) };
         }
@@ -153,7 +153,7 @@ impl Group {
         unsafe {
             ptx::wgmma_fence();
             for step in 0..P {
-                out.rs_transposed::<F16>(&weights[step], v + u64::from(step as u32 * V_STEP_BYTES >> 4));
+                out.rs_transposed::<F16>(&weights[step], v + u64::from((step as u32 * V_STEP_BYTES) >> 4));
             }
             ptx::wgmma_commit();
         }
@@ -391,8 +391,9 @@ unsafe fn store<const F16: bool, const O: usize>(
     let (g, t) = (lane / 4, lane % 4);
     let s_warp = group.s_q(ring) + warp_row * LINE_BYTES;
     // A chunk of 16 bytes lies as the copy engine would lay it: both sides hit all banks.
-    let chunk_at =
-        |row: u32, chunk: u32| (chunk / 8 * plan.block_m() + row) * LINE_BYTES + (chunk % 8 ^ row % 8) * 16;
+    let chunk_at = |row: u32, chunk: u32| {
+        (chunk / 8 * plan.block_m() + row) * LINE_BYTES + ((chunk % 8) ^ (row % 8)) * 16
+    };
     // SAFETY: the whole warp is here; each row exists, and each warp uses its own 16 rows of the tile.
     unsafe {
         let item = Item::shared(group.s_item(ring));
