@@ -84,7 +84,8 @@ mod tests {
     /// By looking at every e4m3 there is.
     fn nearest(x: f32) -> u32 {
         let distance = |code: u32| (value(code) - f64::from(x).abs()).abs();
-        let better = |a: u32, b: u32| distance(b) < distance(a) || (distance(b) == distance(a) && b % 2 == 0);
+        let better =
+            |a: u32, b: u32| distance(b) < distance(a) || (distance(b) == distance(a) && b.is_multiple_of(2));
         (1..0x7f).fold(0, |best, code| if better(best, code) { code } else { best })
     }
 
