@@ -23,9 +23,9 @@ macro_rules! entries {
 entries! {
     gather_rows in crate::gather_rows::kernel: GatherRows,
     page_copy in crate::page_copy::kernel: PageCopy,
-    page_copy_gather in crate::page_copy::kernel: PageCopy,
-    page_copy_scatter in crate::page_copy::kernel: PageCopy,
     layer_norm in crate::layer_norm::kernel: LayerNorm,
+    page_copy_out in crate::page_copy::kernel: PageCopy,
+    page_copy_in in crate::page_copy::kernel: PageCopy,
     rms_norm in crate::rms_norm::kernel: RmsNorm,
     rope_append in crate::rope_append::kernel: RopeAppend,
     rope_append_int8 in crate::rope_append::kernel: RopeAppend,

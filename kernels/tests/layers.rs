@@ -131,6 +131,45 @@ fn rope_append_case(head_dim: usize) {
     }
 }
 
+/// Two tokens of Llama 3.1 8B's shape: every sector is touched once, by requests of 512 bytes; the angles are read once a warp.
+#[test]
+fn rope_append_moves_full_vectors() {
+    let (tokens, q_heads, kv_heads, head_dim) = (2usize, 32usize, 8usize, 128usize);
+    let (row, kv_row) = ((q_heads + 2 * kv_heads) * head_dim, kv_heads * head_dim);
+    for (format, bytes_a_kv_element) in [(KV_BF16, 2usize), (KV_INT8, 1), (KV_FP8, 1)] {
+        let (mut b, mut noise) = (Bench::new(), Noise::new(7));
+        let params = RopeAppend {
+            qkv: b.bf16(&noise.bf16s(tokens * row)),
+            q_norm: 0,
+            k_norm: 0,
+            cos_sin: b.words(&noise.f32s(tokens * head_dim)),
+            positions: b.words(&[0u32, 1]),
+            slots: b.words(&[0u32, 1]),
+            q_out: b.empty(tokens * q_heads * head_dim * 2),
+            k_cache: b.empty(16 * kv_row * bytes_a_kv_element),
+            v_cache: b.empty(16 * kv_row * bytes_a_kv_element),
+            k_scales: b.empty(16 * kv_heads * 4),
+            v_scales: b.empty(16 * kv_heads * 4),
+            tokens: tokens as u32,
+            q_heads: q_heads as u32,
+            kv_heads: kv_heads as u32,
+            head_dim: head_dim as u32,
+            page_size: 16,
+            eps: 0.0,
+        };
+        let grid = rope_append::grid(2, q_heads as u32, kv_heads as u32, head_dim as u32);
+        let report = b.launch_once(rope_append::spec(format).unwrap(), grid, params);
+        // A warp reads 3 KiB of heads in 16 sectors a request, 16 sectors of angles twice, its position and its slot.
+        let warps = (tokens * 4) as u64;
+        assert_eq!(report.global_load_requests, warps * (6 + 4 + 2));
+        assert_eq!(report.global_load_sectors, warps * (6 * 16 + 4 * 8 + 2));
+        let (q_sectors, kv_sectors) =
+            (tokens * q_heads * head_dim * 2 / 32, 2 * tokens * kv_row * bytes_a_kv_element / 32);
+        let scales = if format == KV_BF16 { 0 } else { 2 * tokens * kv_heads };
+        assert_eq!(report.global_store_sectors, (q_sectors + kv_sectors + scales) as u64);
+    }
+}
+
 fn rotated(head: &[f32], weight: &[f32], table: &[f32]) -> Vec<f32> {
     let (n, half) = (head.len(), head.len() / 2);
     let mean = head.iter().map(|v| v * v).sum::<f32>() / n as f32;

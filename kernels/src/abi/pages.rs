@@ -14,7 +14,7 @@ params! {
 
 params! {
     /// Copies whole pages of all tensors of a cache, bit for bit: within the cache (`page_copy`), from it to a staging buffer
-    /// (`page_copy_gather`) and back (`page_copy_scatter`). Every byte of a page that is read counts as read, appended to or not.
+    /// (`page_copy_out`) and back (`page_copy_in`). Every byte of a page that is read counts as read, appended to or not.
     ///
     /// No page may be written twice, nor both read and written: such a list is the caller's error, and what it leaves is
     /// unspecified. Pages that are not named keep their bits.

@@ -177,8 +177,8 @@ unsafe fn store<E: Element, const HEAD_DIM: u32, const D_TILES: usize>(
             unsafe { ptx::st_global_b32(g_row + d as u64 * 16, pair) };
         }
         if p.lse != 0 && ptx::lane().is_multiple_of(4) {
-            // A row that saw nothing has no maximum either.
-            let lse = if sum == 0.0 { f32::NEG_INFINITY } else { (softmax.max[r] + ptx::lg2(sum)) * LN_2 };
+            // -inf for a row that saw nothing: its maximum is, and so is the logarithm of its sum.
+            let lse = (softmax.max[r] + ptx::lg2(sum)) * LN_2;
             // SAFETY: a word for each head of each row.
             unsafe { ptx::st_global_b32(p.lse + queries.offset(p, row, head, 2), lse.to_bits()) };
         }

@@ -1,4 +1,4 @@
-//! Device code of [`super::PAGE_COPY`], [`super::PAGE_GATHER`] and [`super::PAGE_SCATTER`].
+//! Device code of [`super::PAGE_COPY`], [`super::PAGE_COPY_OUT`] and [`super::PAGE_COPY_IN`].
 
 use super::{BLOCK_BYTES, HELD_VECTORS, THREADS};
 use crate::{abi::PageCopy, entry::kernel, ptx};
@@ -106,14 +106,14 @@ kernel! {
 
 kernel! {
     /// See [`PageCopy`].
-    pub fn page_copy_gather(p: PageCopy) {
+    pub fn page_copy_out(p: PageCopy) {
         copy::<OUT>(&p);
     }
 }
 
 kernel! {
     /// See [`PageCopy`].
-    pub fn page_copy_scatter(p: PageCopy) {
+    pub fn page_copy_in(p: PageCopy) {
         copy::<IN>(&p);
     }
 }

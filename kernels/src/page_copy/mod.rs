@@ -33,9 +33,9 @@ pub const fn grid(largest_page_bytes: u64, tensors: u32, pages: u32) -> Option<[
 /// Within a cache. Grid: [`grid`].
 pub static PAGE_COPY: KernelSpec = entry("page_copy");
 /// From a cache to a staging buffer. Grid: [`grid`].
-pub static PAGE_GATHER: KernelSpec = entry("page_copy_gather");
+pub static PAGE_COPY_OUT: KernelSpec = entry("page_copy_out");
 /// From a staging buffer to a cache. Grid: [`grid`].
-pub static PAGE_SCATTER: KernelSpec = entry("page_copy_scatter");
+pub static PAGE_COPY_IN: KernelSpec = entry("page_copy_in");
 
 const fn entry(name: &'static str) -> KernelSpec {
     KernelSpec { name, threads: THREADS, min_blocks: 12, shared_bytes: 0, allowance: None }

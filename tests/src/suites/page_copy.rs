@@ -4,7 +4,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi::{self, KernelSpec},
-    page_copy::{self, BLOCK_BYTES, PAGE_COPY, PAGE_GATHER, PAGE_SCATTER},
+    page_copy::{self, BLOCK_BYTES, PAGE_COPY, PAGE_COPY_IN, PAGE_COPY_OUT},
 };
 
 use crate::{
@@ -99,9 +99,9 @@ impl Property for PageCopy {
         }
         // Out, and back to the destinations: the same as a copy within.
         let (staged, back) = run_staged(harness, case, &plan)?;
-        same_bits("page_copy_gather", &plan.staged(case), &staged)?;
+        same_bits("page_copy_out", &plan.staged(case), &staged)?;
         for (tensor, (actual, expected)) in back.iter().zip(&within).enumerate() {
-            same_bits(&format!("page_copy_scatter: tensor {tensor}"), expected, actual)?;
+            same_bits(&format!("page_copy_in: tensor {tensor}"), expected, actual)?;
         }
         Ok(())
     }
@@ -229,12 +229,12 @@ fn run_staged<D: Driver>(
     let cache = Cache::upload(&mut arena, case, plan)?;
     let staging = arena.poisoned("staging", case.copied * plan.record_bytes)?;
     let at = (arena.address(staging), plan.record_bytes);
-    cache.launch(&mut arena, &PAGE_GATHER, case, &plan.sources, at)?;
+    cache.launch(&mut arena, &PAGE_COPY_OUT, case, &plan.sources, at)?;
     for (tensor, (actual, before)) in cache.live(&arena, case)?.iter().zip(&plan.tensors).enumerate() {
-        same_bits(&format!("page_copy_gather: tensor {tensor} of the cache"), before, actual)?;
+        same_bits(&format!("page_copy_out: tensor {tensor} of the cache"), before, actual)?;
     }
     let staged = arena.all_bytes(staging)?;
-    cache.launch(&mut arena, &PAGE_SCATTER, case, &plan.destinations, at)?;
-    same_bits("page_copy_scatter: the staging buffer", &staged, &arena.all_bytes(staging)?)?;
+    cache.launch(&mut arena, &PAGE_COPY_IN, case, &plan.destinations, at)?;
+    same_bits("page_copy_in: the staging buffer", &staged, &arena.all_bytes(staging)?)?;
     Ok((staged, cache.live(&arena, case)?))
 }
