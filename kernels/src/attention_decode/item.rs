@@ -73,6 +73,12 @@ impl Item {
         })
     }
 
+    /// The first draft's key; negative if the sequence holds fewer keys than queries.
+    #[inline(always)]
+    pub fn drafts_start(&self) -> i32 {
+        self.kv_len as i32 - self.queries as i32
+    }
+
     /// The scratch slot of a chunk of the same rows: the number of the block that computes it.
     #[inline(always)]
     pub fn slot(&self, p: &AttentionDecode, chunk: u32) -> u64 {
@@ -129,8 +135,6 @@ unsafe fn find(p: &AttentionDecode, item: u32) -> (u32, [u32; 4]) {
 pub(super) struct RowMask {
     /// The first visible key before the drafts.
     start: i32,
-    /// The first draft's key; negative if the sequence holds fewer keys than queries.
-    drafts_start: i32,
     /// Bit `j`: whether draft `j` is visible.
     drafts: u32,
 }
@@ -142,7 +146,7 @@ impl RowMask {
     /// `token` is one of the sequence's queries.
     #[inline(always)]
     pub unsafe fn of(p: &AttentionDecode, item: &Item, token: u32) -> RowMask {
-        let drafts_start = item.kv_len as i32 - item.queries as i32;
+        let drafts_start = item.drafts_start();
         let own = 1u32 << token;
         let mut drafts = own | (own - 1);
         if p.tree_masks != 0 {
@@ -163,18 +167,19 @@ impl RowMask {
             let before = p.window.min(1 << 30) as i32 - drafts.count_ones() as i32;
             start = if drafts_start > before { drafts_start - before } else { 0 };
         }
-        RowMask { start, drafts_start, drafts }
+        RowMask { start, drafts }
     }
 
     /// Of a row that is there only to fill the tile.
     #[inline(always)]
     pub fn of_padding() -> RowMask {
-        RowMask { start: 0, drafts_start: 0, drafts: u32::MAX }
+        RowMask { start: 0, drafts: u32::MAX }
     }
 
+    /// Whether the row sees `key`, where the drafts start at key `drafts_start`.
     #[inline(always)]
-    pub fn sees(&self, key: u32) -> bool {
-        let draft = key as i32 - self.drafts_start;
+    pub fn sees(&self, key: u32, drafts_start: i32) -> bool {
+        let draft = key as i32 - drafts_start;
         if draft < 0 { key as i32 >= self.start } else { draft < 32 && self.drafts >> (draft & 31) & 1 == 1 }
     }
 }

@@ -10,8 +10,8 @@ use crate::{
     ptx,
 };
 
-/// Chunks whose outputs a thread of the join has on their way at once: 64 chunks take four round trips to L2.
-const JOIN_AHEAD: usize = 16;
+/// Chunks whose outputs a thread of the join has on their way at once: 64 chunks take eight round trips to L2.
+const JOIN_AHEAD: usize = 8;
 
 /// Part of a row's output, unnormalised, under the largest score it has seen.
 #[derive(Clone, Copy)]
@@ -54,7 +54,7 @@ pub(super) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: u
     softmax: &Softmax<STEPS, ROWS8>,
 ) {
     let (warp, g, t) = (ptx::warp(), ptx::lane() / 4, ptx::lane() % 4);
-    let s_part = ptx::shared_base() + warp * plan.ring_bytes();
+    let s_part = ptx::shared_base() + warp * plan.ring_stride();
     let s_sums = ptx::shared_base() + plan.merge_sums() + warp * plan.rows * 8;
     let mut sums = [[0.0; 2]; ROWS8];
     for n in 0..ROWS8 {
@@ -103,7 +103,7 @@ unsafe fn merge(plan: &SharedPlan, piece: Piece) -> Part {
         whole.max = ptx::max(whole.max, sums[w as usize][0]);
     }
     for w in 0..WARPS {
-        let at = w * plan.ring_bytes() + (piece.row * plan.merge_row() + piece.dim) * 4;
+        let at = w * plan.ring_stride() + (piece.row * plan.merge_row() + piece.dim) * 4;
         // SAFETY: written by `share`.
         let out = unsafe { ptx::ld_shared_v4_b32(base + at) };
         let [max, sum] = sums[w as usize];

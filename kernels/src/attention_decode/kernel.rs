@@ -101,7 +101,7 @@ unsafe fn attend<
     let quantised = FORMAT != KV_BF16;
     let walk = Walk::new(item, TILE_KEYS);
     let scale = Scale { scale: p.scale, softcap: p.softcap };
-    let s_ring = ptx::shared_base() + ptx::warp() * plan.ring_bytes();
+    let s_ring = ptx::shared_base() + ptx::warp() * plan.ring_stride();
     let stage_bytes = 2 * plan.tile_bytes();
     let copier = Copier::new::<CHUNKS>(p);
     let reads = ReadPlan::new::<FORMAT, CHUNKS>();
@@ -140,7 +140,7 @@ unsafe fn attend<
             }
             scale.apply_all(&mut s);
             if key < open || key + TILE_KEYS > drafts {
-                mask(&mut s, key, &rows.masks);
+                mask(&mut s, key, item.drafts_start(), &rows.masks);
             }
             softmax.update(&mut s);
             if quantised {
@@ -231,10 +231,10 @@ entries! {
     attention_decode_bf16_hd128_rows16: KV_BF16, 128, 16, 16, 2;
     attention_decode_int8_hd64_rows8: KV_INT8, 64, 4, 32, 1;
     attention_decode_int8_hd64_rows16: KV_INT8, 64, 4, 32, 2;
-    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 32, 1;
-    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 32, 2;
+    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 16, 1;
+    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 16, 2;
     attention_decode_fp8_hd64_rows8: KV_FP8, 64, 4, 32, 1;
     attention_decode_fp8_hd64_rows16: KV_FP8, 64, 4, 32, 2;
-    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 32, 1;
-    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 32, 2;
+    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 16, 1;
+    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 16, 2;
 }

@@ -41,9 +41,9 @@ mod softmax;
 /// Threads a block.
 pub const THREADS: u32 = 128;
 pub(crate) const WARPS: u32 = THREADS / 32;
-/// Tiles of keys and values in a warp's ring. With 8 KiB a tile and two blocks a multiprocessor, 128 KiB are in flight while
-/// every warp computes: at 33 bytes a nanosecond and multiprocessor, three times what a latency of 1.2 microseconds asks for.
-pub const STAGES: u32 = 3;
+/// Tiles of keys and values in a warp's ring. With 8 KiB a tile and three blocks a multiprocessor, 96 KiB are in flight while
+/// every warp computes: at 33 bytes a nanosecond and multiprocessor, twice what a latency of 1.2 microseconds asks for.
+pub const STAGES: u32 = 2;
 
 /// Bytes of a row of the cache.
 pub const fn row_bytes(format: u32, head_dim: u32) -> u32 {
@@ -72,13 +72,18 @@ impl SharedPlan {
     pub const fn ring_bytes(&self) -> u32 {
         STAGES * 2 * self.tile_bytes()
     }
+    /// Bytes from one warp's ring to the next: room for its part of the merge too, and rows stay aligned to their length.
+    pub const fn ring_stride(&self) -> u32 {
+        let merge_bytes = (self.rows * self.merge_row() * 4).next_multiple_of(256);
+        if merge_bytes > self.ring_bytes() { merge_bytes } else { self.ring_bytes() }
+    }
     /// f32 a row of a warp's output: four more than the head, so that the rows that lanes write together fall on different banks.
     pub const fn merge_row(&self) -> u32 {
         self.head_dim + 4
     }
     /// f32 `[warps, rows, 2]`: each warp's maxima and sums.
     pub const fn merge_sums(&self) -> u32 {
-        WARPS * self.ring_bytes()
+        WARPS * self.ring_stride()
     }
     /// u32: whether this block is the last of its sequence.
     pub const fn is_last(&self) -> u32 {
@@ -90,8 +95,7 @@ impl SharedPlan {
     }
     const fn holds(&self) -> bool {
         // 99 KiB is what a block can have on the smallest devices from sm_80 on.
-        self.rows * self.merge_row() * 4 <= self.ring_bytes()
-            && self.rows * split::MAX_CHUNKS * 8 <= WARPS * self.ring_bytes()
+        self.rows * split::MAX_CHUNKS * 8 <= WARPS * self.ring_stride()
             && WARPS * self.tile_keys <= split::ROUND_TOKENS
             && self.bytes() <= 99 << 10
     }
@@ -110,17 +114,29 @@ pub struct Variant {
     pub rows: u32,
 }
 
-/// Keys of a warp's tile: 8 KiB of keys and values, but at most one key a lane.
+/// Keys of a warp's tile: 4 or 8 KiB of keys and values.
 pub const fn tile_keys(format: u32, head_dim: u32) -> u32 {
-    if row_bytes(format, head_dim) == 256 { 16 } else { 32 }
+    if row_bytes(format, head_dim) == 256 || format != KV_BF16 && head_dim == 128 { 16 } else { 32 }
 }
 
 const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> Variant {
     let row_bytes = row_bytes(format, head_dim);
     let plan = SharedPlan { tile_keys: tile_keys(format, head_dim), rows, row_bytes, head_dim };
     assert!(plan.holds());
-    let spec =
-        KernelSpec { name, threads: THREADS, min_blocks: 2, shared_bytes: plan.bytes(), allowance: None };
+    // As many blocks as registers allow: a block spends microseconds on loads that wait for each other and on its fence, during
+    // which the others must keep the memory busy.
+    let min_blocks = match (rows, format) {
+        (8, KV_BF16) => 3,
+        (8, _) => 4,
+        _ => 2,
+    };
+    let allowance = match (rows, format, head_dim) {
+        (8, KV_INT8 | KV_FP8, 128) => {
+            Some("128 registers leave room for four blocks; for sm_80 two values of the prologue spill")
+        }
+        _ => None,
+    };
+    let spec = KernelSpec { name, threads: THREADS, min_blocks, shared_bytes: plan.bytes(), allowance };
     Variant { spec, format, head_dim, rows }
 }
 

@@ -99,7 +99,9 @@ pub(super) unsafe fn scores<
     s_keys: u32,
     plan: &ReadPlan,
 ) -> Scores<KEYS16, ROWS8> {
-    // Even and odd steps add up apart: half as long a chain of products that wait for each other.
+    // Of a bf16 tile even and odd steps add up apart: half as long a chain of products that wait for each other. Blocks of 8-bit
+    // tiles are more to a multiprocessor and have no registers for that.
+    let chains = if FORMAT == KV_BF16 { 2 } else { 1 };
     let mut s = [[[[0.0f32; 4]; ROWS8]; KEYS16]; 2];
     for m in 0..KEYS16 {
         for j in 0..CHUNKS / 4 {
@@ -116,7 +118,7 @@ pub(super) unsafe fn scores<
                     [even::<FORMAT>(lower), even::<FORMAT>(upper), odd::<FORMAT>(lower), odd::<FORMAT>(upper)]
                 };
                 for n in 0..ROWS8 {
-                    let sum = &mut s[i & 1][m][n];
+                    let sum = &mut s[i % chains][m][n];
                     // SAFETY: the caller's promise.
                     *sum = unsafe { ptx::mma_m16n8k16_bf16(a, q[n][j as usize * steps + i], *sum) };
                 }
@@ -124,6 +126,9 @@ pub(super) unsafe fn scores<
         }
     }
     let [mut sums, others] = s;
+    if chains == 1 {
+        return sums;
+    }
     for m in 0..KEYS16 {
         for n in 0..ROWS8 {
             for i in 0..4 {

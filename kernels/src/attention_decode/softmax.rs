@@ -90,18 +90,20 @@ pub(super) fn scale_values<const KEYS16: usize, const ROWS8: usize>(
     }
 }
 
-/// Sets the scores of keys that a row doesn't see to -inf. `first_key` is the tile's first.
+/// Sets the scores of keys that a row doesn't see to -inf. `first_key` is the tile's first, the
+/// drafts start at key `drafts_start`.
 #[inline(always)]
 pub(super) fn mask<const KEYS16: usize, const ROWS8: usize>(
     s: &mut Scores<KEYS16, ROWS8>,
     first_key: u32,
+    drafts_start: i32,
     rows: &[[RowMask; 2]; ROWS8],
 ) {
     for m in 0..KEYS16 {
         for i in 0..4 {
             let key = first_key + m as u32 * 16 + i as u32 / 2 * 8 + ptx::lane() / 4;
             for n in 0..ROWS8 {
-                if !rows[n][i & 1].sees(key) {
+                if !rows[n][i & 1].sees(key, drafts_start) {
                     s[m][n][i] = f32::NEG_INFINITY;
                 }
             }
