@@ -179,6 +179,11 @@ impl Driver for Emulated {
         lock(&self.device).read(address, out).map_err(|fault| refused("download", fault.to_string()))
     }
 
+    fn zero(&self, dst: &EmulatedBuffer) -> Result<()> {
+        lock(&self.device).write(dst.address, &vec![0; dst.bytes]);
+        Ok(())
+    }
+
     fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap> {
         let mut encoded = tilewright_simt::TensorMapSpec {
             element_bytes: spec.element_bytes,

@@ -31,6 +31,8 @@ pub trait Driver: Send + Sync + 'static {
     fn upload(&self, dst: &Self::Buffer, offset: usize, bytes: &[u8]) -> Result<()>;
     /// Waits for all before it and copies from `offset` of `src`.
     fn download(&self, src: &Self::Buffer, offset: usize, out: &mut [u8]) -> Result<()>;
+    /// Fills an allocation with zeros.
+    fn zero(&self, dst: &Self::Buffer) -> Result<()>;
     /// Encodes how the copy engine walks a tensor.
     ///
     /// # Errors

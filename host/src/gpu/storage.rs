@@ -246,6 +246,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         )?;
         let (buffer, address) =
             self.allocate("cache", &[2, layers, pages, kv_heads, page_size, head_dim, BF16], "the KV cache")?;
+        // Hopper's products read whole tiles, past a sequence's last key too: what they read there must be something.
+        self.driver.zero(&buffer)?;
         let plane_bytes = bytes_of("cache", &[pages, kv_heads, page_size, head_dim, BF16])?;
         Ok(GpuCache { _buffer: buffer, address, plane_bytes, spec })
     }

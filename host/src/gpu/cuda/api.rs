@@ -3,7 +3,7 @@
 //! Results are plain numbers here: `cust`'s enum knows the codes of CUDA 11.4, and a code it doesn't know must not become an
 //! enum value. The symbols are those that [`super::library`] defines.
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 
 use cust::{
     error::CudaError,
@@ -53,6 +53,7 @@ unsafe extern "C" {
     ) -> u32;
     pub(super) fn cuFuncSetAttribute(function: CUfunction, attribute: c_int, value: c_int) -> u32;
     pub(super) fn cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> u32;
+    pub(super) fn cuMemsetD8Async(to: CUdeviceptr, value: c_uchar, bytes: usize, stream: CUstream) -> u32;
     pub(super) fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) -> u32;
     pub(super) fn cuMemHostAlloc(address: *mut *mut c_void, bytes: usize, flags: c_uint) -> u32;
     pub(super) fn cuMemFreeHost(address: *mut c_void) -> u32;

@@ -194,6 +194,13 @@ impl Driver for CudaDriver {
         waited
     }
 
+    fn zero(&self, dst: &CudaBuffer) -> Result<()> {
+        self.inner.bind()?;
+        // SAFETY: all of the buffer, in the order of the stream it was allocated on.
+        let code = unsafe { api::cuMemsetD8Async(dst.address, 0, dst.bytes, self.inner.stream.as_inner()) };
+        api::check("cuMemsetD8Async", code, || self.inner.after_launch("zeros"))
+    }
+
     fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap> {
         tensor_map::encode(spec)
     }
