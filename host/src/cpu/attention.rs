@@ -33,6 +33,14 @@ pub(super) struct Args<'a> {
     pub(super) round: bool,
 }
 
+/// The keys that a query sees: of `from..to` those before `drafts_start`, and from there on those whose bit is set.
+struct Seen {
+    from: usize,
+    to: usize,
+    drafts_start: usize,
+    drafts: u32,
+}
+
 /// A task: queries `first..end` of a span against key head `kv_head`, for its query heads `heads`.
 struct Task<'a> {
     span: &'a Span,
@@ -142,8 +150,9 @@ impl Kernel for Attend<'_> {
         work.max.fill(f32::NEG_INFINITY);
         work.sum.fill(0.0);
         work.o.fill(0.0);
-        let start = self.visible(self.task.first).0;
-        let end = self.visible(self.task.end - 1).1;
+        let seen = || (self.task.first..self.task.end).map(|query| self.visible(query));
+        let start = seen().map(|seen| seen.from).min().unwrap_or(0);
+        let end = seen().map(|seen| seen.to).max().unwrap_or(0);
         let mut tile = start / TILE_KEYS * TILE_KEYS;
         while tile < end {
             let keys = TILE_KEYS.min(end - tile);
@@ -160,15 +169,24 @@ impl Kernel for Attend<'_> {
 }
 
 impl Attend<'_> {
-    /// The keys that a query of the span sees, from and to.
+    /// The keys that a query of the span sees.
     #[inline(always)]
-    fn visible(&self, query: usize) -> (usize, usize) {
-        let kv_len = self.task.span.kv_len as usize;
-        let position = kv_len - self.task.span.query_len as usize + query;
+    fn visible(&self, query: usize) -> Seen {
+        let span = self.task.span;
+        let kv_len = span.kv_len as usize;
+        let drafts_start = kv_len - span.query_len as usize;
+        let position = drafts_start + query;
         let window = self.args.spec.window.unwrap_or(usize::MAX);
+        if let Some(mut drafts) = span.drafts_seen(query as u32) {
+            while drafts.count_ones() as usize > window {
+                drafts &= drafts - 1;
+            }
+            let from = drafts_start.saturating_sub(window - drafts.count_ones() as usize);
+            return Seen { from, to: kv_len, drafts_start, drafts };
+        }
         let from = (position + 1).saturating_sub(window);
         let to = if self.args.spec.causal { position + 1 } else { position.saturating_add(window) };
-        (from, to.min(kv_len))
+        Seen { from, to: to.min(kv_len), drafts_start: usize::MAX, drafts: 0 }
     }
 
     /// The index in tensors of `[tokens, q_heads, head_dim]` of a row of the task.
@@ -259,11 +277,11 @@ impl Attend<'_> {
     ) {
         let heads = self.task.heads.len();
         for row in 0..rows {
-            let (from, to) = self.visible(self.task.first + row / heads);
+            let seen = self.visible(self.task.first + row / heads);
             let s = &mut work.s[row * TILE_KEYS..][..panels * LANES];
             let mut max = isa.splat(f32::NEG_INFINITY);
             for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let v = self.masked(isa, isa.vector(group), tile + index * LANES, from, to);
+                let v = self.masked(isa, isa.vector(group), tile + index * LANES, &seen);
                 max = isa.max(max, v);
                 *group = isa.to_array(v);
             }
@@ -292,14 +310,15 @@ impl Attend<'_> {
         }
     }
 
-    /// Scores scaled and capped, -inf where key `first + lane` is not in `from..to`.
+    /// Scores scaled and capped, -inf where key `first + lane` isn't seen.
     #[inline(always)]
-    fn masked<I: Isa>(&self, isa: I, scores: I::V, first: usize, from: usize, to: usize) -> I::V {
+    fn masked<I: Isa>(&self, isa: I, scores: I::V, first: usize, seen: &Seen) -> I::V {
         const INDEX: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
         let mut v = isa.mul(scores, isa.splat(self.args.spec.scale));
         if let Some(cap) = self.args.spec.softcap {
             v = isa.mul(isa.splat(cap), isa.tanh(isa.div(v, isa.splat(cap))));
         }
+        let Seen { from, to, .. } = *seen;
         if from > first || to < first + LANES {
             let lane = isa.vector(&INDEX);
             let hidden = isa.splat(f32::NEG_INFINITY);
@@ -307,6 +326,16 @@ impl Attend<'_> {
             let from = isa.splat(from.saturating_sub(first).min(LANES) as f32);
             let to = isa.splat(to.saturating_sub(first).min(LANES) as f32);
             v = isa.select_lt(lane, from, hidden, isa.select_lt(lane, to, v, hidden));
+        }
+        if first + LANES > seen.drafts_start {
+            let mut lanes = isa.to_array(v);
+            for (lane, score) in lanes.iter_mut().enumerate().skip(seen.drafts_start.saturating_sub(first)) {
+                let draft = (first + lane - seen.drafts_start) as u32;
+                if seen.drafts.checked_shr(draft).unwrap_or(0) & 1 == 0 {
+                    *score = f32::NEG_INFINITY;
+                }
+            }
+            v = isa.vector(&lanes);
         }
         v
     }
