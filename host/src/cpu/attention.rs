@@ -11,6 +11,7 @@ use super::isa::{Isa, Kernel, LANES, Level};
 use super::layers::round_row;
 use super::linear::accumulate;
 use super::parallel::{self, Shared};
+use super::seen::Seen;
 use super::tensor::CpuTensor;
 use crate::{AttentionSpec, Span};
 
@@ -31,14 +32,6 @@ pub(super) struct Args<'a> {
     pub(super) layer: usize,
     pub(super) spec: &'a AttentionSpec,
     pub(super) round: bool,
-}
-
-/// The keys that a query sees: of `from..to` those before `drafts_start`, and from there on those whose bit is set.
-struct Seen {
-    from: usize,
-    to: usize,
-    drafts_start: usize,
-    drafts: u32,
 }
 
 /// A task: queries `first..end` of a span against key head `kv_head`, for its query heads `heads`.
@@ -150,7 +143,8 @@ impl Kernel for Attend<'_> {
         work.max.fill(f32::NEG_INFINITY);
         work.sum.fill(0.0);
         work.o.fill(0.0);
-        let seen = || (self.task.first..self.task.end).map(|query| self.visible(query));
+        let seen =
+            || (self.task.first..self.task.end).map(|query| Seen::of(self.task.span, self.args.spec, query));
         let start = seen().map(|seen| seen.from).min().unwrap_or(0);
         let end = seen().map(|seen| seen.to).max().unwrap_or(0);
         let mut tile = start / TILE_KEYS * TILE_KEYS;
@@ -169,26 +163,6 @@ impl Kernel for Attend<'_> {
 }
 
 impl Attend<'_> {
-    /// The keys that a query of the span sees.
-    #[inline(always)]
-    fn visible(&self, query: usize) -> Seen {
-        let span = self.task.span;
-        let kv_len = span.kv_len as usize;
-        let drafts_start = kv_len - span.query_len as usize;
-        let position = drafts_start + query;
-        let window = self.args.spec.window.unwrap_or(usize::MAX);
-        if let Some(mut drafts) = span.drafts_seen(query as u32) {
-            while drafts.count_ones() as usize > window {
-                drafts &= drafts - 1;
-            }
-            let from = drafts_start.saturating_sub(window - drafts.count_ones() as usize);
-            return Seen { from, to: kv_len, drafts_start, drafts };
-        }
-        let from = (position + 1).saturating_sub(window);
-        let to = if self.args.spec.causal { position + 1 } else { position.saturating_add(window) };
-        Seen { from, to: to.min(kv_len), drafts_start: usize::MAX, drafts: 0 }
-    }
-
     /// The index in tensors of `[tokens, q_heads, head_dim]` of a row of the task.
     #[inline(always)]
     fn head_at(&self, row: usize, stride: usize, head_dim: usize) -> usize {
@@ -277,7 +251,7 @@ impl Attend<'_> {
     ) {
         let heads = self.task.heads.len();
         for row in 0..rows {
-            let seen = self.visible(self.task.first + row / heads);
+            let seen = Seen::of(self.task.span, self.args.spec, self.task.first + row / heads);
             let s = &mut work.s[row * TILE_KEYS..][..panels * LANES];
             let mut max = isa.splat(f32::NEG_INFINITY);
             for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
@@ -329,12 +303,7 @@ impl Attend<'_> {
         }
         if first + LANES > seen.drafts_start {
             let mut lanes = isa.to_array(v);
-            for (lane, score) in lanes.iter_mut().enumerate().skip(seen.drafts_start.saturating_sub(first)) {
-                let draft = (first + lane - seen.drafts_start) as u32;
-                if seen.drafts.checked_shr(draft).unwrap_or(0) & 1 == 0 {
-                    *score = f32::NEG_INFINITY;
-                }
-            }
+            seen.hide_drafts(first, &mut lanes);
             v = isa.vector(&lanes);
         }
         v

@@ -35,6 +35,20 @@ special_register!(/// `%nctaid.x`
 special_register!(/// `%nctaid.y`
     nctaid_y, "%nctaid.y");
 
+/// `%tid.x`, read anew: what follows from it is computed where it is used, rather than held in registers through a loop before.
+#[inline(always)]
+pub fn tid_x_anew() -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let value: u32;
+        // SAFETY: reads a special register.
+        unsafe { core::arch::asm!("mov.u32 {}, %tid.x;", out(reg32) value, options(nostack)) };
+        value
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    simt::intrinsic::tid_x()
+}
+
 /// The lane within its warp (`tid.x % 32`; blocks are one-dimensional).
 #[inline(always)]
 pub fn lane() -> u32 {
