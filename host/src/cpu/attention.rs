@@ -11,6 +11,7 @@ use super::isa::{Isa, Kernel, LANES, Level};
 use super::layers::round_row;
 use super::linear::accumulate;
 use super::parallel::{self, Shared};
+use super::seen::Seen;
 use super::tensor::CpuTensor;
 use crate::{AttentionSpec, Span};
 
@@ -142,8 +143,10 @@ impl Kernel for Attend<'_> {
         work.max.fill(f32::NEG_INFINITY);
         work.sum.fill(0.0);
         work.o.fill(0.0);
-        let start = self.visible(self.task.first).0;
-        let end = self.visible(self.task.end - 1).1;
+        let seen =
+            || (self.task.first..self.task.end).map(|query| Seen::of(self.task.span, self.args.spec, query));
+        let start = seen().map(|seen| seen.from).min().unwrap_or(0);
+        let end = seen().map(|seen| seen.to).max().unwrap_or(0);
         let mut tile = start / TILE_KEYS * TILE_KEYS;
         while tile < end {
             let keys = TILE_KEYS.min(end - tile);
@@ -160,17 +163,6 @@ impl Kernel for Attend<'_> {
 }
 
 impl Attend<'_> {
-    /// The keys that a query of the span sees, from and to.
-    #[inline(always)]
-    fn visible(&self, query: usize) -> (usize, usize) {
-        let kv_len = self.task.span.kv_len as usize;
-        let position = kv_len - self.task.span.query_len as usize + query;
-        let window = self.args.spec.window.unwrap_or(usize::MAX);
-        let from = (position + 1).saturating_sub(window);
-        let to = if self.args.spec.causal { position + 1 } else { position.saturating_add(window) };
-        (from, to.min(kv_len))
-    }
-
     /// The index in tensors of `[tokens, q_heads, head_dim]` of a row of the task.
     #[inline(always)]
     fn head_at(&self, row: usize, stride: usize, head_dim: usize) -> usize {
@@ -259,11 +251,11 @@ impl Attend<'_> {
     ) {
         let heads = self.task.heads.len();
         for row in 0..rows {
-            let (from, to) = self.visible(self.task.first + row / heads);
+            let seen = Seen::of(self.task.span, self.args.spec, self.task.first + row / heads);
             let s = &mut work.s[row * TILE_KEYS..][..panels * LANES];
             let mut max = isa.splat(f32::NEG_INFINITY);
             for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let v = self.masked(isa, isa.vector(group), tile + index * LANES, from, to);
+                let v = self.masked(isa, isa.vector(group), tile + index * LANES, &seen);
                 max = isa.max(max, v);
                 *group = isa.to_array(v);
             }
@@ -292,14 +284,15 @@ impl Attend<'_> {
         }
     }
 
-    /// Scores scaled and capped, -inf where key `first + lane` is not in `from..to`.
+    /// Scores scaled and capped, -inf where key `first + lane` isn't seen.
     #[inline(always)]
-    fn masked<I: Isa>(&self, isa: I, scores: I::V, first: usize, from: usize, to: usize) -> I::V {
+    fn masked<I: Isa>(&self, isa: I, scores: I::V, first: usize, seen: &Seen) -> I::V {
         const INDEX: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
         let mut v = isa.mul(scores, isa.splat(self.args.spec.scale));
         if let Some(cap) = self.args.spec.softcap {
             v = isa.mul(isa.splat(cap), isa.tanh(isa.div(v, isa.splat(cap))));
         }
+        let Seen { from, to, .. } = *seen;
         if from > first || to < first + LANES {
             let lane = isa.vector(&INDEX);
             let hidden = isa.splat(f32::NEG_INFINITY);
@@ -307,6 +300,11 @@ impl Attend<'_> {
             let from = isa.splat(from.saturating_sub(first).min(LANES) as f32);
             let to = isa.splat(to.saturating_sub(first).min(LANES) as f32);
             v = isa.select_lt(lane, from, hidden, isa.select_lt(lane, to, v, hidden));
+        }
+        if first + LANES > seen.drafts_start {
+            let mut lanes = isa.to_array(v);
+            seen.hide_drafts(first, &mut lanes);
+            v = isa.vector(&lanes);
         }
         v
     }

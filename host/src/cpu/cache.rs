@@ -87,6 +87,7 @@ impl CpuStep {
             if span.kv_len < span.query_len {
                 return Err(shape("step", "spans", format!("{} keys or more", span.query_len), span.kv_len));
             }
+            span.check_drafts()?;
             next += span.query_len as usize;
         }
         if next != tokens {

@@ -12,6 +12,7 @@ mod matrix;
 mod ops;
 mod parallel;
 mod sampling;
+mod seen;
 mod tensor;
 #[cfg(test)]
 mod tests;

@@ -213,6 +213,9 @@ impl Device for CpuDevice {
         if spec.window == Some(0) {
             return Err(shape(op, "window", "above 0", 0));
         }
+        if !spec.causal && step.0.spans.iter().any(|span| span.drafts.is_some()) {
+            return Err(shape(op, "causal", "true for drafts", false));
+        }
         let cols = spec.q_heads * head_dim;
         if q.cols() != cols {
             return Err(shape(op, "q", format!("{cols} columns"), format!("{} columns", q.cols())));

@@ -1,6 +1,6 @@
 use super::{
     Driver, GpuDevice,
-    decode::{DecodeWork, check_drafts},
+    decode::DecodeWork,
     prefill::PrefillWork,
     select::MAX_GRID_Y,
     storage::{WORD, dim, require},
@@ -129,7 +129,7 @@ fn check(batch: &Batch) -> Result<()> {
     for span in &batch.spans {
         require(u64::from(span.query_start) == start, "step", "query_start", start, span.query_start)?;
         require(span.kv_len == 0 || !span.pages.is_empty(), "step", "pages of a sequence", "at least 1", 0)?;
-        check_drafts(span)?;
+        span.check_drafts()?;
         start += u64::from(span.query_len);
     }
     require(start == tokens as u64, "step", "tokens of all sequences", tokens, start)

@@ -53,7 +53,8 @@ pub(super) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: u
     rows: u32,
     softmax: &Softmax<STEPS, ROWS8>,
 ) {
-    let (warp, g, t) = (ptx::warp(), ptx::lane() / 4, ptx::lane() % 4);
+    let tid = ptx::here(ptx::tid_x());
+    let (warp, g, t) = (tid / 32, tid % 32 / 4, tid % 4);
     let s_part = ptx::shared_base() + warp * plan.ring_stride();
     let s_sums = ptx::shared_base() + plan.merge_sums() + warp * plan.rows * 8;
     let mut sums = [[0.0; 2]; ROWS8];
@@ -137,7 +138,7 @@ unsafe fn write_out(p: &AttentionDecode, plan: &SharedPlan, item: &Item, piece: 
 pub(super) unsafe fn merge_warps(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
     let pieces = plan.head_dim / 4;
     let slot = item.slot(p, item.chunk);
-    let mut index = ptx::tid_x();
+    let mut index = ptx::here(ptx::tid_x());
     while index < rows * pieces {
         let piece = Piece { row: index / pieces, dim: index % pieces * 4 };
         // SAFETY: the block's own slot of the scratch.
@@ -194,7 +195,7 @@ pub(super) unsafe fn join_chunks(p: &AttentionDecode, plan: &SharedPlan, item: &
     let s_sums = ptx::shared_base();
     let scratch_row =
         |row: u32, chunk: u32| item.slot(p, item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row);
-    let mut index = ptx::tid_x();
+    let mut index = ptx::here(ptx::tid_x());
     while index < rows * item.chunks {
         let (row, chunk) = (index / item.chunks.max(1), index % item.chunks.max(1));
         // SAFETY: written by the blocks of these rows. Not by way of the read-only cache: they were written in this launch.
@@ -207,7 +208,7 @@ pub(super) unsafe fn join_chunks(p: &AttentionDecode, plan: &SharedPlan, item: &
     // SAFETY: the whole block is here.
     unsafe { ptx::bar_sync() };
     let pieces = plan.head_dim / 4;
-    let mut index = ptx::tid_x();
+    let mut index = ptx::here(ptx::tid_x());
     while index < rows * pieces {
         let piece = Piece { row: index / pieces, dim: index % pieces * 4 };
         let s_row = s_sums + piece.row * item.chunks * 8;

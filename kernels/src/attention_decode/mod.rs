@@ -130,13 +130,7 @@ const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> V
         (8, _) => 4,
         _ => 2,
     };
-    let allowance = match (rows, format, head_dim) {
-        (8, KV_INT8 | KV_FP8, 128) => {
-            Some("128 registers leave room for four blocks; for sm_80 two values of the prologue spill")
-        }
-        _ => None,
-    };
-    let spec = KernelSpec { name, threads: THREADS, min_blocks, shared_bytes: plan.bytes(), allowance };
+    let spec = KernelSpec { name, threads: THREADS, min_blocks, shared_bytes: plan.bytes(), allowance: None };
     Variant { spec, format, head_dim, rows }
 }
 

@@ -151,8 +151,9 @@ struct Dialogue {
 }
 
 impl Dialogue {
-    /// New tokens of each of three sequences in each step.
-    const STEPS: [[usize; 3]; 3] = [[70, 1, 300], [3, 1, 1], [1, 1, 1]];
+    /// New tokens of each of three sequences in each step. Where attention is causal, those of the last are drafts: a chain, a tree.
+    const STEPS: [[usize; 3]; 4] = [[70, 1, 300], [3, 1, 1], [1, 1, 1], [3, 6, 1]];
+    const MASKS: [&[u32]; 3] = [&[1, 3, 7], &[1, 2, 5, 10, 17, 42], &[1]];
 
     fn run<D: Device>(&self, device: &D) -> Vec<f32> {
         let &Dialogue { head_dim, q_heads, kv_heads, page_size, .. } = self;
@@ -173,7 +174,12 @@ impl Dialogue {
             for (seq, &len) in lens.iter().enumerate() {
                 // Pages in descending order, sequences interleaved.
                 let pages: Vec<u32> = (0..pages_each).rev().map(|page| (3 * page + seq) as u32).collect();
-                batch.push(&vec![0; len], cached[seq] as u32, &pages, page_size as u32, Outputs::Last);
+                let (ids, page_size) = (vec![0; len], page_size as u32);
+                if turn == 3 && (self.spec)(q_heads).causal {
+                    batch.push_drafts(&ids, cached[seq] as u32, &pages, page_size, Self::MASKS[seq]);
+                } else {
+                    batch.push(&ids, cached[seq] as u32, &pages, page_size, Outputs::Last);
+                }
                 cached[seq] += len;
             }
             let step = device.step(&batch).expect("a step");
