@@ -7,8 +7,8 @@ use super::{
 };
 use crate::{
     abi::AttentionPrefillSm90,
-    entry::{kernel, param_address},
-    ptx::{self, MapRef, Wgmma},
+    entry::kernel,
+    ptx::{self, MapRef, Wgmma, param_address},
 };
 
 /// # Safety

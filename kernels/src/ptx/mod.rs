@@ -19,6 +19,8 @@ mod math;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 mod mbarrier;
 mod mma;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+mod param;
 mod shared;
 mod sync;
 mod thread;
@@ -36,6 +38,8 @@ pub use math::*;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 pub use mbarrier::*;
 pub use mma::*;
+#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+pub(crate) use param::param_address;
 pub use shared::*;
 pub use sync::*;
 pub use thread::*;
