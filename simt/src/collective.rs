@@ -86,6 +86,7 @@ impl Context {
                 self.whole_warp(warp)?;
                 self.execute_wgmma_wait(warp)?;
             }
+            Collective::ClusterArrive { relaxed } => self.arrive_at_cluster_barrier(warp, relaxed)?,
             Collective::Elect => {
                 let lanes = self.lanes[threads.clone()].iter_mut().enumerate();
                 lanes.for_each(|(lane, elected)| elected.result[0] = u32::from(lane == 0));
@@ -99,9 +100,9 @@ impl Context {
         Ok(())
     }
 
-    /// Executes an instruction that all lanes of the four warps of `group` wait in.
-    pub fn execute_warpgroup(&mut self, group: usize, collective: Collective) -> Result<(), Fault> {
-        let threads = 128 * group..128 * group + 128;
+    /// Executes an instruction that all lanes of the four warps from `warp` on wait in.
+    pub fn execute_warpgroup(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
+        let threads = 32 * warp..32 * warp + 128;
         match collective {
             Collective::Wgmma { registers } => self.execute_wgmma(threads.clone(), registers)?,
             _ => self.execute_set_max_registers(threads.clone())?,

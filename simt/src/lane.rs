@@ -55,12 +55,22 @@ pub(crate) enum Collective {
     WgmmaFence,
     WgmmaCommit,
     WgmmaWait,
+    ClusterArrive {
+        relaxed: bool,
+    },
+    ClusterWait,
 }
 
 impl Collective {
     /// Whether more than a warp meets there.
     pub fn is_wider_than_warp(self) -> bool {
-        matches!(self, Collective::Barrier { .. } | Collective::SetMaxRegisters | Collective::Wgmma { .. })
+        matches!(
+            self,
+            Collective::Barrier { .. }
+                | Collective::SetMaxRegisters
+                | Collective::Wgmma { .. }
+                | Collective::ClusterWait
+        )
     }
 
     /// The instruction.
@@ -84,6 +94,8 @@ impl Collective {
             Collective::WgmmaFence => "wgmma.fence",
             Collective::WgmmaCommit => "wgmma.commit_group",
             Collective::WgmmaWait => "wgmma.wait_group",
+            Collective::ClusterArrive { .. } => "barrier.cluster.arrive",
+            Collective::ClusterWait => "barrier.cluster.wait",
         }
     }
 }

@@ -52,6 +52,10 @@
 //! - between blocks, atomics on one address with acquire and release semantics, their own or by `fence.acq_rel.gpu` before and
 //!   after. What a lane acquires from another block counts for its whole block. Without fences atomics order nothing else.
 //!
+//! - between blocks of a cluster, `barrier.cluster` (its arrival releases unless relaxed, its wait acquires), and mbarriers
+//!   across blocks; scopes are not told apart. Shared memory of another block may be touched only while something orders that
+//!   before the block's end. What a lane acquires from outside its cluster counts for the whole cluster.
+//!
 //! Launches are always ordered.
 //!
 //! # What is on its way
@@ -79,10 +83,11 @@
 //!
 //! # Limits
 //!
-//! Blocks run one after another, so a kernel whose blocks wait for each other never ends ([`Device::limit_steps`] ends it), and
-//! there are no clusters. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
+//! Blocks, or clusters, run one after another, so a kernel whose blocks wait for each other outside of a cluster never ends
+//! ([`Device::limit_steps`] ends it). Clusters extend in x. Of the instructions between their blocks there are loads, stores,
+//! additions, arrivals and multicast tensor loads; not `st.async`, nor bulk copies from shared memory to shared memory. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
 //! memory some are remembered, four in shared and two in global: a later write may miss that it is unordered with another.
-//! More than 32 mbarriers, or stores of more than 24 warps, share agents, which can hide a race. The clocks, caches and
+//! More than 48 mbarriers, or stores of more than 28 warps, share agents, which can hide a race. The clocks, caches and
 //! throughput of a device aren't modelled, nor what moves through banks for bulk copies and `wgmma`. Matrix products are
 //! rounded once where a device rounds its own way.
 
@@ -91,6 +96,7 @@ mod barrier;
 mod bulk;
 mod bulk_store;
 mod clock;
+mod cluster;
 mod collective;
 mod context;
 mod descriptor;

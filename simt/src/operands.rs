@@ -181,8 +181,8 @@ impl Context {
     #[cold]
     fn operand_access_fault(&mut self, problem: Problem, address: u32, site: Site) -> Fault {
         if let Problem::Race(conflict) = problem {
-            let group = self.current / 128;
-            for warp in 4 * group..4 * group + 4 {
+            let first = self.current / 32;
+            for warp in first..first + 4 {
                 self.become_thread(32 * warp);
                 if !self.clocks.ordered(conflict.stamp, OWN_MEMORY_FLOOR) {
                     break;

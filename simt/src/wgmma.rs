@@ -54,14 +54,14 @@ impl Context {
         operands: &Operands,
         element: impl Fn(&[u32], usize) -> T + Copy,
     ) -> Result<(), Fault> {
-        let (group, site) = (first / 128, self.lanes[first].site);
-        let stamp = self.clocks.set_off(Agent::Warpgroup(group), first);
-        self.current = first;
-        self.clocks.become_warpgroup(group, stamp);
+        let (warps, site) = (first / 32..first / 32 + 4, self.lanes[first].site);
+        let stamp = self.clocks.set_off(Agent::Warpgroup(warps.start / 4), first);
+        self.become_current(first);
+        self.clocks.become_warpgroup(warps.clone(), stamp);
         let products = self.read_operands::<T, K>(operands, element, site)?;
         self.last_accumulator = (self.last_accumulator + 1) % NAMES;
-        for warp in 4 * group..4 * group + 4 {
-            self.multiply_warp(warp, operands, &products)?;
+        for (quarter, warp) in warps.enumerate() {
+            self.multiply_warp(warp, quarter, operands, &products)?;
             self.products[warp].last = stamp.clock();
         }
         Ok(())
@@ -71,6 +71,7 @@ impl Context {
     fn multiply_warp<T: Number, const K: usize>(
         &mut self,
         warp: usize,
+        quarter: usize,
         operands: &Operands,
         products: &Products<T, K>,
     ) -> Result<(), Fault> {
@@ -95,7 +96,7 @@ impl Context {
             // Zero, be it a float or an integer.
             values.fill(0);
         }
-        products.multiply(16 * (warp % 4), &mut values);
+        products.multiply(16 * quarter, &mut values);
         for lane in &mut self.lanes[first..first + 32] {
             for (register, d) in lane.accumulators_mut().iter_mut().enumerate() {
                 *d = poison(name, register);
@@ -133,7 +134,8 @@ impl Context {
         if done > products.done {
             products.done = done;
             let clock = products.groups[done as usize - 1];
-            self.clocks.see(warp, Agent::Warpgroup(warp / 4), clock);
+            let group = self.warpgroup_of(warp) / 4;
+            self.clocks.see(warp, Agent::Warpgroup(group), clock);
         }
         let Some(index) = self.pending_registers(warp, integer)? else {
             let count = 32 * self.lanes[first].accumulators().len();

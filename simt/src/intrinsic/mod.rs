@@ -5,11 +5,13 @@
 //! allowed, and panics outside a launch.
 
 mod asynchronous;
+mod cluster;
 mod warpgroup;
 
 use std::panic::Location;
 
 pub use asynchronous::*;
+pub use cluster::*;
 pub use warpgroup::*;
 
 use crate::context::{Context, Space, context, step, stop, wait_in};
@@ -133,7 +135,8 @@ pub fn shared_base() -> u32 {
 /// `%tid.x`
 #[inline]
 pub fn tid_x() -> u32 {
-    context().current as u32
+    let c = context();
+    (c.current - c.first_thread) as u32
 }
 
 /// `%ntid.x`
@@ -249,7 +252,7 @@ pub fn cp_async_16(shared: u32, global: u64, source_bytes: u32) {
         Ok(loaded) => loaded,
         Err(problem) => stop(c.access_fault(problem, Space::Global(global), "copy from global", 16, site)),
     };
-    let busy = c.current as u16 + 1;
+    let busy = (c.current - c.first_thread) as u16 + 1;
     if let Err(problem) = c.shared.begin_copy(shared, &c.clocks, site, busy) {
         stop(c.access_fault(problem, Space::Shared(shared), "copy to shared", 16, site));
     }
