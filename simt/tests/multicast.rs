@@ -219,6 +219,37 @@ fn a_block_that_ends_before_its_copy_lands() {
 }
 
 #[test]
+fn a_copy_that_lands_after_its_block_has_ended() {
+    let mut ring = Ring::new();
+    let map = ring.map;
+    let mut run = |order| {
+        let launch = Launch { name: "multicast", grid: [2, 1, 1], threads: 32, shared_bytes: 4096, order };
+        ring.device.launch_clusters(&launch, 2, &|| {
+            if tid_x() == 0 {
+                mbarrier_init(full(0), 1);
+                fence_mbarrier_init();
+            }
+            cluster_arrive();
+            cluster_wait();
+            if cluster_ctarank() == 0 {
+                if tid_x() == 0 {
+                    bulk_tensor_load_multicast(tile(0), &map, [0, 0], full(0), 2);
+                }
+                cluster_arrive();
+                // Time for it to land, most likely when the other block is gone.
+                (0..50).for_each(|_| bar_warp_sync());
+            } else {
+                cluster_arrive();
+                cluster_wait();
+            }
+        })
+    };
+    let caught = (0..20).filter_map(|seed| run(Order::Seeded(seed)).err()).count();
+    // A random order seldom waits so long; without a look at the block's end, none finds it.
+    assert!(caught > 0, "caught in {caught} of 20 orders");
+}
+
+#[test]
 fn warpgroups_of_each_block_multiply_their_own_memory() {
     let mut device = Device::new();
     let out = device.alloc(4 * 64 * 64 * 4, "out");
