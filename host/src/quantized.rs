@@ -359,7 +359,8 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_named() {
-        let cases: [(fn(&mut QuantizedSpec), &str); 13] = [
+        type Change = fn(&mut QuantizedSpec);
+        let cases: [(Change, &str); 13] = [
             (|s| s.group = 0, "group: expected 1 to 5, the columns, found 0"),
             (|s| s.group = 6, "group: expected 1 to 5, the columns, found 6"),
             (|s| s.cols = 0, "cols: expected at least 1, found 0"),
