@@ -20,6 +20,7 @@ mod device;
 mod driver;
 mod launch;
 mod prefill;
+mod quantized;
 mod select;
 mod step;
 mod storage;
