@@ -62,6 +62,10 @@ entries! {
     gemm_bf16_128x128 in crate::gemm_bf16::kernel: Gemm,
     gemm_bf16_64x64 in crate::gemm_bf16::kernel: Gemm,
     gemm_bf16_16x64 in crate::gemm_bf16::kernel: Gemm,
+    gemm_sm90_bf16_128x256 in crate::gemm_sm90::kernel: GemmSm90,
+    gemm_sm90_bf16_128x128 in crate::gemm_sm90::kernel: GemmSm90,
+    gemm_sm90_int8_128x256 in crate::gemm_sm90::kernel: GemmSm90,
+    gemm_sm90_int8_128x128 in crate::gemm_sm90::kernel: GemmSm90,
     sample in crate::sample::kernel: Sample,
     argmax in crate::argmax::kernel: Argmax,
 }

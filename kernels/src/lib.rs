@@ -15,6 +15,7 @@ pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod gather_rows;
 pub mod gemm_bf16;
+pub mod gemm_sm90;
 pub mod layer_norm;
 pub mod page_copy;
 pub mod rms_norm;
@@ -89,6 +90,10 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &attention_prefill_sm90::HD64_F16,
     &attention_prefill_sm90::HD64_SHORT_F16,
     &attention_prefill_sm90::HD128_F16,
+    &gemm_sm90::BF16_WIDE,
+    &gemm_sm90::BF16_NARROW,
+    &gemm_sm90::INT8_WIDE,
+    &gemm_sm90::INT8_NARROW,
 ];
 
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.

@@ -1,4 +1,4 @@
-use super::params;
+use super::{TensorMap, params};
 
 params! {
     /// `out = a * w^T (+ bias) (+ residual)`, f32 accumulation in ascending order of `k` whatever the tile, so that a row's
@@ -19,5 +19,35 @@ params! {
         /// A multiple of 8.
         pub k: u32,
         pub out_f32: u32,
+    }
+}
+
+params! {
+    /// `out = a * w^T (+ bias) (+ residual)` on Hopper's warpgroup products, for many rows: f32 (of bytes: i32) accumulation in
+    /// ascending order of `k`, so that a row's result doesn't depend on the rows beside it. Persistent: any grid `(blocks, 1, 1)`.
+    pub struct GemmSm90 {
+        /// Of `a`, bf16 or i8 `[m, k]`, in boxes of one line by `BLOCK_M` rows.
+        pub a_map: TensorMap,
+        /// Of `w`, as `a` `[n, k]`, in boxes of one line by `BLOCK_N` rows.
+        pub w_map: TensorMap,
+        /// Of `out`, bf16 `[m, n]`, in boxes of 64 columns by 64 rows; not used where `out_f32` is given.
+        pub out_map: TensorMap,
+        /// f32 `[n]`, optional.
+        pub bias: u64,
+        /// bf16 `[m, n]`, optional; may be what `out_map` describes.
+        pub residual: u64,
+        /// f32 `[m, n]`: where the product goes instead, if not 0.
+        pub out_f32: u64,
+        /// f32 `[m]`, of bytes only: multiplies row by row.
+        pub a_scales: u64,
+        /// f32 `[n]`, of bytes only: multiplies column by column.
+        pub w_scales: u64,
+        pub m: u32,
+        /// A multiple of 8.
+        pub n: u32,
+        /// A multiple of 16 bytes.
+        pub k: u32,
+        /// Rows of tiles that are worked on together, so that what they share stays in the L2.
+        pub band: u32,
     }
 }
