@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::panic::Location;
 use std::ptr;
 
+use crate::accumulators::{Accumulator, WarpProducts};
 use crate::bulk::Flight;
 use crate::clock::{Clocks, Stamp};
 use crate::fault::{Fault, FaultKind, Place};
@@ -16,7 +17,6 @@ use crate::report::Report;
 use crate::requests::Requests;
 use crate::shared::{Busy, FIRST_FLIGHT, Shared};
 use crate::site::{Site, Sites};
-use crate::wgmma::WarpProducts;
 
 /// The launch that runs, its block and its lanes.
 #[derive(Debug)]
@@ -293,10 +293,10 @@ pub(crate) fn wait_in(
 
 /// As [`wait_in`], in a collective that reads and writes the lane's accumulators.
 #[inline(always)]
-pub(crate) fn wait_in_with(
+pub(crate) fn wait_in_with<T: Accumulator>(
     collective: Collective,
     operands: &[u32],
-    accumulators: &mut [f32],
+    accumulators: &mut [T],
     location: &'static Location<'static>,
 ) {
     let context = context();

@@ -1,5 +1,6 @@
 //! The emulated device: memory that outlives launches, and launches.
 
+use crate::accumulators::WarpProducts;
 use crate::bulk_store::Stores;
 use crate::clock::LAST_SERIAL;
 use crate::context::{Context, Current};
@@ -10,7 +11,6 @@ use crate::random::Random;
 use crate::release::Fenced;
 use crate::report::Report;
 use crate::scheduler::{Block, LaneStack};
-use crate::wgmma::WarpProducts;
 
 /// In which order lanes run between the points that order them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -61,7 +61,7 @@
 //! | `cp.async` | its lane waits for the group, or an mbarrier told by `cp.async.mbarrier.arrive` | the 16 bytes are nobody's to touch |
 //! | bulk load | its mbarrier's phase completes, for those who wait at it | the destination is nobody's to touch |
 //! | bulk store | its lane waits for the group; `.read` for the source alone | writing the source and reading the target are races |
-//! | `wgmma` | each warp waits for the group | writing the operands is a race; accumulators are signalling NaNs |
+//! | `wgmma` | each warp waits for the group | writing the operands is a race; accumulators are signalling NaNs, or huge integers |
 //!
 //! The last three are recorded as accesses of an agent of their own, which nobody has seen before that wait. Data is read when
 //! the instruction is issued and lands as late as it can: when a lane waits for it and nothing else can run. In a random order
@@ -86,6 +86,7 @@
 //! throughput of a device aren't modelled, nor what moves through banks for bulk copies and `wgmma`. Matrix products are
 //! rounded once where a device rounds its own way.
 
+mod accumulators;
 mod barrier;
 mod bulk;
 mod bulk_store;
@@ -101,6 +102,7 @@ pub mod intrinsic;
 mod lane;
 mod matrix;
 mod mbarrier;
+mod operands;
 mod problem;
 mod random;
 mod release;
