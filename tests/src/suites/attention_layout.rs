@@ -69,9 +69,14 @@ impl Case {
         Case { base, half, layout: Layout::Paged, deep: false }
     }
 
-    /// What outputs are made of.
-    pub fn scalar(&self) -> Scalar {
-        if self.half == Half::Bf16 { Scalar::Bf16 } else { Scalar::F16 }
+    /// What a buffer is made of.
+    pub fn scalar(&self, buffer: &str) -> Scalar {
+        match (buffer, self.half) {
+            ("lse", _) => Scalar::F32,
+            ("counters", _) => Scalar::U32,
+            (_, Half::Bf16) => Scalar::Bf16,
+            (_, Half::F16) => Scalar::F16,
+        }
     }
 
     /// The values, as the oracle has them. NaN in every row that no query sees.
