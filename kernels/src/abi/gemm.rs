@@ -49,5 +49,50 @@ params! {
         pub k: u32,
         /// Rows of tiles that are worked on together, so that what they share stays in the L2.
         pub band: u32,
+        pub reserved: u64,
+    }
+}
+
+params! {
+    /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(token tiles * row tiles * splits, 1, 1)`
+    /// of the variant's `tokens` rows of `a` and 256 rows of `w`.
+    pub struct GemmFew {
+        /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
+        pub a_map: TensorMap,
+        /// Of a dense `w`, `[n, k]`, in boxes of one line by 256 rows.
+        pub w_map: TensorMap,
+        /// 4-bit `w`, in the tiles of `gemm_few::layout`.
+        pub packed: u64,
+        /// f32 `[n]`, optional.
+        pub bias: u64,
+        /// bf16 `[m, columns of out]`, optional; may be `out`.
+        pub residual: u64,
+        /// bf16 `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
+        pub out: u64,
+        /// f32 `[m]`, of bytes only.
+        pub a_scales: u64,
+        /// f32 `[n]`, of bytes only.
+        pub w_scales: u64,
+        /// f32 `[blocks of the grid, tokens, 256]`, scratch; not used where `splits` is 1.
+        pub partials: u64,
+        /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
+        pub counters: u64,
+        pub m: u32,
+        /// A multiple of 8; of 16 with `silu`.
+        pub n: u32,
+        /// Stages of `k`: lines of a dense `w`, tiles of 4 bits.
+        pub steps: u32,
+        /// At least 1, at most `steps`.
+        pub splits: u32,
+        /// Bytes of a tile of 4-bit `w`.
+        pub tile_bytes: u32,
+        /// Whether tiles have zero points.
+        pub zeros: u32,
+        /// Whether scales are f16 rather than bf16.
+        pub scales_f16: u32,
+        pub out_f32: u32,
+        /// If 1, every 16 rows of `w` are 8 of a gate and 8 that go with it, and a column of `out` is `silu(gate) * up`.
+        pub silu: u32,
+        pub reserved: [u32; 3],
     }
 }

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     abi::GemmSm90,
-    ptx::{self, Wgmma, WgmmaS8},
-    tile::Ring,
+    ptx,
+    tile::{Accumulators, Ring},
 };
 
 /// Bytes of `k` that one product takes.
@@ -16,91 +16,6 @@ const STEP_BYTES: u32 = 32;
 const FIRST_STORE: u32 = 1;
 /// Groups of eight columns that are stored at a time.
 const STORE_GROUPS: usize = STORE_COLS as usize / 8;
-
-/// What a product of the kernel's element adds to.
-pub(super) trait Accumulators: Sized {
-    /// Bytes an element of `a` and `w`.
-    const ELEMENT_BYTES: u32;
-    /// Whether rows and columns have scales.
-    const SCALED: bool;
-    /// Columns.
-    const COLS: u32;
-
-    fn zeros() -> Self;
-    /// # Safety
-    /// As [`Wgmma::ss`].
-    unsafe fn add(&mut self, a: u64, w: u64);
-    /// # Safety
-    /// As [`Wgmma::wait`].
-    unsafe fn wait<const NEWEST: u32>(&mut self);
-    fn value(&self, register: usize) -> f32;
-}
-
-impl<const R: usize> Accumulators for [f32; R]
-where
-    [f32; R]: Wgmma,
-{
-    const ELEMENT_BYTES: u32 = 2;
-    const SCALED: bool = false;
-    const COLS: u32 = <Self as Wgmma>::N;
-
-    #[inline(always)]
-    fn zeros() -> Self {
-        [0.0; R]
-    }
-
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn add(&mut self, a: u64, w: u64) {
-        // SAFETY: the caller's promise.
-        unsafe { self.ss::<false, true>(a, w) }
-    }
-
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn wait<const NEWEST: u32>(&mut self) {
-        // SAFETY: the caller's promise.
-        unsafe { Wgmma::wait::<NEWEST>(self) }
-    }
-
-    #[inline(always)]
-    fn value(&self, register: usize) -> f32 {
-        self[register]
-    }
-}
-
-impl<const R: usize> Accumulators for [i32; R]
-where
-    [i32; R]: WgmmaS8,
-{
-    const ELEMENT_BYTES: u32 = 1;
-    const SCALED: bool = true;
-    const COLS: u32 = <Self as WgmmaS8>::N;
-
-    #[inline(always)]
-    fn zeros() -> Self {
-        [0; R]
-    }
-
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn add(&mut self, a: u64, w: u64) {
-        // SAFETY: the caller's promise.
-        unsafe { self.ss(a, w) }
-    }
-
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn wait<const NEWEST: u32>(&mut self) {
-        // SAFETY: the caller's promise.
-        unsafe { WgmmaS8::wait::<NEWEST>(self) }
-    }
-
-    #[inline(always)]
-    fn value(&self, register: usize) -> f32 {
-        self[register] as f32
-    }
-}
 
 /// Multiplies and stores the block's tiles.
 ///
@@ -128,7 +43,7 @@ pub(super) unsafe fn consume<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Ti
                     acc.add(a + along, w + along);
                 }
                 ptx::wgmma_commit();
-                acc.wait::<1>();
+                ptx::wgmma_wait_older::<1>();
                 if line > 0 {
                     release(base + plan.empty() + (stage + STAGES - 1) % STAGES * 8);
                 }

@@ -2,13 +2,14 @@
 
 use super::{
     CONSUMERS, NARROW, STAGES, Tile, WIDE,
-    consumer::{Accumulators, consume},
+    consumer::consume,
     producer::{Maps, produce},
 };
 use crate::{
     abi::GemmSm90,
     entry::kernel,
     ptx::{self, MapRef, param_address},
+    tile::Accumulators,
 };
 
 /// # Safety

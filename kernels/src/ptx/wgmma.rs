@@ -49,6 +49,22 @@ intrinsic! {
     }
 }
 
+/// `wgmma.wait_group NEWEST` while the accumulators stay in flight: what older groups read may be written again.
+///
+/// # Safety
+/// See the module.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub unsafe fn wgmma_wait_older<const NEWEST: u32>() {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: the caller's promises, stated in the module.
+    unsafe {
+        asm!("wgmma.wait_group.sync.aligned {};", const NEWEST, options(nostack))
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    simt::intrinsic::wgmma_wait(NEWEST, &mut [] as &mut [f32])
+}
+
 /// Accumulators of an `m64` product, and the instructions on them.
 pub trait Wgmma: Sized {
     /// Columns.
@@ -240,11 +256,23 @@ macro_rules! wgmma_s8 {
                         inout(reg32) self[$first], $(inout(reg32) self[$rest],)* const NEWEST, options(nostack))
                 }
                 #[cfg(not(target_arch = "nvptx64"))]
-                simt::intrinsic::wgmma_s8_wait(NEWEST, self)
+                simt::intrinsic::wgmma_wait(NEWEST, self)
             }
         }
     };
 }
+
+#[rustfmt::skip]
+wgmma_s8!(4, 8, 0 1 2 3, 4 5);
+
+#[rustfmt::skip]
+wgmma_s8!(8, 16, 0 1 2 3 4 5 6 7, 8 9);
+
+#[rustfmt::skip]
+wgmma_s8!(16, 32, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15, 16 17);
+
+#[rustfmt::skip]
+wgmma_s8!(32, 64, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31, 32 33);
 
 #[rustfmt::skip]
 wgmma_s8!(64, 128, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63, 64 65);
