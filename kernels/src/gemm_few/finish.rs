@@ -1,19 +1,12 @@
 //! From a split's sums to the output.
 
 use super::{CONSUMER_THREADS, ROWS, Tile, item::Item};
-use crate::{abi::GemmFew, logit, ptx};
+use crate::{abi::GemmFew, ptx, silu_mul::kernel::silu};
 
 /// The barrier of all consumers.
 const CONSUMERS_BARRIER: u32 = 1;
 /// Registers that a thread of the join has on their way at once, about.
 const JOIN_AHEAD: usize = 32;
-
-/// A thread's sums of a tile: register `4 * j + i` is row `row + i / 2 * 8` of `w`, token `8 * j + 2 * (lane % 4) + i % 2`.
-struct Place {
-    /// Of the tile's rows.
-    row: u32,
-    token: u32,
-}
 
 /// Joins the splits and stores. Blocks that aren't their tile's last just leave their sums.
 ///
@@ -128,16 +121,17 @@ unsafe fn join<const R: usize>(p: &GemmFew, item: Item, sums: &mut [f32; R]) {
 unsafe fn store<const R: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
     let thread = ptx::here(ptx::tid_x());
     let (lane, sixteen) = (thread % 32, thread / 32);
-    let place = Place { row: sixteen * 16 + lane / 4, token: item.token_tile * plan.tokens };
-    let row = item.row_tile * ROWS + place.row;
+    // Register `4 * j + i` is row `row + i / 2 * 8` of `w`, token `token + 8 * j + 2 * (lane % 4) + i % 2`.
+    let token = item.token_tile * plan.tokens;
+    let row = item.row_tile * ROWS + sixteen * 16 + lane / 4;
     // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
     unsafe {
-        scale_and_bias::<R, SCALED>(p, &place, row, sums);
+        scale_and_bias::<R, SCALED>(p, token, row, sums);
         if p.silu != 0 {
             for j in 0..R / 4 {
                 for i in 0..2 {
                     let (gate, up) = (sums[4 * j + i], sums[4 * j + 2 + i]);
-                    sums[4 * j + i] = logit::silu(gate) * up;
+                    sums[4 * j + i] = silu(gate) * up;
                 }
             }
         }
@@ -147,7 +141,7 @@ unsafe fn store<const R: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, ite
         for j in 0..R / 4 {
             for half in 0..2 {
                 if half < halves {
-                    let to = Eight { col: col + half * 8, cols, token: place.token + j as u32 * 8 };
+                    let to = Eight { col: col + half * 8, cols, token: token + j as u32 * 8 };
                     store_eight(p, to, [sums[4 * j + 2 * half as usize], sums[4 * j + 2 * half as usize + 1]]);
                 }
             }
@@ -160,7 +154,7 @@ unsafe fn store<const R: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, ite
 #[inline(always)]
 unsafe fn scale_and_bias<const R: usize, const SCALED: bool>(
     p: &GemmFew,
-    place: &Place,
+    token: u32,
     row: u32,
     sums: &mut [f32; R],
 ) {
@@ -177,7 +171,7 @@ unsafe fn scale_and_bias<const R: usize, const SCALED: bool>(
                 for j in 0..R / 4 {
                     for i in 0..2 {
                         let sum = &mut sums[4 * j + 2 * half + i];
-                        let token = place.token + j as u32 * 8 + quad * 2 + i as u32;
+                        let token = token + j as u32 * 8 + quad * 2 + i as u32;
                         if SCALED && token < p.m {
                             let a = ptx::ld_global_nc_b32(p.a_scales + u64::from(token) * 4);
                             *sum *= f32::from_bits(a) * scale;

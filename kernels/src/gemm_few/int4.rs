@@ -59,21 +59,18 @@ unsafe fn meta<const GROUPS: usize>(p: &GemmFew, s_w: u32, group: u32, row: u32)
 /// As [`super::dense::multiply`], of tiles of `GROUPS` groups.
 ///
 /// # Safety
-/// As there.
+/// As there; threads of the block's first warpgroups.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
 pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
-    index: u32,
 ) -> [f32; R]
 where
     [f32; R]: Wgmma,
 {
     let base = ptx::shared_base();
-    let thread = ptx::here(ptx::tid_x()) % 128;
-    let row = index * 64 + thread / 32 * 16 + thread % 32 / 4;
     let mut ring = Ring::new();
     let mut total = [0.0f32; R];
     for _ in item.first..item.end {
@@ -84,8 +81,11 @@ where
         unsafe {
             ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(STAGES));
             for group in 0..GROUPS {
-                let meta = meta::<GROUPS>(p, s_w, group as u32, row);
-                let acc = products::<R, GROUPS>(plan, s_a, s_w, group, &meta, index * 256 + thread);
+                // Places are found anew each time: kept for all groups, they would take more registers than there are.
+                let thread = ptx::here(ptx::tid_x());
+                let meta = meta::<GROUPS>(p, s_w, group as u32, thread / 32 * 16 + thread % 32 / 4);
+                let place = thread / 128 * 256 + thread % 128;
+                let acc = products::<R, GROUPS>(plan, s_a, s_w, group, &meta, place);
                 for r in 0..R {
                     total[r] = ptx::fma(acc[r], meta.scales[r / 2 % 2], total[r]);
                 }
@@ -117,24 +117,33 @@ where
     [f32; R]: Wgmma,
 {
     let steps = STEPS / GROUPS;
-    let a = ptx::descriptor(s_a, 0);
+    // Made anew for each group: kept, the steps' descriptors would take two registers each.
+    let a = ptx::descriptor(ptx::here(s_a), 0);
     let mut acc = [0.0f32; R];
-    // Half a tile at a time at most: a word a step and thread.
-    for half in 0..steps.div_ceil(4) {
-        let first = group * steps + half * 4;
-        let s_words = s_w + (place + first as u32 / 4 * 128) * 16;
+    // A word a step and thread. As many operands at a time as registers are left for.
+    let at_once = if steps == 2 && R == 8 { 1 } else if steps == 2 || R >= 16 { 2 } else { 4 };
+    for part in 0..steps / at_once {
+        let first = group * steps + part * at_once;
+        let s_words = s_w + (place + first as u32 / 4 * 128) * 16 + first as u32 % 4 * 4;
         // SAFETY: the caller's promises; the operands stay as they are until the products that read them have been waited for.
         unsafe {
-            let words = ptx::ld_shared_v4_b32(s_words);
+            let words = match at_once {
+                1 => [ptx::ld_shared_b32(s_words), 0, 0, 0],
+                2 => {
+                    let words = ptx::ld_shared_v2_b32(s_words);
+                    [words[0], words[1], 0, 0]
+                }
+                _ => ptx::ld_shared_v4_b32(s_words),
+            };
             let mut operands = [[0u32; 4]; 4];
-            for i in 0..steps.min(4) {
-                operands[i] = convert(words[first % 4 + i], meta.minus_zeros);
+            for i in 0..at_once {
+                operands[i] = convert(words[i], meta.minus_zeros);
             }
             ptx::wgmma_fence();
-            for i in 0..steps.min(4) {
+            for i in 0..at_once {
                 let step = (first + i) as u32;
                 let along = u64::from((step / 4 * plan.tokens * LINE_BYTES + step % 4 * 32) >> 4);
-                if half == 0 && i == 0 {
+                if part == 0 && i == 0 {
                     acc.rs::<false, false>(&operands[i], a + along);
                 } else {
                     acc.rs::<false, true>(&operands[i], a + along);

@@ -124,13 +124,14 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
     };
     let shared_bytes = tile.shared_bytes();
     // Two to a multiprocessor, so that the next launch's first weights are under way before this one ends.
-    let min_blocks = if shared_bytes <= 113 << 10 && tokens <= 16 { 2 } else { 1 };
+    let registers_for_two = tokens <= 8 || tokens == 16 && !matches!(weights, Weights::Int4 { groups: 4 });
+    let min_blocks = if shared_bytes <= 113 << 10 && registers_for_two { 2 } else { 1 };
     let threads = CONSUMER_THREADS + 32;
     Variant { spec: KernelSpec { name, threads, min_blocks, shared_bytes, allowance: None }, weights, tile }
 }
 
 /// All entries; of each kind of weights, the fewest tokens first.
-pub static VARIANTS: [Variant; 20] = [
+pub static VARIANTS: [Variant; 19] = [
     variant("gemm_few_bf16_8", Weights::Bf16, 8),
     variant("gemm_few_bf16_16", Weights::Bf16, 16),
     variant("gemm_few_bf16_32", Weights::Bf16, 32),
@@ -150,7 +151,6 @@ pub static VARIANTS: [Variant; 20] = [
     variant("gemm_few_int4_g32_8", Weights::Int4 { groups: 4 }, 8),
     variant("gemm_few_int4_g32_16", Weights::Int4 { groups: 4 }, 16),
     variant("gemm_few_int4_g32_32", Weights::Int4 { groups: 4 }, 32),
-    variant("gemm_few_int4_g32_64", Weights::Int4 { groups: 4 }, 64),
 ];
 
 /// What the launcher decides.
