@@ -121,7 +121,7 @@ where
     let a = ptx::descriptor(ptx::here(s_a), 0);
     let mut acc = [0.0f32; R];
     // A word a step and thread. As many operands at a time as registers are left for.
-    let at_once = if steps == 2 && R == 8 { 1 } else if steps == 2 || R >= 16 { 2 } else { 4 };
+    let at_once = if steps == 2 && R == 8 { 1 } else if steps == 2 || R >= 16 || steps == 4 && R == 8 { 2 } else { 4 };
     for part in 0..steps / at_once {
         let first = group * steps + part * at_once;
         let s_words = s_w + (place + first as u32 / 4 * 128) * 16 + first as u32 % 4 * 4;
