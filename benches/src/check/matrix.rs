@@ -76,7 +76,7 @@ fn int4<D: Driver>(
             let byte = |at: u32| bytes.value(tile + at as usize) as u8;
             let (at, shift) = layout::nibble(of_tile, (col % layout::TILE_K as usize) as u32);
             let value = byte(at + shift / 8) >> (shift % 8) & 15;
-            let at = layout::scale(0, of_tile);
+            let at = layout::scale(ROWS, 0, of_tile);
             let scale = bf16_from_bits(u16::from_le_bytes([byte(at), byte(at + 1)]));
             w.push((f32::from(value) - 8.0) * scale);
         }

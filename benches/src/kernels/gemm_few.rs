@@ -6,7 +6,7 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         ROWS, Weights, layout,
-        launch::{blocks, choose, partial_bytes, splits},
+        launch::{blocks, choose, partial_bytes, splits, tiles},
     },
     gemm_sm90::launch::MapShape,
 };
@@ -17,6 +17,9 @@ use crate::{
     problem::{Gemm, GemmWeights, Problem},
     random::{INT4_TILE_BYTES, Kind},
 };
+
+/// Rows up to which `k` is split.
+const MOST_SPLIT: usize = 128;
 
 /// The kernel for few rows. Buffers: `a`, `out`, `w` or of 4 bits `packed`, and `a_scales`, `w_scales` of bytes.
 pub struct Few;
@@ -65,12 +68,14 @@ impl<D: Driver> Kernel<D> for Few {
             params.a_scales = prepared.random("a_scales", Kind::Scale, m, seed)?;
             params.w_scales = prepared.random("w_scales", Kind::Scale, n, seed)?;
         }
-        params.splits = splits(n32, k32, stage_k);
+        // Many rows fill the device without.
+        params.splits = if m > MOST_SPLIT { 1 } else { splits(n32, k32, stage_k) };
         params.partials =
             prepared.output("partials", partial_bytes(variant, params.m, n32, params.splits))?;
-        let counters = (params.m.div_ceil(rows) * n32.div_ceil(ROWS)) as usize;
+        let counters = tiles(variant, params.m, n32) as usize;
         params.counters = prepared.u32s("counters", vec![0; counters])?;
-        prepared.launch(&variant.spec, [blocks(variant, params.m, n32, params.splits), 1, 1], &params);
+        let blocks = blocks(variant, params.m, n32, params.splits, driver.info().multiprocessors);
+        prepared.launch(&variant.spec, [blocks, 1, 1], &params);
         Ok(prepared)
     }
 }

@@ -15,9 +15,8 @@ const STEP_BYTES: u32 = 32;
 /// One consumer warpgroup calls it, the `index`-th; the barriers are initialised.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, item: Item, index: u32) -> A {
+pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, item: Item, ring: &mut Ring, index: u32) -> A {
     let base = ptx::shared_base();
-    let mut ring = Ring::new();
     let mut acc = A::zeros();
     for step in item.first..item.end {
         let stage = ring.stage(STAGES);
@@ -38,10 +37,14 @@ pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, item: Item, index: u3
                 ptx::mbarrier_arrive(base + plan.empty() + (stage + STAGES - 1) % STAGES * 8);
             }
         }
-        ring = ring.next();
+        *ring = ring.next();
     }
-    // The last stage isn't needed any more: nobody waits for it.
-    // SAFETY: as above.
-    unsafe { acc.wait::<0>() };
+    // SAFETY: as above; the last stage is the one before the ring's place.
+    unsafe {
+        acc.wait::<0>();
+        if ptx::lane() == 0 {
+            ptx::mbarrier_arrive(base + plan.empty() + (ring.stage(STAGES) + STAGES - 1) % STAGES * 8);
+        }
+    }
     acc
 }

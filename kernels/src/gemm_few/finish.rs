@@ -1,53 +1,55 @@
 //! From a split's sums to the output.
 
-use super::{CONSUMER_THREADS, ROWS, Tile, item::Item};
+use super::{Tile, item::Item};
 use crate::{abi::GemmFew, ptx, silu_mul::kernel::silu};
 
 /// The barrier of all consumers.
 const CONSUMERS_BARRIER: u32 = 1;
 /// Registers that a thread of the join has on their way at once, about.
-const JOIN_AHEAD: usize = 32;
+const JOIN_AHEAD: usize = 16;
 
 /// Joins the splits and stores. Blocks that aren't their tile's last just leave their sums.
 ///
 /// # Safety
-/// All consumers call it with what they computed of the item.
+/// All consumers call it with what they computed of item `index`.
 #[inline(always)]
 pub(super) unsafe fn finish<const R: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
-    item: Item,
+    index: u32,
     sums: &mut [f32; R],
 ) {
+    // Found again rather than kept in registers through the products.
+    let item = Item::new(p, plan, ptx::here(index));
     // SAFETY: the caller's promise.
     unsafe {
         if p.splits > 1 {
-            leave(p, sums);
+            leave(p, plan, item, sums);
             if !is_last(p, plan, item) {
                 return;
             }
-            join(p, item, sums);
+            join(p, plan, item, sums);
         }
         store::<R, SCALED>(p, plan, item, sums);
     }
 }
 
-/// Where four of a block's sums are in the scratch.
+/// Where four of a thread's sums of an item are in the scratch.
 #[inline(always)]
-fn scratch<const R: usize>(p: &GemmFew, block: u32, four: usize) -> u64 {
+fn scratch<const R: usize>(p: &GemmFew, plan: Tile, index: u32, four: usize) -> u64 {
     let thread = ptx::here(ptx::tid_x());
-    let place = (u64::from(block) * (R / 4) as u64 + four as u64) * u64::from(CONSUMER_THREADS);
+    let place = (u64::from(index) * (R / 4) as u64 + four as u64) * u64::from(plan.consumer_threads());
     p.partials + (place + u64::from(thread)) * 16
 }
 
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn leave<const R: usize>(p: &GemmFew, sums: &[f32; R]) {
+unsafe fn leave<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; R]) {
     for four in 0..R / 4 {
         let values = [0, 1, 2, 3].map(|i| sums[four * 4 + i].to_bits());
-        // SAFETY: the block's own part of the scratch.
-        unsafe { ptx::st_global_v4_b32(scratch::<R>(p, ptx::ctaid_x(), four), values) };
+        // SAFETY: the item's own part of the scratch.
+        unsafe { ptx::st_global_v4_b32(scratch::<R>(p, plan, item.index, four), values) };
     }
 }
 
@@ -62,7 +64,7 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
     // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has then
     // acquired what all released, and the second barrier hands it to the block.
     unsafe {
-        ptx::bar_sync_named(CONSUMERS_BARRIER, CONSUMER_THREADS);
+        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
         if ptx::tid_x() == 0 {
             let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == p.splits - 1;
             if last {
@@ -70,7 +72,7 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
             }
             ptx::st_shared_b32(s_is_last, last as u32);
         }
-        ptx::bar_sync_named(CONSUMERS_BARRIER, CONSUMER_THREADS);
+        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
         ptx::ld_shared_b32(s_is_last) != 0
     }
 }
@@ -80,9 +82,10 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
 /// # Safety
 /// As [`finish`], where [`is_last`].
 #[inline(always)]
-unsafe fn join<const R: usize>(p: &GemmFew, item: Item, sums: &mut [f32; R]) {
-    let ahead = JOIN_AHEAD / R;
-    let first_block = item.row_tile * p.splits * item.token_tiles + item.token_tile;
+unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
+    // Registers of the last splits aren't used where fewer are on their way.
+    let ahead = if R > JOIN_AHEAD { 1 } else { JOIN_AHEAD / R };
+    let first_index = item.index - item.split * item.token_tiles;
     for r in 0..R {
         sums[r] = 0.0;
     }
@@ -93,7 +96,7 @@ unsafe fn join<const R: usize>(p: &GemmFew, item: Item, sums: &mut [f32; R]) {
             let split = first + i as u32;
             for four in 0..R / 4 {
                 if split < p.splits {
-                    let at = scratch::<R>(p, first_block + split * item.token_tiles, four);
+                    let at = scratch::<R>(p, plan, first_index + split * item.token_tiles, four);
                     // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
                     let values = unsafe { ptx::ld_global_v4_b32(at) };
                     for j in 0..4 {
@@ -123,7 +126,7 @@ unsafe fn store<const R: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, ite
     let (lane, sixteen) = (thread % 32, thread / 32);
     // Register `4 * j + i` is row `row + i / 2 * 8` of `w`, token `token + 8 * j + 2 * (lane % 4) + i % 2`.
     let token = item.token_tile * plan.tokens;
-    let row = item.row_tile * ROWS + sixteen * 16 + lane / 4;
+    let row = item.row_tile * plan.rows + sixteen * 16 + lane / 4;
     // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
     unsafe {
         scale_and_bias::<R, SCALED>(p, token, row, sums);
@@ -137,7 +140,7 @@ unsafe fn store<const R: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, ite
         }
         let (cols, halves) = if p.silu != 0 { (p.n / 2, 1) } else { (p.n, 2) };
         // The first of the eight columns that the warp stores at a time.
-        let col = (item.row_tile * ROWS + sixteen * 16) / (3 - halves);
+        let col = (item.row_tile * plan.rows + sixteen * 16) / (3 - halves);
         for j in 0..R / 4 {
             for half in 0..2 {
                 if half < halves {

@@ -1,9 +1,9 @@
 //! Device code of [`super::VARIANTS`].
 
 use super::{
-    CONSUMER_THREADS, CONSUMERS, STAGES, Tile, Weights, dense,
+    STAGES, Tile, Weights, dense,
     finish::finish,
-    int4,
+    int4, int4_warp,
     item::Item,
     producer::{Source, produce},
 };
@@ -11,36 +11,35 @@ use crate::{
     abi::GemmFew,
     entry::kernel,
     ptx::{self, MapRef, Wgmma, param_address},
-    tile::Accumulators,
+    tile::{Accumulators, Ring},
 };
 
-/// What every entry begins with: barriers, then the producer's work. The warpgroup's index and the item, for consumers.
+/// What every entry begins with: barriers, then the producer's work. The warpgroup's index, for consumers.
 ///
 /// # Safety
 /// As the entries; `address` is that of their parameter block, which starts with the maps of `a` and `w`.
 #[inline(always)]
-unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Option<(u32, Item)> {
+unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Option<u32> {
     // SAFETY: the caller's promise; the whole block is here.
     unsafe {
         let a = MapRef::new(address);
         let source = Source { a, w: a.at(1), weights };
-        if ptx::tid_x() == CONSUMER_THREADS {
+        if ptx::tid_x() == plan.consumer_threads() {
             for stage in 0..STAGES {
                 ptx::mbarrier_init(ptx::shared_base() + plan.full() + stage * 8, 1);
                 // One arrival a consumer warp.
-                ptx::mbarrier_init(ptx::shared_base() + plan.empty() + stage * 8, CONSUMERS * 4);
+                ptx::mbarrier_init(ptx::shared_base() + plan.empty() + stage * 8, plan.consumers() * 4);
             }
             ptx::fence_mbarrier_init();
         }
         ptx::bar_sync();
-        let item = Item::of_block(p, plan);
-        if ptx::tid_x() < CONSUMER_THREADS {
+        if ptx::tid_x() < plan.consumer_threads() {
             // What it reads beside the stages, and where it writes, may be the launch's before.
             ptx::grid_wait();
-            return Some((ptx::tid_x() / 128, item));
+            return Some(ptx::tid_x() / 128);
         }
-        if ptx::tid_x() == CONSUMER_THREADS {
-            produce(p, source, plan, item);
+        if ptx::tid_x() == plan.consumer_threads() {
+            produce(p, source, plan);
         }
         None
     }
@@ -55,15 +54,24 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
     weights: Weights,
     plan: Tile,
 ) {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. All consumers take the same items.
     unsafe {
-        if let Some((warpgroup, item)) = begin(p, address, weights, plan) {
-            let acc = dense::multiply::<A>(plan, item, warpgroup);
-            let mut sums = [0.0f32; R];
-            for r in 0..R {
-                sums[r] = acc.value(r);
+        if let Some(warpgroup) = begin(p, address, weights, plan) {
+            let mut ring = Ring::new();
+            let mut index = ptx::ctaid_x();
+            while index < Item::count(p, plan) {
+                let item = Item::new(p, plan, index);
+                let acc = dense::multiply::<A>(plan, item, &mut ring, warpgroup);
+                let mut sums = [0.0f32; R];
+                for r in 0..R {
+                    sums[r] = acc.value(r);
+                }
+                finish::<R, SCALED>(p, plan, index, &mut sums);
+                index += ptx::nctaid_x();
+                if !plan.is_persistent() {
+                    break;
+                }
             }
-            finish::<R, SCALED>(p, plan, item, &mut sums);
         }
     }
 }
@@ -75,11 +83,23 @@ unsafe fn int4<const R: usize, const GROUPS: usize>(p: &GemmFew, address: u64, w
 where
     [f32; R]: Wgmma,
 {
-    // SAFETY: the caller's promise.
+    // SAFETY: the caller's promise. All consumers take the same items.
     unsafe {
-        if let Some((_, item)) = begin(p, address, weights, plan) {
-            let mut sums = int4::multiply::<R, GROUPS>(p, plan, item);
-            finish::<R, false>(p, plan, item, &mut sums);
+        if begin(p, address, weights, plan).is_some() {
+            let mut ring = Ring::new();
+            let mut index = ptx::ctaid_x();
+            while index < Item::count(p, plan) {
+                let item = Item::new(p, plan, index);
+                let mut sums = match R {
+                    0..=16 => int4_warp::multiply::<R, GROUPS>(p, plan, item, &mut ring),
+                    _ => int4::multiply::<R, GROUPS>(p, plan, item, &mut ring),
+                };
+                finish::<R, false>(p, plan, index, &mut sums);
+                index += ptx::nctaid_x();
+                if !plan.is_persistent() {
+                    break;
+                }
+            }
         }
     }
 }
@@ -109,11 +129,11 @@ entries! {
     gemm_few_int4_g128_16: int4::<8, 1> of 9,
     gemm_few_int4_g128_32: int4::<16, 1> of 10,
     gemm_few_int4_g128_64: int4::<32, 1> of 11,
-    gemm_few_int4_g64_8: int4::<4, 2> of 12,
-    gemm_few_int4_g64_16: int4::<8, 2> of 13,
-    gemm_few_int4_g64_32: int4::<16, 2> of 14,
-    gemm_few_int4_g64_64: int4::<32, 2> of 15,
+    gemm_few_int4_g128_128: int4::<64, 1> of 12,
+    gemm_few_int4_g64_8: int4::<4, 2> of 13,
+    gemm_few_int4_g64_16: int4::<8, 2> of 14,
+    gemm_few_int4_g64_128: int4::<64, 2> of 15,
     gemm_few_int4_g32_8: int4::<4, 4> of 16,
     gemm_few_int4_g32_16: int4::<8, 4> of 17,
-    gemm_few_int4_g32_32: int4::<16, 4> of 18,
+    gemm_few_int4_g32_128: int4::<64, 4> of 18,
 }

@@ -91,11 +91,11 @@ fn pack_tile(plain: &Plain<'_>, groups: u32, zeros: bool, [row_tile, step]: [usi
                 continue;
             }
             let at = n * groups_of_row + col / plain.group_size;
-            put16(tile, layout::scale(group, row), plain.scales[at]);
+            put16(tile, layout::scale(ROWS, group, row), plain.scales[at]);
             if zeros {
                 let zero = plain.zeros.map_or(8, |zeros| zeros[at]);
                 let bits = half::bf16::from_f32(-(128.0 + f32::from(zero))).to_bits();
-                put16(tile, layout::zero(groups, group, row), bits);
+                put16(tile, layout::zero(ROWS, groups, group, row), bits);
             }
         }
     }
@@ -113,17 +113,23 @@ pub fn splits(n: u32, k: u32, stage_k: u32) -> u32 {
     layout::splits(n.div_ceil(ROWS), k.div_ceil(64)).min(k.div_ceil(stage_k)).max(1)
 }
 
-/// Blocks of a launch.
-pub fn blocks(variant: &Variant, m: u32, n: u32, splits: u32) -> u32 {
-    m.div_ceil(variant.tile.tokens) * n.div_ceil(ROWS) * splits
+/// Tiles of a launch.
+pub fn tiles(variant: &Variant, m: u32, n: u32) -> u32 {
+    m.div_ceil(variant.tile.tokens) * n.div_ceil(variant.tile.rows)
 }
 
 /// Bytes of the scratch of a launch.
 pub fn partial_bytes(variant: &Variant, m: u32, n: u32, splits: u32) -> usize {
     match splits {
         1 => 0,
-        _ => blocks(variant, m, n, splits) as usize * (variant.tile.tokens * ROWS * 4) as usize,
+        _ => (tiles(variant, m, n) * splits) as usize * (variant.tile.tokens * variant.tile.rows * 4) as usize,
     }
+}
+
+/// Blocks of a launch: as many as there are parts of tiles, or as run at a time.
+pub fn blocks(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32) -> u32 {
+    let parts = tiles(variant, m, n) * splits;
+    if variant.tile.is_persistent() { parts.min(multiprocessors * variant.spec.min_blocks) } else { parts }
 }
 
 #[cfg(test)]
@@ -148,7 +154,7 @@ mod tests {
             let word = u32::from_le_bytes(tile(row, col)[byte as usize..][..4].try_into().expect("four bytes"));
             assert_eq!((word >> shift & 15) as u8, values[row * k + col], "row {row}, column {col}");
             let group = col as u32 % 128 / 64;
-            let at = layout::scale(group, row as u32 % 256) as usize;
+            let at = layout::scale(ROWS, group, row as u32 % 256) as usize;
             let scale = u16::from_le_bytes(tile(row, col)[at..][..2].try_into().expect("two bytes"));
             assert_eq!(scale, scales[row * 3 + col / 64]);
         }
@@ -161,7 +167,7 @@ mod tests {
         let name = |m| choose(Weights::Int4 { groups: 1 }, m).map(|variant| variant.spec.name);
         assert_eq!(name(1), Some("gemm_few_int4_g128_8"));
         assert_eq!(name(9), Some("gemm_few_int4_g128_16"));
-        assert_eq!(name(500), Some("gemm_few_int4_g128_64"));
+        assert_eq!(name(500), Some("gemm_few_int4_g128_128"));
     }
 
     #[test]

@@ -42,14 +42,16 @@ pub const fn nibble(row: u32, k: u32) -> (u32, u32) {
     (word * 4, odd * 16 + register * 4)
 }
 
-/// Where the scale of a row of a tile is.
-pub const fn scale(group: u32, row: u32) -> u32 {
-    NIBBLE_BYTES + (group * ROWS + row) * META_BYTES
+/// Where the scale of a row is in a tile, or a half of one in shared memory, of `rows` rows.
+#[inline(always)]
+pub const fn scale(rows: u32, group: u32, row: u32) -> u32 {
+    rows * (TILE_K / 2) + (group * rows + row) * META_BYTES
 }
 
 /// Where its zero point is.
-pub const fn zero(groups: u32, group: u32, row: u32) -> u32 {
-    scale(groups + group, row)
+#[inline(always)]
+pub const fn zero(rows: u32, groups: u32, group: u32, row: u32) -> u32 {
+    scale(rows, groups + group, row)
 }
 
 /// Splits of `k`: steps of 64 elements (`k_steps`) of `tiles` tiles of rows are dealt to about [`BLOCKS`] blocks. Depends on the shape

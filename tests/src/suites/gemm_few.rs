@@ -23,6 +23,9 @@ use crate::{
 
 pub struct GemmFew;
 
+/// That launches are made for.
+const MULTIPROCESSORS: u32 = 3;
+
 #[derive(Debug, Clone)]
 pub struct Case {
     variant: usize,
@@ -143,7 +146,7 @@ impl Property for GemmFew {
 
     fn cases() -> BoxedStrategy<Case> {
         let flags = any::<[bool; 7]>();
-        let shape = (sizes(8, 80), eights(256, 540), eights(64, 600));
+        let shape = (sizes(8, 140), eights(256, 540), eights(64, 600));
         (0..VARIANTS.len(), shape, select(vec![1usize, 2, 4]), flags, any::<u64>())
             .prop_map(|(variant, (m, n, k), group_factor, flags, seed)| {
                 let [zeros, scales_f16, bias, residual, in_place, silu, out_f32] = flags;
@@ -205,7 +208,7 @@ impl Property for GemmFew {
     fn shaped(shape: &mut Shape) -> Option<Case> {
         let kinds = ["bf16", "int8", "g128", "g64", "g32"];
         let kind = shape.one_of("kind", 2, &[0, 1, 2, 3, 4], "weights: bf16, int8, 4 bits in groups of 128, 64, 32");
-        let tokens = shape.one_of("tokens", 8, &[8, 16, 32, 64], "rows of the kernel's tile");
+        let tokens = shape.one_of("tokens", 8, &[8, 16, 32, 64, 128], "rows of the kernel's tile");
         let ending = format!("{}_{tokens}", kinds[kind]);
         let case = Case {
             variant: VARIANTS.iter().position(|variant| variant.spec.name.ends_with(&ending))?,
@@ -377,13 +380,15 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     params.splits = launch::splits(n, k, stage_k);
     params.out_f32 = u32::from(case.out_f32);
     params.silu = u32::from(case.silu);
-    let counters = (m.div_ceil(variant.tile.tokens) * n.div_ceil(ROWS)) as usize * 4;
+    let counters = launch::tiles(variant, m, n) as usize * 4;
     let partials = arena.alloc("partials", launch::partial_bytes(variant, m, n, params.splits))?;
     let zeroed = arena.alloc("counters", counters)?;
     arena.write(zeroed, 0, &vec![0; counters])?;
     params.partials = arena.address(partials);
     params.counters = arena.address(zeroed);
-    arena.launch(&variant.spec, [launch::blocks(variant, m, n, params.splits), 1, 1], &params)?;
+    // Few, so that some blocks have several parts of tiles.
+    let blocks = launch::blocks(variant, m, n, params.splits, MULTIPROCESSORS);
+    arena.launch(&variant.spec, [blocks, 1, 1], &params)?;
     same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
     arena.all_bytes(out)
 }
