@@ -23,7 +23,7 @@ pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, item: Item, ring: &mu
         let s_a = base + stage * plan.stage_bytes();
         let a = ptx::descriptor(s_a, 0);
         let w = ptx::descriptor(s_a + plan.a_bytes() + index * 64 * LINE_BYTES, 0);
-        // SAFETY: the whole warpgroup takes the same branches; the stage has landed; one given back has been waited for.
+        // SAFETY: the whole warpgroup takes the same branches; the stage has landed, and is given back after its products.
         unsafe {
             ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(STAGES));
             ptx::wgmma_fence();
@@ -32,19 +32,13 @@ pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, item: Item, ring: &mu
                 acc.add(w + along, a + along);
             }
             ptx::wgmma_commit();
-            ptx::wgmma_wait_older::<1>();
-            if step > item.first && ptx::lane() == 0 {
-                ptx::mbarrier_arrive(base + plan.empty() + (stage + STAGES - 1) % STAGES * 8);
+            // The other warpgroups' products keep the tensor cores busy meanwhile.
+            acc.wait::<0>();
+            if ptx::lane() == 0 {
+                ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
             }
         }
         *ring = ring.next();
-    }
-    // SAFETY: as above; the last stage is the one before the ring's place.
-    unsafe {
-        acc.wait::<0>();
-        if ptx::lane() == 0 {
-            ptx::mbarrier_arrive(base + plan.empty() + (ring.stage(STAGES) + STAGES - 1) % STAGES * 8);
-        }
     }
     acc
 }
