@@ -6,7 +6,7 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         ROWS, Weights, layout,
-        launch::{blocks, choose, packed_map, partial_bytes, splits, tiles},
+        launch::{blocks, choose, partial_bytes, splits, tiles},
     },
     gemm_sm90::launch::MapShape,
 };
@@ -57,11 +57,9 @@ impl<D: Driver> Kernel<D> for Few {
         params.a_map = driver.tensor_map(&MapShape::new(element_bytes, params.m, k32, rows).at(a))?;
         params.steps = k32.div_ceil(stage_k);
         if weights == GemmWeights::Int4 {
-            let w_tiles = n32.div_ceil(ROWS) as usize * params.steps as usize;
-            params.packed = prepared.random("packed", Kind::Int4Tile, w_tiles * INT4_TILE_BYTES, seed)?;
+            let tiles = n32.div_ceil(ROWS) as usize * params.steps as usize;
+            params.packed = prepared.random("packed", Kind::Int4Tile, tiles * INT4_TILE_BYTES, seed)?;
             params.tile_bytes = INT4_TILE_BYTES as u32;
-            let shape = packed_map(variant, w_tiles * INT4_TILE_BYTES, params.tile_bytes);
-            params.w_map = driver.tensor_map(&shape.at(params.packed))?;
         } else {
             let w = prepared.random("w", kind, n * k, seed)?;
             params.w_map = driver.tensor_map(&MapShape::new(element_bytes, n32, k32, ROWS).at(w))?;

@@ -59,10 +59,9 @@ params! {
     pub struct GemmFew {
         /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
         pub a_map: TensorMap,
-        /// Of a dense `w`, `[n, k]`, in boxes of one line by 256 rows; of 4 bits, of lines of 128 bytes, in boxes of a tile, or of 64
-        /// lines where blocks have half a tile's rows.
+        /// Of a dense `w`, `[n, k]`, in boxes of one line by 256 rows.
         pub w_map: TensorMap,
-        /// 4-bit `w`, in the tiles of `gemm_few::layout`, fewer than 2^31 lines.
+        /// 4-bit `w`, in the tiles of `gemm_few::layout`.
         pub packed: u64,
         /// f32 `[n]`, optional.
         pub bias: u64,

@@ -1,6 +1,6 @@
 //! Products of 4-bit weights, converted in registers, a warpgroup at a time: for many tokens.
 
-use super::{LINE_BYTES, ROWS, STAGES, Tile, item::Item, layout};
+use super::{LINE_BYTES, STAGES, Tile, item::Item, layout};
 use crate::{
     abi::GemmFew,
     ptx::{self, Wgmma},
@@ -8,30 +8,22 @@ use crate::{
 };
 
 /// A bf16 pair of 128: with a nibble in its low bits, 128 plus that.
-pub(super) const MAGIC: u32 = 0x4300_4300;
+const MAGIC: u32 = 0x4300_4300;
 /// The pair of -(128 + 8).
 const MINUS_ZERO: u32 = 0xc308_c308;
 const ONES: u32 = 0x3f80_3f80;
 /// Steps of 16 of `k` in a tile.
 pub(super) const STEPS: usize = (layout::TILE_K / 16) as usize;
 
-/// A thread's eight nibbles of a step as the product's operand, less the zero points of its two rows: integers, exact in bf16. `magic` is
-/// [`MAGIC`] in a register: an instruction that takes both masks has room for one of them.
+/// A thread's eight nibbles of a step as the product's operand, less the zero points of its two rows: integers, exact in bf16.
 #[inline(always)]
-pub(super) fn convert(word: u32, magic: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
+pub(super) fn convert(word: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
     let mut a = [0; 4];
     for i in 0..4 {
-        let pair = (word >> (4 * i)) & 0x000f_000f | magic;
+        let pair = (word >> (4 * i)) & 0x000f_000f | MAGIC;
         a[i] = ptx::fma_bf16x2(pair, ONES, minus_zeros[i % 2]);
     }
     a
-}
-
-/// Where a thread's words of the first half of `k` are, in chunks of 16 bytes; those of the second half are 128 chunks further.
-#[inline(always)]
-pub(super) fn swizzled_place(thread: u32) -> u32 {
-    let place = thread / 128 * 256 + thread % 128;
-    place ^ (place / 8 % 8)
 }
 
 /// Scales and zero points of a thread's two rows.
@@ -51,20 +43,18 @@ pub(super) unsafe fn meta<const GROUPS: usize>(
     group: u32,
     row: u32,
 ) -> Meta {
-    // Those of a half tile are copied one by one.
-    let place = |at| if plan.rows == ROWS { layout::swizzled(at) } else { at };
     let mut meta = Meta { scales: [0.0; 2], minus_zeros: [MINUS_ZERO; 2] };
     for i in 0..2 {
         let row = row + i as u32 * 8;
         // SAFETY: the caller's promise.
         unsafe {
-            let bits = ptx::ld_shared_b16(s_w + place(layout::scale(plan.rows, group, row)));
+            let bits = ptx::ld_shared_b16(s_w + layout::scale(plan.rows, group, row));
             meta.scales[i] = match p.scales_f16 {
                 0 => ptx::bf16_lo(u32::from(bits)),
                 _ => ptx::f16_to_f32(bits),
             };
             if p.zeros != 0 {
-                let bits = u32::from(ptx::ld_shared_b16(s_w + place(layout::zero(plan.rows, GROUPS as u32, group, row))));
+                let bits = u32::from(ptx::ld_shared_b16(s_w + layout::zero(plan.rows, GROUPS as u32, group, row)));
                 meta.minus_zeros[i] = bits | bits << 16;
             }
         }
@@ -88,7 +78,6 @@ where
     [f32; R]: Wgmma,
 {
     let base = ptx::shared_base();
-    let magic = ptx::here(MAGIC);
     let mut total = [0.0f32; R];
     for _ in item.first..item.end {
         let stage = ring.stage(STAGES);
@@ -103,8 +92,8 @@ where
                 // Places are found anew each time: kept for all groups, they would take more registers than there are.
                 let thread = ptx::here(ptx::tid_x());
                 let meta = meta::<GROUPS>(p, plan, s_w, group, thread / 32 * 16 + thread % 32 / 4);
-                let place = swizzled_place(thread);
-                let acc = products::<R, GROUPS>(plan, [s_a, s_w], group, magic, &meta, place);
+                let place = thread / 128 * 256 + thread % 128;
+                let acc = products::<R, GROUPS>(plan, s_a, s_w, group, &meta, place);
                 for r in 0..R {
                     total[r] = ptx::fma(acc[r], meta.scales[r / 2 % 2], total[r]);
                 }
@@ -127,9 +116,9 @@ where
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
 unsafe fn products<const R: usize, const GROUPS: usize>(
     plan: Tile,
-    [s_a, s_w]: [u32; 2],
+    s_a: u32,
+    s_w: u32,
     group: u32,
-    magic: u32,
     meta: &Meta,
     place: u32,
 ) -> [f32; R]
@@ -156,7 +145,7 @@ where
             };
             let mut operands = [[0u32; 4]; 4];
             for i in 0..at_once {
-                operands[i] = convert(words[i], magic, meta.minus_zeros);
+                operands[i] = convert(words[i], meta.minus_zeros);
             }
             ptx::wgmma_fence();
             for i in 0..at_once {

@@ -2,7 +2,7 @@
 
 use super::{
     LINE_BYTES, STAGES, Tile,
-    int4::{MAGIC, STEPS, convert, meta, swizzled_place},
+    int4::{STEPS, convert, meta},
     item::Item,
 };
 use crate::{abi::GemmFew, ptx, tile::Ring};
@@ -20,7 +20,6 @@ pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
     ring: &mut Ring,
 ) -> [f32; R] {
     let base = ptx::shared_base();
-    let magic = ptx::here(MAGIC);
     let mut total = [0.0f32; R];
     for _ in item.first..item.end {
         let stage = ring.stage(STAGES);
@@ -30,7 +29,7 @@ pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
         let thread = ptx::here(ptx::tid_x());
         let lane = thread % 32;
         // The thread's words of the first half of `k`, and its address in the first of the matrices that are loaded together.
-        let words_at = swizzled_place(thread) * 16;
+        let words_at = (thread / 128 * 256 + thread % 128) * 16;
         let (token, chunk) = (lane % 8, lane / 8);
         // SAFETY: the whole warp takes the same branches; the stage has landed, and is given back once it has been read.
         unsafe {
@@ -45,10 +44,7 @@ pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
                     let step = group * (STEPS / GROUPS) as u32 + pair as u32 * 2;
                     let words =
                         ptx::ld_shared_v2_b32(s_w + words_at + step / 4 * 2048 + step % 4 * 4);
-                    let a = [
-                        convert(words[0], magic, meta.minus_zeros),
-                        convert(words[1], magic, meta.minus_zeros),
-                    ];
+                    let a = [convert(words[0], meta.minus_zeros), convert(words[1], meta.minus_zeros)];
                     for eight in 0..R / 4 {
                         let s_line = s_a + (step / 4 * plan.tokens + eight as u32 * 8 + token) * LINE_BYTES;
                         let b = ptx::ldmatrix_x4(s_line + ((step % 4 * 2 + chunk) ^ token) * 16);

@@ -1,5 +1,4 @@
-use super::{LINE_BYTES, ROWS, VARIANTS, Variant, Weights, layout};
-use crate::gemm_sm90::launch::MapShape;
+use super::{ROWS, VARIANTS, Variant, Weights, layout};
 
 /// 4-bit weights in the kernel's tiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,13 +106,6 @@ pub fn choose(weights: Weights, m: u32) -> Option<&'static Variant> {
     let mut of_kind = VARIANTS.iter().filter(|variant| variant.weights == weights);
     let widest = VARIANTS.iter().rfind(|variant| variant.weights == weights);
     of_kind.find(|variant| m <= variant.tile.tokens).or(widest)
-}
-
-/// How the copy engine walks 4-bit weights of `bytes` bytes in tiles of `tile_bytes`.
-pub fn packed_map(variant: &Variant, bytes: usize, tile_bytes: u32) -> MapShape {
-    let box_lines =
-        if variant.tile.rows == ROWS { tile_bytes / LINE_BYTES } else { variant.tile.rows / 2 };
-    MapShape::new(2, (bytes / LINE_BYTES as usize) as u32, LINE_BYTES / 2, box_lines)
 }
 
 /// Splits of `k` for weights `[n, k]`, of which a stage holds `stage_k`.

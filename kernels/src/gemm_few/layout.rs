@@ -1,6 +1,6 @@
 //! How 4-bit weights lie in memory, and how `k` is split. Packer, launcher and kernel all ask here.
 //!
-//! `[ceil(n / 256)][ceil(k / 128)]` tiles, each of contiguous bytes that one copy brings as lines of 128:
+//! `[ceil(n / 256)][ceil(k / 128)]` tiles, each of contiguous bytes that one copy brings:
 //!
 //! ```text
 //! nibbles   [4 warpgroups][2 halves of k][128 threads][4 steps of 16 of k]   a word each: a thread's part of the step's fragment
@@ -40,12 +40,6 @@ pub const fn nibble(row: u32, k: u32) -> (u32, u32) {
     // The operand's register, and the half of it.
     let (register, odd) = (r / 8 + c / 8 * 2, c % 2);
     (word * 4, odd * 16 + register * 4)
-}
-
-/// Where a byte of a tile is once it has been copied as lines of 128 bytes: their chunks of 16 bytes are swizzled.
-#[inline(always)]
-pub const fn swizzled(at: u32) -> u32 {
-    at ^ ((at / 128 % 8) * 16)
 }
 
 /// Where the scale of a row is in a tile, or a half of one in shared memory, of `rows` rows.

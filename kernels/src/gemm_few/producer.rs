@@ -48,14 +48,12 @@ impl Producer<'_> {
                 Weights::Int4 { groups } => {
                     let part = ROWS / plan.rows;
                     ptx::mbarrier_arrive_expect_tx(bar, plan.a_bytes() + p.tile_bytes / part);
-                    let tile = (item.row_tile / part) * p.steps + step;
-                    // A copy of lines: one of a run of bytes is several times slower.
-                    let (half, lines) = (item.row_tile % part, p.tile_bytes / LINE_BYTES);
-                    let line = tile * lines + half * plan.rows / 2;
-                    ptx::bulk_tensor_load_2d(s_w, self.source.w, [0, line as i32], bar);
-                    if part > 1 {
-                        let g_tile = p.packed + u64::from(tile) * u64::from(p.tile_bytes);
-                        self.metas_of_half(s_w, g_tile, half, groups, bar);
+                    let tile = u64::from(item.row_tile / part) * u64::from(p.steps) + u64::from(step);
+                    let g_tile = p.packed + tile * u64::from(p.tile_bytes);
+                    if part == 1 {
+                        ptx::bulk_load(s_w, g_tile, p.tile_bytes, bar);
+                    } else {
+                        self.half_tile(s_w, g_tile, item.row_tile % part, groups, bar);
                     }
                 }
                 Weights::Bf16 | Weights::Int8 => {
@@ -67,19 +65,23 @@ impl Producer<'_> {
         }
     }
 
-    /// Starts the copies of scales and zero points of a half of a tile's rows, the upper one if `half` is 0.
+    /// Starts the copies of a half of a tile's rows, the upper one if `half` is 0.
     ///
     /// # Safety
     /// As [`Producer::weights`].
     #[inline(always)]
-    unsafe fn metas_of_half(&self, s_w: u32, g_tile: u64, half: u32, groups: u32, bar: u32) {
+    unsafe fn half_tile(&self, s_w: u32, g_tile: u64, half: u32, groups: u32, bar: u32) {
         let rows = self.plan.rows;
+        let nibbles = layout::scale(rows, 0, 0);
         // Scales of the groups, then zero points.
         let metas = if self.p.zeros != 0 { groups * 2 } else { groups };
-        for meta in 0..metas {
-            let g_meta = g_tile + u64::from(layout::scale(ROWS, meta, half * rows));
-            // SAFETY: the caller's promise.
-            unsafe { ptx::bulk_load(s_w + layout::scale(rows, meta, 0), g_meta, rows * 2, bar) };
+        // SAFETY: the caller's promise.
+        unsafe {
+            ptx::bulk_load(s_w, g_tile + u64::from(half * nibbles), nibbles, bar);
+            for meta in 0..metas {
+                let g_meta = g_tile + u64::from(layout::scale(ROWS, meta, half * rows));
+                ptx::bulk_load(s_w + layout::scale(rows, meta, 0), g_meta, rows * 2, bar);
+            }
         }
     }
 

@@ -342,8 +342,6 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
         Some(packed) => {
             let tiles = arena.input_bytes("packed", &packed.bytes)?;
             params.packed = arena.address(tiles);
-            let shape = launch::packed_map(variant, packed.bytes.len(), packed.tile_bytes);
-            params.w_map = arena.tensor_map(&shape.at(params.packed))?;
             params.tile_bytes = packed.tile_bytes;
             params.zeros = u32::from(packed.zeros);
             params.scales_f16 = u32::from(case.scales_f16);
