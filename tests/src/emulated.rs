@@ -1,7 +1,10 @@
 //! The driver interface over the SIMT emulator: the same launches, no GPU.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
@@ -23,6 +26,7 @@ pub struct Emulated {
     info: GpuInfo,
     schedule: Mutex<Schedule>,
     device: Arc<Mutex<Device>>,
+    allocated_bytes: Arc<AtomicUsize>,
     launched: Mutex<Vec<Launched>>,
     one_launch: bool,
 }
@@ -64,6 +68,7 @@ pub struct Launched {
 /// An allocation of an [`Emulated`].
 pub struct EmulatedBuffer {
     device: Arc<Mutex<Device>>,
+    allocated_bytes: Arc<AtomicUsize>,
     address: u64,
     bytes: usize,
 }
@@ -96,6 +101,7 @@ impl Emulated {
             info,
             schedule: Mutex::new(Schedule { order, launches: 0 }),
             device: Arc::new(Mutex::new(Device::new())),
+            allocated_bytes: Arc::default(),
             launched: Mutex::default(),
             one_launch: false,
         }
@@ -127,6 +133,11 @@ impl Emulated {
         *lock(&self.schedule) = Schedule { order, launches: 0 };
     }
 
+    /// Bytes of all that is allocated now.
+    pub fn allocated_bytes(&self) -> usize {
+        self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
     /// The launches since the last call that went well.
     pub fn take_launched(&self) -> Vec<Launched> {
         std::mem::take(&mut lock(&self.launched))
@@ -145,6 +156,7 @@ impl EmulatedBuffer {
 impl Drop for EmulatedBuffer {
     fn drop(&mut self) {
         lock(&self.device).free(self.address);
+        self.allocated_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -161,7 +173,9 @@ impl Driver for Emulated {
             return Err(Error::OutOfMemory { device, requested_bytes: bytes, purpose });
         }
         let address = lock(&self.device).alloc(bytes, purpose);
-        Ok(EmulatedBuffer { device: self.device.clone(), address, bytes })
+        self.allocated_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let (device, allocated_bytes) = (self.device.clone(), self.allocated_bytes.clone());
+        Ok(EmulatedBuffer { device, allocated_bytes, address, bytes })
     }
 
     fn address(&self, buffer: &EmulatedBuffer) -> u64 {

@@ -6,6 +6,7 @@ mod gpu_device {
     pub mod batching;
     pub mod errors;
     pub mod models;
+    pub mod products;
     pub mod serving;
     pub mod setup;
 }

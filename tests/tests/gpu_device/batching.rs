@@ -1,21 +1,37 @@
 //! The same bits alone and in any batch, over a layer of a model with every operation of a step in it.
 
 use half::{bf16, f16};
-use tilewright_host::{AttentionSpec, Batch, CacheSpec, DType, Device, HostMatrix, Outputs, RopeAppend};
+use tilewright_host::{
+    ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, HostMatrix, HostQuantized,
+    Outputs, QuantizedPart, QuantizedSpec, RopeAppend, gpu::GpuDevice,
+};
+use tilewright_tests::emulated::Emulated;
 
 use super::setup::*;
 
 const HIDDEN: usize = 64;
 const INTER: usize = 136;
+/// Odd for tiles.
 const VOCAB: usize = 90;
+/// That Hopper's products of logits take.
+const EVEN_VOCAB: usize = 96;
 const Q_HEADS: usize = 2;
 const HEAD_DIM: usize = 64;
 const PAGE: usize = 32;
 const PAGES_EACH: usize = 9;
 
+/// What a layer's weights are.
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Bf16,
+    /// 4 bits where there is a kernel: all but `down`, whose columns are no multiple of 64.
+    Int4,
+}
+
 /// One layer with its embedding and head.
 struct Layer<'d, D: Device> {
     device: &'d D,
+    vocab: usize,
     embedding: D::Matrix,
     qkv: D::Matrix,
     o: D::Matrix,
@@ -28,9 +44,13 @@ struct Layer<'d, D: Device> {
 }
 
 impl<'d, D: Device> Layer<'d, D> {
-    fn new(device: &'d D, seqs: usize) -> Self {
-        let weights =
+    fn new(device: &'d D, seqs: usize, vocab: usize, kind: Kind) -> Self {
+        let table =
             |seed, rows: usize, cols: usize| matrix(device, &Numbers::new(seed).take(rows * cols, 0.3), cols);
+        let weights = |seed, rows, cols| match kind {
+            Kind::Bf16 => table(seed, rows, cols),
+            Kind::Int4 => device.quantized(&int4(seed, rows, cols)).expect("a matrix"),
+        };
         let vector = |seed, len| device.vector(&Numbers::new(seed).take(len, 1.0)).expect("a vector");
         let inv_freq: Vec<f32> = (0..HEAD_DIM / 2).map(|i| 0.8f32.powi(i as i32)).collect();
         let spec = CacheSpec {
@@ -42,7 +62,8 @@ impl<'d, D: Device> Layer<'d, D> {
         };
         Layer {
             device,
-            embedding: weights(1, VOCAB, HIDDEN),
+            vocab,
+            embedding: table(1, vocab, HIDDEN),
             qkv: weights(2, (Q_HEADS + 2) * HEAD_DIM, HIDDEN),
             o: weights(3, HIDDEN, Q_HEADS * HEAD_DIM),
             gate_up: weights(4, 2 * INTER, HIDDEN),
@@ -77,10 +98,32 @@ impl<'d, D: Device> Layer<'d, D> {
         device.silu_mul(&gate_up, &mut inter).expect("silu_mul");
         device.linear_residual(&inter, &self.down, None, &mut h).expect("linear_residual");
         device.select_outputs(&h, &step, &mut x).expect("select_outputs");
-        let mut logits = device.logits(rows, VOCAB).expect("logits");
+        let mut logits = device.logits(rows, self.vocab).expect("logits");
         device.project_logits(&x, &self.embedding, &mut logits).expect("project_logits");
         device.read_logits(&logits).expect("logits")
     }
+}
+
+/// 4-bit weights in groups of 32.
+fn int4(seed: u64, rows: usize, cols: usize) -> HostQuantized {
+    let groups = cols.div_ceil(32);
+    let below_16 = |seed, count| -> Vec<u8> {
+        Numbers::new(seed).take(count, 8.0).iter().map(|x| ((x + 8.0) as u8).min(15)).collect()
+    };
+    let part = QuantizedPart::new(QuantizedSpec {
+        rows,
+        cols,
+        bits: CodeBits::Four,
+        group: 32,
+        codes: below_16(seed, rows * cols),
+        scales: Numbers::new(seed + 100).take(rows * groups, 0.05),
+        scale_type: DType::Bf16,
+        zeros: below_16(seed + 200, rows * groups),
+        permutation: None,
+        pre_scale: None,
+        activations: ActivationBits::Full,
+    });
+    HostQuantized::new(vec![part.expect("a valid part")]).expect("one part")
 }
 
 /// New tokens of four sequences in each step; the last one's keys pass a chunk of decode attention.
@@ -97,8 +140,50 @@ fn push(batch: &mut Batch, seq: usize, slot: usize, cached: usize, len: usize) {
 
 #[test]
 fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
-    let device = gpu();
-    let mut together = Layer::new(&device, 4);
+    same_bits_alone_and_in_a_batch(&gpu(), VOCAB, Kind::Bf16);
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_alone_and_in_a_batch_on_hopper() {
+    let device = hopper();
+    same_bits_alone_and_in_a_batch(&device, EVEN_VOCAB, Kind::Bf16);
+    let launched = device.driver().take_launched();
+    let baseline = launched.iter().find(|launched| launched.kernel.starts_with("gemm_bf16"));
+    assert!(baseline.is_none(), "{baseline:?}");
+}
+
+#[test]
+fn a_sequence_has_the_same_bits_alone_and_in_a_batch_with_4_bit_weights() {
+    let device = hopper();
+    same_bits_alone_and_in_a_batch(&device, EVEN_VOCAB, Kind::Int4);
+    let launched = device.driver().take_launched();
+    assert!(launched.iter().any(|launched| launched.kernel == "gemm_few_int4_g32_128"));
+}
+
+/// Every operation must pass the classes of rows on to the next.
+#[test]
+fn each_class_keeps_to_its_kernels_through_a_layer() {
+    let device = hopper();
+    let mut layer = Layer::new(&device, 4, EVEN_VOCAB, Kind::Bf16);
+    let mut launches = |spans: &[[usize; 3]]| {
+        let mut batch = Batch::default();
+        for &[seq, cached, len] in spans {
+            push(&mut batch, seq, seq, cached, len);
+        }
+        device.driver().take_launched();
+        layer.forward(&batch);
+        let launched = device.driver().take_launched();
+        let count = |family| launched.iter().filter(|launched| launched.kernel.starts_with(family)).count();
+        ["gemm_few", "gemm_sm90", "gemm_bf16"].map(count)
+    };
+    // Five products.
+    assert_eq!(launches(&[[0, 0, 9], [1, 0, 2]]), [0, 5, 0]);
+    assert_eq!(launches(&[[0, 9, 1], [1, 2, 1]]), [5, 0, 0]);
+    assert_eq!(launches(&[[0, 10, 1], [2, 0, 70]]), [5, 5, 0]);
+}
+
+fn same_bits_alone_and_in_a_batch(device: &GpuDevice<Emulated>, vocab: usize, kind: Kind) {
+    let mut together = Layer::new(device, 4, vocab, kind);
     let mut cached = [0usize; 4];
     let mut in_batch: [Vec<u32>; 4] = Default::default();
     for lens in STEPS {
@@ -113,11 +198,11 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_batch() {
         let logits = together.forward(&batch);
         for (span, seq) in batch.spans.iter().zip(order) {
             let rows = span.query_start as usize..(span.query_start + span.query_len) as usize;
-            in_batch[seq].extend(bits(&logits[rows.start * VOCAB..rows.end * VOCAB]));
+            in_batch[seq].extend(bits(&logits[rows.start * vocab..rows.end * vocab]));
         }
     }
     for (seq, expected) in in_batch.iter().enumerate() {
-        let (mut alone, mut cached, mut found) = (Layer::new(&device, 1), 0, Vec::new());
+        let (mut alone, mut cached, mut found) = (Layer::new(device, 1, vocab, kind), 0, Vec::new());
         for lens in STEPS {
             let mut batch = Batch::default();
             push(&mut batch, seq, 0, cached, lens[seq]);

@@ -1,9 +1,11 @@
 //! What doesn't fit is refused before anything is launched, and a row of NaNs names itself.
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, DType, Device, Error, HostMatrix, Outputs, Result, RopeAppend,
-    SampleRow, Tensor as _,
+    ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, Error, HostMatrix,
+    HostQuantized, Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend, SampleRow, Tensor as _,
+    gpu::GpuDevice,
 };
+use tilewright_tests::emulated::Emulated;
 
 use super::setup::*;
 
@@ -118,10 +120,39 @@ fn a_row_without_a_token_names_itself() {
 }
 
 #[test]
+fn packed_weights_are_no_table() {
+    let device = hopper();
+    let part = QuantizedPart::new(QuantizedSpec {
+        rows: 8,
+        cols: 64,
+        bits: CodeBits::Four,
+        group: 64,
+        codes: vec![3; 8 * 64],
+        scales: vec![1.0; 8],
+        scale_type: DType::F16,
+        zeros: vec![8; 8],
+        permutation: None,
+        pre_scale: None,
+        activations: ActivationBits::Full,
+    });
+    let weights = HostQuantized::new(vec![part.expect("a part")]).expect("weights");
+    let table = device.quantized(&weights).expect("a matrix");
+    let mut batch = Batch::default();
+    batch.push(&[1], 0, &[0], 8, Outputs::Last);
+    let step = device.step(&batch).expect("a step");
+    let mut out = device.tensor(1, 64).expect("a tensor");
+    refused("embed", "table", device.embed(&table, &step, &mut out));
+}
+
+#[test]
 fn nothing_to_do_is_no_error() {
-    let device = gpu();
+    nothing_to_do(&gpu());
+    nothing_to_do(&hopper());
+}
+
+fn nothing_to_do(device: &GpuDevice<Emulated>) {
     let step = device.step(&Batch::default()).expect("a step");
-    let w = matrix(&device, &[0.0; 64], 8);
+    let w = matrix(device, &[0.0; 64], 8);
     let (mut x, mut out) = (device.tensor(0, 8).expect("a tensor"), device.tensor(0, 8).expect("a tensor"));
     device.embed(&w, &step, &mut x).expect("nothing");
     device.linear(&x, &w, None, &mut out).expect("nothing");

@@ -10,9 +10,11 @@ use tilewright_tests::emulated::Emulated;
 
 use super::setup::{gpu, hopper};
 
-fn verifies(fixture: &str, device: GpuDevice<Emulated>) {
+/// Holds the device to a fixture; the GEMMs that it launched, each once.
+fn verifies(fixture: &str, device: GpuDevice<Emulated>) -> Vec<&'static str> {
+    let device = Arc::new(device);
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
-    let found = verify_on(&dir, None, Arc::new(device)).expect("the fixture runs");
+    let found = verify_on(&dir, None, device.clone()).expect("the fixture runs");
     for tensor in &found.tensors {
         println!(
             "{fixture} {}: worst error {:.3e} at {:?}, bound {:.3e}, largest {:.3e}",
@@ -29,6 +31,21 @@ fn verifies(fixture: &str, device: GpuDevice<Emulated>) {
     }
     assert!(found.greedy.iter().any(|row| row.decided_steps > 0), "{fixture}: no step is decided");
     assert!(found.passed, "{found:#?}");
+    let launched = device.driver().take_launched();
+    let mut gemms: Vec<_> =
+        launched.iter().map(|launched| launched.kernel).filter(|name| name.starts_with("gemm")).collect();
+    gemms.sort_unstable();
+    gemms.dedup();
+    gemms
+}
+
+/// That prompts and generated tokens were multiplied by Hopper's kernels of bf16.
+fn verifies_on_hopper(fixture: &str) {
+    let gemms = verifies(fixture, hopper());
+    assert!(gemms.iter().all(|name| name.contains("few_bf16") || name.contains("sm90_bf16")), "{gemms:?}");
+    for family in ["gemm_few", "gemm_sm90"] {
+        assert!(gemms.iter().any(|name| name.starts_with(family)), "no {family} in {gemms:?}");
+    }
 }
 
 #[test]
@@ -53,12 +70,31 @@ fn mistral_with_a_window() {
 
 #[test]
 fn llama_on_hopper() {
-    verifies("llama-gqa-rope3", hopper());
+    verifies_on_hopper("llama-gqa-rope3");
 }
 
 #[test]
 fn mistral_with_a_window_on_hopper() {
-    verifies("mistral-window16", hopper());
+    verifies_on_hopper("mistral-window16");
+}
+
+#[test]
+fn qwen2_with_biases_on_hopper() {
+    verifies_on_hopper("qwen2-bias");
+}
+
+#[test]
+fn llama_quantised_by_gptq_on_hopper() {
+    let gemms = verifies("llama-gptq-g128", hopper());
+    // The head is bf16, the layers are not.
+    for family in ["gemm_few_int4_g128_8", "gemm_few_int4_g128", "gemm_sm90_bf16"] {
+        assert!(gemms.iter().any(|name| name.starts_with(family)), "no {family} in {gemms:?}");
+    }
+}
+
+#[test]
+fn llama_quantised_by_gptq_in_act_order_on_hopper() {
+    verifies_on_hopper("llama-gptq-actorder-g64");
 }
 
 #[test]

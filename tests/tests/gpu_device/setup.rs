@@ -39,12 +39,20 @@ pub fn matrix<D: Device>(device: &D, values: &[f32], cols: usize) -> D::Matrix {
     device.matrix(&HostMatrix { parts, cols, dtype: DType::F32 }).expect("a matrix")
 }
 
-/// Activations, by way of an embedding.
+/// Activations of prompts' tokens.
 pub fn tensor<D: Device>(device: &D, values: &[f32], cols: usize) -> D::Tensor {
+    tensor_of(device, values, cols, 0)
+}
+
+/// Activations of which the first `generated` rows are generated tokens', by way of an embedding.
+pub fn tensor_of<D: Device>(device: &D, values: &[f32], cols: usize, generated: usize) -> D::Tensor {
     let rows = values.len() / cols;
     let ids: Vec<u32> = (0..rows as u32).collect();
     let mut batch = Batch::default();
-    batch.push(&ids, 0, &[0], rows.max(1) as u32, Outputs::None);
+    for id in &ids[..generated] {
+        batch.push_generated(&[*id], 0, &[0], 1, Outputs::None);
+    }
+    batch.push(&ids[generated..], 0, &[0], rows.max(1) as u32, Outputs::None);
     let mut out = device.tensor(rows, cols).expect("a tensor");
     let step = device.step(&batch).expect("a step");
     device.embed(&matrix(device, values, cols), &step, &mut out).expect("an embedding");

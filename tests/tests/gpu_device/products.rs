@@ -1,0 +1,211 @@
+//! Matrix products on Hopper: rows of generated tokens and of prompts in one batch, each by its own kernel, with bits that depend on
+//! the class of a row alone.
+
+use tilewright_host::{
+    ActivationBits, CodeBits, DType, Device, HostQuantized, QuantizedPart, QuantizedSpec, cpu::CpuDevice,
+    gpu::GpuDevice,
+};
+use tilewright_tests::emulated::Emulated;
+
+use super::setup::*;
+
+/// As in the tests of every operation: twice the relative error of rounding to bf16.
+const TWO_ROUNDINGS: f32 = 1.0 / 256.0;
+
+/// Weights `[n, k]`.
+#[derive(Clone)]
+enum Weights {
+    Bf16(Vec<f32>),
+    Quantized(HostQuantized),
+}
+
+/// A product of `rows`, the first `generated` of which are generated tokens'.
+struct Case {
+    rows: usize,
+    generated: usize,
+    n: usize,
+    k: usize,
+    weights: Weights,
+}
+
+/// What a case's products gave, row by row: bits of the product, with bias, with bias and residual, as logits.
+type Found = Vec<Vec<u32>>;
+
+impl Case {
+    fn matrix<D: Device>(&self, device: &D) -> D::Matrix {
+        match &self.weights {
+            Weights::Bf16(values) => matrix(device, values, self.k),
+            Weights::Quantized(weights) => device.quantized(weights).expect("a matrix"),
+        }
+    }
+
+    /// All products of rows `from..to`.
+    fn run<D: Device>(&self, device: &D, from: usize, to: usize) -> Vec<Vec<f32>> {
+        let (n, k, rows) = (self.n, self.k, to - from);
+        let generated = self.generated.clamp(from, to) - from;
+        let of_rows = |seed, cols: usize, scale| {
+            Numbers::new(seed).take(self.rows * cols, scale)[from * cols..to * cols].to_vec()
+        };
+        let x = tensor_of(device, &of_rows(6, k, 1.0), k, generated);
+        let mut residual = tensor_of(device, &of_rows(9, n, 2.0), n, generated);
+        let bias = device.vector(&Numbers::new(8).take(n, 2.0)).expect("a vector");
+        let w = self.matrix(device);
+        let (mut plain, mut biased) =
+            (device.tensor(rows, n).expect("out"), device.tensor(rows, n).expect("out"));
+        let mut logits = device.logits(rows, n).expect("logits");
+        device.linear(&x, &w, None, &mut plain).expect("a product");
+        device.linear(&x, &w, Some(&bias), &mut biased).expect("a product");
+        device.linear_residual(&x, &w, Some(&bias), &mut residual).expect("a product");
+        device.project_logits(&x, &w, &mut logits).expect("logits");
+        let [plain, biased, residual] =
+            [&plain, &biased, &residual].map(|tensor| device.read(tensor).expect("activations"));
+        vec![plain, biased, residual, device.read_logits(&logits).expect("logits")]
+    }
+
+    fn bits(&self, device: &GpuDevice<Emulated>, from: usize, to: usize) -> Found {
+        self.run(device, from, to).iter().map(|values| bits(values)).collect()
+    }
+
+    /// Holds the case to the CPU and some of its rows alone to the same bits. The kernels it ran on, each once.
+    fn check(&self, what: &str) -> Vec<&'static str> {
+        let device = hopper();
+        let found = self.run(&device, 0, self.rows);
+        let mut kernels: Vec<_> =
+            device.driver().take_launched().iter().map(|launched| launched.kernel).collect();
+        let expected = self.run(&CpuDevice::new(), 0, self.rows);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_close(what, found, expected, TWO_ROUNDINGS, 1e-4);
+        }
+        let generated = self.generated;
+        for row in [0, generated.saturating_sub(1), generated, self.rows - 1] {
+            if row < self.rows {
+                let alone = self.bits(&device, row, row + 1);
+                for (alone, all) in alone.iter().zip(&found) {
+                    assert!(*alone == bits(&all[row * self.n..][..self.n]), "{what}: row {row} alone");
+                }
+            }
+        }
+        kernels.retain(|name| name.starts_with("gemm"));
+        kernels.sort_unstable();
+        kernels.dedup();
+        kernels
+    }
+}
+
+#[test]
+fn bf16_rows_go_by_their_class() {
+    let case = |rows, generated, n: usize, k: usize| {
+        let weights = Weights::Bf16(Numbers::new(7).take(n * k, 1.0));
+        Case { rows, generated, n, k, weights }.check(&format!("{rows} x {n} x {k}, {generated} generated"))
+    };
+    // Five lines of `k`: two splits.
+    assert_eq!(case(3, 1, 264, 320), ["gemm_few_bf16_8", "gemm_sm90_bf16_128x128"]);
+    assert_eq!(case(70, 66, 72, 328), ["gemm_few_bf16_64", "gemm_sm90_bf16_128x128"]);
+    assert_eq!(case(12, 12, 136, 40), ["gemm_few_bf16_16"]);
+    assert_eq!(case(130, 0, 8, 8), ["gemm_sm90_bf16_128x128"]);
+    assert_eq!(case(2, 1, 600, 24), ["gemm_few_bf16_8", "gemm_sm90_bf16_128x256"]);
+    // More generated rows than one launch takes: the rest are a launch of their own.
+    assert_eq!(case(260, 259, 16, 320), ["gemm_few_bf16_64", "gemm_few_bf16_8", "gemm_sm90_bf16_128x128"]);
+}
+
+#[test]
+fn rows_of_weights_that_hopper_does_not_take_go_to_the_baseline() {
+    let (rows, vocab, k) = (5, 83, 64);
+    fn logits<D: Device>(device: &D, [rows, vocab, k]: [usize; 3]) -> Vec<f32> {
+        let x = tensor_of(device, &Numbers::new(6).take(rows * k, 1.0), k, 2);
+        let mut logits = device.logits(rows, vocab).expect("logits");
+        let w = matrix(device, &Numbers::new(7).take(vocab * k, 1.0), k);
+        device.project_logits(&x, &w, &mut logits).expect("logits");
+        device.read_logits(&logits).expect("logits")
+    }
+    let device = hopper();
+    let shape = [rows, vocab, k];
+    assert_close("83 logits", &logits(&device, shape), &logits(&CpuDevice::new(), shape), 1e-5, 1e-5);
+    let launched = device.driver().take_launched();
+    let gemms: Vec<_> =
+        launched.iter().map(|launched| launched.kernel).filter(|name| name.starts_with("gemm")).collect();
+    assert_eq!(gemms, ["gemm_bf16_16x64"]);
+}
+
+/// A part of 4 bits with random codes; symmetric ones have no zero points of their own.
+fn part(rows: usize, cols: usize, group: usize, scale_type: DType, symmetric: bool) -> QuantizedSpec {
+    let groups = cols.div_ceil(group);
+    let codes = |seed, count| -> Vec<u8> {
+        Numbers::new(seed).take(count, 8.0).iter().map(|x| ((x + 8.0) as u8).min(15)).collect()
+    };
+    // Few bits, so that either type holds them, and bf16 their products with codes.
+    let scales = Numbers::new(32)
+        .take(rows * groups, 1.0)
+        .into_iter()
+        .map(|x| (1 + (x.abs() * 8.0) as u32) as f32 / 256.0);
+    QuantizedSpec {
+        rows,
+        cols,
+        bits: CodeBits::Four,
+        group,
+        codes: codes(30, rows * cols),
+        scales: scales.collect(),
+        scale_type,
+        zeros: if symmetric { vec![8; rows * groups] } else { codes(31, rows * groups) },
+        permutation: None,
+        pre_scale: None,
+        activations: ActivationBits::Full,
+    }
+}
+
+fn stacked(specs: Vec<QuantizedSpec>) -> Weights {
+    let parts = specs.into_iter().map(|spec| QuantizedPart::new(spec).expect("a valid part")).collect();
+    Weights::Quantized(HostQuantized::new(parts).expect("parts that stack"))
+}
+
+#[test]
+fn packed_weights_stay_packed() {
+    let case = |rows, generated, spec: QuantizedSpec| {
+        let (n, k) = (spec.rows, spec.cols);
+        let what = format!("{rows} x {n} x {k}, {generated} generated, groups of {}", spec.group);
+        Case { rows, generated, n, k, weights: stacked(vec![spec]) }.check(&what)
+    };
+    let [f16, bf16] = [DType::F16, DType::Bf16];
+    assert_eq!(case(3, 1, part(264, 512, 128, f16, true)), ["gemm_few_int4_g128_8"]);
+    assert_eq!(case(20, 3, part(72, 320, 64, bf16, false)), ["gemm_few_int4_g64_128", "gemm_few_int4_g64_8"]);
+    assert_eq!(case(9, 9, part(264, 192, 32, f16, false)), ["gemm_few_int4_g32_16"]);
+    assert_eq!(
+        case(40, 2, part(16, 576, 256, f16, false)),
+        ["gemm_few_int4_g128_64", "gemm_few_int4_g128_8"]
+    );
+    // A scale a row, of whatever length.
+    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), ["gemm_few_int4_g128_8"]);
+    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), ["gemm_few_int4_g128_8"]);
+}
+
+#[test]
+fn what_has_no_kernel_is_dequantised() {
+    let good = || part(16, 128, 64, DType::F16, false);
+    let case = |what: &str, specs: Vec<QuantizedSpec>| {
+        let (n, k) = (specs.iter().map(|spec| spec.rows).sum(), specs[0].cols);
+        let kernels = Case { rows: 3, generated: 1, n, k, weights: stacked(specs) }.check(what);
+        assert_eq!(kernels, ["gemm_few_bf16_8", "gemm_sm90_bf16_128x128"], "{what}");
+    };
+    let order = (0..128).map(|col| (col * 37 + 5) % 128).collect();
+    case("act-order", vec![QuantizedSpec { permutation: Some(order), ..good() }]);
+    case("factors", vec![QuantizedSpec { pre_scale: Some(vec![0.5; 128]), ..good() }]);
+    case("eight bits", vec![QuantizedSpec { bits: CodeBits::Eight, ..good() }]);
+    case("f32 scales", vec![QuantizedSpec { scale_type: DType::F32, ..good() }]);
+    case("an odd group", vec![part(16, 128, 48, DType::F16, false)]);
+    case("short rows", vec![part(16, 96, 32, DType::F16, false)]);
+    case("parts that differ", vec![good(), part(16, 128, 32, DType::F16, false)]);
+}
+
+#[test]
+fn packed_weights_take_a_quarter_of_the_memory() {
+    let device = hopper();
+    let weights = stacked(vec![part(512, 1024, 128, DType::F16, true)]);
+    let before = device.driver().allocated_bytes();
+    let case = Case { rows: 1, generated: 0, n: 512, k: 1024, weights };
+    let packed = case.matrix(&device);
+    let bytes = device.driver().allocated_bytes() - before;
+    // Half a byte a weight, two bytes a group of 128.
+    assert_eq!(bytes, 512 * 1024 / 2 + 512 * 8 * 2);
+    drop(packed);
+    assert_eq!(device.driver().allocated_bytes(), before);
+}
