@@ -12,6 +12,8 @@ const MAGIC: u32 = 0x4300_4300;
 /// The pair of -(128 + 8).
 const MINUS_ZERO: u32 = 0xc308_c308;
 const ONES: u32 = 0x3f80_3f80;
+/// The nibbles of a word that a step of four bits brings to the low ends of its halves.
+const NIBBLES: u32 = 0x000f_000f;
 /// Steps of 16 of `k` in a tile.
 pub(super) const STEPS: usize = (layout::TILE_K / 16) as usize;
 
@@ -20,7 +22,7 @@ pub(super) const STEPS: usize = (layout::TILE_K / 16) as usize;
 pub(super) fn convert(word: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
     let mut a = [0; 4];
     for i in 0..4 {
-        let pair = (word >> (4 * i)) & 0x000f_000f | MAGIC;
+        let pair = ptx::and_or::<NIBBLES>(word >> (4 * i), MAGIC);
         a[i] = ptx::fma_bf16x2(pair, ONES, minus_zeros[i % 2]);
     }
     a

@@ -48,6 +48,8 @@ pub const LINE_BYTES: u32 = 128;
 pub struct Tile {
     /// Rows of `w` a block, 64 a consumer warpgroup: 256, or half of them.
     pub rows: u32,
+    /// Tiles of 16 rows a warp: what a warp has read of `a` serves all of them.
+    pub tall: u32,
     /// Rows of `a` a block: columns of the warpgroups' products.
     pub tokens: u32,
     /// Lines of each row of `a`.
@@ -58,15 +60,17 @@ pub struct Tile {
 
 /// Dense `w`: a line of each row.
 pub const fn dense_tile(tokens: u32) -> Tile {
-    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES }
+    Tile { rows: ROWS, tall: 1, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES }
 }
 
 /// 4 bits in groups of `128 / groups`: two lines of `a`.
 pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     // Accumulators of many tokens leave registers for half as many threads.
     let rows = if tokens > 64 { ROWS / 2 } else { ROWS };
+    // Warps multiply by themselves where tokens are few.
+    let tall = if tokens <= 32 { 2 } else { 1 };
     // Room for zero points, whether there are any or not.
-    Tile { rows, tokens, lines: 2, w_bytes: layout::int4_tile_bytes(groups, true) / (ROWS / rows) }
+    Tile { rows, tall, tokens, lines: 2, w_bytes: layout::int4_tile_bytes(groups, true) / (ROWS / rows) }
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
@@ -75,13 +79,13 @@ impl Tile {
     pub const fn is_persistent(self) -> bool {
         self.tokens > 64
     }
-    /// Consumer warpgroups.
+    /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
-        self.rows / 64
+        self.rows / 16 / self.tall
     }
-    /// Consumer threads; the producer's warp follows them.
+    /// Consumer threads.
     pub const fn consumer_threads(self) -> u32 {
-        self.consumers() * 128
+        self.consumers() * 32
     }
     /// Bytes of a stage: `lines` boxes of `a`, then `w`. Whole atoms of eight lines.
     pub const fn stage_bytes(self) -> u32 {
@@ -141,11 +145,9 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
     };
     let shared_bytes = tile.shared_bytes();
     // Two to a multiprocessor, so that the next launch's first weights are under way before this one ends.
-    let registers_for_two = match weights {
-        Weights::Int4 { groups } => tokens == 8 && groups < 4 || tokens == 16 && groups == 1,
-        _ => tokens <= 16,
-    };
-    let min_blocks = if shared_bytes <= 113 << 10 && registers_for_two { 2 } else { 1 };
+    // Sixteen tokens in groups of 64, and 32, take more registers than that leaves.
+    let registers = tokens <= 16 && !(tokens == 16 && matches!(weights, Weights::Int4 { groups: 2 }));
+    let min_blocks = if shared_bytes <= 113 << 10 && tile.tall == 2 && registers { 2 } else { 1 };
     let threads = tile.consumer_threads() + 32;
     Variant { spec: KernelSpec { name, threads, min_blocks, shared_bytes, allowance: None, starts_early: true }, weights, tile }
 }
