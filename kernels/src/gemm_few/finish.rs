@@ -169,7 +169,12 @@ unsafe fn store_sixteen<const SCALED: bool>(p: &GemmFew, row: u32, token: u32, s
 /// # Safety
 /// As [`store`].
 #[inline(always)]
-unsafe fn scale_and_bias<const SCALED: bool>(p: &GemmFew, row: u32, token: u32, mut sums: [f32; 2]) -> [f32; 2] {
+unsafe fn scale_and_bias<const SCALED: bool>(
+    p: &GemmFew,
+    row: u32,
+    token: u32,
+    mut sums: [f32; 2],
+) -> [f32; 2] {
     if row >= p.n {
         return sums;
     }

@@ -1,7 +1,7 @@
 //! Products of 4-bit weights, converted in registers, a warp at a time: for few tokens.
 
 use super::{
-    LINE_BYTES, STAGES, Tile,
+    LINE_BYTES, Tile,
     int4::{convert, meta},
     item::Item,
 };
@@ -35,12 +35,12 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
     let mut ring = Ring::new();
     let mut total = [0.0f32; N];
     for _ in item.first..item.end {
-        let stage = ring.stage(STAGES);
+        let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let s_w = s_a + plan.a_bytes();
         // SAFETY: the whole warp takes the same branches; the stage has landed, and is given back once it has been read.
         unsafe {
-            ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(STAGES));
+            ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages));
             let mut acc = [0.0f32; N];
             let mut metas = [0, 16].map(|below| meta::<GROUPS>(p, plan, s_w, 0, row + below));
             let mut words = [[0u32; 4]; TALL];
@@ -55,7 +55,8 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
                 });
                 for eight in 0..eights {
                     let line = pair as u32 / 2 * plan.tokens + eight as u32 * 8 + token;
-                    let b = ptx::ldmatrix_x4(s_a + line * LINE_BYTES + ((at as u32 * 2 + chunk) ^ token) * 16);
+                    let b =
+                        ptx::ldmatrix_x4(s_a + line * LINE_BYTES + ((at as u32 * 2 + chunk) ^ token) * 16);
                     for tall in 0..TALL {
                         let at = tall * N / TALL + eight * 4;
                         let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];

@@ -1,7 +1,7 @@
 //! Device code of [`super::VARIANTS`].
 
 use super::{
-    STAGES, Tile, Weights, dense,
+    Tile, Weights, dense,
     finish::finish,
     int4, int4_warp,
     item::Item,
@@ -25,7 +25,7 @@ unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Opti
         let a = MapRef::new(address);
         let source = Source { a, w: a.at(1), weights };
         if ptx::tid_x() == plan.consumer_threads() {
-            for stage in 0..STAGES {
+            for stage in 0..plan.stages {
                 ptx::mbarrier_init(ptx::shared_base() + plan.full() + stage * 8, 1);
                 // One arrival a consumer warp.
                 ptx::mbarrier_init(ptx::shared_base() + plan.empty() + stage * 8, plan.consumers());
