@@ -31,6 +31,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod config;
 mod device;
+pub mod engine;
 mod error;
 pub mod eval;
 mod front;
