@@ -24,6 +24,7 @@
 //! | [`cache`] | keys and values |
 //! | [`sampling`] | how the next token is chosen |
 //! | [`generate`] | a request and the stream of its tokens |
+//! | [`engine`] | many requests at once |
 //! | [`eval`], [`verify`] | how good, and how right, a checkpoint's answers are |
 #![warn(missing_docs)]
 
@@ -42,7 +43,8 @@ pub mod tokenizer;
 pub mod verify;
 
 pub use device::DeviceChoice;
+pub use engine::Engine;
 pub use error::{Error, Result};
 pub use front::Model;
 pub use generate::{FinishReason, GenerateParams, Generation, Prompt, Timings, Token};
-pub use sampling::SamplingParams;
+pub use sampling::{Logprobs, Penalties, SamplingParams};

@@ -19,7 +19,7 @@ pub enum Speculation {
     Off,
     /// What followed the last time that the last few tokens were said (prompt lookup).
     NGram(DraftLength),
-    /// A smaller model of the same vocabulary, given to `Engine::with_draft`.
+    /// A smaller model of the same vocabulary, given to [`super::Engine::with_draft`].
     DraftModel(DraftLength),
 }
 

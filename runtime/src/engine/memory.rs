@@ -35,11 +35,6 @@ impl Memory {
         Memory { pool: PagePool::new(pages), prefixes: prefixes.then(PrefixCache::default), page_size }
     }
 
-    /// Tokens a page.
-    pub fn page_size(&self) -> usize {
-        self.page_size
-    }
-
     /// Pages in all.
     pub fn total(&self) -> usize {
         self.pool.total()

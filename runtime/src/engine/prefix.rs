@@ -148,12 +148,10 @@ mod tests {
         // Used again, page 10 is the last one used.
         cache.set_busy(10);
         cache.set_idle(10);
-        assert_eq!([cache.evict(), cache.evict(), cache.evict(), cache.evict()], [
-            Some(11),
-            Some(12),
-            Some(10),
-            None
-        ]);
+        assert_eq!(
+            [cache.evict(), cache.evict(), cache.evict(), cache.evict()],
+            [Some(11), Some(12), Some(10), None]
+        );
         assert_eq!((cache.len(), cache.find(ROOT, &[1])), (0, None));
     }
 

@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub works: Vec<Work>,
     /// Pages to copy beforehand, from where to where.
     pub copies: Vec<(u32, u32)>,
+    /// Sequences that run from this step on.
+    pub admitted: Vec<Id>,
     /// Sequences that gave their pages up.
     pub preempted: usize,
     /// Tokens that newly admitted sequences found in the prefix cache.
@@ -256,6 +258,7 @@ impl Scheduler {
                 break;
             }
             chunk(&track, self.limits.chunk_tokens, plan, prompts, rows);
+            plan.admitted.push(track.id);
             self.running.insert(rank, track);
         }
     }

@@ -72,7 +72,8 @@ impl Simulation {
     }
 
     fn below(&mut self, end: usize) -> usize {
-        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.random =
+            self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) as usize % end
     }
 
@@ -118,7 +119,11 @@ impl Simulation {
         for work in &plan.works {
             let track = self.scheduler.track(work.id).expect("planned sequences are here");
             for (position, history) in histories(track, work.start + work.len).into_iter().enumerate() {
-                assert_eq!(self.cache[self.slot(track, position)], history, "{work:?} reads token {position}");
+                assert_eq!(
+                    self.cache[self.slot(track, position)],
+                    history,
+                    "{work:?} reads token {position}"
+                );
             }
         }
         self.scheduler.end_step();
@@ -176,7 +181,8 @@ impl Simulation {
         for position in end..end + accepted {
             let slot = self.slot(track, position);
             let history = {
-                let whole = Track { tokens: tokens.clone(), prompt_len: track.prompt_len, ..Track::default() };
+                let whole =
+                    Track { tokens: tokens.clone(), prompt_len: track.prompt_len, ..Track::default() };
                 histories(&whole, position + 1)[position]
             };
             self.cache[slot] = history;
