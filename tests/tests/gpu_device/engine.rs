@@ -40,7 +40,7 @@ fn fixture() -> PathBuf {
 fn requests() -> Vec<Request> {
     let prompts = [(0..17).collect::<Vec<u32>>(), vec![5], (0..33).collect(), vec![7, 8, 7, 8, 7, 8, 7]];
     let request = |(index, prompt): (usize, Vec<u32>)| Request {
-        max_tokens: 4 + index,
+        max_tokens: 6 + index,
         ignore_eos: true,
         logprobs: Some(1),
         sampling: SamplingParams { temperature: [0.0, 0.9][index % 2], seed: 3, ..SamplingParams::default() },
@@ -82,9 +82,11 @@ fn answers_do_not_depend_on_who_else_is_served() {
     assert_eq!(answers(&model, chunks, &requests).0, alone, "chunks of 16, pages of 8");
     let odd = EngineConfig { chunk_tokens: 3, page_size: 32, prefix_cache: false, ..CONFIG };
     assert_eq!(answers(&model, odd, &requests).0, alone, "chunks of 3, pages of 32");
-    let tight = EngineConfig { cache_tokens: 44, page_size: 4, ..CONFIG };
-    let (said, stats) = answers(&model, tight, &requests);
-    assert_eq!(said, alone, "few pages");
+    // All but the longest, in fewer pages than they need together.
+    let few = [0, 1, 3];
+    let tight = EngineConfig { cache_tokens: 24, page_size: 2, ..CONFIG };
+    let (said, stats) = answers(&model, tight, &few.map(|index| requests[index].clone()));
+    assert_eq!(said, few.map(|index| alone[index].clone()), "few pages");
     assert!(stats.preemptions > 0, "{stats:?}");
     let speculation = Speculation::NGram(DraftLength::Fixed(4));
     let (said, stats) = answers(&model, EngineConfig { speculation, ..CONFIG }, &requests);
