@@ -67,7 +67,7 @@ impl Request {
 
     /// Tokens that its longest answer caches: all but the last one.
     pub(crate) fn longest(&self, context: usize) -> usize {
-        self.prompt.len().saturating_add(self.max_tokens - 1).min(context)
+        self.prompt.len().saturating_add(self.max_tokens.saturating_sub(1)).min(context)
     }
 
     /// # Errors

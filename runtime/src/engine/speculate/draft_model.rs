@@ -57,15 +57,22 @@ impl DraftModel {
         let mut open = Vec::new();
         for (index, work) in plan.works.iter().enumerate().filter(|(_, work)| work.drafts > 0) {
             let Some(track) = scheduler.track(work.id) else { continue };
-            let missing = track.tokens.len() - track.drafted;
-            // Those that lag by a prompt, or by more than fits, catch up beside the target's next step.
-            if track.drafted < track.prompt_len || batch.tokens() + missing > self.max_rows {
+            // Those that lag by a part of their prompt catch up beside the target's step; those that lag by more than fits, by
+            // what fits.
+            let end = track.tokens.len().min(track.drafted + self.max_rows - batch.tokens());
+            if track.drafted < track.prompt_len || end == track.drafted {
                 continue;
             }
-            let range = (track.drafted, track.tokens.len());
-            push_tokens(&mut batch, track, RowClass::Generated, range, self.page_size, true);
-            self.drafted.insert(work.id, track.tokens.len());
-            open.push(index);
+            let is_last = end == track.tokens.len();
+            let range = (track.drafted, end);
+            push_tokens(&mut batch, track, RowClass::Generated, range, self.page_size, is_last);
+            self.drafted.insert(work.id, end);
+            if is_last {
+                open.push(index);
+            }
+        }
+        if open.is_empty() && batch.tokens() > 0 {
+            self.runner.forward(&batch)?;
         }
         while !open.is_empty() {
             self.runner.forward(&batch)?;
