@@ -2,8 +2,10 @@
 
 use std::time::Instant;
 
-use tilewright::engine::{DraftLength, Engine, EngineConfig, EngineStats, Request, Speculation};
+use tilewright::engine::{DraftLength, Engine, EngineConfig, Request, Speculation};
 use tilewright::{Model, Result};
+
+use crate::percentile;
 
 /// Code of the kind that the demo models were trained on.
 const CODE: [&str; 4] = [
@@ -15,38 +17,35 @@ const CODE: [&str; 4] = [
 /// Code that repeats itself.
 const REPETITIVE: &str = "match token {\n    Token::Plus => Op::Plus,\n    Token::Minus => Op::Minus,\n    Token::Star => Op::Star,\n    Token::Slash => Op::Slash,\n    Token::Percent => Op::Percent,\n    Token::Caret => Op::Caret,\n    Token::And => Op::And,\n    Token::Or => Op::Or,\n    Token::";
 const TOKENS: usize = 160;
-/// Runs of which the best counts.
-const RUNS: usize = 3;
+/// Rounds in which every number of drafts has its turn: ratios are of the same round, so that whatever else the machine does
+/// falls on all alike. The median counts.
+const ROUNDS: usize = 5;
 
-struct Measured {
-    tokens_per_second: f64,
-    stats: EngineStats,
-}
-
-fn run(target: &Model, draft: &Model, prompts: &[Vec<u32>], speculation: Speculation) -> Result<Measured> {
+fn engine(target: &Model, draft: &Model, speculation: Speculation) -> Result<Engine> {
     let config =
         EngineConfig { speculation, max_running: 16, prefix_cache: false, ..EngineConfig::default() };
-    let engine = Engine::with_draft(target.clone(), draft, config)?;
-    let mut best = 0.0f64;
-    for _ in 0..RUNS {
-        let began = Instant::now();
-        let request = |prompt: &Vec<u32>| Request {
-            max_tokens: TOKENS,
-            ignore_eos: true,
-            ..Request::new(prompt.clone())
-        };
-        let streams =
-            prompts.iter().map(|prompt| engine.submit(request(prompt))).collect::<Result<Vec<_>>>()?;
-        let mut tokens = 0;
-        for stream in streams {
-            for output in stream {
-                output?;
-                tokens += 1;
-            }
+    Engine::with_draft(target.clone(), draft, config)
+}
+
+/// Tokens a second over all prompts at once.
+fn rate(engine: &Engine, prompts: &[Vec<u32>]) -> Result<f64> {
+    let began = Instant::now();
+    let request =
+        |prompt: &Vec<u32>| Request { max_tokens: TOKENS, ignore_eos: true, ..Request::new(prompt.clone()) };
+    let streams = prompts.iter().map(|prompt| engine.submit(request(prompt))).collect::<Result<Vec<_>>>()?;
+    let mut tokens = 0;
+    for stream in streams {
+        for output in stream {
+            output?;
+            tokens += 1;
         }
-        best = best.max(tokens as f64 / began.elapsed().as_secs_f64());
     }
-    Ok(Measured { tokens_per_second: best, stats: engine.shutdown() })
+    Ok(f64::from(tokens) / began.elapsed().as_secs_f64())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    percentile(&values, 0.5)
 }
 
 fn table(
@@ -57,18 +56,27 @@ fn table(
     of: fn(DraftLength) -> Speculation,
 ) -> Result<()> {
     println!("{what}, {} sequences, {TOKENS} tokens each, greedy", prompts.len());
-    let off = run(target, draft, prompts, Speculation::Off)?;
-    println!("  off        {:7.1} tok/s", off.tokens_per_second);
-    let lengths = [1, 2, 3, 4, 6, 8].map(DraftLength::Fixed);
-    for length in lengths.into_iter().chain([DraftLength::Adaptive(8)]) {
-        let Measured { tokens_per_second, stats } = run(target, draft, prompts, of(length))?;
+    let lengths = [1, 2, 3, 4, 6, 8].map(|drafts| (format!("K = {drafts}"), of(DraftLength::Fixed(drafts))));
+    let adaptive = ("adaptive".to_string(), of(DraftLength::Adaptive(8)));
+    let cells: Vec<_> =
+        [("off".to_string(), Speculation::Off)].into_iter().chain(lengths).chain([adaptive]).collect();
+    let engines = cells
+        .iter()
+        .map(|(_, speculation)| engine(target, draft, *speculation))
+        .collect::<Result<Vec<_>>>()?;
+    let mut rates = vec![Vec::new(); cells.len()];
+    for _ in 0..ROUNDS {
+        for (engine, rates) in engines.iter().zip(&mut rates) {
+            rates.push(rate(engine, prompts)?);
+        }
+    }
+    for ((name, _), (engine, found)) in cells.iter().zip(engines.into_iter().zip(&rates)) {
+        let ratios = found.iter().zip(&rates[0]).map(|(rate, off)| rate / off).collect();
+        let stats = engine.shutdown();
         println!(
-            "  {:10} {tokens_per_second:7.1} tok/s, {:.2}x; {:3.0}% of {} drafts stood, {:.2} tokens a step with drafts",
-            match length {
-                DraftLength::Fixed(drafts) => format!("K = {drafts}"),
-                DraftLength::Adaptive(_) => "adaptive".to_string(),
-            },
-            tokens_per_second / off.tokens_per_second,
+            "  {name:10} {:7.1} tok/s, {:.2}x; {:3.0}% of {} drafts stood, {:.2} tokens a step with drafts",
+            median(found.clone()),
+            median(ratios),
             100.0 * stats.accepted as f64 / stats.drafts.max(1) as f64,
             stats.drafts,
             1.0 + stats.accepted as f64 / stats.verified.max(1) as f64,

@@ -58,6 +58,9 @@ fn answers(model: &Model, config: EngineConfig, requests: &[Request]) -> (Vec<Sa
     let engine = Engine::with_draft(model.clone(), model, config).expect("an engine");
     let streams: Vec<_> =
         requests.iter().map(|request| engine.submit(request.clone()).expect("a stream")).collect();
+    // Key and value of two layers, two heads of 64 elements, bf16, whole pages.
+    let bytes = 2 * 2 * config.pages() * config.page_size * 2 * 64 * 2;
+    assert_eq!(engine.stats().cache_bytes, bytes);
     let said = |stream| {
         let outputs = Iterator::map(stream, |output: tilewright::Result<tilewright::engine::Output>| {
             let output = output.expect("a token");

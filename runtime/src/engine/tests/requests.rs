@@ -131,3 +131,17 @@ fn what_cannot_be_served_is_named() {
     // Without a tokenizer there's no text to stop at.
     assert!(Request { stop: vec!["x".into()], max_tokens: 9, ..good }.validate(&model, &config).is_err());
 }
+
+#[test]
+fn the_cache_takes_the_bytes_that_its_sizes_say() {
+    let model = fixture("llama-gqa-rope3");
+    let shape = model.config();
+    for (cache_tokens, page_size) in [(160, 16), (175, 16), (96, 32)] {
+        let config = super::super::EngineConfig { cache_tokens, page_size, ..SMALL };
+        let bench = Bench::new(&model, None, config);
+        let tokens = cache_tokens / page_size * page_size;
+        // Key and value in f32, whole pages.
+        let bytes = 2 * shape.layers * tokens * shape.kv_heads * shape.head_dim * 4;
+        assert_eq!(bench.core.stats.cache_bytes, bytes);
+    }
+}
