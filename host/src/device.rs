@@ -1,4 +1,4 @@
-use crate::{Batch, Result};
+use crate::{Batch, HostQuantized, Result};
 
 /// Element type of weights as a checkpoint stores them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +134,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn logits(&self, max_rows: usize, vocab: usize) -> Result<Self::Logits>;
     /// Takes a weight matrix over.
     fn matrix(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix>;
+    /// Takes quantised weights over, in the device's own packing: an operand of every product that a matrix is.
+    fn quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix>;
     /// Takes a vector over.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
     /// Tabulates `cos(p * f) * attention_factor` and the sine for positions below `max_position` and `head_dim / 2` frequencies.

@@ -6,7 +6,9 @@ use super::{
     CpuCache, CpuDevice, CpuLogits, CpuMatrix, CpuRope, CpuStep, CpuTensor, CpuVector, Precision, sampling,
     shape,
 };
-use crate::{AttentionSpec, Batch, CacheSpec, Device, HostMatrix, Result, RopeAppend, SampleRow, Tensor};
+use crate::{
+    AttentionSpec, Batch, CacheSpec, Device, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow, Tensor,
+};
 
 impl CpuDevice {
     /// The checks and the call that every product shares.
@@ -56,6 +58,10 @@ impl Device for CpuDevice {
 
     fn matrix(&self, weights: &HostMatrix<'_>) -> Result<CpuMatrix> {
         CpuMatrix::new(weights, self.precision)
+    }
+
+    fn quantized(&self, weights: &HostQuantized) -> Result<CpuMatrix> {
+        CpuMatrix::quantized(weights, self.precision)
     }
 
     fn vector(&self, values: &[f32]) -> Result<CpuVector> {

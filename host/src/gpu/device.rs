@@ -5,7 +5,9 @@ use super::{
     decode::DecodeScratch,
     storage::{BF16, WORD},
 };
-use crate::{AttentionSpec, Batch, CacheSpec, Device, HostMatrix, Result, RopeAppend, SampleRow};
+use crate::{
+    AttentionSpec, Batch, CacheSpec, Device, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
+};
 
 /// A device of kernel launches over a [`Driver`].
 ///
@@ -58,6 +60,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn matrix(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix> {
         self.make_matrix(weights)
+    }
+
+    fn quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix> {
+        self.make_quantized(weights)
     }
 
     fn vector(&self, values: &[f32]) -> Result<Self::Vector> {

@@ -23,6 +23,7 @@ mod driver;
 mod launch;
 mod pages;
 mod prefill;
+mod quantized;
 mod select;
 mod step;
 mod storage;
