@@ -181,7 +181,7 @@ impl Scheduler {
         while let Some(rank) = next {
             next = self.running.range((Excluded(rank), Unbounded)).next().map(|(&rank, _)| rank);
             let Some(track) = self.running.get_mut(&rank) else { continue };
-            if track.tokens.len() - track.computed != 1 || track.computed < track.prompt_len {
+            if !track.awaits_next() {
                 continue;
             }
             let tokens = track.tokens.len();
@@ -229,8 +229,7 @@ impl Scheduler {
     /// Chunks of those that have several tokens to compute, whose pages they have.
     fn plan_chunks(&mut self, plan: &mut Plan, prompts: &mut Vec<Work>, rows: &mut usize) {
         for track in self.running.values() {
-            let missing = track.tokens.len() - track.computed;
-            if missing > 1 || track.computed < track.prompt_len {
+            if !track.awaits_next() {
                 chunk(track, self.limits.chunk_tokens, plan, prompts, rows);
             }
         }

@@ -34,6 +34,11 @@ impl Track {
         if position < self.prompt_len { RowClass::Prompt } else { RowClass::Generated }
     }
 
+    /// Whether all but its last token are computed, and that one is the answer's: what is missing is the next token.
+    pub fn awaits_next(&self) -> bool {
+        self.computed >= self.prompt_len && self.computed + 1 == self.tokens.len()
+    }
+
     /// The first `len` tokens with their classes, as pages are known by.
     pub fn words(&self, len: usize) -> Vec<u32> {
         let mark = |position| match self.class(position) {

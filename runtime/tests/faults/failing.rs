@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, HostMatrix, Result, RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
 };
 
 /// Another device whose operation number `at` fails.
@@ -75,6 +75,11 @@ impl<D: Device> Device for Failing<D> {
     fn matrix(&self, weights: &HostMatrix<'_>) -> Result<D::Matrix> {
         self.allocate("weights")?;
         self.inner.matrix(weights)
+    }
+
+    fn quantized(&self, weights: &HostQuantized) -> Result<D::Matrix> {
+        self.allocate("weights")?;
+        self.inner.quantized(weights)
     }
 
     fn vector(&self, values: &[f32]) -> Result<D::Vector> {

@@ -50,7 +50,7 @@ impl Speculator {
         let sequences = scheduler.counts().0;
         let most = self.adaptive.as_mut().map_or(self.most, |adaptive| adaptive.drafts(sequences));
         for (&id, answer) in answers {
-            let Some(track) = scheduler.track_mut(id) else { continue };
+            let Some(track) = scheduler.track_mut(id).filter(|track| track.awaits_next()) else { continue };
             let useful = if answer.request.speculate { answer.useful_drafts(language).min(most) } else { 0 };
             track.drafts_wished = match &mut self.source {
                 Source::NGram(found) => {
