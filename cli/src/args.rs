@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use tilewright::engine::{DraftLength, Speculation};
 use tilewright::{DeviceChoice, SamplingParams};
 
 /// Transformer inference with every kernel written in Rust.
@@ -34,6 +35,7 @@ pub struct ModelArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("drafts_from").args(["draft", "ngram"]))]
 pub struct RunArgs {
     /// Text to continue [default: standard input]
     pub prompt: Option<String>,
@@ -69,12 +71,34 @@ pub struct RunArgs {
     /// Compute the whole text anew for each token, to see what the KV cache saves
     #[arg(long)]
     pub no_kv_cache: bool,
+    /// Speculate with the drafts of a smaller model of the same vocabulary
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["ngram", "no_kv_cache"])]
+    pub draft: Option<PathBuf>,
+    /// Speculate with what followed the last few tokens before
+    #[arg(long, conflicts_with = "no_kv_cache")]
+    pub ngram: bool,
+    /// Drafts a step, 1 to 15 [default: as many as pay, up to 8]
+    #[arg(long, value_name = "K", requires = "drafts_from")]
+    pub speculate: Option<usize>,
     /// Print one JSON object: prompt_ids, output_ids, text, finish_reason, timings
     #[arg(long)]
     pub json: bool,
 }
 
+/// Drafts at most where their number follows what pays.
+const MOST_DRAFTS: usize = 8;
+
 impl RunArgs {
+    /// Where drafts come from.
+    pub fn speculation(&self) -> Speculation {
+        let length = self.speculate.map_or(DraftLength::Adaptive(MOST_DRAFTS), DraftLength::Fixed);
+        match (&self.draft, self.ngram) {
+            (Some(_), _) => Speculation::DraftModel(length),
+            (None, true) => Speculation::NGram(length),
+            (None, false) => Speculation::Off,
+        }
+    }
+
     pub fn sampling(&self) -> SamplingParams {
         SamplingParams {
             temperature: self.temperature,

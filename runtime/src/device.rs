@@ -6,7 +6,7 @@ use tilewright_host::cpu::{CpuDevice, Precision};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::model::{Decoder, DecoderSequence, Sequence};
+use crate::model::{Decoder, DecoderRunner, DecoderSequence, Runner, RunnerSizes, Sequence};
 use crate::{Error, Result};
 
 /// Which device runs a model.
@@ -42,14 +42,20 @@ impl FromStr for DeviceChoice {
 }
 
 /// A model on some device.
-pub(crate) trait Engine: Send + Sync {
+pub(crate) trait AnyDecoder: Send + Sync {
     fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>>;
+    /// What serves many sequences.
+    fn runner(self: Arc<Self>, sizes: RunnerSizes) -> Result<Box<dyn Runner>>;
     fn describe(&self) -> String;
 }
 
-impl<D: Device> Engine for Decoder<D> {
+impl<D: Device> AnyDecoder for Decoder<D> {
     fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>> {
         Ok(Box::new(DecoderSequence::new(self, capacity)?))
+    }
+
+    fn runner(self: Arc<Self>, sizes: RunnerSizes) -> Result<Box<dyn Runner>> {
+        Ok(Box::new(DecoderRunner::new(self, sizes)?))
     }
 
     fn describe(&self) -> String {
@@ -59,7 +65,7 @@ impl<D: Device> Engine for Decoder<D> {
 
 /// A model on the device chosen for it.
 pub(crate) struct Loaded {
-    pub engine: Box<dyn Engine>,
+    pub engine: Arc<dyn AnyDecoder>,
     /// Whether the device keeps activations in f32.
     pub computes_in_f32: bool,
     /// Why it isn't a GPU, where the choice was left open and the program knows GPUs.
@@ -98,8 +104,8 @@ pub(crate) fn engine<D: Device>(
     config: ModelConfig,
     checkpoint: &Checkpoint,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Box<dyn Engine>> {
-    Ok(Box::new(Decoder::load(device, config, checkpoint, progress)?))
+) -> Result<Arc<dyn AnyDecoder>> {
+    Ok(Arc::new(Decoder::load(device, config, checkpoint, progress)?))
 }
 
 #[cfg(feature = "cuda")]

@@ -25,6 +25,7 @@
 //! | [`cache`] | keys and values |
 //! | [`sampling`] | how the next token is chosen |
 //! | [`generate`] | a request and the stream of its tokens |
+//! | [`engine`] | many requests at once |
 //! | [`eval`], [`verify`] | how good, and how right, a checkpoint's answers are |
 #![warn(missing_docs)]
 
@@ -32,6 +33,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod config;
 mod device;
+pub mod engine;
 mod error;
 pub mod eval;
 mod front;
@@ -43,7 +45,8 @@ pub mod tokenizer;
 pub mod verify;
 
 pub use device::DeviceChoice;
+pub use engine::Engine;
 pub use error::{Error, Result};
 pub use front::Model;
 pub use generate::{FinishReason, GenerateParams, Generation, Prompt, Timings, Token};
-pub use sampling::SamplingParams;
+pub use sampling::{Logprobs, Penalties, SamplingParams};
