@@ -20,6 +20,7 @@
 //! |---|---|
 //! | [`Model`] | the front door: a checkpoint on a device |
 //! | [`config`], [`checkpoint`], [`tokenizer`] | what a checkpoint's folder holds |
+//! | [`quantise`] | checkpoints quantised: GPTQ, rounding, eight-bit channels |
 //! | [`quantized`] | how quantised weights are stored in files |
 //! | [`model`] | the decoder, written once against [`tilewright_host::Device`] |
 //! | [`cache`] | keys and values |
@@ -37,6 +38,7 @@ pub mod eval;
 mod front;
 pub mod generate;
 pub mod model;
+pub mod quantise;
 pub mod quantized;
 pub mod sampling;
 pub mod tokenizer;

@@ -6,4 +6,6 @@ mod load;
 mod sequence;
 
 pub use decoder::{Decoder, Scratch};
+pub(crate) use layer::Layer;
+pub(crate) use load::Loader;
 pub use sequence::{DecoderSequence, Sequence};

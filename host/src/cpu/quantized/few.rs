@@ -24,7 +24,7 @@ impl FewRows<'_> {
     fn coded<I: Isa, C: Code>(&self, isa: I) {
         match self.rows {
             // Two panels: enough additions under way that none waits for the one before.
-            1 => self.panels::<I, C, 1, 2>(isa),
+            1 => self.panels::<I, C, 1, 3>(isa),
             2 => self.panels::<I, C, 2, 1>(isa),
             3 => self.panels::<I, C, 3, 1>(isa),
             4 => self.panels::<I, C, 4, 1>(isa),

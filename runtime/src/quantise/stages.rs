@@ -1,0 +1,220 @@
+use std::sync::Arc;
+
+use tilewright_host::{Batch, CacheSpec, Device, HostQuantized, Outputs, RopeAppend};
+
+use super::calibrate::weights;
+use super::hessian::Hessian;
+use super::matrix::gptq;
+use super::options::{Linear, linears};
+use super::{Job, pack};
+use crate::Result;
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::model::{Layer, Loader};
+use crate::quantized::Reader;
+
+/// The calibration texts' residual streams on a device, and what carries them through a layer.
+pub(super) struct Gptq<D: Device> {
+    device: Arc<D>,
+    config: ModelConfig,
+    steps: Vec<D::Step>,
+    residuals: Vec<D::Tensor>,
+    rope: D::Rope,
+    cache: D::Cache,
+    normed: D::Tensor,
+    qkv: D::Tensor,
+    q: D::Tensor,
+    attended: D::Tensor,
+    gate_up: D::Tensor,
+    activated: D::Tensor,
+}
+
+/// The inputs of a layer's projections, in the order in which they come to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Qkv,
+    Output,
+    GateUp,
+    Down,
+}
+
+impl Stage {
+    const ALL: [Stage; 4] = [Stage::Qkv, Stage::Output, Stage::GateUp, Stage::Down];
+
+    /// The stage's places among [`linears`].
+    fn linears(self) -> std::ops::Range<usize> {
+        match self {
+            Stage::Qkv => 0..3,
+            Stage::Output => 3..4,
+            Stage::GateUp => 4..6,
+            Stage::Down => 6..7,
+        }
+    }
+}
+
+impl<D: Device> Gptq<D> {
+    /// Embeds the texts.
+    pub fn new(device: Arc<D>, job: &Job<'_>) -> Result<Gptq<D>> {
+        let config = job.config.clone();
+        let rows = job.options.context;
+        let q_cols = config.q_heads * config.head_dim;
+        let spec = CacheSpec {
+            layers: 1,
+            pages: 1,
+            // A multiple of what attention's tiles divide.
+            page_size: rows.next_multiple_of(128),
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
+        };
+        let mut loader = Loader::new(&*device, &config, job.checkpoint);
+        let embedding = loader.embedding()?;
+        let (mut steps, mut residuals) = (Vec::new(), Vec::new());
+        for window in &job.windows {
+            let mut batch = Batch::default();
+            batch.push(window, 0, &[0], spec.page_size as u32, Outputs::None);
+            let step = device.step(&batch)?;
+            let mut residual = device.tensor(window.len(), config.hidden_size)?;
+            device.embed(&embedding, &step, &mut residual)?;
+            steps.push(step);
+            residuals.push(residual);
+        }
+        Ok(Gptq {
+            rope: device.rope(&config.rope.inv_freq(config.head_dim), 1.0, config.context)?,
+            cache: device.cache(spec)?,
+            normed: device.tensor(rows, config.hidden_size)?,
+            qkv: device.tensor(rows, config.qkv_rows())?,
+            q: device.tensor(rows, q_cols)?,
+            attended: device.tensor(rows, q_cols)?,
+            gate_up: device.tensor(rows, 2 * config.intermediate_size)?,
+            activated: device.tensor(rows, config.intermediate_size)?,
+            device,
+            config,
+            steps,
+            residuals,
+        })
+    }
+
+    /// Layer after layer. How many were there already.
+    pub fn run(mut self, job: Job<'_>) -> Result<usize> {
+        let mut resumed = 0;
+        let total = 4 * self.config.layers;
+        for index in 0..self.config.layers {
+            let done = job.output.has_layer(index)?;
+            let device = Arc::clone(&self.device);
+            let config = self.config.clone();
+            let mut loader = Loader::new(&*device, &config, job.checkpoint);
+            let mut layer = loader.layer(index)?;
+            let linears = linears(&self.config, index);
+            let mut shard = job.output.layer(index);
+            for (place, stage) in Stage::ALL.into_iter().enumerate() {
+                (job.progress)(4 * index + place, total);
+                let group = &linears[stage.linears()];
+                let weights = if done {
+                    self.read(&job.output.layer_path(index), group, &job)?
+                } else {
+                    let hessian = self.hessian(&layer, stage, group[0].cols)?;
+                    let prepared = hessian.prepare(&group[0], job.options)?;
+                    let mut parts = Vec::new();
+                    for linear in group {
+                        let weights = weights(job.checkpoint, linear)?;
+                        let recipe = job.options.recipe(linear.cols);
+                        let order = prepared.order.as_deref();
+                        let quantised = gptq(&weights, recipe, &prepared.factor, order, &prepared.dead)
+                            .map_err(|bad| linear.too_large(job.checkpoint, bad))?;
+                        shard.gptq(linear, &quantised);
+                        parts.push(pack::part(&quantised, job.options.file_config().code_bits())?);
+                    }
+                    HostQuantized::new(parts)?
+                };
+                let matrix = device.quantized(&weights)?;
+                match stage {
+                    Stage::Qkv => layer.qkv = matrix,
+                    Stage::Output => layer.output = matrix,
+                    Stage::GateUp => layer.gate_up = matrix,
+                    Stage::Down => layer.down = matrix,
+                }
+                self.advance(&layer, stage)?;
+            }
+            if done {
+                resumed += 1;
+            } else {
+                shard.write(job.checkpoint)?;
+            }
+        }
+        (job.progress)(total, total);
+        Ok(resumed)
+    }
+
+    /// Matrices that an earlier run wrote.
+    fn read(&self, path: &std::path::Path, group: &[Linear], job: &Job<'_>) -> Result<HostQuantized> {
+        let (file, config) = (Checkpoint::open_file(path)?, job.options.file_config());
+        let mut reader = Reader::new(&file, &config);
+        let parts = group.iter().map(|linear| reader.part(&linear.name, linear.rows, linear.cols));
+        Ok(HostQuantized::new(parts.collect::<Result<_>>()?)?)
+    }
+
+    /// The Hessian of a stage's inputs over all texts.
+    fn hessian(&mut self, layer: &Layer<D>, stage: Stage, cols: usize) -> Result<Hessian> {
+        let mut hessian = Hessian::new(cols);
+        for text in 0..self.steps.len() {
+            self.inputs(layer, stage, text)?;
+            let inputs = match stage {
+                Stage::Qkv | Stage::GateUp => &self.normed,
+                Stage::Output => &self.attended,
+                Stage::Down => &self.activated,
+            };
+            hessian.add(&self.device.read(inputs)?);
+        }
+        Ok(hessian)
+    }
+
+    /// Computes a stage's inputs for one text.
+    fn inputs(&mut self, layer: &Layer<D>, stage: Stage, text: usize) -> Result<()> {
+        let Gptq { device, config, .. } = self;
+        let (eps, residual, step) = (config.rms_norm_eps, &self.residuals[text], &self.steps[text]);
+        match stage {
+            Stage::Qkv => device.rms_norm(residual, &layer.input_norm, eps, &mut self.normed)?,
+            Stage::Output => {
+                device.rms_norm(residual, &layer.input_norm, eps, &mut self.normed)?;
+                device.linear(&self.normed, &layer.qkv, layer.qkv_bias.as_ref(), &mut self.qkv)?;
+                let args = RopeAppend {
+                    qkv: &self.qkv,
+                    qk_norm: layer.qk_norm.as_ref().map(|(q, k)| (q, k, eps)),
+                    rope: &self.rope,
+                    q_heads: config.q_heads,
+                    layer: 0,
+                };
+                device.rope_append(args, step, &mut self.cache, &mut self.q)?;
+                device.attention(&self.q, &self.cache, 0, step, &layer.attention, &mut self.attended)?;
+            }
+            Stage::GateUp => device.rms_norm(residual, &layer.post_norm, eps, &mut self.normed)?,
+            Stage::Down => {
+                device.rms_norm(residual, &layer.post_norm, eps, &mut self.normed)?;
+                let bias = layer.gate_up_bias.as_ref();
+                device.linear(&self.normed, &layer.gate_up, bias, &mut self.gate_up)?;
+                device.silu_mul(&self.gate_up, &mut self.activated)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the outputs of attention, or of the MLP, to all residual streams once their last projection is quantised.
+    fn advance(&mut self, layer: &Layer<D>, stage: Stage) -> Result<()> {
+        for text in 0..self.steps.len() {
+            match stage {
+                Stage::Qkv | Stage::GateUp => return Ok(()),
+                Stage::Output => {
+                    self.inputs(layer, stage, text)?;
+                    let (bias, residual) = (layer.output_bias.as_ref(), &mut self.residuals[text]);
+                    self.device.linear_residual(&self.attended, &layer.output, bias, residual)?;
+                }
+                Stage::Down => {
+                    self.inputs(layer, stage, text)?;
+                    let (bias, residual) = (layer.down_bias.as_ref(), &mut self.residuals[text]);
+                    self.device.linear_residual(&self.activated, &layer.down, bias, residual)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
