@@ -26,6 +26,7 @@
 //! | [`cache`] | keys and values |
 //! | [`sampling`] | how the next token is chosen |
 //! | [`generate`] | a request and the stream of its tokens |
+//! | [`doctor`] | whether a checkpoint is what it says |
 //! | [`eval`], [`verify`] | how good, and how right, a checkpoint's answers are |
 #![warn(missing_docs)]
 
@@ -33,6 +34,7 @@ pub mod cache;
 pub mod checkpoint;
 pub mod config;
 mod device;
+pub mod doctor;
 mod error;
 pub mod eval;
 mod front;

@@ -48,6 +48,22 @@ impl<D: Device> Decoder<D> {
     }
 }
 
+/// The linear layers of decoder layer `index` in the order in which they are used: name (without `.weight`), outputs, inputs.
+pub(crate) fn projections(config: &ModelConfig, index: usize) -> [(String, usize, usize); 7] {
+    let (hidden, inter) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.q_heads * config.head_dim, config.kv_heads * config.head_dim);
+    [
+        ("self_attn.q_proj", q, hidden),
+        ("self_attn.k_proj", kv, hidden),
+        ("self_attn.v_proj", kv, hidden),
+        ("self_attn.o_proj", hidden, q),
+        ("mlp.gate_proj", inter, hidden),
+        ("mlp.up_proj", inter, hidden),
+        ("mlp.down_proj", hidden, inter),
+    ]
+    .map(|(part, rows, cols)| (format!("model.layers.{index}.{part}"), rows, cols))
+}
+
 /// Brings a checkpoint's tensors to a device, and notes which it took.
 pub(crate) struct Loader<'a, D: Device> {
     device: &'a D,

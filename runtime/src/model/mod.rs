@@ -7,5 +7,5 @@ mod sequence;
 
 pub use decoder::{Decoder, Scratch};
 pub(crate) use layer::Layer;
-pub(crate) use load::Loader;
+pub(crate) use load::{Loader, projections};
 pub use sequence::{DecoderSequence, Sequence};

@@ -1,7 +1,7 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::TensorView;
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::matrix::Quantised;
@@ -42,7 +42,8 @@ impl Output {
         if canonical(from)? == canonical(dir)? {
             return Err(Error::file(dir, "output", "another folder than the model's", "the same"));
         }
-        let names = |index| linears(config, index).into_iter().map(|linear| format!("{}.weight", linear.name));
+        let names =
+            |index| linears(config, index).into_iter().map(|linear| format!("{}.weight", linear.name));
         let output = Output {
             from: from.to_path_buf(),
             dir: dir.to_path_buf(),
@@ -51,7 +52,9 @@ impl Output {
             made_by: format!("{} {:016x}", options.in_words(), fingerprint(from, checkpoint, windows)?),
             replaced: (0..config.layers).map(|index| names(index).collect()).collect(),
         };
-        if !output.shard_path(0).exists() && (0..=config.layers).all(|index| !output.shard_path(index).exists()) {
+        if !output.shard_path(0).exists()
+            && (0..=config.layers).all(|index| !output.shard_path(index).exists())
+        {
             for name in ["config.json", "model.safetensors", "model.safetensors.index.json"] {
                 if dir.join(name).exists() {
                     return Err(Error::file(dir, "output", "an empty folder, or an unfinished run", name));
@@ -134,8 +137,8 @@ impl Output {
         self.copy_files_beside()?;
         let path = self.from.join("config.json");
         let config = std::fs::read(&path).map_err(Error::io(&path))?;
-        let mut config: Value = serde_json::from_slice(&config)
-            .map_err(|error| Error::file(&path, "contents", "JSON", error))?;
+        let mut config: Value =
+            serde_json::from_slice(&config).map_err(|error| Error::file(&path, "contents", "JSON", error))?;
         config["quantization_config"] = quantization_config(options);
         // Last: with it the folder is a checkpoint.
         self.write_json("config.json", &config)?;
@@ -204,19 +207,28 @@ impl Shard<'_> {
             views.push((name, dtype, shape, bytes));
         }
         views.extend(tensors.iter().map(|t| (t.name.clone(), t.dtype, t.shape.clone(), &t.bytes[..])));
-        let wrong = |error: safetensors::SafeTensorError| {
-            Error::file(&output.shard_path(index), "contents", "tensors that can be written", error)
-        };
-        let views = views
-            .into_iter()
-            .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(dtype, shape, bytes)?)))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(wrong)?;
-        let metadata =
-            HashMap::from([("format", "pt"), (MADE_BY, &output.made_by)].map(|(k, v)| (k.into(), v.into())));
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(wrong)?;
-        output.replace(&output.shard_name(index), &bytes)
+        output.replace(&output.shard_name(index), &safetensors_file(views, &output.made_by))
     }
+}
+
+/// A safetensors file: the header's length, the header (JSON, padded to whole words), the tensors, widest elements first so that
+/// each is aligned. Written here because the same tensors must give the same bytes, in whatever order a hash map has metadata.
+fn safetensors_file(mut tensors: Vec<(String, Dtype, Vec<usize>, &[u8])>, made_by: &str) -> Vec<u8> {
+    tensors.sort_by(|a, b| b.1.bitsize().cmp(&a.1.bitsize()).then_with(|| a.0.cmp(&b.0)));
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".to_string(), json!({"format": "pt", MADE_BY: made_by}));
+    let mut end = 0;
+    for (name, dtype, shape, bytes) in &tensors {
+        let offsets = [end, end + bytes.len()];
+        header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": offsets}));
+        end += bytes.len();
+    }
+    let mut header = Value::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut file = (header.len() as u64).to_le_bytes().to_vec();
+    file.extend(header);
+    tensors.iter().for_each(|(_, _, _, bytes)| file.extend_from_slice(bytes));
+    file
 }
 
 fn quantization_config(options: &QuantiseOptions) -> Value {

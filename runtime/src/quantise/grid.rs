@@ -42,6 +42,33 @@ impl GridKind {
     }
 }
 
+/// Parts of a group's range that [`GridKind::fit_weighted`] tries.
+const SHRINKS: usize = 28;
+/// How much less of it each is.
+const SHRINK_STEP: f32 = 0.02;
+
+impl GridKind {
+    /// Of grids over smaller and smaller parts of the range of `weights`, the one with the least squared error, each weight's divided
+    /// by its `factor`: what leaves the range costs more, what stays is rounded more finely.
+    pub fn fit_weighted(self, weights: &[f32], factors: impl Iterator<Item = f32> + Clone) -> Option<Grid> {
+        let whole = self.fit(weights.iter().copied())?;
+        let mut best = (f32::INFINITY, whole);
+        for shrink in 0..SHRINKS {
+            let part = 1.0 - shrink as f32 * SHRINK_STEP;
+            let Some(grid) = self.fit(weights.iter().map(|weight| weight * part)) else { continue };
+            let errors = weights.iter().zip(factors.clone()).map(|(&weight, factor)| {
+                let error = (weight - grid.weight(grid.code(weight))) / factor;
+                error * error
+            });
+            let error: f32 = errors.sum();
+            if error < best.0 {
+                best = (error, grid);
+            }
+        }
+        Some(best.1)
+    }
+}
+
 fn f16_scale(scale: f32) -> Option<f32> {
     let rounded = f16::from_f32(scale).max(f16::MIN_POSITIVE_SUBNORMAL);
     rounded.is_finite().then(|| rounded.to_f32())

@@ -1,4 +1,4 @@
-use super::linalg::{Upper, add_gram};
+use super::linalg::{Upper, add_cross, add_gram, add_matmul};
 use super::matrix::descending;
 use super::options::{Linear, QuantiseOptions};
 use crate::{Error, Result};
@@ -6,8 +6,30 @@ use crate::{Error, Result};
 /// How often damping is raised tenfold before a Hessian is given up.
 const RETRIES: usize = 3;
 
-/// `X^T X` of the inputs of a linear layer: half the Hessian of its squared error, a factor that GPTQ doesn't feel.
-pub(super) struct Hessian(Upper);
+/// Sums over the calibration texts of the inputs of a linear layer, `X` as the quantised-so-far model has them.
+pub(super) struct Hessian {
+    /// `X^T X`: half the Hessian of its squared error, a factor that GPTQ doesn't feel.
+    gram: Upper,
+    drift: Option<Drift>,
+}
+
+/// How far the quantised-so-far model has drifted from the original.
+struct Drift {
+    /// `(X_original - X)^T X`, `[cols, cols]`.
+    inputs: Vec<f64>,
+    /// `(R_original - R)^T X` of the residual stream that the layer's outputs are added to, `[rows, cols]`.
+    residual: Option<Vec<f64>>,
+}
+
+/// What a text adds to a [`Hessian`], `[tokens, ...]` each.
+pub(super) struct Sample {
+    pub inputs: Vec<f32>,
+    pub tokens: usize,
+    /// Of the original model.
+    pub original: Option<Vec<f32>>,
+    /// The original model's residual stream less the present one's.
+    pub residual_drift: Option<Vec<f32>>,
+}
 
 /// What GPTQ needs of a Hessian.
 pub(super) struct Prepared {
@@ -16,21 +38,68 @@ pub(super) struct Prepared {
     pub order: Option<Vec<u32>>,
     /// Inputs that are always 0.
     pub dead: Vec<bool>,
+    drift: Option<Drift>,
+}
+
+impl Prepared {
+    /// Moves weights `[rows, cols]` to where their products with the present inputs come closest to what the original model adds
+    /// up to, in the sense of least squares: `W + (W D + E) (H + damping)^-1` with the drifts `D` of inputs and `E` of the residual
+    /// stream. GPTQ of these weights then makes up for what the layers before have lost, not only for its own rounding (the
+    /// asymmetric calibration of Li et al. 2025, arXiv 2504.02692, in closed form).
+    pub fn corrected(&self, weights: Vec<f32>) -> Vec<f32> {
+        let Some(drift) = &self.drift else { return weights };
+        let n = self.factor.n;
+        let wide: Vec<f64> = weights.iter().map(|&weight| f64::from(weight)).collect();
+        let mut gradient = match &drift.residual {
+            Some(residual) => residual.clone(),
+            None => vec![0.0; wide.len()],
+        };
+        add_matmul(&mut gradient, &wide, &drift.inputs, n, false);
+        let column = |place: usize| self.order.as_ref().map_or(place, |order| order[place] as usize);
+        let ordered: Vec<f64> =
+            gradient.chunks_exact(n).flat_map(|row| (0..n).map(|place| row[column(place)])).collect();
+        // Only the upper triangle of the factor is its own.
+        let factor: Vec<f64> =
+            (0..n * n).map(|at| if at / n <= at % n { self.factor.elems[at] } else { 0.0 }).collect();
+        let (mut half, mut moves) = (vec![0.0; wide.len()], vec![0.0; wide.len()]);
+        add_matmul(&mut half, &ordered, &factor, n, true);
+        add_matmul(&mut moves, &half, &factor, n, false);
+        let mut corrected = wide;
+        for (row, moves) in corrected.chunks_exact_mut(n).zip(moves.chunks_exact(n)) {
+            for (place, step) in moves.iter().enumerate() {
+                row[column(place)] += step;
+            }
+        }
+        corrected.into_iter().map(|weight| weight as f32).collect()
+    }
 }
 
 impl Hessian {
     pub fn new(cols: usize) -> Hessian {
-        Hessian(Upper { n: cols, elems: vec![0.0; cols * cols] })
+        Hessian { gram: Upper { n: cols, elems: vec![0.0; cols * cols] }, drift: None }
     }
 
-    /// Adds activations, `[tokens, cols]`.
-    pub fn add(&mut self, x: &[f32]) {
-        add_gram(&mut self.0, x);
+    /// Adds a text.
+    pub fn add(&mut self, sample: Sample) {
+        let Sample { inputs, tokens, original, residual_drift } = sample;
+        add_gram(&mut self.gram, &inputs);
+        let Some(mut original) = original else { return };
+        let n = self.gram.n;
+        let rows = residual_drift.as_ref().map(|drift| drift.len() / tokens);
+        let drift = self.drift.get_or_insert_with(|| Drift {
+            inputs: vec![0.0; n * n],
+            residual: rows.map(|rows| vec![0.0; rows * n]),
+        });
+        original.iter_mut().zip(&inputs).for_each(|(original, input)| *original -= input);
+        add_cross(&mut drift.inputs, &original, &inputs, tokens);
+        if let (Some(sums), Some(residual_drift)) = (&mut drift.residual, residual_drift) {
+            add_cross(sums, &residual_drift, &inputs, tokens);
+        }
     }
 
     /// Damps, orders and factors. An input that is always 0 gets the mean of the diagonal: its weight is 0, and moves nothing.
     pub fn prepare(self, linear: &Linear, options: &QuantiseOptions) -> Result<Prepared> {
-        let Hessian(mut hessian) = self;
+        let Hessian { gram: mut hessian, drift } = self;
         let n = hessian.n;
         let mean = hessian.mean_diagonal();
         if !mean.is_finite() {
@@ -52,7 +121,7 @@ impl Hessian {
                 damped.elems[i * n + i] += damp * mean;
             }
             if let Ok(factor) = damped.into_inverse_factor() {
-                return Ok(Prepared { factor, order, dead });
+                return Ok(Prepared { factor, order, dead, drift });
             }
             damp *= 10.0;
         }

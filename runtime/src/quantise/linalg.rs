@@ -237,6 +237,82 @@ pub(super) fn add_gram(hessian: &mut Upper, x: &[f32]) {
     });
 }
 
+/// Adds `a^T b` of `a` `[tokens, rows]` and `b` `[tokens, cols]` to `sums`, `[rows, cols]`. Products are in f32 over the tokens given.
+pub(super) fn add_cross(sums: &mut [f64], a: &[f32], b: &[f32], tokens: usize) {
+    if tokens == 0 || sums.is_empty() {
+        return;
+    }
+    let (rows, cols) = (a.len() / tokens, b.len() / tokens);
+    assert!(sums.len() == rows * cols && a.len() == tokens * rows && b.len() == tokens * cols);
+    sums.par_chunks_mut(BLOCK * cols).enumerate().for_each(|(panel, sums)| {
+        let (from, m) = (panel * BLOCK, sums.len() / cols);
+        let mut product = vec![0.0_f32; m * cols];
+        // SAFETY: `a` holds `tokens` rows of `rows`, of which `m` columns from `from` on exist; `b` holds `tokens` rows of `cols`;
+        // `product` holds `m` rows of `cols`. The sizes were asserted.
+        unsafe {
+            gemm::gemm(
+                m,
+                cols,
+                tokens,
+                product.as_mut_ptr(),
+                1,
+                cols as isize,
+                false,
+                a.as_ptr().add(from),
+                rows as isize,
+                1,
+                b.as_ptr(),
+                1,
+                cols as isize,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+        sums.iter_mut().zip(product).for_each(|(sum, term)| *sum += f64::from(term));
+    });
+}
+
+/// `out += a * b` of row-major `a` `[m, k]` and `b` `[k, n]`; `b` may be given transposed, `[n, k]`.
+pub(super) fn add_matmul(out: &mut [f64], a: &[f64], b: &[f64], k: usize, transposed: bool) {
+    if k == 0 || b.is_empty() {
+        return;
+    }
+    let n = b.len() / k;
+    assert!(b.len() == n * k && out.len() / n * k == a.len());
+    let (column, row) = if transposed { (k as isize, 1) } else { (1, n as isize) };
+    out.par_chunks_mut(BLOCK * n).zip(a.par_chunks(BLOCK * k)).for_each(|(out, a)| {
+        // SAFETY: `out` holds `out.len() / n` rows of `n`, `a` as many of `k`, and `b` all of its `n * k` elements by either
+        // pair of strides. The sizes were asserted.
+        unsafe {
+            gemm::gemm(
+                out.len() / n,
+                n,
+                k,
+                out.as_mut_ptr(),
+                1,
+                n as isize,
+                true,
+                a.as_ptr(),
+                1,
+                k as isize,
+                b.as_ptr(),
+                column,
+                row,
+                1.0,
+                1.0,
+                false,
+                false,
+                false,
+                Parallelism::None,
+            );
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -74,17 +74,15 @@ impl Quantised {
 }
 
 /// Rounds each weight to the nearest code.
-pub(super) fn round_to_nearest(
-    weights: &[f32],
-    cols: usize,
-    recipe: Recipe,
-) -> Result<Quantised, TooLarge> {
+pub(super) fn round_to_nearest(weights: &[f32], cols: usize, recipe: Recipe) -> Result<Quantised, TooLarge> {
     let mut out = Quantised::new(weights.len() / cols, cols, recipe.group, None);
     let groups = cols.div_ceil(recipe.group);
     out.fill(|first, codes, scales, zeros| {
         for (i, codes) in codes.chunks_exact_mut(cols).enumerate() {
             let row = &weights[(first + i) * cols..][..cols];
-            for (group, (weights, codes)) in row.chunks(recipe.group).zip(codes.chunks_mut(recipe.group)).enumerate() {
+            for (group, (weights, codes)) in
+                row.chunks(recipe.group).zip(codes.chunks_mut(recipe.group)).enumerate()
+            {
                 let grid = recipe.grid.fit(weights.iter().copied());
                 let grid = grid.ok_or(TooLarge { row: first + i, group })?;
                 (scales[i * groups + group], zeros[i * groups + group]) = (grid.scale, grid.zero);
@@ -120,7 +118,8 @@ pub(super) fn gptq(
     let factor: Vec<f32> = factor.elems.iter().map(|&x| x as f32).collect();
     out.fill(|first, codes, scales, zeros| {
         let rows = codes.len() / cols;
-        let mut panel = Panel { rows, cols, weights: vec![0.0; rows * cols], errors: vec![0.0; rows * BLOCK_COLS] };
+        let mut panel =
+            Panel { rows, cols, weights: vec![0.0; rows * cols], errors: vec![0.0; rows * BLOCK_COLS] };
         for i in 0..rows {
             for place in 0..cols {
                 let col = column(place);
@@ -133,7 +132,10 @@ pub(super) fn gptq(
         while start < cols {
             let end = block_end(start, cols, recipe.group);
             for i in 0..rows {
-                let grids = Grids { scales: &mut scales[i * groups..][..groups], zeros: &mut zeros[i * groups..][..groups] };
+                let grids = Grids {
+                    scales: &mut scales[i * groups..][..groups],
+                    zeros: &mut zeros[i * groups..][..groups],
+                };
                 let bad = panel.quantise_row(i, start..end, recipe, &factor, grids, |place, code| {
                     codes[i * cols + column(place)] = code;
                 });
@@ -189,8 +191,9 @@ impl Panel {
         for place in block.clone() {
             let group = place / recipe.group;
             if place % recipe.group == 0 {
-                let all = &weights[place..(place + recipe.group).min(cols)];
-                let grid = recipe.grid.fit(all.iter().copied()).ok_or(group)?;
+                let end = (place + recipe.group).min(cols);
+                let pivots = (place..end).map(|place| factor[place * cols + place]);
+                let grid = recipe.grid.fit_weighted(&weights[place..end], pivots).ok_or(group)?;
                 (grids.scales[group], grids.zeros[group]) = (grid.scale, grid.zero);
             }
             let grid =

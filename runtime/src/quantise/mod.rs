@@ -66,7 +66,12 @@ pub fn quantise(
     std::fs::read_dir(dir).map_err(Error::io(dir))?;
     let config = ModelConfig::load(dir)?;
     if config.quantization.is_some() {
-        return Err(Error::file(dir, "quantization_config", "a checkpoint that isn't quantised", "one that is"));
+        return Err(Error::file(
+            dir,
+            "quantization_config",
+            "a checkpoint that isn't quantised",
+            "one that is",
+        ));
     }
     options.check(&config)?;
     let checkpoint = Checkpoint::open(dir)?;
@@ -123,7 +128,8 @@ impl Job<'_> {
                     _ => {
                         let recipe = self.options.recipe(linear.cols);
                         let quantised = matrix::round_to_nearest(&weights, linear.cols, recipe);
-                        shard.gptq(&linear, &quantised.map_err(|bad| linear.too_large(self.checkpoint, bad))?);
+                        shard
+                            .gptq(&linear, &quantised.map_err(|bad| linear.too_large(self.checkpoint, bad))?);
                     }
                 }
             }

@@ -6,6 +6,7 @@ use super::grid::GridKind;
 use super::matrix::{Recipe, TooLarge};
 use crate::checkpoint::Checkpoint;
 use crate::config::{ModelConfig, QuantFormat, QuantizationConfig};
+use crate::model::projections;
 use crate::{DeviceChoice, Error, Result};
 
 /// How weights are quantised.
@@ -46,6 +47,8 @@ pub struct QuantiseOptions {
     pub symmetric: bool,
     /// Columns are quantised in descending order of their activations (GPTQ).
     pub act_order: bool,
+    /// Each projection also makes up for what the layers before it have lost (GPTQ); twice the memory of activations.
+    pub corrected: bool,
     /// What is added to the Hessian's diagonal, over its mean (GPTQ).
     pub damp: f64,
     /// Texts of `context` tokens to calibrate on, at most (GPTQ).
@@ -67,6 +70,7 @@ impl Default for QuantiseOptions {
             group: Some(128),
             symmetric: false,
             act_order: false,
+            corrected: true,
             damp: 0.01,
             samples: 128,
             context: 512,
@@ -112,7 +116,8 @@ impl QuantiseOptions {
             }
             for (what, size) in [("inputs", cols), ("outputs", rows)] {
                 if !size.is_multiple_of(pack) {
-                    let expected = format!("{what} a multiple of {pack}, the {}-bit codes of a word", self.bits);
+                    let expected =
+                        format!("{what} a multiple of {pack}, the {}-bit codes of a word", self.bits);
                     return Err(Error::request("bits", expected, format!("{size} {what} of {name}")));
                 }
             }
@@ -140,8 +145,10 @@ impl QuantiseOptions {
     /// All that decides what is written, in words. The device is not part of it.
     pub(super) fn in_words(&self) -> String {
         let group = self.group.map_or(-1, |group| group as i64);
-        let QuantiseOptions { method, bits, symmetric, act_order, damp, .. } = self;
-        format!("{method:?} bits={bits} group={group} sym={symmetric} act_order={act_order} damp={damp}")
+        let QuantiseOptions { method, bits, symmetric, act_order, corrected, damp, .. } = self;
+        format!(
+            "{method:?} bits={bits} group={group} sym={symmetric} act_order={act_order} corrected={corrected} damp={damp}"
+        )
     }
 }
 
@@ -170,17 +177,6 @@ fn path_of<'c>(checkpoint: &'c Checkpoint, tensor: &str) -> &'c Path {
 
 /// The linear layers of decoder layer `index`, in the order of [`super::stages`].
 pub(super) fn linears(config: &ModelConfig, index: usize) -> Vec<Linear> {
-    let (hidden, inter) = (config.hidden_size, config.intermediate_size);
-    let (q, kv) = (config.q_heads * config.head_dim, config.kv_heads * config.head_dim);
-    [
-        ("self_attn.q_proj", q, hidden),
-        ("self_attn.k_proj", kv, hidden),
-        ("self_attn.v_proj", kv, hidden),
-        ("self_attn.o_proj", hidden, q),
-        ("mlp.gate_proj", inter, hidden),
-        ("mlp.up_proj", inter, hidden),
-        ("mlp.down_proj", hidden, inter),
-    ]
-    .map(|(part, rows, cols)| Linear { name: format!("model.layers.{index}.{part}"), rows, cols })
-    .to_vec()
+    let named = projections(config, index);
+    named.into_iter().map(|(name, rows, cols)| Linear { name, rows, cols }).collect()
 }

@@ -63,7 +63,12 @@ pub(super) fn int8_tensors(name: &str, weights: &[f32], cols: usize) -> Vec<Tens
     }
     vec![
         Tensor { name: format!("{name}.weight"), dtype: Dtype::I8, shape: vec![rows, cols], bytes: codes },
-        Tensor { name: format!("{name}.weight_scale"), dtype: Dtype::F32, shape: vec![rows, 1], bytes: scales },
+        Tensor {
+            name: format!("{name}.weight_scale"),
+            dtype: Dtype::F32,
+            shape: vec![rows, 1],
+            bytes: scales,
+        },
     ]
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use tilewright_host::{Batch, CacheSpec, Device, HostQuantized, Outputs, RopeAppend};
 
 use super::calibrate::weights;
-use super::hessian::Hessian;
+use super::hessian::{Hessian, Sample};
 use super::matrix::gptq;
 use super::options::{Linear, linears};
 use super::{Job, pack};
@@ -19,6 +19,8 @@ pub(super) struct Gptq<D: Device> {
     config: ModelConfig,
     steps: Vec<D::Step>,
     residuals: Vec<D::Tensor>,
+    /// Those of the original model, where drift is made up for.
+    originals: Vec<D::Tensor>,
     rope: D::Rope,
     cache: D::Cache,
     normed: D::Tensor,
@@ -36,6 +38,13 @@ enum Stage {
     Output,
     GateUp,
     Down,
+}
+
+/// Which of the two models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stream {
+    Quantised,
+    Original,
 }
 
 impl Stage {
@@ -68,15 +77,18 @@ impl<D: Device> Gptq<D> {
         };
         let mut loader = Loader::new(&*device, &config, job.checkpoint);
         let embedding = loader.embedding()?;
-        let (mut steps, mut residuals) = (Vec::new(), Vec::new());
+        let (mut steps, mut residuals, mut originals) = (Vec::new(), Vec::new(), Vec::new());
         for window in &job.windows {
             let mut batch = Batch::default();
             batch.push(window, 0, &[0], spec.page_size as u32, Outputs::None);
             let step = device.step(&batch)?;
-            let mut residual = device.tensor(window.len(), config.hidden_size)?;
-            device.embed(&embedding, &step, &mut residual)?;
+            let streams = if job.options.corrected { 2 } else { 1 };
+            for streams in [&mut residuals, &mut originals].into_iter().take(streams) {
+                let mut residual = device.tensor(window.len(), config.hidden_size)?;
+                device.embed(&embedding, &step, &mut residual)?;
+                streams.push(residual);
+            }
             steps.push(step);
-            residuals.push(residual);
         }
         Ok(Gptq {
             rope: device.rope(&config.rope.inv_freq(config.head_dim), 1.0, config.context)?,
@@ -91,6 +103,7 @@ impl<D: Device> Gptq<D> {
             config,
             steps,
             residuals,
+            originals,
         })
     }
 
@@ -104,6 +117,7 @@ impl<D: Device> Gptq<D> {
             let config = self.config.clone();
             let mut loader = Loader::new(&*device, &config, job.checkpoint);
             let mut layer = loader.layer(index)?;
+            let original = if job.options.corrected { Some(loader.layer(index)?) } else { None };
             let linears = linears(&self.config, index);
             let mut shard = job.output.layer(index);
             for (place, stage) in Stage::ALL.into_iter().enumerate() {
@@ -112,11 +126,11 @@ impl<D: Device> Gptq<D> {
                 let weights = if done {
                     self.read(&job.output.layer_path(index), group, &job)?
                 } else {
-                    let hessian = self.hessian(&layer, stage, group[0].cols)?;
+                    let hessian = self.hessian(&layer, original.as_ref(), stage, group[0].cols)?;
                     let prepared = hessian.prepare(&group[0], job.options)?;
                     let mut parts = Vec::new();
                     for linear in group {
-                        let weights = weights(job.checkpoint, linear)?;
+                        let weights = prepared.corrected(weights(job.checkpoint, linear)?);
                         let recipe = job.options.recipe(linear.cols);
                         let order = prepared.order.as_deref();
                         let quantised = gptq(&weights, recipe, &prepared.factor, order, &prepared.dead)
@@ -133,7 +147,10 @@ impl<D: Device> Gptq<D> {
                     Stage::GateUp => layer.gate_up = matrix,
                     Stage::Down => layer.down = matrix,
                 }
-                self.advance(&layer, stage)?;
+                self.advance(&layer, stage, Stream::Quantised)?;
+                if let Some(original) = &original {
+                    self.advance(original, stage, Stream::Original)?;
+                }
             }
             if done {
                 resumed += 1;
@@ -153,25 +170,65 @@ impl<D: Device> Gptq<D> {
         Ok(HostQuantized::new(parts.collect::<Result<_>>()?)?)
     }
 
-    /// The Hessian of a stage's inputs over all texts.
-    fn hessian(&mut self, layer: &Layer<D>, stage: Stage, cols: usize) -> Result<Hessian> {
+    /// The Hessian of a stage's inputs over all texts, and their drift from the original layer's.
+    fn hessian(
+        &mut self,
+        layer: &Layer<D>,
+        original: Option<&Layer<D>>,
+        stage: Stage,
+        cols: usize,
+    ) -> Result<Hessian> {
         let mut hessian = Hessian::new(cols);
         for text in 0..self.steps.len() {
-            self.inputs(layer, stage, text)?;
-            let inputs = match stage {
-                Stage::Qkv | Stage::GateUp => &self.normed,
-                Stage::Output => &self.attended,
-                Stage::Down => &self.activated,
+            let inputs = self.read_inputs(layer, stage, text, Stream::Quantised)?;
+            let (original, residual_drift) = match original {
+                None => (None, None),
+                Some(original) => {
+                    let original = self.read_inputs(original, stage, text, Stream::Original)?;
+                    (Some(original), self.residual_drift(stage, text)?)
+                }
             };
-            hessian.add(&self.device.read(inputs)?);
+            let tokens = inputs.len() / cols;
+            hessian.add(Sample { inputs, tokens, original, residual_drift });
         }
         Ok(hessian)
     }
 
+    /// How far the residual stream that a stage's outputs are added to is from the original's.
+    fn residual_drift(&self, stage: Stage, text: usize) -> Result<Option<Vec<f32>>> {
+        if matches!(stage, Stage::Qkv | Stage::GateUp) {
+            return Ok(None);
+        }
+        let mut drift = self.device.read(&self.originals[text])?;
+        let present = self.device.read(&self.residuals[text])?;
+        drift.iter_mut().zip(present).for_each(|(original, present)| *original -= present);
+        Ok(Some(drift))
+    }
+
+    fn read_inputs(
+        &mut self,
+        layer: &Layer<D>,
+        stage: Stage,
+        text: usize,
+        stream: Stream,
+    ) -> Result<Vec<f32>> {
+        self.inputs(layer, stage, text, stream)?;
+        let inputs = match stage {
+            Stage::Qkv | Stage::GateUp => &self.normed,
+            Stage::Output => &self.attended,
+            Stage::Down => &self.activated,
+        };
+        Ok(self.device.read(inputs)?)
+    }
+
     /// Computes a stage's inputs for one text.
-    fn inputs(&mut self, layer: &Layer<D>, stage: Stage, text: usize) -> Result<()> {
+    fn inputs(&mut self, layer: &Layer<D>, stage: Stage, text: usize, stream: Stream) -> Result<()> {
         let Gptq { device, config, .. } = self;
-        let (eps, residual, step) = (config.rms_norm_eps, &self.residuals[text], &self.steps[text]);
+        let residual = match stream {
+            Stream::Quantised => &self.residuals[text],
+            Stream::Original => &self.originals[text],
+        };
+        let (eps, step) = (config.rms_norm_eps, &self.steps[text]);
         match stage {
             Stage::Qkv => device.rms_norm(residual, &layer.input_norm, eps, &mut self.normed)?,
             Stage::Output => {
@@ -198,22 +255,22 @@ impl<D: Device> Gptq<D> {
         Ok(())
     }
 
-    /// Adds the outputs of attention, or of the MLP, to all residual streams once their last projection is quantised.
-    fn advance(&mut self, layer: &Layer<D>, stage: Stage) -> Result<()> {
+    /// Adds the outputs of attention, or of the MLP, to all residual streams once their last projection is there.
+    fn advance(&mut self, layer: &Layer<D>, stage: Stage, stream: Stream) -> Result<()> {
         for text in 0..self.steps.len() {
-            match stage {
-                Stage::Qkv | Stage::GateUp => return Ok(()),
-                Stage::Output => {
-                    self.inputs(layer, stage, text)?;
-                    let (bias, residual) = (layer.output_bias.as_ref(), &mut self.residuals[text]);
-                    self.device.linear_residual(&self.attended, &layer.output, bias, residual)?;
-                }
-                Stage::Down => {
-                    self.inputs(layer, stage, text)?;
-                    let (bias, residual) = (layer.down_bias.as_ref(), &mut self.residuals[text]);
-                    self.device.linear_residual(&self.activated, &layer.down, bias, residual)?;
-                }
+            if matches!(stage, Stage::Qkv | Stage::GateUp) {
+                return Ok(());
             }
+            self.inputs(layer, stage, text, stream)?;
+            let residual = match stream {
+                Stream::Quantised => &mut self.residuals[text],
+                Stream::Original => &mut self.originals[text],
+            };
+            let (x, matrix, bias) = match stage {
+                Stage::Output => (&self.attended, &layer.output, &layer.output_bias),
+                _ => (&self.activated, &layer.down, &layer.down_bias),
+            };
+            self.device.linear_residual(x, matrix, bias.as_ref(), residual)?;
         }
         Ok(())
     }

@@ -23,9 +23,9 @@ impl FewRows<'_> {
     #[inline(always)]
     fn coded<I: Isa, C: Code>(&self, isa: I) {
         match self.rows {
-            // Two panels: enough additions under way that none waits for the one before.
-            1 => self.panels::<I, C, 1, 3>(isa),
-            2 => self.panels::<I, C, 2, 1>(isa),
+            // As many panels as keep additions from waiting for the ones before.
+            1 => self.panels::<I, C, 1, 4>(isa),
+            2 => self.panels::<I, C, 2, 2>(isa),
             3 => self.panels::<I, C, 3, 1>(isa),
             4 => self.panels::<I, C, 4, 1>(isa),
             5 => self.panels::<I, C, 5, 1>(isa),
