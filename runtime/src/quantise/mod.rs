@@ -1,9 +1,9 @@
 //! Checkpoints quantised: GPTQ (Frantar et al. 2022, arXiv 2210.17323), rounding to nearest, and eight-bit channels.
 //!
 //! Layers are worked on one at a time, and within a layer its projections in the order they are used, each calibrated on what
-//! the already quantised part of the model makes of the calibration text. Memory holds one layer's weights, the residual stream
-//! of the calibration text (`tokens * hidden_size * 4` bytes on a CPU, half on a GPU), and for the widest input of the layer, of
-//! `k` elements, two matrices of `8 * k^2` bytes.
+//! the already quantised part of the model makes of the calibration text. Memory holds one layer's weights, original and
+//! quantised, the residual streams of the calibration text by both models (`2 * tokens * hidden_size * 4` bytes on a CPU, half on a
+//! GPU), and for the widest input of the layer, of `k` elements, up to four matrices of `8 * k^2` bytes.
 //!
 //! A layer is written to a file of its own as soon as it's done, under another name until it's whole: a run that was interrupted
 //! takes up where it left off.
