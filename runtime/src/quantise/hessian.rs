@@ -129,3 +129,71 @@ impl Hessian {
         Err(Error::request("calib", expected, format!("one that isn't with {} damping", damp / 10.0)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(seed: u32, count: usize) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+        (0..count)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+            })
+            .collect()
+    }
+
+    /// Corrected weights are the least-squares solution: the gradient `(T - W' X) X^T` is what damping holds back, `damping * (W' - W)`.
+    #[test]
+    fn corrected_weights_are_a_least_squares_solution() {
+        let (tokens, n, rows) = (90, 23, 8);
+        let linear = Linear { name: "a".to_string(), rows, cols: n };
+        for act_order in [false, true] {
+            let (x, weights) = (numbers(1, tokens * n), numbers(2, rows * n));
+            let original: Vec<f32> = x.iter().zip(numbers(3, tokens * n)).map(|(x, d)| x + 0.2 * d).collect();
+            let drift = numbers(4, tokens * rows);
+            let sample = |original: &[f32], drift: Option<&[f32]>| Sample {
+                inputs: x.clone(),
+                tokens,
+                original: Some(original.to_vec()),
+                residual_drift: drift.map(<[f32]>::to_vec),
+            };
+            let options = QuantiseOptions { act_order, ..QuantiseOptions::default() };
+            let mut hessian = Hessian::new(n);
+            hessian.add(sample(&original, Some(&drift)));
+            let damping = 0.01 * hessian.gram.mean_diagonal();
+            let corrected = hessian.prepare(&linear, &options).expect("prepared").corrected(weights.clone());
+            for row in 0..rows {
+                let wide = |values: &[f32], at: usize| f64::from(values[at]);
+                let rest: Vec<f64> = (0..tokens)
+                    .map(|t| {
+                        let dot = |w: &[f32], x: &[f32]| {
+                            (0..n).map(|j| wide(w, row * n + j) * wide(x, t * n + j)).sum::<f64>()
+                        };
+                        dot(&weights, &original) + wide(&drift, t * rows + row) - dot(&corrected, &x)
+                    })
+                    .collect();
+                for j in 0..n {
+                    let gradient: f64 = rest.iter().enumerate().map(|(t, rest)| rest * wide(&x, t * n + j)).sum();
+                    let held = damping * (wide(&corrected, row * n + j) - wide(&weights, row * n + j));
+                    assert!((gradient - held).abs() < 1e-4, "{row} {j}: {gradient} is not {held}");
+                }
+            }
+            // Without drift there is nothing to correct.
+            let mut still = Hessian::new(n);
+            still.add(sample(&x, None));
+            assert_eq!(still.prepare(&linear, &options).expect("prepared").corrected(weights.clone()), weights);
+        }
+    }
+
+    #[test]
+    fn what_is_not_finite_is_named() {
+        let linear = Linear { name: "model.x".to_string(), rows: 1, cols: 2 };
+        let mut hessian = Hessian::new(2);
+        let inputs = vec![f32::NAN, 1.0];
+        hessian.add(Sample { inputs, tokens: 1, original: None, residual_drift: None });
+        let error = hessian.prepare(&linear, &QuantiseOptions::default()).err().expect("refused");
+        assert_eq!(error.to_string(), "calib: expected finite inputs of model.x, found NaN");
+    }
+}

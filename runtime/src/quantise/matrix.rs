@@ -244,3 +244,6 @@ impl Panel {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
