@@ -66,6 +66,10 @@ impl Prepared {
         add_matmul(&mut moves, &half, &factor, n, false);
         let mut corrected = wide;
         for (row, moves) in corrected.chunks_exact_mut(n).zip(moves.chunks_exact(n)) {
+            // An output that was taken out of the model stays out.
+            if row.iter().all(|&weight| weight == 0.0) {
+                continue;
+            }
             for (place, step) in moves.iter().enumerate() {
                 row[column(place)] += step;
             }
@@ -175,7 +179,8 @@ mod tests {
                     })
                     .collect();
                 for j in 0..n {
-                    let gradient: f64 = rest.iter().enumerate().map(|(t, rest)| rest * wide(&x, t * n + j)).sum();
+                    let gradient: f64 =
+                        rest.iter().enumerate().map(|(t, rest)| rest * wide(&x, t * n + j)).sum();
                     let held = damping * (wide(&corrected, row * n + j) - wide(&weights, row * n + j));
                     assert!((gradient - held).abs() < 1e-4, "{row} {j}: {gradient} is not {held}");
                 }
@@ -183,7 +188,10 @@ mod tests {
             // Without drift there is nothing to correct.
             let mut still = Hessian::new(n);
             still.add(sample(&x, None));
-            assert_eq!(still.prepare(&linear, &options).expect("prepared").corrected(weights.clone()), weights);
+            assert_eq!(
+                still.prepare(&linear, &options).expect("prepared").corrected(weights.clone()),
+                weights
+            );
         }
     }
 

@@ -22,7 +22,7 @@ fn draft() -> PathBuf {
 fn options() -> QuantiseOptions {
     QuantiseOptions {
         group: Some(64),
-        samples: 4,
+        samples: 24,
         context: 96,
         calibration: Some(include_str!("tests.rs").to_string()),
         device: DeviceChoice::Cpu,
@@ -43,10 +43,11 @@ fn refusal(dir: &Path, options: &QuantiseOptions) -> String {
 
 fn logits(dir: &Path) -> Vec<f32> {
     let model = Model::load(dir, DeviceChoice::Cpu).expect("loaded");
-    let ids: Vec<u32> = (0..64).map(|i| i * 53 % 4096).collect();
+    let text = &include_str!("options.rs")[..600];
+    let ids = model.require_tokenizer().expect("a tokenizer").encode(text).expect("tokens");
     let mut all = Vec::new();
     model
-        .sequence(64)
+        .sequence(ids.len())
         .expect("a sequence")
         .feed_all(&ids, &mut |_, row| all.extend_from_slice(row))
         .expect("fed");
