@@ -152,7 +152,7 @@ pub struct QuantizeArgs {
     /// Quantise columns in descending order of their activations (gptq)
     #[arg(long)]
     pub act_order: bool,
-    /// Don't make up for what earlier layers lost: the plain algorithm (gptq)
+    /// Don't make up for what earlier layers lost, as is done with 32 tokens or more for each input (gptq)
     #[arg(long)]
     pub uncorrected: bool,
     /// Text file to calibrate on, like what the model will read (gptq)

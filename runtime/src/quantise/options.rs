@@ -47,7 +47,8 @@ pub struct QuantiseOptions {
     pub symmetric: bool,
     /// Columns are quantised in descending order of their activations (GPTQ).
     pub act_order: bool,
-    /// Each projection also makes up for what the layers before it have lost (GPTQ); twice the memory of activations.
+    /// Each projection also makes up for what the layers before it have lost (GPTQ), where there are 32 tokens for each of its inputs;
+    /// twice the memory of activations.
     pub corrected: bool,
     /// What is added to the Hessian's diagonal, over its mean (GPTQ).
     pub damp: f64,

@@ -13,13 +13,19 @@ use crate::config::ModelConfig;
 use crate::model::{Layer, Loader};
 use crate::quantized::Reader;
 
+/// Tokens for each input of a projection below which drift isn't made up for: its estimate has a number for each input and output, and
+/// with few tokens costs more than it brings (docs/notes/2026-11-25-quantisation.md has losses for 2 to 64 an input).
+const MIN_TOKENS_AN_INPUT: usize = 32;
+
 /// The calibration texts' residual streams on a device, and what carries them through a layer.
 pub(super) struct Gptq<D: Device> {
     device: Arc<D>,
     config: ModelConfig,
     steps: Vec<D::Step>,
+    /// Of all texts.
+    tokens: usize,
     residuals: Vec<D::Tensor>,
-    /// Those of the original model, where drift is made up for.
+    /// Those of the original model, where drift is made up for in any projection.
     originals: Vec<D::Tensor>,
     rope: D::Rope,
     cache: D::Cache,
@@ -77,12 +83,15 @@ impl<D: Device> Gptq<D> {
         };
         let mut loader = Loader::new(&*device, &config, job.checkpoint);
         let embedding = loader.embedding()?;
+        let tokens = job.windows.iter().map(Vec::len).sum::<usize>();
+        let fewest = config.hidden_size.min(q_cols).min(config.intermediate_size);
+        let corrects = job.options.corrected && tokens >= MIN_TOKENS_AN_INPUT * fewest;
+        let streams = if corrects { 2 } else { 1 };
         let (mut steps, mut residuals, mut originals) = (Vec::new(), Vec::new(), Vec::new());
         for window in &job.windows {
             let mut batch = Batch::default();
             batch.push(window, 0, &[0], spec.page_size as u32, Outputs::None);
             let step = device.step(&batch)?;
-            let streams = if job.options.corrected { 2 } else { 1 };
             for streams in [&mut residuals, &mut originals].into_iter().take(streams) {
                 let mut residual = device.tensor(window.len(), config.hidden_size)?;
                 device.embed(&embedding, &step, &mut residual)?;
@@ -102,6 +111,7 @@ impl<D: Device> Gptq<D> {
             device,
             config,
             steps,
+            tokens,
             residuals,
             originals,
         })
@@ -117,7 +127,7 @@ impl<D: Device> Gptq<D> {
             let config = self.config.clone();
             let mut loader = Loader::new(&*device, &config, job.checkpoint);
             let mut layer = loader.layer(index)?;
-            let original = if job.options.corrected { Some(loader.layer(index)?) } else { None };
+            let original = if self.originals.is_empty() { None } else { Some(loader.layer(index)?) };
             let linears = linears(&self.config, index);
             let mut shard = job.output.layer(index);
             for (place, stage) in Stage::ALL.into_iter().enumerate() {
@@ -179,6 +189,7 @@ impl<D: Device> Gptq<D> {
         cols: usize,
     ) -> Result<Hessian> {
         let mut hessian = Hessian::new(cols);
+        let original = original.filter(|_| self.tokens >= MIN_TOKENS_AN_INPUT * cols);
         for text in 0..self.steps.len() {
             let inputs = self.read_inputs(layer, stage, text, Stream::Quantised)?;
             let (original, residual_drift) = match original {

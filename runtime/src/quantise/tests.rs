@@ -24,7 +24,9 @@ fn options() -> QuantiseOptions {
         group: Some(64),
         samples: 24,
         context: 96,
-        calibration: Some(include_str!("tests.rs").to_string()),
+        calibration: Some(
+            [include_str!("tests.rs"), include_str!("stages.rs"), include_str!("files.rs")].concat(),
+        ),
         device: DeviceChoice::Cpu,
         ..QuantiseOptions::default()
     }
@@ -98,6 +100,17 @@ fn every_method_writes_a_checkpoint_that_loads_and_is_close() {
         assert!(error > 0.0 && error < bound, "{method:?} with {bits} bits: {error}");
         errors.push(error);
     }
+    // With enough text, drift is made up for too.
+    let out = tempfile::tempdir().expect("a temporary folder");
+    let options = QuantiseOptions { samples: 70, ..options() };
+    let report = run(&draft(), out.path(), &options).expect("quantised");
+    assert!(report.calibration_tokens >= 32 * 192, "{report:?}");
+    let plain_out = tempfile::tempdir().expect("a temporary folder");
+    let uncorrected = QuantiseOptions { corrected: false, ..options };
+    run(&draft(), plain_out.path(), &uncorrected).expect("quantised");
+    let [corrected, uncorrected] =
+        [out.path(), plain_out.path()].map(|dir| distance(&logits(dir), &plain) / size);
+    assert!(corrected < errors[0] && corrected != uncorrected, "{corrected} {uncorrected} {errors:?}");
     assert!(errors[2] < errors[0], "GPTQ {} against rounding {}", errors[2], errors[0]);
 }
 
