@@ -144,6 +144,9 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn cache(&self, spec: CacheSpec) -> Result<Self::Cache>;
     /// Bytes a cache occupies on the device.
     fn cache_bytes(&self, cache: &Self::Cache) -> usize;
+    /// Copies whole pages of all layers within a cache, each from a source to a destination; none is written twice or both read
+    /// and written.
+    fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()>;
     /// Brings a step's metadata over. Token ids must be below the vocabulary, positions below the rope's.
     fn step(&self, batch: &Batch) -> Result<Self::Step>;
 
@@ -212,6 +215,11 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn argmax(&self, logits: &Self::Logits) -> Result<Vec<u32>>;
     /// Draws a token a row. Waits.
     fn sample(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<u32>>;
+    /// A token a row, as [`Device::sample`] draws it, or the largest logit's (the lowest index among equals) where the temperature
+    /// is 0. `None` where a row holds a NaN or nothing finite, which leaves the others as they are. Waits.
+    fn choose(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<Option<u32>>>;
+    /// The logits of some rows, row-major, in the order asked. Waits.
+    fn read_logit_rows(&self, logits: &Self::Logits, rows: &[u32]) -> Result<Vec<f32>>;
     /// All logits, row-major. Waits.
     fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>>;
     /// All activations in use, row-major, as f32. Waits.

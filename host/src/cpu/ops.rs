@@ -83,6 +83,10 @@ impl Device for CpuDevice {
         cache.bytes()
     }
 
+    fn copy_pages(&self, cache: &mut CpuCache, copies: &[(u32, u32)]) -> Result<()> {
+        cache.copy_pages(copies)
+    }
+
     fn step(&self, batch: &Batch) -> Result<CpuStep> {
         CpuStep::new(batch)
     }
@@ -264,11 +268,25 @@ impl Device for CpuDevice {
     }
 
     fn sample(&self, logits: &CpuLogits, rows: &[SampleRow]) -> Result<Vec<u32>> {
-        if rows.len() != logits.0.rows() {
-            let expected = format!("{} rows", logits.0.rows());
-            return Err(shape("sample", "rows", expected, format!("{} rows", rows.len())));
-        }
+        check_row_count("sample", logits, rows)?;
         sampling::sample(&logits.0, rows)
+    }
+
+    fn choose(&self, logits: &CpuLogits, rows: &[SampleRow]) -> Result<Vec<Option<u32>>> {
+        check_row_count("choose", logits, rows)?;
+        Ok(sampling::choose(&logits.0, rows))
+    }
+
+    fn read_logit_rows(&self, logits: &CpuLogits, rows: &[u32]) -> Result<Vec<f32>> {
+        let held = logits.0.rows();
+        let mut values = Vec::with_capacity(rows.len() * logits.0.cols());
+        for &row in rows {
+            if row as usize >= held {
+                return Err(shape("read_logit_rows", "rows", format!("below {held}"), row));
+            }
+            values.extend_from_slice(logits.0.row(row as usize));
+        }
+        Ok(values)
     }
 
     fn read_logits(&self, logits: &CpuLogits) -> Result<Vec<f32>> {
@@ -282,6 +300,13 @@ impl Device for CpuDevice {
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn check_row_count(op: &'static str, logits: &CpuLogits, rows: &[SampleRow]) -> Result<()> {
+    if rows.len() == logits.0.rows() {
+        return Ok(());
+    }
+    Err(shape(op, "rows", format!("{} rows", logits.0.rows()), format!("{} rows", rows.len())))
 }
 
 /// A residual is read: it must hold the rows that are added to it.

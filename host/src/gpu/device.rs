@@ -82,6 +82,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         cache.bytes()
     }
 
+    fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()> {
+        self.launch_copy_pages(cache, copies)
+    }
+
     fn step(&self, batch: &Batch) -> Result<Self::Step> {
         self.make_step(batch)
     }
@@ -171,6 +175,14 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn sample(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<u32>> {
         self.launch_sample(logits, rows)
+    }
+
+    fn choose(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<Option<u32>>> {
+        self.launch_choose(logits, rows)
+    }
+
+    fn read_logit_rows(&self, logits: &Self::Logits, rows: &[u32]) -> Result<Vec<f32>> {
+        self.download_rows(logits, rows)
     }
 
     fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>> {
