@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use tilewright::engine::{DraftLength, Speculation};
+use tilewright::quantise::Method;
 use tilewright::{DeviceChoice, SamplingParams};
 
 /// Transformer inference with every kernel written in Rust.
@@ -22,6 +23,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show a checkpoint's configuration and tensors
     Inspect(InspectArgs),
+    /// Write a checkpoint with weights of four or eight bits
+    Quantize(QuantizeArgs),
+    /// Check a checkpoint: every tensor, and one layer's products against the plain dequantisation of the file
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -143,6 +148,64 @@ pub struct VerifyArgs {
 pub struct InspectArgs {
     /// Folder of the checkpoint
     pub dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// Folder of the checkpoint [default: the bundled demo model]
+    #[arg(short, long = "model", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Folder to write; an interrupted run goes on from what is there
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// gptq (calibrated), rtn (rounded to the nearest), or int8 (W8A8: eight-bit channels and tokens)
+    #[arg(long, default_value = "gptq")]
+    pub method: Method,
+    /// 4 or 8 [default: 4; of int8, 8]
+    #[arg(long)]
+    pub bits: Option<usize>,
+    /// Inputs that share a scale; -1 for one scale a row
+    #[arg(long, default_value_t = 128, value_name = "N", allow_negative_numbers = true)]
+    pub group: i64,
+    /// Symmetric codes: the zero point is the middle one
+    #[arg(long)]
+    pub sym: bool,
+    /// Quantise columns in descending order of their activations (gptq)
+    #[arg(long)]
+    pub act_order: bool,
+    /// Don't make up for what earlier layers lost, as is done with 32 tokens or more for each input (gptq)
+    #[arg(long)]
+    pub uncorrected: bool,
+    /// Text file to calibrate on, like what the model will read (gptq)
+    #[arg(long, value_name = "FILE")]
+    pub calib: Option<PathBuf>,
+    /// Added to the Hessian's diagonal, over its mean (gptq)
+    #[arg(long, default_value_t = 0.01, value_name = "PART", allow_negative_numbers = true)]
+    pub damp: f64,
+    /// Windows of the text to calibrate on, at most (gptq)
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub samples: usize,
+    /// Tokens a window (gptq)
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub ctx: usize,
+    /// Device that runs the model (gptq): auto, cpu, cpu-bf16, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Folder of the checkpoint
+    pub dir: PathBuf,
+    /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

@@ -12,10 +12,13 @@ const DEMO: &str = "models/demo/target";
 
 /// The folder asked for, or the demo model's.
 pub fn model_dir(args: &ModelArgs) -> PathBuf {
-    args.model.clone().unwrap_or_else(|| {
-        let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DEMO);
-        if built_in.exists() { built_in } else { PathBuf::from(DEMO) }
-    })
+    args.model.clone().unwrap_or_else(default_model_dir)
+}
+
+/// The demo model's folder.
+pub fn default_model_dir() -> PathBuf {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DEMO);
+    if built_in.exists() { built_in } else { PathBuf::from(DEMO) }
 }
 
 /// Loads a model. Standard error gets a bar where it is a terminal, and a line where a GPU would have been used but can't be.

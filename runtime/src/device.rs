@@ -98,6 +98,27 @@ pub(crate) fn load(
     Ok(Loaded { engine: engine(Arc::new(cpu), config, checkpoint, progress)?, computes_in_f32, no_gpu })
 }
 
+/// Work that any device can do.
+pub(crate) trait DeviceJob {
+    type Output;
+    /// `in_f32`: whether the device keeps activations in f32.
+    fn run<D: Device>(self, device: Arc<D>, in_f32: bool) -> Result<Self::Output>;
+}
+
+/// Does work on the device chosen.
+pub(crate) fn on_device<J: DeviceJob>(choice: DeviceChoice, job: J) -> Result<J::Output> {
+    let gpu = match choice {
+        DeviceChoice::Cpu | DeviceChoice::CpuBf16 => None,
+        DeviceChoice::Cuda(index) => Some(open_cuda(index)?),
+        DeviceChoice::Auto => open_cuda(0).ok(),
+    };
+    match (gpu, choice) {
+        (Some(device), _) => job.run(Arc::new(device), false),
+        (None, DeviceChoice::CpuBf16) => job.run(Arc::new(CpuDevice::with_precision(Precision::Bf16)), false),
+        (None, _) => job.run(Arc::new(CpuDevice::new()), true),
+    }
+}
+
 /// A checkpoint's weights on a device.
 pub(crate) fn engine<D: Device>(
     device: Arc<D>,
