@@ -68,7 +68,7 @@ pub static FP8: KernelSpec = entry("rope_append_fp8", 5);
 
 /// `min_blocks` of 128 threads leave 80 registers for six, 96 for five: what each format needs without spilling.
 const fn entry(name: &'static str, min_blocks: u32) -> KernelSpec {
-    KernelSpec { name, threads: THREADS, min_blocks, shared_bytes: 0, allowance: None }
+    KernelSpec { name, threads: THREADS, min_blocks, shared_bytes: 0, allowance: None, starts_early: false }
 }
 
 #[cfg(test)]

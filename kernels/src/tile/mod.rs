@@ -6,6 +6,14 @@
 
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod fragment;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod accumulators;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub(crate) use accumulators::Accumulators;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod ring;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub use ring::Ring;
 
 /// Bytes of a chunk: eight bf16, the unit of `cp.async` and of an `ldmatrix` row.
 pub const CHUNK_BYTES: u32 = 16;
