@@ -1,7 +1,5 @@
 //! Decode attention: the work list of a step, the scratch that launches share, and the launch.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use tilewright_kernels::{
     abi::{self, DecodeSequence},
     attention_decode::{self, split},
@@ -9,6 +7,7 @@ use tilewright_kernels::{
 
 use super::{
     Driver, GpuDevice, GpuStep,
+    scratch::{self, Scratch},
     step::Section,
     storage::{WORD, require, shape},
 };
@@ -69,58 +68,18 @@ impl DecodeWork {
     }
 }
 
-/// What launches of decode attention use one after the other, grown to the largest: partial outputs, and counters that every
-/// launch leaves zero.
+/// What launches of decode attention use one after the other: partial outputs, and counters that every launch leaves zero.
 pub(super) struct DecodeScratch<Dr: Driver> {
-    buffers: Mutex<Buffers<Dr>>,
-}
-
-struct Buffers<Dr: Driver> {
     partial_out: Scratch<Dr>,
     partial_sums: Scratch<Dr>,
     counters: Scratch<Dr>,
 }
 
-struct Scratch<Dr: Driver> {
-    buffer: Option<(Dr::Buffer, u64)>,
-    bytes: usize,
-}
-
-impl<Dr: Driver> Default for Scratch<Dr> {
-    fn default() -> Self {
-        Self { buffer: None, bytes: 0 }
-    }
-}
-
 impl<Dr: Driver> Default for DecodeScratch<Dr> {
     fn default() -> Self {
-        let [partial_out, partial_sums, counters] = std::array::from_fn(|_| Scratch::default());
-        Self { buffers: Mutex::new(Buffers { partial_out, partial_sums, counters }) }
-    }
-}
-
-impl<Dr: Driver> DecodeScratch<Dr> {
-    fn lock(&self) -> MutexGuard<'_, Buffers<Dr>> {
-        // A panic while it was held leaves buffers that are there or not.
-        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<Dr: Driver> Scratch<Dr> {
-    /// At least `bytes`. What was there before is freed in the order of the stream, after the launches that use it. `zeros` are
-    /// written to fresh memory only.
-    fn at_least(&mut self, device: &GpuDevice<Dr>, bytes: usize, zeros: bool) -> Result<u64> {
-        if let Some((_, address)) = self.buffer.as_ref().filter(|_| self.bytes >= bytes) {
-            return Ok(*address);
-        }
-        let bytes = bytes.next_power_of_two();
-        let (buffer, address) = device.allocate("attention", &[bytes], "the chunks of decode attention")?;
-        if zeros {
-            device.upload(&buffer, 0, &vec![0; bytes])?;
-        }
-        self.buffer = Some((buffer, address));
-        self.bytes = bytes;
-        Ok(address)
+        let [partial_out, partial_sums, counters] =
+            std::array::from_fn(|_| Scratch::new("attention", "the chunks of decode attention"));
+        Self { partial_out, partial_sums, counters }
     }
 }
 
@@ -160,11 +119,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
         // A block's slot is used where its sequence has several chunks.
         let slots =
             if work.items as usize == work.seqs { 0 } else { blocks as usize * variant.rows as usize };
-        let mut buffers = self.decode_scratch.lock();
-        let partial_out = buffers.partial_out.at_least(self, slots * planes.head_dim * WORD, false)?;
-        let partial_sums = buffers.partial_sums.at_least(self, slots * 2 * WORD, false)?;
+        let mut held = scratch::lock(&self.decode_scratch);
+        let partial_out = held.partial_out.at_least(self, slots * planes.head_dim * WORD, false)?;
+        let partial_sums = held.partial_sums.at_least(self, slots * 2 * WORD, false)?;
         let counters = work.seqs * kv_heads as usize * row_tiles as usize;
-        let counters = buffers.counters.at_least(self, counters * WORD, true)?;
+        let counters = held.counters.at_least(self, counters * WORD, true)?;
         let params = abi::AttentionDecode {
             q: shared.q,
             k_cache: shared.k_cache,

@@ -1,8 +1,11 @@
+use std::sync::Mutex;
+
 use half::bf16;
 
 use super::{
     Driver, GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuStep, GpuTensor, GpuVector,
     decode::DecodeScratch,
+    gemm::GemmScratch,
     storage::{BF16, WORD},
 };
 use crate::{
@@ -13,16 +16,20 @@ use crate::{
 ///
 /// Activations, weights and caches are bf16 (f16 and f32 checkpoints are rounded to nearest on upload); norms, biases, rotary
 /// tables, accumulators and logits f32. Columns are multiples of 8 and heads have 64 or 128 elements.
+///
+/// Of quantised weights, those of 4 bits stay so on Hopper, where groups are of 32, 64 or a multiple of 128 columns, or one a row, and
+/// the order of columns is the layer's own; others are dequantised to bf16.
 pub struct GpuDevice<Dr: Driver> {
     // Before the driver, which must outlive it.
-    pub(super) decode_scratch: DecodeScratch<Dr>,
+    pub(super) decode_scratch: Mutex<DecodeScratch<Dr>>,
+    pub(super) gemm_scratch: Mutex<GemmScratch<Dr>>,
     pub(super) driver: Dr,
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
     /// A device over `driver`.
     pub fn new(driver: Dr) -> Self {
-        Self { decode_scratch: DecodeScratch::default(), driver }
+        Self { decode_scratch: Mutex::default(), gemm_scratch: Mutex::default(), driver }
     }
 
     /// What the device runs on.

@@ -13,10 +13,10 @@ use tilewright_kernels::{
 };
 
 use super::{
-    Driver, GpuCache, GpuDevice, GpuLogits, GpuMatrix, GpuStep, GpuTensor, GpuVector,
+    Driver, GpuCache, GpuDevice, GpuMatrix, GpuStep, GpuTensor, GpuVector,
     decode::Planes,
-    select::{MAX_GRID_Y, select_tile},
-    storage::{dim, require, shape},
+    select::MAX_GRID_Y,
+    storage::{Stored, dim, require},
 };
 use crate::{AttentionSpec, Result, RopeAppend};
 
@@ -61,7 +61,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
             format!("below {}", table.rows),
             plan.ids_end.saturating_sub(1),
         )?;
-        out.resize("embed", "out", plan.tokens)?;
+        require(
+            matches!(table.stored, Stored::Bf16(_)),
+            "embed",
+            "table",
+            "rows of numbers",
+            "tiles of 4 bits",
+        )?;
+        out.resize("embed", "out", plan.tokens, plan.generated)?;
         self.gather(table.address, step.at(plan.ids), plan.tokens, out, "embed")
     }
 
@@ -74,7 +81,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let plan = &step.plan;
         require(x.rows == plan.tokens, "select_outputs", "rows of x", plan.tokens, x.rows)?;
         require(out.cols == x.cols, "select_outputs", "columns of out", x.cols, out.cols)?;
-        out.resize("select_outputs", "out", plan.output_rows)?;
+        out.resize("select_outputs", "out", plan.output_rows, plan.generated_outputs)?;
         self.gather(x.address, step.at(plan.outputs), plan.output_rows, out, "select_outputs")
     }
 
@@ -93,7 +100,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             let (found, expected) = ((residual.rows, residual.cols), (x.rows, x.cols));
             require(found == expected, op, "residual", format!("{expected:?}"), format!("{found:?}"))?;
         }
-        out.resize(op, "out", x.rows)?;
+        out.resize(op, "out", x.rows, x.generated)?;
         let (rows, cols) = (dim(op, "rows", x.rows)?, dim(op, "cols", x.cols)?);
         let residual = residual.map_or(0, |residual| residual.address);
         let (x, weight, out) = (x.address, weight.address, out.address);
@@ -105,80 +112,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
     pub(super) fn launch_silu_mul(&self, gate_up: &GpuTensor<Dr>, out: &mut GpuTensor<Dr>) -> Result<()> {
         let op = "silu_mul";
         require(gate_up.cols == 2 * out.cols, op, "columns of gate_up", 2 * out.cols, gate_up.cols)?;
-        out.resize(op, "out", gate_up.rows)?;
+        out.resize(op, "out", gate_up.rows, gate_up.generated)?;
         let (rows, inter) = (dim(op, "rows", gate_up.rows)?, dim(op, "cols", out.cols)?);
         let params = abi::SiluMul { gate_up: gate_up.address, out: out.address, rows, inter };
         // SAFETY: `gate_up` is `[rows, 2 * inter]` and `out` `[rows, inter]`, as checked above.
         unsafe { self.launch(&SILU_MUL, [rows, 1, 1], params) }
-    }
-
-    /// `out = x * w^T (+ bias) (+ residual)`; `out` and `residual` are checked to be `[x.rows, w.rows]` by the callers.
-    fn gemm(
-        &self,
-        op: &'static str,
-        x: &GpuTensor<Dr>,
-        w: &GpuMatrix<Dr>,
-        bias: Option<&GpuVector<Dr>>,
-        target: Target,
-    ) -> Result<()> {
-        require(x.cols == w.cols, op, "columns of x", w.cols, x.cols)?;
-        if let Some(bias) = bias {
-            require(bias.len == w.rows, op, "bias", w.rows, bias.len)?;
-        }
-        let (m, n) = (dim(op, "rows of x", x.rows)?, dim(op, "rows of w", w.rows)?);
-        let k = dim(op, "columns of x", x.cols)?;
-        let tile = select_tile(m, n, self.driver.info().multiprocessors)
-            .ok_or_else(|| shape(op, "rows of x", "at most 8388480", m))?;
-        let params = abi::Gemm {
-            a: x.address,
-            w: w.address,
-            bias: bias.map_or(0, |bias| bias.address),
-            residual: target.residual,
-            out: target.out,
-            m,
-            n,
-            k,
-            out_f32: u32::from(target.f32),
-        };
-        // SAFETY: `a` is `[m, k]`, `w` `[n, k]` and `bias` `[n]` by the checks above, `out` and `residual` `[m, n]` by the callers'.
-        unsafe { self.launch(tile.spec, [n.div_ceil(tile.block_n), m.div_ceil(tile.block_m), 1], params) }
-    }
-
-    pub(super) fn launch_linear(
-        &self,
-        x: &GpuTensor<Dr>,
-        w: &GpuMatrix<Dr>,
-        bias: Option<&GpuVector<Dr>>,
-        out: &mut GpuTensor<Dr>,
-    ) -> Result<()> {
-        require(out.cols == w.rows, "linear", "columns of out", w.rows, out.cols)?;
-        out.resize("linear", "out", x.rows)?;
-        self.gemm("linear", x, w, bias, Target { out: out.address, residual: 0, f32: false })
-    }
-
-    pub(super) fn launch_linear_residual(
-        &self,
-        x: &GpuTensor<Dr>,
-        w: &GpuMatrix<Dr>,
-        bias: Option<&GpuVector<Dr>>,
-        residual: &mut GpuTensor<Dr>,
-    ) -> Result<()> {
-        let op = "linear_residual";
-        require(residual.cols == w.rows, op, "columns of residual", w.rows, residual.cols)?;
-        require(residual.rows == x.rows, op, "rows of residual", x.rows, residual.rows)?;
-        let out = residual.address;
-        self.gemm(op, x, w, bias, Target { out, residual: out, f32: false })
-    }
-
-    pub(super) fn launch_project_logits(
-        &self,
-        x: &GpuTensor<Dr>,
-        w: &GpuMatrix<Dr>,
-        out: &mut GpuLogits<Dr>,
-    ) -> Result<()> {
-        require(out.vocab == w.rows, "project_logits", "vocab of out", w.rows, out.vocab)?;
-        out.resize("project_logits", x.rows)?;
-        self.gemm("project_logits", x, w, None, Target { out: out.address, residual: 0, f32: true })
     }
 
     pub(super) fn launch_rope_append(
@@ -205,7 +143,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             require(k_norm.len == spec.head_dim, op, "k_norm", spec.head_dim, k_norm.len)?;
             params = abi::RopeAppend { q_norm: q_norm.address, k_norm: k_norm.address, eps, ..params };
         }
-        q.resize(op, "q", plan.tokens)?;
+        q.resize(op, "q", plan.tokens, plan.generated)?;
         let (k_cache, v_cache) = cache.layer(op, layer)?;
         let params = abi::RopeAppend {
             qkv: qkv.address,
@@ -262,7 +200,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             page_size,
         )?;
         require(spec.window != Some(0), op, "window", "above 0", 0)?;
-        out.resize(op, "out", plan.tokens)?;
+        out.resize(op, "out", plan.tokens, plan.generated)?;
         let (k_cache, v_cache) = cache.layer(op, layer)?;
         let params = abi::AttentionPrefill {
             q: q.address,
@@ -288,11 +226,4 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let planes = Planes { format: abi::KV_BF16, head_dim: held.head_dim, scales: [0; 2] };
         self.attention_decode(params, planes, step)
     }
-}
-
-/// What a product is written to.
-struct Target {
-    out: u64,
-    residual: u64,
-    f32: bool,
 }

@@ -7,8 +7,10 @@
 //! | `launch` | a layer's launches, their shape checks and parameters |
 //! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
+//! | `gemm` | matrix products: which kernel computes which rows, the launches |
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
-//! | [`select_tile`] | which GEMM tile a product runs on |
+//! | `quantized` | how quantised weights are kept |
+//! | [`select_tile`] | which tile of the baseline's GEMM a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
 //!
 //! A `cuda` build opens `libcuda.so.1`, which comes with NVIDIA's driver, when a GPU is asked for. Without that library, or
@@ -20,10 +22,12 @@ pub mod cuda;
 mod decode;
 mod device;
 mod driver;
+mod gemm;
 mod launch;
 mod pages;
 mod prefill;
 mod quantized;
+mod scratch;
 mod select;
 mod step;
 mod storage;

@@ -17,8 +17,6 @@ use super::{
 };
 use crate::{Result, Span};
 
-/// The compute capability that has the copy engine and warpgroup products in the form that the kernel uses.
-const HOPPER: (u32, u32) = (9, 0);
 /// Pages of a sequence that a page size must serve: more than one.
 const MANY_PAGES: u32 = 2;
 
@@ -79,7 +77,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             return Ok(());
         }
         let chosen = launch::choose(Element::Bf16, head_dim, shared.causal != 0, &work.spans)
-            .filter(|_| self.driver.info().compute_capability == HOPPER)
+            .filter(|_| self.is_hopper())
             .and_then(|chosen| Some((chosen, launch::box_rows(chosen.0, shared.page_size, MANY_PAGES)?)));
         if let Some(((tile, kernel), box_rows)) = chosen {
             let params = self.hopper(shared, tile, box_rows, pages, step)?;

@@ -1,14 +1,81 @@
-use half::bf16;
+//! How quantised weights are kept.
 
-use super::{Driver, GpuDevice, GpuMatrix};
-use crate::{DType, HostMatrix, HostQuantized, Result};
+use half::{bf16, f16};
+use tilewright_kernels::gemm_few::launch::{Packed, Plain, groups_of_tile};
+
+use super::{
+    Driver, GpuDevice, GpuMatrix,
+    storage::{Int4, Stored},
+};
+use crate::{ActivationBits, CodeBits, DType, HostMatrix, HostQuantized, QuantizedPart, Result};
+
+/// What a tile of 4-bit weights holds of a row, and what a scale for all of it is packed as.
+const TILE_COLS: usize = 128;
+/// What the kernels' tests draw columns in multiples of.
+const COLS_STEP: usize = 64;
 
 impl<Dr: Driver> GpuDevice<Dr> {
-    /// Dequantised on the host and rounded to bf16: right, but neither small nor fast. Activations are not rounded to eight bits.
+    /// Packed for [`tilewright_kernels::gemm_few`] where it takes them, else dequantised.
+    ///
+    /// No kernel permutes or scales activations, or rounds them to eight bits with the norm before: weights in act-order, with
+    /// factors of activations, and of eight bits are dequantised.
     pub(super) fn make_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
+        match weights.parts() {
+            // A launch writes whole rows of its output: parts side by side have no kernel.
+            [part] if self.is_hopper() => match group_in_tiles(part) {
+                Some(group_size) => self.make_int4(part, group_size),
+                None => self.make_dequantized(weights),
+            },
+            _ => self.make_dequantized(weights),
+        }
+    }
+
+    /// Dequantised on the host and rounded to bf16: right, but neither small nor fast. Activations are not rounded to eight bits.
+    fn make_dequantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
         let bytes: Vec<u8> =
             weights.dequantized().into_iter().flat_map(|w| bf16::from_f32(w).to_le_bytes()).collect();
         let parts = vec![(weights.rows(), &bytes[..])];
         self.make_matrix(&HostMatrix { parts, cols: weights.cols(), dtype: DType::Bf16 })
     }
+
+    fn make_int4(&self, part: &QuantizedPart, group_size: usize) -> Result<GpuMatrix<Dr>> {
+        let scales_f16 = part.scale_type == DType::F16;
+        let scales: Vec<u16> = part
+            .scales
+            .iter()
+            .map(|&scale| match scales_f16 {
+                true => f16::from_f32(scale).to_bits(),
+                false => bf16::from_f32(scale).to_bits(),
+            })
+            .collect();
+        let packed = Packed::new(&Plain {
+            n: part.rows,
+            k: part.cols,
+            group_size,
+            values: &part.codes,
+            scales: &scales,
+            zeros: Some(&part.zeros),
+        });
+        let (buffer, address) = self.allocate("matrix", &[packed.bytes.len()], "weights")?;
+        self.upload(&buffer, 0, &packed.bytes)?;
+        let Packed { tile_bytes, steps, groups, zeros, .. } = packed;
+        let stored = Stored::Int4(Int4 { groups, tile_bytes, steps, zeros, scales_f16 });
+        Ok(GpuMatrix { _buffer: buffer, address, rows: part.rows, cols: part.cols, stored })
+    }
+}
+
+/// The group size that a part is packed with, if the kernel takes it.
+fn group_in_tiles(part: &QuantizedPart) -> Option<usize> {
+    // One scale a row is one for each of its tiles.
+    let group_size = if part.group == part.cols { part.cols.next_multiple_of(TILE_COLS) } else { part.group };
+    let taken = part.bits == CodeBits::Four
+        && part.activations == ActivationBits::Full
+        && part.permutation.is_none()
+        && part.pre_scale.is_none()
+        && matches!(part.scale_type, DType::F16 | DType::Bf16)
+        && part.rows > 0
+        && part.rows.is_multiple_of(8)
+        && part.cols.is_multiple_of(COLS_STEP)
+        && groups_of_tile(group_size).is_some();
+    taken.then_some(group_size)
 }

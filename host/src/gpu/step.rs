@@ -38,6 +38,9 @@ pub(super) struct StepPlan {
     pub block_table_stride: u32,
     pub tokens: usize,
     pub output_rows: usize,
+    /// Rows of generated tokens, which come first: of all tokens, and of the outputs.
+    pub generated: usize,
+    pub generated_outputs: usize,
     /// Spans of generated tokens and drafts; those of prompts are `prefill`'s. Which one a token gets depends on its place in its
     /// sequence alone, so that its bits don't depend on the batch.
     pub decode: DecodeWork,
@@ -75,6 +78,7 @@ impl StepPlan {
     fn new(batch: &Batch) -> Result<(StepPlan, Vec<u32>)> {
         let tokens = batch.ids.len();
         check(batch)?;
+        let generated = batch.generated_rows();
         let mut packer = Packer::default();
         let stride = batch.spans.iter().map(|span| span.pages.len()).max().unwrap_or(0);
         let mut plan = StepPlan {
@@ -88,6 +92,8 @@ impl StepPlan {
             block_table_stride: dim("step", "pages of a sequence", stride)?,
             tokens,
             output_rows: batch.outputs.len(),
+            generated,
+            generated_outputs: batch.outputs.partition_point(|&row| (row as usize) < generated),
             ids_end: end(&batch.ids),
             positions_end: end(&batch.positions),
             slots_end: end(&batch.slots),
@@ -125,6 +131,7 @@ fn check(batch: &Batch) -> Result<()> {
         format!("rows below {tokens}"),
         end(&batch.outputs),
     )?;
+    require(batch.outputs.is_sorted(), "step", "order of outputs", "ascending", "another")?;
     batch.check_spans()?;
     let mut start = 0u64;
     for span in &batch.spans {
@@ -187,6 +194,7 @@ mod tests {
         assert_eq!((plan.prefill.seqs, plan.prefill.max_query_len), (1, 3));
         assert_eq!((plan.ids_end, plan.positions_end, plan.slots_end, plan.pages_end), (10, 10, 34, 5));
         assert_eq!((plan.min_page_size, plan.block_table_stride), (5, 2));
+        assert_eq!((plan.generated, plan.generated_outputs), (2, 2));
     }
 
     #[test]
@@ -210,6 +218,7 @@ mod tests {
         assert_eq!(spoil(|b| b.positions.truncate(1)), "positions");
         assert_eq!(spoil(|b| b.slots.push(0)), "slots");
         assert_eq!(spoil(|b| b.outputs.push(2)), "outputs");
+        assert_eq!(spoil(|b| b.outputs.push(0)), "order of outputs");
         assert_eq!(spoil(|b| b.spans[0].query_start = 1), "query_start");
         assert_eq!(spoil(|b| b.spans[0].query_len = 1), "tokens of all sequences");
         assert_eq!(spoil(|b| b.spans[0].pages.clear()), "pages of a sequence");

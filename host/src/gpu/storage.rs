@@ -1,4 +1,5 @@
 use half::{bf16, f16};
+use tilewright_kernels::abi::TensorMap;
 
 use super::{Driver, GpuDevice};
 use crate::{CacheSpec, DType, Error, HostMatrix, Result, Tensor};
@@ -44,20 +45,28 @@ fn bytes_of(op: &'static str, dims: &[usize]) -> Result<usize> {
         .ok_or_else(|| shape(op, "shape", "below 2^63 bytes", format!("{dims:?}")))
 }
 
-/// bf16 activations, `[rows, cols]`.
+/// bf16 activations, `[rows, cols]`, of which those of generated tokens come first.
 pub struct GpuTensor<Dr: Driver> {
     pub(super) buffer: Dr::Buffer,
     pub(super) address: u64,
     pub(super) rows: usize,
+    /// Rows of generated tokens: they choose the kernels, so every operation passes them on.
+    pub(super) generated: usize,
     pub(super) cols: usize,
     capacity: usize,
 }
 
 impl<Dr: Driver> GpuTensor<Dr> {
-    /// Uses the first `rows` for `op`.
-    pub(super) fn resize(&mut self, op: &'static str, what: &'static str, rows: usize) -> Result<()> {
+    /// Uses the first `rows` for `op`, `generated` of them for generated tokens.
+    pub(super) fn resize(
+        &mut self,
+        op: &'static str,
+        what: &'static str,
+        rows: usize,
+        generated: usize,
+    ) -> Result<()> {
         require(rows <= self.capacity, op, what, format!("capacity for {rows} rows"), self.capacity)?;
-        self.rows = rows;
+        (self.rows, self.generated) = (rows, generated);
         Ok(())
     }
 }
@@ -72,16 +81,43 @@ impl<Dr: Driver> Tensor for GpuTensor<Dr> {
     }
 
     fn set_rows(&mut self, rows: usize) -> Result<()> {
-        self.resize("set_rows", "rows", rows)
+        self.resize("set_rows", "rows", rows, self.generated.min(rows))
     }
 }
 
-/// A bf16 matrix, `[rows, cols]`.
+/// A weight matrix, `[rows, cols]`.
 pub struct GpuMatrix<Dr: Driver> {
-    _buffer: Dr::Buffer,
+    pub(super) _buffer: Dr::Buffer,
     pub(super) address: u64,
     pub(super) rows: usize,
     pub(super) cols: usize,
+    pub(super) stored: Stored,
+}
+
+/// What a matrix is made of.
+pub(super) enum Stored {
+    /// bf16, row-major, and how Hopper's copy engine walks it, where device and shape have kernels for that.
+    Bf16(Option<Box<WeightMaps>>),
+    /// 4 bits, in the tiles of `gemm_few`.
+    Int4(Int4),
+}
+
+/// Maps of a bf16 matrix, in boxes of one line by 256 rows and by 128.
+pub(super) struct WeightMaps {
+    pub wide: TensorMap,
+    pub narrow: TensorMap,
+}
+
+/// What `gemm_few` is told of weights in its tiles.
+#[derive(Clone, Copy)]
+pub(super) struct Int4 {
+    /// Groups to 128 columns.
+    pub groups: u32,
+    pub tile_bytes: u32,
+    /// Tiles along the columns.
+    pub steps: u32,
+    pub zeros: bool,
+    pub scales_f16: bool,
 }
 
 /// An f32 vector.
@@ -159,7 +195,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     pub(super) fn make_tensor(&self, max_rows: usize, cols: usize) -> Result<GpuTensor<Dr>> {
         require(cols > 0 && cols.is_multiple_of(8), "tensor", "cols", "a multiple of 8", cols)?;
         let (buffer, address) = self.allocate("tensor", &[max_rows, cols, BF16], "activations")?;
-        Ok(GpuTensor { buffer, address, rows: 0, cols, capacity: max_rows })
+        Ok(GpuTensor { buffer, address, rows: 0, generated: 0, cols, capacity: max_rows })
     }
 
     pub(super) fn make_logits(&self, max_rows: usize, vocab: usize) -> Result<GpuLogits<Dr>> {
@@ -181,7 +217,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             self.upload_bf16(&buffer, offset, bytes, weights.dtype)?;
             offset += rows * cols * BF16;
         }
-        Ok(GpuMatrix { _buffer: buffer, address, rows, cols })
+        let stored = Stored::Bf16(self.weight_maps(address, rows, cols)?);
+        Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored })
     }
 
     /// Uploads little-endian elements as bf16, rounded to nearest, ties to even, through one scratch of bounded size.

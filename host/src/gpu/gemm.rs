@@ -1,0 +1,306 @@
+//! Matrix products: which kernel computes which rows, and the launches.
+//!
+//! | weights | rows of generated tokens | rows of prompts |
+//! |---|---|---|
+//! | bf16 on Hopper | `gemm_few`, `k` split | `gemm_sm90` |
+//! | 4 bits on Hopper | `gemm_few`, `k` split | `gemm_few`, `k` whole |
+//! | bf16 elsewhere, or rows of weights no multiple of 8 | `gemm_bf16` | `gemm_bf16` |
+//!
+//! The sums of a column's two kernels differ in the last bits; within each a row's bits don't depend on the rows beside it. So the
+//! weights and a row's class choose, and nothing of the batch does.
+
+use tilewright_kernels::{
+    abi::{self, TensorMap},
+    gemm_few::{self, Weights},
+    gemm_sm90::{
+        self,
+        launch::{Element, MapShape},
+    },
+};
+
+use super::{
+    Driver, GpuDevice, GpuLogits, GpuMatrix, GpuTensor, GpuVector,
+    scratch::{self, Scratch},
+    select::select_tile,
+    storage::{BF16, Int4, Stored, WORD, WeightMaps, dim, require, shape},
+};
+use crate::Result;
+
+/// The compute capability whose copy engine and warpgroup products are in the form that Hopper's kernels use.
+const HOPPER: (u32, u32) = (9, 0);
+/// Columns of bf16 a line, a stage of a dense product.
+const LINE_COLS: u32 = gemm_few::LINE_BYTES / BF16 as u32;
+/// Rows of a launch whose `k` is split: what the splits leave for each other then stays within some 32 MiB.
+const MOST_SPLIT_ROWS: u32 = 256;
+/// Rows of a box of `gemm_sm90`'s store.
+const STORE_ROWS: u32 = gemm_sm90::STORE_BOX_BYTES / gemm_sm90::LINE_BYTES;
+
+/// What launches of `gemm_few` use one after the other: sums of splits, and counters that every launch leaves zero.
+pub(super) struct GemmScratch<Dr: Driver> {
+    partials: Scratch<Dr>,
+    counters: Scratch<Dr>,
+}
+
+impl<Dr: Driver> Default for GemmScratch<Dr> {
+    fn default() -> Self {
+        let [partials, counters] = std::array::from_fn(|_| Scratch::new("linear", "the splits of products"));
+        Self { partials, counters }
+    }
+}
+
+/// A product whose operands were checked: bf16 `a` `[m, k]`, f32 `bias` `[n]`, bf16 `residual` and bf16 or f32 `out` `[m, n]`;
+/// `bias` and `residual` are 0 where there is none.
+#[derive(Debug, Clone, Copy)]
+struct Product {
+    a: u64,
+    bias: u64,
+    residual: u64,
+    out: u64,
+    out_f32: bool,
+    m: u32,
+    n: u32,
+    k: u32,
+}
+
+impl Product {
+    /// Its rows from `first` to before `end`.
+    fn rows(self, first: u32, end: u32) -> Product {
+        let skip = |cols: u32, bytes: usize| u64::from(first) * u64::from(cols) * bytes as u64;
+        Product {
+            a: self.a + skip(self.k, BF16),
+            residual: if self.residual == 0 { 0 } else { self.residual + skip(self.n, BF16) },
+            out: self.out + skip(self.n, if self.out_f32 { WORD } else { BF16 }),
+            m: end - first,
+            ..self
+        }
+    }
+}
+
+/// What a product is written to.
+struct Target {
+    out: u64,
+    residual: u64,
+    f32: bool,
+}
+
+impl Int4 {
+    /// The weights' part of a launch's parameters.
+    fn operand(&self, packed: u64, splits: u32) -> abi::GemmFew {
+        abi::GemmFew {
+            packed,
+            steps: self.steps,
+            splits,
+            tile_bytes: self.tile_bytes,
+            zeros: u32::from(self.zeros),
+            scales_f16: u32::from(self.scales_f16),
+            ..abi::GemmFew::default()
+        }
+    }
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// Whether Hopper's kernels run here.
+    pub(super) fn is_hopper(&self) -> bool {
+        self.driver.info().compute_capability == HOPPER
+    }
+
+    /// Maps of bf16 weights `[rows, cols]` that Hopper's kernels take; `cols` is a multiple of 8.
+    pub(super) fn weight_maps(
+        &self,
+        address: u64,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<Box<WeightMaps>>> {
+        if !self.is_hopper() || rows == 0 || !rows.is_multiple_of(8) {
+            return Ok(None);
+        }
+        let (rows, cols) = (dim("matrix", "rows", rows)?, dim("matrix", "cols", cols)?);
+        let map =
+            |box_rows| self.driver.tensor_map(&MapShape::new(BF16 as u32, rows, cols, box_rows).at(address));
+        let (wide, narrow) = (map(gemm_sm90::WIDE.block_n)?, map(gemm_sm90::NARROW.block_n)?);
+        Ok(Some(Box::new(WeightMaps { wide, narrow })))
+    }
+
+    /// `out = x * w^T (+ bias) (+ residual)`; `out` and `residual` are checked to be `[x.rows, w.rows]` by the callers.
+    fn gemm(
+        &self,
+        op: &'static str,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        bias: Option<&GpuVector<Dr>>,
+        target: Target,
+    ) -> Result<()> {
+        require(x.cols == w.cols, op, "columns of x", w.cols, x.cols)?;
+        if let Some(bias) = bias {
+            require(bias.len == w.rows, op, "bias", w.rows, bias.len)?;
+        }
+        let (m, n) = (dim(op, "rows of x", x.rows)?, dim(op, "rows of w", w.rows)?);
+        let product = Product {
+            a: x.address,
+            bias: bias.map_or(0, |bias| bias.address),
+            residual: target.residual,
+            out: target.out,
+            out_f32: target.f32,
+            m,
+            n,
+            k: dim(op, "columns of x", x.cols)?,
+        };
+        let first_of_prompts = dim(op, "rows of x", x.generated)?;
+        let (generated, prompts) = (product.rows(0, first_of_prompts), product.rows(first_of_prompts, m));
+        match &w.stored {
+            Stored::Bf16(None) => self.launch_baseline(op, product, w.address),
+            Stored::Bf16(Some(maps)) => {
+                let operand = abi::GemmFew {
+                    w_map: maps.wide,
+                    steps: product.k.div_ceil(LINE_COLS),
+                    splits: gemm_few::launch::splits(n, product.k, LINE_COLS),
+                    ..abi::GemmFew::default()
+                };
+                self.launch_few_in_parts(op, generated, Weights::Bf16, operand)?;
+                self.launch_many(prompts, maps)
+            }
+            Stored::Int4(int4) => {
+                let splits = gemm_few::launch::splits(n, product.k, gemm_few::layout::TILE_K);
+                let weights = Weights::Int4 { groups: int4.groups };
+                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, splits))?;
+                self.launch_few_in_parts(op, prompts, weights, int4.operand(w.address, 1))
+            }
+        }
+    }
+
+    fn launch_baseline(&self, op: &'static str, product: Product, w: u64) -> Result<()> {
+        let Product { a, bias, residual, out, out_f32, m, n, k } = product;
+        let tile = select_tile(m, n, self.driver.info().multiprocessors)
+            .ok_or_else(|| shape(op, "rows of x", "at most 8388480", m))?;
+        let params = abi::Gemm { a, w, bias, residual, out, m, n, k, out_f32: u32::from(out_f32) };
+        // SAFETY: operands are what a `Product` says, and `w` is `[n, k]`.
+        unsafe { self.launch(tile.spec, [n.div_ceil(tile.block_n), m.div_ceil(tile.block_m), 1], params) }
+    }
+
+    /// A product of prompts' rows with bf16 weights of these maps.
+    fn launch_many(&self, product: Product, maps: &WeightMaps) -> Result<()> {
+        let Product { a, bias, residual, out, out_f32, m, n, k } = product;
+        if m == 0 {
+            return Ok(());
+        }
+        let multiprocessors = self.driver.info().multiprocessors;
+        let (tile, kernel) = gemm_sm90::launch::choose(Element::Bf16, m, n, multiprocessors);
+        let map = |rows, cols, box_rows, base| {
+            self.driver.tensor_map(&MapShape::new(BF16 as u32, rows, cols, box_rows).at(base))
+        };
+        let params = abi::GemmSm90 {
+            a_map: map(m, k, gemm_sm90::BLOCK_M, a)?,
+            w_map: if tile == gemm_sm90::WIDE { maps.wide } else { maps.narrow },
+            out_map: if out_f32 { TensorMap::default() } else { map(m, n, STORE_ROWS, out)? },
+            bias,
+            residual,
+            out_f32: if out_f32 { out } else { 0 },
+            m,
+            n,
+            k,
+            band: gemm_sm90::launch::BAND,
+            ..abi::GemmSm90::default()
+        };
+        let tiles = gemm_sm90::launch::tiles(tile, m, n);
+        let blocks = tiles.min(u64::from(multiprocessors)) as u32;
+        // SAFETY: operands are what a `Product` says, and the weights' maps are of `[n, k]`; `n` and `k` are multiples of 8.
+        unsafe { self.launch(kernel, [blocks, 1, 1], params) }
+    }
+
+    /// A product by `gemm_few`: `operand` has what concerns the weights.
+    fn launch_few_in_parts(
+        &self,
+        op: &'static str,
+        product: Product,
+        weights: Weights,
+        operand: abi::GemmFew,
+    ) -> Result<()> {
+        let most = if operand.splits == 1 { product.m } else { MOST_SPLIT_ROWS };
+        let mut first = 0;
+        while first < product.m {
+            let end = product.m.min(first.saturating_add(most));
+            self.launch_few(op, product.rows(first, end), weights, operand)?;
+            first = end;
+        }
+        Ok(())
+    }
+
+    fn launch_few(
+        &self,
+        op: &'static str,
+        product: Product,
+        weights: Weights,
+        operand: abi::GemmFew,
+    ) -> Result<()> {
+        let Product { a, bias, residual, out, out_f32, m, n, k } = product;
+        let variant = gemm_few::launch::choose(weights, m)
+            .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
+        let mut held = scratch::lock(&self.gemm_scratch);
+        let (partials, counters) = match operand.splits {
+            1 => (0, 0),
+            splits => {
+                let partial_bytes = gemm_few::launch::partial_bytes(variant, m, n, splits);
+                let tiles = gemm_few::launch::tiles(variant, m, n) as usize;
+                (
+                    held.partials.at_least(self, partial_bytes, false)?,
+                    held.counters.at_least(self, tiles * WORD, true)?,
+                )
+            }
+        };
+        let params = abi::GemmFew {
+            a_map: self.driver.tensor_map(&MapShape::new(BF16 as u32, m, k, variant.tile.tokens).at(a))?,
+            bias,
+            residual,
+            out,
+            partials,
+            counters,
+            m,
+            n,
+            out_f32: u32::from(out_f32),
+            ..operand
+        };
+        let multiprocessors = self.driver.info().multiprocessors;
+        let blocks = gemm_few::launch::blocks(variant, m, n, operand.splits, multiprocessors);
+        // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
+        // are multiples of 8. Scratch is as large as the launcher says, and counters are zero: fresh ones are, and launches leave
+        // them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
+        unsafe { self.launch(&variant.spec, [blocks, 1, 1], params) }
+    }
+
+    pub(super) fn launch_linear(
+        &self,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        bias: Option<&GpuVector<Dr>>,
+        out: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        require(out.cols == w.rows, "linear", "columns of out", w.rows, out.cols)?;
+        out.resize("linear", "out", x.rows, x.generated)?;
+        self.gemm("linear", x, w, bias, Target { out: out.address, residual: 0, f32: false })
+    }
+
+    pub(super) fn launch_linear_residual(
+        &self,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        bias: Option<&GpuVector<Dr>>,
+        residual: &mut GpuTensor<Dr>,
+    ) -> Result<()> {
+        let op = "linear_residual";
+        require(residual.cols == w.rows, op, "columns of residual", w.rows, residual.cols)?;
+        require(residual.rows == x.rows, op, "rows of residual", x.rows, residual.rows)?;
+        let out = residual.address;
+        self.gemm(op, x, w, bias, Target { out, residual: out, f32: false })
+    }
+
+    pub(super) fn launch_project_logits(
+        &self,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        out: &mut GpuLogits<Dr>,
+    ) -> Result<()> {
+        require(out.vocab == w.rows, "project_logits", "vocab of out", w.rows, out.vocab)?;
+        out.resize("project_logits", x.rows)?;
+        self.gemm("project_logits", x, w, None, Target { out: out.address, residual: 0, f32: true })
+    }
+}
