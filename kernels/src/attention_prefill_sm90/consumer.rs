@@ -112,7 +112,7 @@ impl Group {
             ptx::wgmma_fence();
             if K == 0 {
                 // Made anew for each tile: kept, the steps' descriptors would take two registers each.
-                let q = ptx::descriptor(ptx::here(s_q), 0);
+                let q = ptx::descriptor(s_q, 0);
                 for step in 0..self.plan.head_dim / 16 {
                     let (q, k) =
                         (q + self.step(step, self.plan.block_m()), k + self.step(step, self.plan.block_n));
@@ -215,11 +215,8 @@ pub(super) unsafe fn consume<
         }
         group.begin::<F16, S, K>(&mut q, &mut s, q_ring, kv_ring);
         loop {
-            // What an item is gets read again where needed rather than kept in registers through the products.
-            let (s_item, s_q) = (group.s_item(q_ring), group.s_q(q_ring));
             let mut out = [0.0f32; O];
-            let softmax =
-                attend::<F16, S, P, O, K>(p, &group, s_item, s_q, &q, &mut s, &mut kv_ring, &mut out);
+            let softmax = attend::<F16, S, P, O, K>(p, &group, q_ring, &q, &mut s, &mut kv_ring, &mut out);
             let done = q_ring;
             q_ring = q_ring.next();
             if !group.next_item(q_ring) {
@@ -295,8 +292,7 @@ impl Group {
 unsafe fn attend<const F16: bool, const S: usize, const P: usize, const O: usize, const K: usize>(
     p: &AttentionPrefillSm90,
     group: &Group,
-    s_item: u32,
-    s_q: u32,
+    q_ring: Ring,
     q: &[[u32; 4]; K],
     s: &mut [f32; S],
     ring: &mut Ring,
@@ -308,7 +304,7 @@ where
 {
     let plan = group.plan;
     // SAFETY: the caller's promise.
-    let item = unsafe { Item::shared(s_item) };
+    let item = unsafe { Item::shared(group.s_item(q_ring)) };
     let limits = mask_of(p, item.kv.kv_len);
     let (first_tile, end_tile) = key_tiles(item.kv.seen, plan);
     let mut softmax = Softmax::new();
@@ -322,8 +318,9 @@ where
         }
         let (first, end) = ((tile * plan.block_n) as i32, ((tile + 1) * plan.block_n) as i32);
         if first < seen_by_all.start || end > seen_by_all.end {
+            // What an item is, and where, is found out again rather than kept in registers through the products.
             // SAFETY: the item stays until its `q_empty`.
-            let item = unsafe { Item::shared(s_item) };
+            let item = unsafe { Item::shared(group.s_item(q_ring.again())) };
             let limits = mask_of(p, item.kv.kv_len);
             let thread = ptx::here(ptx::tid_x());
             let row =
@@ -340,26 +337,26 @@ where
         group.release(plan.k_empty(), ring.stage(plan.stages));
         finish(s, tile);
         // Nothing to rescale yet: the first rescaling multiplies zeros.
-        let mut rescale = softmax.update(s, group.factor);
+        let mut rescale = exponentials::<S, O>(&mut softmax, s, group.factor);
         pack::<F16, S, P>(s, &mut weights);
 
         while tile > first_tile {
             tile -= 1;
-            let values = *ring;
             *ring = ring.next();
             group.wait(plan.k_full(), *ring, plan.stages);
             group.take_turn();
-            group.scores::<F16, S, K>(s, q, s_q, ring.stage(plan.stages));
+            group.scores::<F16, S, K>(s, q, group.s_q(q_ring.again()), ring.stage(plan.stages));
             scale_rows(out, rescale);
+            let values = ring.again().previous();
             group.wait(plan.v_full(), values, plan.stages);
             group.add_values::<F16, O, P>(out, &weights, values.stage(plan.stages));
             group.pass_turn();
             s.wait::<1>();
             group.release(plan.k_empty(), ring.stage(plan.stages));
             finish(s, tile);
-            rescale = softmax.update(s, group.factor);
+            rescale = exponentials::<S, O>(&mut softmax, s, group.factor);
             out.wait::<0>();
-            group.release(plan.v_empty(), values.stage(plan.stages));
+            group.release(plan.v_empty(), ring.again().previous().stage(plan.stages));
             pack::<F16, S, P>(s, &mut weights);
         }
         scale_rows(out, rescale);
@@ -370,6 +367,21 @@ where
         *ring = ring.next();
     }
     softmax
+}
+
+/// [`Softmax::update`]. At head dim 64 the exponential unit is as busy as the tensor cores and gets less to do.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn exponentials<const S: usize, const O: usize>(
+    softmax: &mut Softmax,
+    s: &mut [f32; S],
+    factor: f32,
+) -> [f32; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { if O == 32 { softmax.update::<S, 1>(s, factor) } else { softmax.update::<S, 0>(s, factor) } }
 }
 
 /// Normalises the output, brings it through the warpgroup's own rows of the query tile so that lines leave whole, and stores it.

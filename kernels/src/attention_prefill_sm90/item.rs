@@ -174,4 +174,26 @@ impl Ring {
     pub(super) fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
     }
+
+    #[inline(always)]
+    pub(super) fn previous(self) -> Self {
+        Self(self.0.wrapping_sub(1))
+    }
+
+    /// The same; what follows from it is computed here, see [`ptx::here`].
+    #[inline(always)]
+    pub(super) fn again(self) -> Self {
+        Self(ptx::here(self.0))
+    }
+
+    /// A bit that goes along: no launch fills 2^31 tiles in a block.
+    #[inline(always)]
+    pub(super) fn mark(self) -> u32 {
+        self.0 >> 31
+    }
+
+    #[inline(always)]
+    pub(super) fn turn_mark(self) -> Self {
+        Self(self.0 ^ 1 << 31)
+    }
 }

@@ -62,9 +62,9 @@ pub fn spec(kv_format: u32) -> Option<&'static KernelSpec> {
 /// To a bf16 cache. Grid: [`grid`].
 pub static BF16: KernelSpec = entry("rope_append", 6);
 /// To an int8 cache. Grid: [`grid`].
-pub static INT8: KernelSpec = entry("rope_append_int8", 5);
+pub static INT8: KernelSpec = entry("rope_append_int8", 6);
 /// To an fp8 cache. Grid: [`grid`].
-pub static FP8: KernelSpec = entry("rope_append_fp8", 5);
+pub static FP8: KernelSpec = entry("rope_append_fp8", 6);
 
 /// `min_blocks` of 128 threads leave 80 registers for six, 96 for five: what each format needs without spilling.
 const fn entry(name: &'static str, min_blocks: u32) -> KernelSpec {
