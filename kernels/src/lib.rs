@@ -11,7 +11,6 @@
 pub mod abi;
 pub mod argmax;
 pub mod attention_decode;
-pub mod attention_decode_sm90;
 pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod gather_rows;
@@ -84,9 +83,6 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
 
 /// The further entries of the module for compute capability 9.0.
 pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
-    &attention_decode_sm90::VARIANTS[0].spec,
-    &attention_decode_sm90::VARIANTS[1].spec,
-    &attention_decode_sm90::VARIANTS[2].spec,
     &attention_prefill_sm90::HD64,
     &attention_prefill_sm90::HD64_SHORT,
     &attention_prefill_sm90::HD128,

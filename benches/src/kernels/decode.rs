@@ -5,7 +5,6 @@ use tilewright_host::{
 use tilewright_kernels::{
     abi::{self, DecodeSequence},
     attention_decode::{Variant, select, split},
-    attention_decode_sm90::launch,
 };
 
 use super::Kernel;
@@ -31,83 +30,32 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
         let mut prepared = Prepared::new(driver);
         let Problem::Decode(problem) = problem else { return Ok(prepared) };
         let Some(variant) = variant(problem) else { return Ok(prepared) };
-        let (params, blocks) = work(&mut prepared, problem, variant, seed)?;
-        prepared.launch(&variant.spec, [blocks, 1, 1], &params);
-        Ok(prepared)
-    }
-}
-
-/// The same work by persistent blocks and the copy engine, compute capability 9.0.
-pub struct Hopper;
-
-impl<D: Driver> Kernel<D> for Hopper {
-    fn name(&self) -> &'static str {
-        "attention_decode_sm90"
-    }
-
-    fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
-        matches!(problem, Problem::Decode(problem) if hopper(problem).is_some())
-            && info.compute_capability == (9, 0)
-    }
-
-    fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
-        let mut prepared = Prepared::new(driver);
-        let Problem::Decode(problem) = problem else { return Ok(prepared) };
-        let Some(variant) = hopper(problem) else { return Ok(prepared) };
-        let (shared, blocks) = work(&mut prepared, problem, variant, seed)?;
-        let pages = problem.seqs as u64 * u64::from(shared.block_table_stride);
-        let kv = launch::kv_map(variant.format, pages, shared.kv_heads, shared.page_size);
-        let params = abi::AttentionDecodeSm90 {
-            k_map: driver.tensor_map(&kv.at(shared.k_cache))?,
-            v_map: driver.tensor_map(&kv.at(shared.v_cache))?,
-            shared,
-            reserved: 0,
+        let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
+        let chunks = split::chunks(context as u32);
+        let row_tiles = (q_heads / kv_heads).div_ceil(variant.rows as usize);
+        let blocks = seqs * chunks as usize * row_tiles * kv_heads;
+        let rows = if chunks > 1 { blocks * variant.rows as usize } else { 0 };
+        let params = abi::AttentionDecode {
+            partial_out: prepared.output("partial_out", rows * head_dim * 4)?,
+            partial_sums: prepared.output("partial_sums", rows * 8)?,
+            counters: prepared.u32s("counters", vec![0; seqs * kv_heads * row_tiles])?,
+            sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
+            seqs: seqs as u32,
+            row_tiles: row_tiles as u32,
+            ..params(&mut prepared, problem, seed)?
         };
-        let grid = launch::grid(blocks, driver.info().multiprocessors);
-        prepared.launch(&variant.spec, [grid, 1, 1], &params);
+        prepared.launch(&variant.spec, [blocks as u32, 1, 1], &params);
         Ok(prepared)
-    }
-}
-
-/// The parameters of `variant`, and its items: a block each, but for persistent ones.
-fn work<D: Driver>(
-    prepared: &mut Prepared<'_, D>,
-    problem: &Decode,
-    variant: &Variant,
-    seed: u64,
-) -> Result<(abi::AttentionDecode, u32)> {
-    let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
-    let chunks = split::chunks(context as u32);
-    let row_tiles = (q_heads / kv_heads).div_ceil(variant.rows as usize);
-    let blocks = seqs * chunks as usize * row_tiles * kv_heads;
-    let rows = if chunks > 1 { blocks * variant.rows as usize } else { 0 };
-    let params = abi::AttentionDecode {
-        partial_out: prepared.output("partial_out", rows * head_dim * 4)?,
-        partial_sums: prepared.output("partial_sums", rows * 8)?,
-        counters: prepared.u32s("counters", vec![0; seqs * kv_heads * row_tiles])?,
-        sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
-        seqs: seqs as u32,
-        row_tiles: row_tiles as u32,
-        ..params(prepared, problem, seed)?
-    };
-    Ok((params, blocks as u32))
-}
-
-fn format(problem: &Decode) -> u32 {
-    match problem.kv {
-        KvFormat::Bf16 => abi::KV_BF16,
-        KvFormat::Int8 => abi::KV_INT8,
-        KvFormat::Fp8 => abi::KV_FP8,
     }
 }
 
 fn variant(problem: &Decode) -> Option<&'static Variant> {
-    select(format(problem), problem.head_dim as u32, (problem.q_heads / problem.kv_heads) as u32)
-}
-
-fn hopper(problem: &Decode) -> Option<&'static Variant> {
-    let rows = (problem.q_heads / problem.kv_heads) as u32;
-    launch::select(format(problem), problem.head_dim as u32, problem.page_size as u32, rows)
+    let format = match problem.kv {
+        KvFormat::Bf16 => abi::KV_BF16,
+        KvFormat::Int8 => abi::KV_INT8,
+        KvFormat::Fp8 => abi::KV_FP8,
+    };
+    select(format, problem.head_dim as u32, (problem.q_heads / problem.kv_heads) as u32)
 }
 
 /// The records of sequences of one query each, as words.

@@ -39,7 +39,6 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
         Box::new(prefill::Baseline),
         Box::new(prefill_sm90::Hopper),
         Box::new(decode::AttentionDecode),
-        Box::new(decode::Hopper),
         Box::new(rope_append::Baseline),
         Box::new(gemm::Baseline),
         Box::new(rows::RmsNorm),

@@ -5,12 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use tilewright_kernels::{
     abi::{self, DecodeSequence},
     attention_decode::{self, split},
-    attention_decode_sm90::launch,
 };
 
 use super::{
     Driver, GpuDevice, GpuStep,
-    prefill::HOPPER,
     step::Section,
     storage::{WORD, require, shape},
 };
@@ -51,7 +49,7 @@ impl DecodeWork {
                 row_and_queries: row << DecodeSequence::QUERY_BITS | span.query_len,
             });
             work.seqs += 1;
-            // At most 32 a sequence, of which a batch has at most 65535.
+            // At most 64 a sequence, of which a batch has at most 65535.
             work.items += split::chunks(span.kv_len);
             work.max_queries = work.max_queries.max(span.query_len);
         }
@@ -136,14 +134,11 @@ pub(super) struct Planes {
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
-    /// The sequences that [`DecodeWork`] lists: `shared`, checked by the caller, says the rest; the cache has `pages` pages.
-    ///
-    /// Which kernel serves depends on the batch too, where drafts are many: their bits are the same.
+    /// The sequences that [`DecodeWork`] lists: `shared`, checked by the caller, says the rest.
     pub(super) fn attention_decode(
         &self,
         shared: abi::AttentionPrefill,
         planes: Planes,
-        pages: usize,
         step: &GpuStep<Dr>,
     ) -> Result<()> {
         let work = &step.plan.decode;
@@ -154,10 +149,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         require(shared.causal == 1 || work.tree_masks.is_none(), op, "causal", "true for drafts", false)?;
         let (q_heads, kv_heads) = (shared.q_heads, shared.kv_heads);
         let rows = work.max_queries * (q_heads / kv_heads);
-        let head_dim = planes.head_dim as u32;
-        let hopper = launch::select(planes.format, head_dim, shared.page_size, rows)
-            .filter(|_| self.driver.info().compute_capability == HOPPER);
-        let Some(variant) = hopper.or_else(|| attention_decode::select(planes.format, head_dim, rows)) else {
+        let Some(variant) = attention_decode::select(planes.format, planes.head_dim as u32, rows) else {
             return Err(shape(op, "head_dim", "64 or 128", planes.head_dim));
         };
         let row_tiles = rows.div_ceil(variant.rows);
@@ -200,20 +192,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         // SAFETY: as for prefill; the records are those of the step, scratch is `[blocks, rows(, head_dim)]` where a sequence has
         // several chunks and isn't touched otherwise, and counters are zero: fresh ones are, and launches leave them so. Launches
         // that share scratch follow each other on one stream; the lock is held until this one is in it.
-        unsafe {
-            if hopper.is_none() {
-                return self.launch(&variant.spec, [blocks, 1, 1], params);
-            }
-            let kv = launch::kv_map(planes.format, pages as u64, kv_heads, shared.page_size);
-            let params = abi::AttentionDecodeSm90 {
-                k_map: self.map(&kv, shared.k_cache)?,
-                v_map: self.map(&kv, shared.v_cache)?,
-                shared: params,
-                reserved: 0,
-            };
-            let grid = launch::grid(blocks, self.driver.info().multiprocessors);
-            self.launch(&variant.spec, [grid, 1, 1], params)
-        }
+        unsafe { self.launch(&variant.spec, [blocks, 1, 1], params) }
     }
 }
 

@@ -288,7 +288,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         };
         self.attention_prefill(params, held.head_dim as u32, pages, step)?;
         let planes = Planes { format: abi::KV_BF16, head_dim: held.head_dim, scales: [0; 2] };
-        self.attention_decode(params, planes, pages, step)
+        self.attention_decode(params, planes, step)
     }
 
     pub(super) fn launch_argmax(&self, logits: &GpuLogits<Dr>) -> Result<Vec<u32>> {

@@ -18,7 +18,7 @@ use super::{
 use crate::{Result, Span};
 
 /// The compute capability that has the copy engine and warpgroup products in the form that the kernel uses.
-pub(super) const HOPPER: (u32, u32) = (9, 0);
+const HOPPER: (u32, u32) = (9, 0);
 /// Pages of a sequence that a page size must serve: more than one.
 const MANY_PAGES: u32 = 2;
 
@@ -119,7 +119,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         })
     }
 
-    pub(super) fn map<const RANK: usize, const STRIDES: usize>(
+    fn map<const RANK: usize, const STRIDES: usize>(
         &self,
         shape: &MapShape<RANK, STRIDES>,
         base: u64,

@@ -143,17 +143,3 @@ params! {
         pub reserved: u32,
     }
 }
-
-params! {
-    /// [`AttentionDecode`] on the copy engine: persistent blocks, each with every `gridDim.x`-th item.
-    ///
-    /// Grid: any number of blocks in x. The maps are `attention_decode_sm90::launch::kv_map` of `k_cache` and `v_cache`; pages are
-    /// multiples of 16 tokens.
-    pub struct AttentionDecodeSm90 {
-        pub k_map: TensorMap,
-        pub v_map: TensorMap,
-        /// As there, with scratch of `items * row_tiles * kv_heads` slots; `k_cache` and `v_cache` are not used.
-        pub shared: AttentionDecode,
-        pub reserved: u64,
-    }
-}

@@ -8,7 +8,7 @@ use crate::{
 
 /// A block's share: the rows `first_row..` of one key head of a sequence, over one chunk of its keys.
 #[derive(Clone, Copy)]
-pub(crate) struct Item {
+pub(super) struct Item {
     /// The sequence's index in the launch.
     pub launch_seq: u32,
     pub first_item: u32,
@@ -28,22 +28,7 @@ pub(crate) struct Item {
     pub chunk_start: u32,
     pub begin: u32,
     pub end: u32,
-    /// Its query rows: those of the tile that are there.
-    pub rows: u32,
 }
-
-/// What there is at an index.
-pub(crate) enum Found {
-    /// Nothing, there and further on.
-    End,
-    /// Nothing: its chunk is out of sight, or the sequence has fewer rows than the longest.
-    Nothing,
-    Work(Item),
-}
-
-/// Words of an item in shared memory.
-#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
-const SHARED_WORDS: usize = 16;
 
 impl Item {
     /// This block's, or none.
@@ -51,40 +36,26 @@ impl Item {
     /// # Safety
     /// Every lane of the warp calls it.
     #[inline(always)]
-    pub unsafe fn of_block(p: &AttentionDecode, tile_rows: u32) -> Option<Item> {
-        // SAFETY: the caller's promise.
-        match unsafe { Item::at(p, ptx::ctaid_x(), tile_rows) } {
-            Found::Work(item) => Some(item),
-            Found::End | Found::Nothing => None,
-        }
-    }
-
-    /// The one of `index`, in tiles of `tile_rows` rows.
-    ///
-    /// # Safety
-    /// Every lane of the warp calls it.
-    #[inline(always)]
-    pub unsafe fn at(p: &AttentionDecode, index: u32, tile_rows: u32) -> Found {
+    pub unsafe fn of_block(p: &AttentionDecode) -> Option<Item> {
         let (kv_heads, row_tiles) = (p.kv_heads.max(1), p.row_tiles.max(1));
         // Key heads fastest, then row tiles: blocks that run together read the same pages.
-        let (rest, kv_head) = (index / kv_heads, index % kv_heads);
+        let (rest, kv_head) = (ptx::ctaid_x() / kv_heads, ptx::ctaid_x() % kv_heads);
         let (item, row_tile) = if row_tiles == 1 { (rest, 0) } else { (rest / row_tiles, rest % row_tiles) };
         // SAFETY: the warp is whole.
         let (launch_seq, [first_item, query_start, kv_len, row_and_queries]) = unsafe { find(p, item) };
         if launch_seq >= p.seqs {
-            return Found::End;
+            return None;
         }
         let queries = row_and_queries & ((1 << DecodeSequence::QUERY_BITS) - 1);
         let chunk = item - first_item;
         let tokens = split::chunk_tokens(kv_len);
         let visible = split::first_visible(kv_len, queries, p.window);
         let first_chunk = visible / tokens;
-        let rows = (queries * group(p)).saturating_sub(row_tile * tile_rows).min(tile_rows);
-        if chunk < first_chunk || rows == 0 {
-            return Found::Nothing;
+        if chunk < first_chunk {
+            return None;
         }
         let chunk_start = chunk * tokens;
-        Found::Work(Item {
+        Some(Item {
             launch_seq,
             first_item,
             query_start,
@@ -99,125 +70,13 @@ impl Item {
             chunk_start,
             begin: if visible > chunk_start { visible } else { chunk_start },
             end: if kv_len - chunk_start < tokens { kv_len } else { chunk_start + tokens },
-            rows,
         })
     }
-
-    /// Where the block's first round begins: rounds count from the chunk's start, wherever a window begins, since which warp has a
-    /// key is the sequence's affair alone.
-    #[inline(always)]
-    pub fn first_round(&self, round: u32) -> u32 {
-        self.chunk_start + (self.begin - self.chunk_start) / round * round
-    }
-
-    /// Leaves the item in shared memory.
-    ///
-    /// # Safety
-    /// `s_item` is free; one lane calls it.
-    #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub unsafe fn share(&self, s_item: u32) {
-        let words: [u32; SHARED_WORDS] = [
-            self.launch_seq,
-            self.first_item,
-            self.query_start,
-            self.queries,
-            self.kv_len,
-            self.table_row,
-            self.kv_head,
-            self.row_tile,
-            self.chunk,
-            self.first_chunk,
-            self.chunks,
-            self.chunk_start,
-            self.begin,
-            self.end,
-            self.rows,
-            0,
-        ];
-        for i in 0..SHARED_WORDS / 4 {
-            let four = [words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]];
-            // SAFETY: the caller's promise.
-            unsafe { ptx::st_shared_v4_b32(s_item + i as u32 * 16, four) };
-        }
-    }
-
-    /// What [`Item::share`] left.
-    ///
-    /// # Safety
-    /// After the barrier that its sharer has arrived at.
-    #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub unsafe fn shared(s_item: u32) -> Item {
-        let mut words = [[0u32; 4]; SHARED_WORDS / 4];
-        for i in 0..SHARED_WORDS / 4 {
-            // SAFETY: the caller's promise.
-            words[i] = unsafe { ptx::ld_shared_v4_b32(s_item + i as u32 * 16) };
-        }
-        let [
-            [launch_seq, first_item, query_start, queries],
-            [kv_len, table_row, kv_head, row_tile],
-            [chunk, first_chunk, chunks, chunk_start],
-            [begin, end, rows, _],
-        ] = words;
-        Item {
-            launch_seq,
-            first_item,
-            query_start,
-            queries,
-            kv_len,
-            table_row,
-            kv_head,
-            row_tile,
-            chunk,
-            first_chunk,
-            chunks,
-            chunk_start,
-            begin,
-            end,
-            rows,
-        }
-    }
-
-    /// What follows the last one, in shared memory: no rows.
-    #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
-    pub const NONE: Item = Item {
-        launch_seq: 0,
-        first_item: 0,
-        query_start: 0,
-        queries: 0,
-        kv_len: 0,
-        table_row: 0,
-        kv_head: 0,
-        row_tile: 0,
-        chunk: 0,
-        first_chunk: 0,
-        chunks: 0,
-        chunk_start: 0,
-        begin: 0,
-        end: 0,
-        rows: 0,
-    };
 
     /// The first draft's key; negative if the sequence holds fewer keys than queries.
     #[inline(always)]
     pub fn drafts_start(&self) -> i32 {
         self.kv_len as i32 - self.queries as i32
-    }
-
-    /// Keys from here up to the drafts are visible to every row.
-    #[inline(always)]
-    pub fn open(&self, p: &AttentionDecode) -> u32 {
-        if p.window == 0 { 0 } else { self.kv_len.saturating_sub(p.window) }
-    }
-
-    /// The counter of the blocks that have left their chunks of the same rows in the scratch.
-    #[inline(always)]
-    pub fn counter(&self, p: &AttentionDecode) -> u64 {
-        let index = (self.launch_seq * p.kv_heads + self.kv_head) * p.row_tiles.max(1) + self.row_tile;
-        p.counters + u64::from(index) * 4
     }
 
     /// The scratch slot of a chunk of the same rows: the number of the block that computes it.
@@ -231,7 +90,7 @@ impl Item {
 
 /// Query heads that share a key head.
 #[inline(always)]
-pub(crate) fn group(p: &AttentionDecode) -> u32 {
+pub(super) fn group(p: &AttentionDecode) -> u32 {
     // What divides is kept from 0, or the compiler leaves a panic in.
     (p.q_heads / p.kv_heads.max(1)).max(1)
 }
@@ -273,7 +132,7 @@ unsafe fn find(p: &AttentionDecode, item: u32) -> (u32, [u32; 4]) {
 
 /// What a query row sees.
 #[derive(Clone, Copy)]
-pub(crate) struct RowMask {
+pub(super) struct RowMask {
     /// The first visible key before the drafts.
     start: i32,
     /// Bit `j`: whether draft `j` is visible.

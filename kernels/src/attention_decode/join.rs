@@ -3,7 +3,6 @@
 use super::{
     SharedPlan, THREADS, WARPS,
     item::{Item, group},
-    merge_row,
     softmax::Softmax,
 };
 use crate::{
@@ -11,36 +10,8 @@ use crate::{
     ptx,
 };
 
-/// Chunks whose outputs a thread of the join has on their way at once: 32 chunks take four round trips to L2.
+/// Chunks whose outputs a thread of the join has on their way at once: 64 chunks take eight round trips to L2.
 const JOIN_AHEAD: usize = 8;
-
-/// Barrier id of the warps that multiply.
-const WARPS_MEET: u32 = 1;
-
-/// Where the warps' parts of an item meet in shared memory: offsets in bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Parts {
-    /// f32 `[rows, merge_row(head_dim)]` of the first warp: its output.
-    pub outs: u32,
-    /// From one warp's output to the next.
-    pub stride: u32,
-    /// f32 `[warps, rows, 2]`: each warp's maxima and sums.
-    pub sums: u32,
-    /// Query rows of a tile.
-    pub rows: u32,
-    pub head_dim: u32,
-}
-
-/// All warps that multiply arrive and wait.
-///
-/// # Safety
-/// The block's first [`THREADS`] threads call it.
-#[inline(always)]
-#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn warps_meet() {
-    // SAFETY: the caller's promise.
-    unsafe { ptx::bar_sync_named(WARPS_MEET, THREADS) };
-}
 
 /// Part of a row's output, unnormalised, under the largest score it has seen.
 #[derive(Clone, Copy)]
@@ -77,15 +48,15 @@ struct Piece {
 /// # Safety
 /// The whole warp calls it, when its ring is neither read nor on its way.
 #[inline(always)]
-pub(crate) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
-    parts: Parts,
+pub(super) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
+    plan: &SharedPlan,
     rows: u32,
     softmax: &Softmax<STEPS, ROWS8>,
 ) {
     let tid = ptx::here(ptx::tid_x());
     let (warp, g, t) = (tid / 32, tid % 32 / 4, tid % 4);
-    let s_part = ptx::shared_base() + parts.outs + warp * parts.stride;
-    let s_sums = ptx::shared_base() + parts.sums + warp * parts.rows * 8;
+    let s_part = ptx::shared_base() + warp * plan.ring_stride();
+    let s_sums = ptx::shared_base() + plan.merge_sums() + warp * plan.rows * 8;
     let mut sums = [[0.0; 2]; ROWS8];
     for n in 0..ROWS8 {
         for e in 0..2 {
@@ -103,7 +74,7 @@ pub(crate) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: u
                         let pair = [softmax.max[n][e].to_bits(), sums[n][e].to_bits()];
                         ptx::st_shared_v2_b32(s_sums + row * 8, pair);
                     }
-                    let s_row = s_part + row * merge_row(parts.head_dim) * 4;
+                    let s_row = s_part + row * plan.merge_row() * 4;
                     for d in 0..STEPS {
                         let (first, next) = if FORMAT == KV_BF16 { (g, g + 8) } else { (2 * g, 2 * g + 1) };
                         let out = &softmax.out[d][n];
@@ -121,18 +92,19 @@ pub(crate) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: u
 /// # Safety
 /// After [`share`] and a barrier.
 #[inline(always)]
-unsafe fn merge(parts: Parts, piece: Piece) -> Part {
+unsafe fn merge(plan: &SharedPlan, piece: Piece) -> Part {
     let base = ptx::shared_base();
     let mut sums = [[f32::NEG_INFINITY, 0.0]; WARPS as usize];
     let mut whole = Part::NOTHING;
     for w in 0..WARPS {
         // SAFETY: written by `share`.
-        let word = unsafe { ptx::ld_shared_v2_b32(base + parts.sums + (w * parts.rows + piece.row) * 8) };
+        let word =
+            unsafe { ptx::ld_shared_v2_b32(base + plan.merge_sums() + (w * plan.rows + piece.row) * 8) };
         sums[w as usize] = word.map(f32::from_bits);
         whole.max = ptx::max(whole.max, sums[w as usize][0]);
     }
     for w in 0..WARPS {
-        let at = parts.outs + w * parts.stride + (piece.row * merge_row(parts.head_dim) + piece.dim) * 4;
+        let at = w * plan.ring_stride() + (piece.row * plan.merge_row() + piece.dim) * 4;
         // SAFETY: written by `share`.
         let out = unsafe { ptx::ld_shared_v4_b32(base + at) };
         let [max, sum] = sums[w as usize];
@@ -146,14 +118,14 @@ unsafe fn merge(parts: Parts, piece: Piece) -> Part {
 /// # Safety
 /// The piece's row is one of the item's.
 #[inline(always)]
-unsafe fn write_out(p: &AttentionDecode, parts: Parts, item: &Item, piece: Piece, part: &Part) {
+unsafe fn write_out(p: &AttentionDecode, plan: &SharedPlan, item: &Item, piece: Piece, part: &Part) {
     let group = group(p);
-    let row = item.row_tile * parts.rows + piece.row;
+    let row = item.row_tile * plan.rows + piece.row;
     let query = u64::from(item.query_start + row / group);
     let head = query * u64::from(p.q_heads) + u64::from(item.kv_head * group + row % group);
     let inverse = if part.sum == 0.0 { 0.0 } else { 1.0 / part.sum };
     let out = part.out.map(|out| out * inverse);
-    let at = p.out + (head * u64::from(parts.head_dim) + u64::from(piece.dim)) * 2;
+    let at = p.out + (head * u64::from(plan.head_dim) + u64::from(piece.dim)) * 2;
     // SAFETY: the caller's promise.
     unsafe { ptx::st_global_v2_b32(at, [ptx::pack_bf16(out[0], out[1]), ptx::pack_bf16(out[2], out[3])]) };
 }
@@ -161,22 +133,22 @@ unsafe fn write_out(p: &AttentionDecode, parts: Parts, item: &Item, piece: Piece
 /// Merges the warps. The only chunk of a sequence goes to the output, others to the scratch.
 ///
 /// # Safety
-/// All warps that multiply call it, after [`share`] and a barrier.
+/// The whole block calls it, after [`share`] and a barrier.
 #[inline(always)]
-pub(crate) unsafe fn merge_warps(p: &AttentionDecode, parts: Parts, item: &Item) {
-    let pieces = parts.head_dim / 4;
+pub(super) unsafe fn merge_warps(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
+    let pieces = plan.head_dim / 4;
     let slot = item.slot(p, item.chunk);
     let mut index = ptx::here(ptx::tid_x());
-    while index < item.rows * pieces {
+    while index < rows * pieces {
         let piece = Piece { row: index / pieces, dim: index % pieces * 4 };
         // SAFETY: the block's own slot of the scratch.
         unsafe {
-            let part = merge(parts, piece);
+            let part = merge(plan, piece);
             if item.chunks == 1 {
-                write_out(p, parts, item, piece, &part);
+                write_out(p, plan, item, piece, &part);
             } else {
-                let row = slot * u64::from(parts.rows) + u64::from(piece.row);
-                let at = p.partial_out + (row * u64::from(parts.head_dim) + u64::from(piece.dim)) * 4;
+                let row = slot * u64::from(plan.rows) + u64::from(piece.row);
+                let at = p.partial_out + (row * u64::from(plan.head_dim) + u64::from(piece.dim)) * 4;
                 ptx::st_global_v4_b32(at, part.out.map(f32::to_bits));
                 if piece.dim == 0 {
                     ptx::st_global_v2_b32(p.partial_sums + row * 8, [part.max.to_bits(), part.sum.to_bits()]);
@@ -192,49 +164,39 @@ pub(crate) unsafe fn merge_warps(p: &AttentionDecode, parts: Parts, item: &Item)
 /// # Safety
 /// The whole block calls it, once, after it has written its scratch.
 #[inline(always)]
-pub(crate) unsafe fn is_last_block(p: &AttentionDecode, plan: &SharedPlan, item: &Item) -> bool {
+pub(super) unsafe fn is_last_block(p: &AttentionDecode, plan: &SharedPlan, item: &Item) -> bool {
     let s_is_last = ptx::shared_base() + plan.is_last();
-    // SAFETY: the first barrier lets thread 0 see what the block wrote; the second hands what it acquired to the block.
+    let counter = (item.launch_seq * p.kv_heads + item.kv_head) * p.row_tiles.max(1) + item.row_tile;
+    let g_counter = p.counters + u64::from(counter) * 4;
+    // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has
+    // then acquired what all released, and the second barrier hands it to the block.
     unsafe {
-        warps_meet();
+        ptx::bar_sync();
         if ptx::tid_x() == 0 {
-            ptx::st_shared_b32(s_is_last, count(p, item) as u32);
+            let before = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1);
+            let last = before == item.chunks - 1;
+            if last {
+                ptx::st_global_b32(g_counter, 0);
+            }
+            ptx::st_shared_b32(s_is_last, last as u32);
         }
-        warps_meet();
+        ptx::bar_sync();
         ptx::ld_shared_b32(s_is_last) != 0
-    }
-}
-
-/// Counts a chunk that is in the scratch; whether it is the last of its rows, which leaves the counter as it was.
-///
-/// # Safety
-/// One thread calls it, once a chunk, after a barrier that follows what the block wrote. Its addition releases that; whoever comes
-/// last has then acquired what all released.
-#[inline(always)]
-pub(crate) unsafe fn count(p: &AttentionDecode, item: &Item) -> bool {
-    let g_counter = item.counter(p);
-    // SAFETY: the caller's promise; the counter is the rows' own.
-    unsafe {
-        let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == item.chunks - 1;
-        if last {
-            ptx::st_global_b32(g_counter, 0);
-        }
-        last
     }
 }
 
 /// Joins the chunks that the sequence's blocks left in the scratch, in ascending order, into the output.
 ///
 /// # Safety
-/// All warps that multiply call it, where [`count`] said so, when nobody uses the parts.
+/// The whole block calls it, where [`is_last_block`] says so.
 #[inline(always)]
-pub(crate) unsafe fn join_chunks(p: &AttentionDecode, parts: Parts, item: &Item) {
-    let s_sums = ptx::shared_base() + parts.outs;
-    let scratch_row = |row: u32, chunk: u32| {
-        item.slot(p, item.first_chunk + chunk) * u64::from(parts.rows) + u64::from(row)
-    };
+pub(super) unsafe fn join_chunks(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
+    // What the rings held has been read: [`is_last_block`] has barriers.
+    let s_sums = ptx::shared_base();
+    let scratch_row =
+        |row: u32, chunk: u32| item.slot(p, item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row);
     let mut index = ptx::here(ptx::tid_x());
-    while index < item.rows * item.chunks {
+    while index < rows * item.chunks {
         let (row, chunk) = (index / item.chunks.max(1), index % item.chunks.max(1));
         // SAFETY: written by the blocks of these rows. Not by way of the read-only cache: they were written in this launch.
         unsafe {
@@ -243,11 +205,11 @@ pub(crate) unsafe fn join_chunks(p: &AttentionDecode, parts: Parts, item: &Item)
         }
         index += THREADS;
     }
-    // SAFETY: all of them are here.
-    unsafe { warps_meet() };
-    let pieces = parts.head_dim / 4;
+    // SAFETY: the whole block is here.
+    unsafe { ptx::bar_sync() };
+    let pieces = plan.head_dim / 4;
     let mut index = ptx::here(ptx::tid_x());
-    while index < item.rows * pieces {
+    while index < rows * pieces {
         let piece = Piece { row: index / pieces, dim: index % pieces * 4 };
         let s_row = s_sums + piece.row * item.chunks * 8;
         let mut whole = Part::NOTHING;
@@ -262,7 +224,7 @@ pub(crate) unsafe fn join_chunks(p: &AttentionDecode, parts: Parts, item: &Item)
             for i in 0..JOIN_AHEAD as u32 {
                 if first + i < item.chunks {
                     let row = scratch_row(piece.row, first + i);
-                    let at = p.partial_out + (row * u64::from(parts.head_dim) + u64::from(piece.dim)) * 4;
+                    let at = p.partial_out + (row * u64::from(plan.head_dim) + u64::from(piece.dim)) * 4;
                     // SAFETY: as for the sums.
                     outs[i as usize] = unsafe { ptx::ld_global_v4_b32(at) };
                 }
@@ -278,7 +240,7 @@ pub(crate) unsafe fn join_chunks(p: &AttentionDecode, parts: Parts, item: &Item)
             first += JOIN_AHEAD as u32;
         }
         // SAFETY: the item's own row.
-        unsafe { write_out(p, parts, item, piece, &whole) };
+        unsafe { write_out(p, plan, item, piece, &whole) };
         index += THREADS;
     }
 }

@@ -2,13 +2,12 @@
 
 use super::{
     STAGES, SharedPlan, WARPS,
-    item::{Item, group},
-    join::{is_last_block, join_chunks, merge_warps, share, warps_meet},
-    products::{ReadPlan, load_queries, query_address},
+    item::{Item, RowMask, group},
+    join::{is_last_block, join_chunks, merge_warps, share},
+    products::{Queries, ReadPlan, add_values, load_queries, query_address, scores},
     ring::{Copier, Lookup, Scales},
     row_bytes,
-    rows::{Rows, Tile, masks},
-    softmax::{Scale, Softmax, own_scales},
+    softmax::{Scale, Softmax, mask, own_scales, scale_keys, scale_values},
     tile_keys,
 };
 use crate::{
@@ -20,36 +19,42 @@ use crate::{
 /// Tiles of the ring that stay in flight while a warp waits for the oldest.
 const AHEAD: u32 = STAGES - 1;
 
-/// The item's query rows.
-///
-/// # Safety
-/// The item is the block's.
-#[inline(always)]
-unsafe fn load_rows<
-    const FORMAT: u32,
-    const HEAD_DIM: u32,
-    const CHUNKS: u32,
-    const STEPS: usize,
-    const ROWS8: usize,
->(
-    p: &AttentionDecode,
-    item: &Item,
-) -> Rows<STEPS, ROWS8> {
-    let group = group(p);
-    let first_row = item.row_tile * ROWS8 as u32 * 8;
-    let mut g_rows = [0; ROWS8];
-    for n in 0..ROWS8 {
-        let row = n as u32 * 8 + ptx::lane() / 4;
-        if row < item.rows {
-            let (query, head) = ((first_row + row) / group, (first_row + row) % group);
-            g_rows[n] = query_address(p, item.query_start + query, item.kv_head * group + head, HEAD_DIM);
+/// The query rows of a block.
+struct Rows<const STEPS: usize, const ROWS8: usize> {
+    q: Queries<STEPS, ROWS8>,
+    /// Of a lane's two rows of each 8.
+    masks: [[RowMask; 2]; ROWS8],
+}
+
+impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
+    /// # Safety
+    /// The item is the block's, and `count` of its rows, from its row tile on, are there.
+    #[inline(always)]
+    unsafe fn load<const FORMAT: u32, const HEAD_DIM: u32>(
+        p: &AttentionDecode,
+        item: &Item,
+        count: u32,
+    ) -> Self {
+        let group = group(p);
+        let first_row = item.row_tile * ROWS8 as u32 * 8;
+        let mut g_rows = [0; ROWS8];
+        let mut masks = [[RowMask::of_padding(); 2]; ROWS8];
+        for n in 0..ROWS8 {
+            let row = n as u32 * 8 + ptx::lane() / 4;
+            if row < count {
+                let (query, head) = ((first_row + row) / group, (first_row + row) % group);
+                g_rows[n] = query_address(p, item.query_start + query, item.kv_head * group + head, HEAD_DIM);
+            }
+            for e in 0..2 {
+                let row = n as u32 * 8 + ptx::lane() % 4 * 2 + e as u32;
+                if row < count {
+                    // SAFETY: one of the sequence's queries.
+                    masks[n][e] = unsafe { RowMask::of(p, item, (first_row + row) / group) };
+                }
+            }
         }
-    }
-    // SAFETY: heads of the sequence's queries; the item is the block's.
-    unsafe {
-        let piece = |n: usize, offset| ptx::ld_global_nc_v4_b32(g_rows[n] + u64::from(offset));
-        let q = load_queries::<FORMAT, CHUNKS, STEPS, ROWS8>(g_rows.map(|row| row != 0), piece);
-        Rows { q, masks: masks(p, item), open: item.open(p), drafts: item.drafts_start() }
+        // SAFETY: heads of the sequence's queries.
+        Self { q: unsafe { load_queries::<FORMAT, STEPS, ROWS8>(g_rows) }, masks }
     }
 }
 
@@ -66,7 +71,9 @@ impl Walk {
     #[inline(always)]
     fn new(item: &Item, keys: u32) -> Walk {
         let round = WARPS * keys;
-        let first_key = item.first_round(round) + ptx::warp() * keys;
+        // Rounds count from the chunk's start, wherever a window begins: which warp has a key is the sequence's affair alone.
+        let skipped = (item.begin - item.chunk_start) / round * round;
+        let first_key = item.chunk_start + skipped + ptx::warp() * keys;
         let tiles = if item.end > first_key { (item.end - first_key).div_ceil(round) } else { 0 };
         Walk { first_key, tiles, round }
     }
@@ -89,6 +96,7 @@ unsafe fn attend<
     p: &AttentionDecode,
     plan: &SharedPlan,
     item: &Item,
+    rows: u32,
 ) -> Softmax<STEPS, ROWS8> {
     let quantised = FORMAT != KV_BF16;
     let walk = Walk::new(item, TILE_KEYS);
@@ -96,7 +104,7 @@ unsafe fn attend<
     let s_ring = ptx::shared_base() + ptx::warp() * plan.ring_stride();
     let stage_bytes = 2 * plan.tile_bytes();
     let copier = Copier::new::<CHUNKS>(p);
-    let reads = ReadPlan::new::<FORMAT, CHUNKS, false>();
+    let reads = ReadPlan::new::<FORMAT, CHUNKS>();
     let mut lookup = Lookup::new(p, item, walk.first_key, TILE_KEYS, walk.round);
     let mut softmax = Softmax::new();
     let mut scales = [Scales::NONE; STAGES as usize];
@@ -116,15 +124,34 @@ unsafe fn attend<
             ptx::cp_async_commit();
         }
         let mut place = lookup.next();
-        let rows = load_rows::<FORMAT, HEAD_DIM, CHUNKS, STEPS, ROWS8>(p, item);
+        let rows = Rows::<STEPS, ROWS8>::load::<FORMAT, HEAD_DIM>(p, item, rows);
+        // Keys from `open` up to the drafts are visible to every row.
+        let open = if p.window == 0 { 0 } else { item.kv_len.saturating_sub(p.window) };
+        let drafts = item.kv_len.saturating_sub(item.queries);
         let (mut tile, mut key, mut stage) = (0, walk.first_key, 0);
         while tile < walk.tiles {
             ptx::cp_async_wait::<AHEAD>();
             ptx::bar_warp_sync();
             let s_stage = s_ring + stage;
+            let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(&rows.q, s_stage, &reads);
             let own = if quantised { own_scales::<KEYS16>(scales[0]) } else { [[Scales::NONE; 2]; KEYS16] };
-            let here = Tile { key, s_keys: s_stage, s_values: s_stage + plan.tile_bytes(), scales: own };
-            rows.add_tile::<FORMAT, CHUNKS, KEYS16, false>(&mut softmax, &here, &scale, &reads);
+            if quantised {
+                scale_keys(&mut s, &own);
+            }
+            scale.apply_all(&mut s);
+            if key < open || key + TILE_KEYS > drafts {
+                mask(&mut s, key, item.drafts_start(), &rows.masks);
+            }
+            softmax.update(&mut s);
+            if quantised {
+                scale_values(&mut s, &own);
+            }
+            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(
+                &mut softmax.out,
+                &s,
+                s_stage + plan.tile_bytes(),
+                &reads,
+            );
             ptx::bar_warp_sync();
             for s in 1..STAGES as usize {
                 scales[s - 1] = scales[s];
@@ -169,13 +196,19 @@ unsafe fn decode<
     // SAFETY: every warp is whole here, and all take the same way: the item is the block's. Each warp's part of the merge is in
     // its own ring, whose copies it has waited for and whose tiles it has read.
     unsafe {
-        let Some(item) = Item::of_block(p, plan.rows) else { return };
-        let softmax = attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item);
-        share::<FORMAT, STEPS, ROWS8>(plan.parts(), item.rows, &softmax);
-        warps_meet();
-        merge_warps(p, plan.parts(), &item);
+        let Some(item) = Item::of_block(p) else { return };
+        let all_rows = item.queries * group(p);
+        let rows = all_rows.saturating_sub(item.row_tile * plan.rows).min(plan.rows);
+        if rows == 0 {
+            return;
+        }
+        let softmax =
+            attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows);
+        share::<FORMAT, STEPS, ROWS8>(&plan, rows, &softmax);
+        ptx::bar_sync();
+        merge_warps(p, &plan, &item, rows);
         if item.chunks > 1 && is_last_block(p, &plan, &item) {
-            join_chunks(p, plan.parts(), &item);
+            join_chunks(p, &plan, &item, rows);
         }
     }
 }

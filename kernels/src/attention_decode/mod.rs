@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Where a chunk ends and which warp takes which key depend on the sequence's length alone ([`split`]), so a sequence has the
-//! same bits alone and in any batch, and `attention_decode_sm90`, which does the same work by other means, has them too. Quantised caches are widened in registers, exactly: an 8-bit element is a bf16, its key's
+//! same bits alone and in any batch. Quantised caches are widened in registers, exactly: an 8-bit element is a bf16, its key's
 //! scale goes into the score and its value's into the exponential. Shapes: head dim 64 or 128, any page size, any group.
 //!
 //! Source: Dao et al., "Flash-Decoding for long-context inference", 2023; Milakov and Gimelshein, "Online normalizer calculation
@@ -26,19 +26,17 @@ pub mod split;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod convert;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod item;
+mod item;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod join;
+mod join;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod kernel;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod products;
+mod products;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod ring;
+mod ring;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod rows;
-#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod softmax;
+mod softmax;
 
 /// Threads a block.
 pub const THREADS: u32 = 128;
@@ -50,11 +48,6 @@ pub const STAGES: u32 = 2;
 /// Bytes of a row of the cache.
 pub const fn row_bytes(format: u32, head_dim: u32) -> u32 {
     if format == KV_BF16 { head_dim * 2 } else { head_dim }
-}
-
-/// f32 a row of a warp's output: four more than the head, so that the rows that lanes write together fall on different banks.
-pub const fn merge_row(head_dim: u32) -> u32 {
-    head_dim + 4
 }
 
 /// What a block keeps in shared memory.
@@ -84,20 +77,9 @@ impl SharedPlan {
         let merge_bytes = (self.rows * self.merge_row() * 4).next_multiple_of(256);
         if merge_bytes > self.ring_bytes() { merge_bytes } else { self.ring_bytes() }
     }
-    /// f32 a row of a warp's output.
+    /// f32 a row of a warp's output: four more than the head, so that the rows that lanes write together fall on different banks.
     pub const fn merge_row(&self) -> u32 {
-        merge_row(self.head_dim)
-    }
-    /// Where the warps' parts meet.
-    #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-    pub(crate) const fn parts(&self) -> join::Parts {
-        join::Parts {
-            outs: 0,
-            stride: self.ring_stride(),
-            sums: self.merge_sums(),
-            rows: self.rows,
-            head_dim: self.head_dim,
-        }
+        self.head_dim + 4
     }
     /// f32 `[warps, rows, 2]`: each warp's maxima and sums.
     pub const fn merge_sums(&self) -> u32 {

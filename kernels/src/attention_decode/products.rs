@@ -2,12 +2,11 @@
 //!
 //! In a fragment of scores (16 keys x 8 query rows), with `g = lane / 4` and `t = lane % 4`, registers 0 and 1 are rows `2t` and
 //! `2t + 1` of key `g`, registers 2 and 3 those of key `g + 8`.
-//!
-//! Tiles lie as rows of `CHUNKS` chunks of 16 bytes or, where `LINES`, as the copy engine lays them: lines of 128 bytes, the first of
-//! each row, then the second of each. Both are swizzled by a row's lowest three bits. A lane reads of its key the chunks that
-//! [`key_chunk`] names: the quarters of a warp that shared memory serves at a time read two rows each.
 
-use super::convert::{even, odd, split_query};
+use super::{
+    convert::{even, odd, split_query},
+    ring::swizzle_keys,
+};
 use crate::{
     abi::{AttentionDecode, KV_BF16},
     ptx,
@@ -15,58 +14,42 @@ use crate::{
 };
 
 /// A tile's scores or exponentials: by 16 keys, by 8 query rows.
-pub(crate) type Scores<const KEYS16: usize, const ROWS8: usize> = [[[f32; 4]; ROWS8]; KEYS16];
-
-/// The `j`-th chunk that lane `t` of a quad reads of a key. Even chunks of one row and odd ones of its neighbour, or the other way
-/// round, lie on different banks; rows of four chunks do by themselves.
-#[inline(always)]
-const fn key_chunk<const CHUNKS: u32>(j: u32, t: u32) -> u32 {
-    if CHUNKS == 4 { t } else { j / 2 * 8 + 2 * t + j % 2 }
-}
-
-/// Bytes from a row to the next.
-const fn row_stride<const CHUNKS: u32, const LINES: bool>() -> u32 {
-    if LINES && CHUNKS > 8 { 128 } else { CHUNKS * 16 }
-}
-
-/// Bytes from a row's first line of 128 bytes to its second, in a tile of `keys16` times 16 keys.
-const fn line_stride<const LINES: bool>(keys16: usize) -> u32 {
-    if LINES { keys16 as u32 * 16 * 128 } else { 128 }
-}
-
-/// Offset of a chunk of the first line of a row.
-#[inline(always)]
-const fn chunk_at<const CHUNKS: u32, const LINES: bool>(row: u32, chunk: u32) -> u32 {
-    if LINES && CHUNKS > 8 { swizzle::<8>(row, chunk) } else { swizzle::<CHUNKS>(row, chunk) }
-}
+pub(super) type Scores<const KEYS16: usize, const ROWS8: usize> = [[[f32; 4]; ROWS8]; KEYS16];
 
 /// Query rows as operands of the first product: by 8 rows, by 16 dims.
 ///
-/// Lane `(g, t)` has of row `g` the 16-byte pieces (32-byte ones for 8-bit keys) that meet what it reads of a key. Dims are summed in
-/// that order rather than in their own, which is all the same to a sum.
-pub(crate) type Queries<const STEPS: usize, const ROWS8: usize> = [[[u32; 2]; STEPS]; ROWS8];
+/// Lane `(g, t)` has of row `g` the 16-byte pieces (32-byte ones for 8-bit keys) that meet what it reads of a key: chunk `4j + t`.
+/// Dims are summed in that order rather than in their own, which is all the same to a sum.
+pub(super) type Queries<const STEPS: usize, const ROWS8: usize> = [[[u32; 2]; STEPS]; ROWS8];
 
-/// Takes queries from `piece`, which answers 16 bytes of row `g` of each 8 from an offset in bytes on; rows that aren't there are zeros.
+/// Loads the queries of `g_rows`, the bf16 addresses of rows `g` of each 8 (0 for zeros).
+///
+/// # Safety
+/// The addresses are those of heads.
 #[inline(always)]
-pub(crate) fn load_queries<const FORMAT: u32, const CHUNKS: u32, const STEPS: usize, const ROWS8: usize>(
-    is_there: [bool; ROWS8],
-    piece: impl Fn(usize, u32) -> [u32; 4],
+pub(super) unsafe fn load_queries<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
+    g_rows: [u64; ROWS8],
 ) -> Queries<STEPS, ROWS8> {
     let mut q = [[[0u32; 2]; STEPS]; ROWS8];
-    let t = ptx::lane() % 4;
+    let t = u64::from(ptx::lane() % 4);
     for n in 0..ROWS8 {
-        if is_there[n] {
-            for j in 0..CHUNKS as usize / 4 {
-                let chunk = key_chunk::<CHUNKS>(j as u32, t);
+        if g_rows[n] != 0 {
+            // SAFETY: the caller's promise.
+            unsafe {
                 if FORMAT == KV_BF16 {
-                    let piece = piece(n, chunk * 16);
-                    q[n][2 * j] = [piece[0], piece[1]];
-                    q[n][2 * j + 1] = [piece[2], piece[3]];
+                    for j in 0..STEPS / 2 {
+                        let piece = ptx::ld_global_nc_v4_b32(g_rows[n] + j as u64 * 64 + t * 16);
+                        q[n][2 * j] = [piece[0], piece[1]];
+                        q[n][2 * j + 1] = [piece[2], piece[3]];
+                    }
                 } else {
-                    for half in 0..2 {
-                        let piece = piece(n, chunk * 32 + half as u32 * 16);
-                        q[n][4 * j + 2 * half] = split_query([piece[0], piece[1]]);
-                        q[n][4 * j + 2 * half + 1] = split_query([piece[2], piece[3]]);
+                    for j in 0..STEPS / 4 {
+                        for half in 0..2 {
+                            let at = j as u64 * 128 + t * 32 + half as u64 * 16;
+                            let piece = ptx::ld_global_nc_v4_b32(g_rows[n] + at);
+                            q[n][4 * j + 2 * half] = split_query([piece[0], piece[1]]);
+                            q[n][4 * j + 2 * half + 1] = split_query([piece[2], piece[3]]);
+                        }
                     }
                 }
             }
@@ -75,9 +58,9 @@ pub(crate) fn load_queries<const FORMAT: u32, const CHUNKS: u32, const STEPS: us
     q
 }
 
-/// Where a lane reads in a stage. Chunks of a line are reached by XOR, which their bits allow: rows are aligned to their length.
+/// Where a lane reads in a stage. Columns are reached by XOR, which their bits allow: rows are aligned to their length.
 #[derive(Clone, Copy)]
-pub(crate) struct ReadPlan {
+pub(super) struct ReadPlan {
     /// Its first chunk of key `g`.
     keys: u32,
     /// Its row of the first `ldmatrix` of values.
@@ -86,15 +69,15 @@ pub(crate) struct ReadPlan {
 
 impl ReadPlan {
     #[inline(always)]
-    pub fn new<const FORMAT: u32, const CHUNKS: u32, const LINES: bool>() -> ReadPlan {
+    pub fn new<const FORMAT: u32, const CHUNKS: u32>() -> ReadPlan {
         let lane = ptx::lane();
         // Four matrices of 8 keys: for bf16 two chunks of the first 8 keys, then of the next 8; for 8-bit values, whose chunk is
         // 16 dims, two 8 keys of the first chunk, then of the next.
         let (key8, chunk) =
             if FORMAT == KV_BF16 { (lane >> 4, lane >> 3 & 1) } else { (lane >> 3 & 1, lane >> 4) };
         ReadPlan {
-            keys: chunk_at::<CHUNKS, LINES>(lane / 4, key_chunk::<CHUNKS>(0, lane % 4)),
-            values: chunk_at::<CHUNKS, LINES>((lane & 7) + key8 * 8, chunk),
+            keys: swizzle_keys::<CHUNKS>(lane / 4, lane % 4),
+            values: swizzle::<CHUNKS>((lane & 7) + key8 * 8, chunk),
         }
     }
 }
@@ -105,13 +88,12 @@ impl ReadPlan {
 /// The whole warp calls it; the tile has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn scores<
+pub(super) unsafe fn scores<
     const FORMAT: u32,
     const CHUNKS: u32,
     const STEPS: usize,
     const KEYS16: usize,
     const ROWS8: usize,
-    const LINES: bool,
 >(
     q: &Queries<STEPS, ROWS8>,
     s_keys: u32,
@@ -123,13 +105,10 @@ pub(crate) unsafe fn scores<
     let mut s = [[[[0.0f32; 4]; ROWS8]; KEYS16]; 2];
     for m in 0..KEYS16 {
         for j in 0..CHUNKS / 4 {
-            let row = row_stride::<CHUNKS, LINES>();
-            let at = s_keys
-                + (plan.keys ^ (j % 2 * 16))
-                + j / 2 * line_stride::<LINES>(KEYS16)
-                + m as u32 * 16 * row;
+            let at = s_keys + (plan.keys ^ (j * 64)) + m as u32 * 16 * CHUNKS * 16;
             // SAFETY: the caller's promise.
-            let (lower, upper) = unsafe { (ptx::ld_shared_v4_b32(at), ptx::ld_shared_v4_b32(at + 8 * row)) };
+            let (lower, upper) =
+                unsafe { (ptx::ld_shared_v4_b32(at), ptx::ld_shared_v4_b32(at + 8 * CHUNKS * 16)) };
             let steps = if FORMAT == KV_BF16 { 2 } else { 4 };
             for i in 0..steps {
                 let a = if FORMAT == KV_BF16 {
@@ -169,13 +148,12 @@ pub(crate) unsafe fn scores<
 /// The whole warp calls it; the tile has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn add_values<
+pub(super) unsafe fn add_values<
     const FORMAT: u32,
     const CHUNKS: u32,
     const STEPS: usize,
     const KEYS16: usize,
     const ROWS8: usize,
-    const LINES: bool,
 >(
     out: &mut [[[f32; 4]; ROWS8]; STEPS],
     p: &Scores<KEYS16, ROWS8>,
@@ -195,10 +173,7 @@ pub(crate) unsafe fn add_values<
             };
         }
         for pair in 0..CHUNKS / 2 {
-            let at = s_values
-                + (plan.values ^ (pair % 4 * 32))
-                + pair / 4 * line_stride::<LINES>(KEYS16)
-                + m as u32 * 16 * row_stride::<CHUNKS, LINES>();
+            let at = s_values + (plan.values ^ (pair * 32)) + m as u32 * 16 * CHUNKS * 16;
             // SAFETY: the caller's promise.
             let v = unsafe { ptx::ldmatrix_x4_trans(at) };
             if FORMAT == KV_BF16 {
@@ -230,42 +205,6 @@ fn accumulate<const ROWS8: usize>(out: &mut [[f32; 4]; ROWS8], a: [u32; 4], b: &
 
 /// The bf16 address of a query row of the item, for [`load_queries`].
 #[inline(always)]
-pub(crate) fn query_address(p: &AttentionDecode, query: u32, head: u32, head_dim: u32) -> u64 {
+pub(super) fn query_address(p: &AttentionDecode, query: u32, head: u32, head_dim: u32) -> u64 {
     p.q + (u64::from(query) * u64::from(p.q_heads) + u64::from(head)) * u64::from(head_dim) * 2
-}
-
-#[cfg(all(test, not(target_arch = "nvptx64")))]
-mod tests {
-    use super::*;
-
-    fn keys_are_read_once_and_without_bank_conflicts<const CHUNKS: u32, const LINES: bool>() {
-        let mut seen = vec![false; (16 * CHUNKS) as usize];
-        for row in (0..16).step_by(2) {
-            for j in 0..CHUNKS / 4 {
-                let mut banks = [false; 8];
-                for i in 0..8 {
-                    let (row, t) = (row + i / 4, i % 4);
-                    let first = chunk_at::<CHUNKS, LINES>(row, key_chunk::<CHUNKS>(0, t));
-                    let at = (first ^ (j % 2 * 16)) + j / 2 * line_stride::<LINES>(1);
-                    let chunk = key_chunk::<CHUNKS>(j, t);
-                    let whole =
-                        chunk_at::<CHUNKS, LINES>(row, chunk % 8) + chunk / 8 * line_stride::<LINES>(1);
-                    assert_eq!(at, whole, "row {row}, chunk {chunk} of {CHUNKS}");
-                    assert!(!std::mem::replace(&mut seen[(at / 16) as usize], true));
-                    banks[(at / 16 % 8) as usize] = true;
-                }
-                assert_eq!(banks, [true; 8], "rows {row}.., step {j} of {CHUNKS} chunks");
-            }
-        }
-        assert!(seen.iter().all(|&seen| seen));
-    }
-
-    #[test]
-    fn keys_are_a_bijection_without_bank_conflicts() {
-        keys_are_read_once_and_without_bank_conflicts::<4, false>();
-        keys_are_read_once_and_without_bank_conflicts::<8, false>();
-        keys_are_read_once_and_without_bank_conflicts::<16, false>();
-        keys_are_read_once_and_without_bank_conflicts::<8, true>();
-        keys_are_read_once_and_without_bank_conflicts::<16, true>();
-    }
 }

@@ -1,6 +1,8 @@
 //! How a warp brings its keys and values in: which rows of the cache they are, and where they lie in its ring.
 //!
-//! A stage is a tile of keys, then a tile of values, rows of `CHUNKS` chunks of 16 bytes, swizzled.
+//! A stage is a tile of keys, then a tile of values, rows of `CHUNKS` chunks of 16 bytes. Keys are read by lanes, four chunks of
+//! a row by the four lanes of a quad, and so two rows side by side in each of the quarters that shared memory serves at a time;
+//! values by `ldmatrix`, a chunk of each of eight rows.
 
 use super::item::Item;
 use crate::{
@@ -12,9 +14,17 @@ use crate::{
 /// No row: the key isn't visible.
 const NONE: u32 = u32::MAX;
 
+/// Byte offset of a chunk in a tile of keys: rows of 128 bytes or more put their chunks on the same banks, so every other row is
+/// turned by half of the banks.
+#[inline(always)]
+pub(super) const fn swizzle_keys<const CHUNKS: u32>(row: u32, chunk: u32) -> u32 {
+    let turn = if CHUNKS == 4 { 0 } else { (row & 1) << 2 };
+    (row * CHUNKS + (chunk ^ turn)) * 16
+}
+
 /// Where a key lies, its page still on its way.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(super) struct Place {
     page: u32,
     /// In the page; [`NONE`] for a key that no query sees.
     offset: u32,
@@ -22,7 +32,7 @@ pub(crate) struct Place {
 
 /// Looks up the places of a lane's keys: key `lane % tile keys` of each of the warp's tiles, one tile a call.
 #[derive(Clone, Copy)]
-pub(crate) struct Lookup {
+pub(super) struct Lookup {
     g_pages: u64,
     begin: u32,
     end: u32,
@@ -95,7 +105,7 @@ impl Lookup {
 
 /// Scales of the lane's key and value of a tile.
 #[derive(Clone, Copy)]
-pub(crate) struct Scales {
+pub(super) struct Scales {
     pub k: f32,
     pub v: f32,
 }
@@ -106,7 +116,7 @@ impl Scales {
 
 /// Copies into a warp's ring.
 #[derive(Clone, Copy)]
-pub(crate) struct Copier {
+pub(super) struct Copier {
     /// The caches, at this lane's chunk of row 0.
     g_k: u64,
     g_v: u64,
@@ -149,7 +159,7 @@ impl Copier {
                 let seen = row != NONE;
                 let from = if seen { u64::from(row) * u64::from(CHUNKS * 16) } else { 0 };
                 let bytes = if seen { 16 } else { 0 };
-                ptx::cp_async_16(s_stage + swizzle::<CHUNKS>(key, chunk), self.g_k + from, bytes);
+                ptx::cp_async_16(s_stage + swizzle_keys::<CHUNKS>(key, chunk), self.g_k + from, bytes);
                 ptx::cp_async_16(s_values + swizzle::<CHUNKS>(key, chunk), self.g_v + from, bytes);
             }
         }
@@ -165,5 +175,48 @@ impl Copier {
             }
         }
         scales
+    }
+}
+
+#[cfg(all(test, not(target_arch = "nvptx64")))]
+mod tests {
+    use super::*;
+
+    fn check<const CHUNKS: u32>() {
+        let rows = 32;
+        let mut seen = vec![false; (rows * CHUNKS) as usize];
+        for row in 0..rows {
+            for chunk in 0..CHUNKS {
+                let offset = swizzle_keys::<CHUNKS>(row, chunk);
+                assert_eq!(offset / (CHUNKS * 16), row, "a chunk stays in its row");
+                assert!(!std::mem::replace(&mut seen[(offset / 16) as usize], true));
+            }
+        }
+        let on_all_banks = |offsets: [u32; 8]| {
+            let mut hit = [false; 8];
+            offsets.iter().for_each(|o| hit[(o / 16 % 8) as usize] = true);
+            hit == [true; 8]
+        };
+        for row in (0..rows).step_by(2) {
+            for quad in 0..CHUNKS / 4 {
+                let quarter = std::array::from_fn(|i| {
+                    swizzle_keys::<CHUNKS>(row + i as u32 / 4, quad * 4 + i as u32 % 4)
+                });
+                assert!(on_all_banks(quarter), "lanes read rows {row}.., quad {quad} of {CHUNKS} chunks");
+            }
+        }
+        for first in (0..rows * CHUNKS).step_by(8) {
+            let copy = std::array::from_fn(|i| {
+                swizzle_keys::<CHUNKS>((first + i as u32) / CHUNKS, (first + i as u32) % CHUNKS)
+            });
+            assert!(on_all_banks(copy), "copy of chunks {first}.. of {CHUNKS}");
+        }
+    }
+
+    #[test]
+    fn keys_are_a_bijection_without_bank_conflicts() {
+        check::<4>();
+        check::<8>();
+        check::<16>();
     }
 }

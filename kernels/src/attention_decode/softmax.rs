@@ -7,7 +7,7 @@ use crate::ptx;
 
 /// How products become base-2 exponents.
 #[derive(Clone, Copy)]
-pub(crate) struct Scale {
+pub(super) struct Scale {
     pub scale: f32,
     pub softcap: f32,
 }
@@ -43,7 +43,7 @@ impl Scale {
 /// Every lane of the warp calls it.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn own_scales<const KEYS16: usize>(scales: Scales) -> [[Scales; 2]; KEYS16] {
+pub(super) unsafe fn own_scales<const KEYS16: usize>(scales: Scales) -> [[Scales; 2]; KEYS16] {
     let mut own = [[Scales::NONE; 2]; KEYS16];
     for m in 0..KEYS16 {
         for i in 0..2 {
@@ -62,7 +62,7 @@ pub(crate) unsafe fn own_scales<const KEYS16: usize>(scales: Scales) -> [[Scales
 
 /// Multiplies the scores by their keys' scales.
 #[inline(always)]
-pub(crate) fn scale_keys<const KEYS16: usize, const ROWS8: usize>(
+pub(super) fn scale_keys<const KEYS16: usize, const ROWS8: usize>(
     s: &mut Scores<KEYS16, ROWS8>,
     scales: &[[Scales; 2]; KEYS16],
 ) {
@@ -77,7 +77,7 @@ pub(crate) fn scale_keys<const KEYS16: usize, const ROWS8: usize>(
 
 /// Multiplies the exponentials by their values' scales.
 #[inline(always)]
-pub(crate) fn scale_values<const KEYS16: usize, const ROWS8: usize>(
+pub(super) fn scale_values<const KEYS16: usize, const ROWS8: usize>(
     p: &mut Scores<KEYS16, ROWS8>,
     scales: &[[Scales; 2]; KEYS16],
 ) {
@@ -93,7 +93,7 @@ pub(crate) fn scale_values<const KEYS16: usize, const ROWS8: usize>(
 /// Sets the scores of keys that a row doesn't see to -inf. `first_key` is the tile's first, the
 /// drafts start at key `drafts_start`.
 #[inline(always)]
-pub(crate) fn mask<const KEYS16: usize, const ROWS8: usize>(
+pub(super) fn mask<const KEYS16: usize, const ROWS8: usize>(
     s: &mut Scores<KEYS16, ROWS8>,
     first_key: u32,
     drafts_start: i32,
@@ -127,7 +127,7 @@ unsafe fn over_keys(value: f32, combine: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// A warp's online softmax and its output. Rows `2t` and `2t + 1` of each 8 are a lane's.
-pub(crate) struct Softmax<const STEPS: usize, const ROWS8: usize> {
+pub(super) struct Softmax<const STEPS: usize, const ROWS8: usize> {
     /// Largest score so far, of the row; -inf before any.
     pub max: [[f32; 2]; ROWS8],
     /// Sum of the exponentials of this lane's keys.

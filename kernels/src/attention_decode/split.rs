@@ -8,9 +8,8 @@ pub const WHOLE_TOKENS: u32 = 512;
 /// Keys of a chunk while there are few enough of them. One sequence of 4096 tokens and eight key heads makes 128 blocks: one a
 /// multiprocessor on the devices of this class.
 pub const CHUNK_TOKENS: u32 = 256;
-/// Chunks of a sequence at most: what the last block can join in a few microseconds, and with eight key heads 256 blocks, which are one
-/// wave of two a multiprocessor on the devices of this class.
-pub const MAX_CHUNKS: u32 = 32;
+/// Chunks of a sequence at most: what the last block can join in a few microseconds.
+pub const MAX_CHUNKS: u32 = 64;
 /// Keys that a block takes in one round of its warps, at most; chunks are multiples of it.
 pub const ROUND_TOKENS: u32 = 128;
 
@@ -52,7 +51,7 @@ mod tests {
             assert!(u64::from(count) * u64::from(tokens) >= u64::from(kv_len));
             assert!(kv_len == 0 || (count - 1) * tokens < kv_len, "{kv_len}: the last chunk is empty");
         }
-        assert_eq!([0, 1, 512, 513, 4096, 16384, 16385, 131_072].map(chunks), [1, 1, 1, 3, 16, 32, 26, 32]);
+        assert_eq!([0, 1, 512, 513, 4096, 16384, 16385, 131_072].map(chunks), [1, 1, 1, 3, 16, 64, 43, 64]);
     }
 
     #[test]

@@ -105,10 +105,9 @@ pub fn section_heads(tile: Tile, q_heads: u32, kv_heads: u32, kv_tokens: u64) ->
 /// Dimensions, strides and box of a map.
 #[derive(Debug, Clone, Copy)]
 pub struct MapShape<const RANK: usize, const STRIDES: usize> {
-    pub(crate) element_bytes: u32,
-    pub(crate) dims: [u64; RANK],
-    pub(crate) strides_bytes: [u64; STRIDES],
-    pub(crate) box_dims: [u32; RANK],
+    dims: [u64; RANK],
+    strides_bytes: [u64; STRIDES],
+    box_dims: [u32; RANK],
 }
 
 impl<const RANK: usize, const STRIDES: usize> MapShape<RANK, STRIDES> {
@@ -116,7 +115,7 @@ impl<const RANK: usize, const STRIDES: usize> MapShape<RANK, STRIDES> {
     pub fn at(&self, base: u64) -> TensorMapSpec<'_> {
         TensorMapSpec {
             base,
-            element_bytes: self.element_bytes,
+            element_bytes: 2,
             dims: &self.dims,
             strides_bytes: &self.strides_bytes,
             box_dims: &self.box_dims,
@@ -128,7 +127,6 @@ impl<const RANK: usize, const STRIDES: usize> MapShape<RANK, STRIDES> {
 pub fn q_map(tile: Tile, tokens: u64, q_heads: u32) -> MapShape<3, 2> {
     let head_bytes = u64::from(tile.head_dim) * 2;
     MapShape {
-        element_bytes: 2,
         dims: [u64::from(tile.head_dim), u64::from(q_heads), tokens],
         strides_bytes: [head_bytes, u64::from(q_heads) * head_bytes],
         box_dims: [LINE, 1, tile.block_m()],
@@ -140,7 +138,6 @@ pub fn kv_map(tile: Tile, pages: u64, kv_heads: u32, page_size: u32, box_rows: u
     let row_bytes = u64::from(tile.head_dim) * 2;
     let head_bytes = row_bytes * u64::from(page_size);
     MapShape {
-        element_bytes: 2,
         dims: [u64::from(tile.head_dim), u64::from(page_size), u64::from(kv_heads), pages],
         strides_bytes: [row_bytes, head_bytes, head_bytes * u64::from(kv_heads)],
         box_dims: [LINE, box_rows, 1, 1],

@@ -31,18 +31,25 @@ pub(super) fn cap<const S: usize>(s: &mut [f32; S], scale: f32, softcap: f32) {
 /// Sets the scores of keys outside each row's range to -inf; `first_key` is the tile's first.
 #[inline(always)]
 pub(super) fn mask<const S: usize>(s: &mut [f32; S], first_key: u32, rows: [KeyRange; 2]) {
+    const { assert!(S == 64, "a lane's columns of a row are the bits of a word") };
     let lane_key = (first_key + ptx::lane() % 4 * 2) as i32;
     for r in 0..2 {
-        let (start, end) = (rows[r].start - lane_key, rows[r].end - lane_key);
-        for j in 0..S / 4 {
-            for i in 0..2 {
-                let key = (8 * j + i) as i32;
-                if key < start || key >= end {
-                    s[4 * j + 2 * r + i] = f32::NEG_INFINITY;
-                }
+        // Two instructions an element, whatever its row sees; two comparisons with the range would be three.
+        let seen = columns_below(rows[r].end - lane_key) & !columns_below(rows[r].start - lane_key);
+        for column in 0..S / 2 {
+            if seen >> column & 1 == 0 {
+                s[column / 2 * 4 + 2 * r + column % 2] = f32::NEG_INFINITY;
             }
         }
     }
+}
+
+/// Of a lane's 32 columns of a row, two of each eight keys, those whose keys are below `limit`, counted from the lane's first key.
+#[inline(always)]
+fn columns_below(limit: i32) -> u32 {
+    let keys = if limit > 0 { limit as u32 } else { 0 };
+    let columns = keys / 8 * 2 + if keys % 8 < 2 { keys % 8 } else { 2 };
+    if columns >= 32 { u32::MAX } else { (1 << columns) - 1 }
 }
 
 /// Statistics of a lane's two rows.
@@ -177,6 +184,19 @@ mod tests {
         assert_eq!(ex2_polynomial(0.0), 1.0);
         for x in [-127.0, -128.0, -1e30, f32::NEG_INFINITY] {
             assert_eq!(ex2_polynomial(x).to_bits(), 0, "2^{x}");
+        }
+    }
+
+    #[test]
+    fn masks_are_the_ranges() {
+        for start in -3..131 {
+            for end in -2..135 {
+                let seen = columns_below(end) & !columns_below(start);
+                for column in 0..32 {
+                    let key = column / 2 * 8 + column % 2;
+                    assert_eq!(seen >> column & 1 == 1, key >= start && key < end, "{key} in {start}..{end}");
+                }
+            }
         }
     }
 }

@@ -72,28 +72,6 @@ intrinsic! {
 }
 
 intrinsic! {
-    /// `cp.async.bulk.tensor.5d`, as [`bulk_tensor_load_3d`].
-    pub fn bulk_tensor_load_5d(shared: u32, map: MapRef, coords: [i32; 5], bar: u32) {
-        asm!("cp.async.bulk.tensor.5d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{0}], [{1}, {{{2}, {3}, {4}, {5}, {6}}}], [{7}];",
-            in(reg32) shared, in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) coords[2],
-            in(reg32) coords[3], in(reg32) coords[4], in(reg32) bar, options(nostack))
-    } else {
-        simt::intrinsic::bulk_tensor_load::<5>(shared, &map.map(), coords, bar)
-    }
-}
-
-intrinsic! {
-    /// `cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [shared], [global], bytes, [bar]`: bytes in a row; addresses
-    /// and length are multiples of 16.
-    pub fn bulk_load(shared: u32, global: u64, bytes: u32, bar: u32) {
-        asm!("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{}], [{}], {}, [{}];",
-            in(reg32) shared, in(reg64) global, in(reg32) bytes, in(reg32) bar, options(nostack))
-    } else {
-        simt::intrinsic::bulk_load(shared, global, bytes, bar)
-    }
-}
-
-intrinsic! {
     /// `fence.proxy.async.shared::cta`: what this thread wrote to shared memory by ordinary stores may be read by `wgmma` and the
     /// copy engine, once a barrier has told who issues them.
     pub fn fence_proxy_async() {

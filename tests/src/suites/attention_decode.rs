@@ -86,7 +86,7 @@ impl Property for AttentionDecode {
 }
 
 /// The entries that serve a case, by rows.
-pub(super) fn variants(case: &Case) -> [&'static Variant; 2] {
+fn variants(case: &Case) -> [&'static Variant; 2] {
     let serves = |v: &&Variant| v.format == case.format && v.head_dim as usize == case.head_dim;
     let mut all: Vec<&Variant> = VARIANTS.iter().filter(serves).collect();
     all.sort_by_key(|v| v.rows);
@@ -122,7 +122,6 @@ fn plane<D: Driver>(
     Ok(handle)
 }
 
-/// The output of a launch of `variant`.
 fn run<D: Driver>(
     harness: &Harness<D>,
     case: &Case,
@@ -130,22 +129,6 @@ fn run<D: Driver>(
     seq_ids: &[u32],
     variant: &'static Variant,
     masks: Option<&[u32]>,
-) -> Result<Vec<u8>, Failure> {
-    run_by(harness, case, input, seq_ids, variant, masks, |arena, blocks, params| {
-        // A few blocks more than there is work for.
-        arena.launch(&variant.spec, [blocks + 3, 1, 1], params)
-    })
-}
-
-/// As [`run`], launched by `launch` with the arena, the number of items and the parameters.
-pub(super) fn run_by<'h, D: Driver>(
-    harness: &'h Harness<D>,
-    case: &Case,
-    input: &Input,
-    seq_ids: &[u32],
-    variant: &'static Variant,
-    masks: Option<&[u32]>,
-    launch: impl FnOnce(&mut Arena<'h, D>, u32, &abi::AttentionDecode) -> Result<(), Failure>,
 ) -> Result<Vec<u8>, Failure> {
     let mut arena = harness.arena();
     // Queries of other sequences are NaN.
@@ -212,6 +195,7 @@ pub(super) fn run_by<'h, D: Driver>(
         window: case.window,
         reserved: 0,
     };
-    launch(&mut arena, blocks as u32, &params)?;
+    // A few blocks more than there is work for.
+    arena.launch(&variant.spec, [blocks as u32 + 3, 1, 1], &params)?;
     arena.all_bytes(handles[5])
 }
