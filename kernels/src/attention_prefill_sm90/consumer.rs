@@ -5,7 +5,7 @@ use core::f32::consts::{LN_2, LOG2_E};
 use super::{
     ITEM_BYTES, LINE_BYTES, Q_STAGES, Tile,
     item::{Item, Ring, key_tiles, mask_of},
-    softmax::{Softmax, cap, mask},
+    softmax::{Softmax, cap, mask, mask_by_bits},
 };
 use crate::{
     abi::AttentionPrefillSm90,
@@ -325,7 +325,9 @@ where
             let thread = ptx::here(ptx::tid_x());
             let row =
                 item.position + (thread / 128 * 64 - 64 + thread / 32 % 4 * 16 + thread % 32 / 4) as i32;
-            mask(s, tile * plan.block_n, [limits.range(row), limits.range(row + 8)]);
+            let (first, rows) = (tile * plan.block_n, [limits.range(row), limits.range(row + 8)]);
+            // Where queries are in shared memory there are three warpgroups, and not the registers for bits.
+            if K == 0 { mask(s, first, rows) } else { mask_by_bits(s, first, rows) }
         }
     };
     let mut weights = [[0u32; 4]; P];
@@ -337,7 +339,7 @@ where
         group.release(plan.k_empty(), ring.stage(plan.stages));
         finish(s, tile);
         // Nothing to rescale yet: the first rescaling multiplies zeros.
-        let mut rescale = exponentials::<S, O>(&mut softmax, s, group.factor);
+        let mut rescale = softmax.update(s, group.factor);
         pack::<F16, S, P>(s, &mut weights);
 
         while tile > first_tile {
@@ -354,7 +356,7 @@ where
             s.wait::<1>();
             group.release(plan.k_empty(), ring.stage(plan.stages));
             finish(s, tile);
-            rescale = exponentials::<S, O>(&mut softmax, s, group.factor);
+            rescale = softmax.update(s, group.factor);
             out.wait::<0>();
             group.release(plan.v_empty(), ring.again().previous().stage(plan.stages));
             pack::<F16, S, P>(s, &mut weights);
@@ -367,21 +369,6 @@ where
         *ring = ring.next();
     }
     softmax
-}
-
-/// [`Softmax::update`]. At head dim 64 the exponential unit is as busy as the tensor cores and gets less to do.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn exponentials<const S: usize, const O: usize>(
-    softmax: &mut Softmax,
-    s: &mut [f32; S],
-    factor: f32,
-) -> [f32; 2] {
-    // SAFETY: the caller's promise.
-    unsafe { if O == 32 { softmax.update::<S, 1>(s, factor) } else { softmax.update::<S, 0>(s, factor) } }
 }
 
 /// Normalises the output, brings it through the warpgroup's own rows of the query tile so that lines leave whole, and stores it.
