@@ -34,6 +34,12 @@ PEERS = {
         "flashinfer": ("flashinfer_peers", "decode"),
     },
     "gemm": {"cublas": ("torch_peers", "cublas")},
+    "gemm/int4": {
+        "cublas": ("torch_peers", "cublas"),
+        "marlin": ("torch_peers", "marlin"),
+        "tinygemm": ("torch_peers", "tinygemm"),
+    },
+    "gemm/int8": {"cublas": ("torch_peers", "cublas"), "int_mm": ("torch_peers", "int_mm")},
     "argmax": {"torch": ("torch_peers", "torch_argmax")},
 }
 
@@ -84,7 +90,8 @@ def free_memory():
 
 def time_cell(request):
     cell, problem = request["cell"], request["problem"]
-    for name, (module, function) in PEERS.get(problem["op"], {}).items():
+    peers = PEERS.get(f"{problem['op']}/{problem.get('weights')}") or PEERS.get(problem["op"], {})
+    for name, (module, function) in peers.items():
         if problem.get("kv", "bf16") != "bf16":
             continue
         began = time.time()

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Error, Result},
-    problem::{Decode, Gemm, KvFormat, Prefill, Problem, RopeAppend, Rows},
+    problem::{Decode, Gemm, GemmWeights, KvFormat, Prefill, Problem, RopeAppend, Rows},
 };
 
 /// Below this many bytes a launch is short enough for the gap before it to show.
@@ -128,10 +128,25 @@ fn rope_append() -> Vec<Cell> {
 }
 
 fn matrices() -> Vec<Cell> {
-    let shapes =
-        [(1, 4096, 4096), (16, 14_336, 4096), (256, 4096, 4096), (4096, 4096, 4096), (8192, 8192, 8192)];
-    let cell = |(m, n, k)| Cell::new(format!("gemm/bf16/{m}x{n}x{k}"), Problem::Gemm(Gemm { m, n, k }));
-    shapes.into_iter().map(cell).collect()
+    // Columns by rows of the weights: those of models of 8 and 70 billion parameters.
+    let weights = [(4096, 4096), (4096, 14_336), (14_336, 4096), (8192, 28_672)];
+    let cell = |weights: GemmWeights, m, n, k| {
+        let key = format!("gemm/{}/{m}x{n}x{k}", weights.name());
+        Cell::new(key, Problem::Gemm(Gemm { weights, m, n, k }))
+    };
+    let mut cells = Vec::new();
+    for (k, n) in weights {
+        for m in [1, 8, 16, 64, 128] {
+            cells.extend([GemmWeights::Bf16, GemmWeights::Int4].map(|weights| cell(weights, m, n, k)));
+        }
+        cells.push(cell(GemmWeights::Int4, 4096, n, k));
+        cells.extend([1, 16, 8192].map(|m| cell(GemmWeights::Int8, m, n, k)));
+    }
+    let square = |weights, size| cell(weights, size, size, size);
+    cells.extend([1024, 2048, 4096, 8192].map(|size| square(GemmWeights::Bf16, size)));
+    cells.extend([256, 512].map(|m| cell(GemmWeights::Bf16, m, 4096, 4096)));
+    cells.push(square(GemmWeights::Int8, 8192));
+    cells
 }
 
 fn rows() -> Vec<Cell> {

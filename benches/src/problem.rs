@@ -86,9 +86,36 @@ pub struct RopeAppend {
     pub kv: KvFormat,
 }
 
-/// `[m, k] x [n, k]^T`, bf16 all three.
+/// What the weights of a product are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+pub enum GemmWeights {
+    /// bf16; activations too.
+    #[default]
+    Bf16,
+    /// i8 with an f32 scale a row; activations likewise.
+    Int8,
+    /// 4 bits in groups of 128 with a 16-bit scale each, symmetric; activations bf16.
+    Int4,
+}
+
+impl GemmWeights {
+    /// As cells name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            GemmWeights::Bf16 => "bf16",
+            GemmWeights::Int8 => "int8",
+            GemmWeights::Int4 => "int4",
+        }
+    }
+}
+
+/// `[m, k] x [n, k]^T`, out in bf16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Gemm {
+    /// What the weights, and with them the activations, are.
+    #[serde(default)]
+    pub weights: GemmWeights,
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -168,7 +195,10 @@ impl Problem {
                 let (q_heads, kv_heads) = heads(p.q_heads, p.kv_heads);
                 Problem::RopeAppend(RopeAppend { tokens: 37, q_heads, kv_heads, ..p })
             }
-            Problem::Gemm(p) => Problem::Gemm(Gemm { m: p.m.min(75), n: 200, k: 136 }),
+            Problem::Gemm(p) => {
+                let k = if p.weights == GemmWeights::Bf16 { 136 } else { 320 };
+                Problem::Gemm(Gemm { m: p.m.min(75), n: 200, k, ..p })
+            }
             Problem::RmsNorm(_) => Problem::RmsNorm(Rows { rows: 3, cols: 2056 }),
             Problem::SiluMul(_) => Problem::SiluMul(Rows { rows: 3, cols: 2056 }),
             Problem::GatherRows(_) => Problem::GatherRows(Rows { rows: 5, cols: 264 }),
@@ -218,9 +248,20 @@ impl RopeAppend {
 }
 
 impl Gemm {
+    /// Bytes of the weights, scales included.
+    pub fn weight_bytes(&self) -> u64 {
+        let (n, k) = (self.n as u64, self.k as u64);
+        match self.weights {
+            GemmWeights::Bf16 => BF16 * n * k,
+            GemmWeights::Int8 => n * k + WORD * n,
+            GemmWeights::Int4 => n * k / 2 + n * k.div_ceil(128) * 2,
+        }
+    }
+
     fn cost(&self) -> Cost {
         let (m, n, k) = (self.m as u64, self.n as u64, self.k as u64);
-        Cost { flops: 2 * m * n * k, bytes: BF16 * (m * k + n * k + m * n) }
+        let activations = if self.weights == GemmWeights::Int8 { m * k + WORD * m } else { BF16 * m * k };
+        Cost { flops: 2 * m * n * k, bytes: self.weight_bytes() + activations + BF16 * m * n }
     }
 }
 
@@ -276,7 +317,7 @@ mod tests {
     #[test]
     fn the_rest_by_hand() {
         assert_eq!(
-            Problem::Gemm(Gemm { m: 2, n: 3, k: 8 }).cost(),
+            Problem::Gemm(Gemm { weights: GemmWeights::Bf16, m: 2, n: 3, k: 8 }).cost(),
             Cost { flops: 96, bytes: 2 * (16 + 24 + 6) }
         );
         let rope = RopeAppend {

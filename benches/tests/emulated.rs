@@ -7,7 +7,7 @@ use tilewright_benches::{
     check::{Extent, check, check_small},
     kernels::{self, Kernel},
     prepared::Prepared,
-    problem::{Gemm, Problem},
+    problem::{Gemm, GemmWeights, Problem},
 };
 use tilewright_host::{
     Result,
@@ -98,7 +98,7 @@ fn a_kernel_that_is_wrong_is_refused() {
 #[test]
 fn a_few_rows_of_a_larger_output_are_enough_to_catch_a_fault() {
     let driver = Emulated::default();
-    let problem = Problem::Gemm(Gemm { m: 70, n: 72, k: 64 });
+    let problem = Problem::Gemm(Gemm { weights: GemmWeights::Bf16, m: 70, n: 72, k: 64 });
     let kernels = kernels::all::<Emulated>();
     let kernel = kernels.iter().find(|kernel| kernel.takes(&problem, driver.info())).expect("a product");
     let mut prepared = kernel.prepare(&driver, &problem, 3).expect("memory");

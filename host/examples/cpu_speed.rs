@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use tilewright_host::cpu::{CpuDevice, CpuMatrix, CpuTensor, CpuVector};
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, DType, Device, HostMatrix, Outputs, Result, RopeAppend,
+    ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, HostMatrix, HostQuantized,
+    Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend,
 };
 
 const HIDDEN: usize = 384;
@@ -17,8 +18,53 @@ const HEAD_DIM: usize = 64;
 const VOCAB: usize = 4096;
 const PROMPT: usize = 1024;
 
-/// A matrix of small bf16 numbers.
-fn random(device: &CpuDevice, rows: usize, cols: usize) -> Result<CpuMatrix> {
+/// How weights are stored.
+#[derive(Clone, Copy, PartialEq)]
+enum Weights {
+    Bf16,
+    /// Codes of that many bits, groups of 128.
+    Quantized(CodeBits),
+}
+
+impl Weights {
+    const ALL: [Weights; 3] =
+        [Weights::Bf16, Weights::Quantized(CodeBits::Eight), Weights::Quantized(CodeBits::Four)];
+
+    fn name(self) -> &'static str {
+        match self {
+            Weights::Bf16 => "bf16",
+            Weights::Quantized(CodeBits::Eight) => "int8",
+            Weights::Quantized(CodeBits::Four) => "int4",
+        }
+    }
+}
+
+/// A matrix of small numbers.
+fn random(device: &CpuDevice, weights: Weights, rows: usize, cols: usize) -> Result<CpuMatrix> {
+    let Weights::Quantized(bits) = weights else { return random_bf16(device, rows, cols) };
+    let groups = cols.div_ceil(128);
+    let mut state = (rows * 31 + cols) as u32 | 1;
+    let mut code = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8 & bits.largest()
+    };
+    let part = QuantizedPart::new(QuantizedSpec {
+        rows,
+        cols,
+        bits,
+        group: 128,
+        codes: (0..rows * cols).map(|_| code()).collect(),
+        scales: vec![0.1 / f32::from(bits.largest()); rows * groups],
+        scale_type: DType::F32,
+        zeros: vec![bits.middle(); rows * groups],
+        permutation: None,
+        pre_scale: None,
+        activations: ActivationBits::Full,
+    })?;
+    device.quantized(&HostQuantized::new(vec![part])?)
+}
+
+fn random_bf16(device: &CpuDevice, rows: usize, cols: usize) -> Result<CpuMatrix> {
     let mut state = (rows * 31 + cols) as u32 | 1;
     let bytes: Vec<u8> = (0..rows * cols)
         .flat_map(|_| {
@@ -55,19 +101,19 @@ struct Times {
 }
 
 impl Model {
-    fn new() -> Result<Self> {
+    fn new(weights: Weights) -> Result<Self> {
         let device = CpuDevice::new();
         let layers = (0..LAYERS)
             .map(|_| {
                 Ok(Layer {
-                    qkv: random(&device, (Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN)?,
-                    o: random(&device, HIDDEN, Q_HEADS * HEAD_DIM)?,
-                    gate_up: random(&device, 2 * INTER, HIDDEN)?,
-                    down: random(&device, HIDDEN, INTER)?,
+                    qkv: random(&device, weights, (Q_HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN)?,
+                    o: random(&device, weights, HIDDEN, Q_HEADS * HEAD_DIM)?,
+                    gate_up: random(&device, weights, 2 * INTER, HIDDEN)?,
+                    down: random(&device, weights, HIDDEN, INTER)?,
                 })
             })
             .collect::<Result<_>>()?;
-        let (embedding, norm) = (random(&device, VOCAB, HIDDEN)?, device.vector(&[1.0; HIDDEN])?);
+        let (embedding, norm) = (random_bf16(&device, VOCAB, HIDDEN)?, device.vector(&[1.0; HIDDEN])?);
         Ok(Model { device, layers, embedding, norm })
     }
 
@@ -136,8 +182,45 @@ fn best(runs: usize, mut run: impl FnMut() -> Result<Times>) -> Result<(f64, Tim
 }
 
 fn main() -> Result<()> {
-    let model = Model::new()?;
-    println!("{}", model.device.describe());
+    println!("{}", CpuDevice::new().describe());
+    for weights in Weights::ALL {
+        println!("{} weights", weights.name());
+        whole_model(weights)?;
+    }
+    println!("one product of 14336 x 4096 weights, more than the caches hold: us by rows");
+    for weights in Weights::ALL {
+        one_product(weights)?;
+    }
+    Ok(())
+}
+
+/// Products whose weights come from memory.
+fn one_product(weights: Weights) -> Result<()> {
+    const OUT: usize = 14336;
+    const IN: usize = 4096;
+    let device = CpuDevice::new();
+    let w = random(&device, weights, OUT, IN)?;
+    let table = random_bf16(&device, 1, IN)?;
+    print!("{}:", weights.name());
+    for rows in [1, 2, 4, 6, 8, 16, 64, 256] {
+        let mut batch = Batch::default();
+        batch.push(&vec![0; rows], 0, &[0], rows as u32, Outputs::None);
+        let (mut x, mut out) = (device.tensor(rows, IN)?, device.tensor(rows, OUT)?);
+        device.embed(&table, &device.step(&batch)?, &mut x)?;
+        let mut best = f64::INFINITY;
+        for _ in 0..(400 / rows).clamp(3, 20) {
+            let start = Instant::now();
+            device.linear(&x, &w, None, &mut out)?;
+            best = best.min(start.elapsed().as_secs_f64());
+        }
+        print!(" {rows}: {:.0},", best * 1e6);
+    }
+    println!();
+    Ok(())
+}
+
+fn whole_model(weights: Weights) -> Result<()> {
+    let model = Model::new(weights)?;
     let spec =
         CacheSpec { layers: LAYERS, pages: 1, page_size: 2048, kv_heads: KV_HEADS, head_dim: HEAD_DIM };
     let mut cache = model.device.cache(spec)?;

@@ -5,6 +5,21 @@ use crate::{Error, Result};
 /// Drafts of a sequence in a step.
 pub const MAX_DRAFTS: u32 = DecodeSequence::MAX_QUERIES;
 
+/// How a row came to be, which says the kernels that compute it.
+///
+/// A GPU has two families of kernels for attention and matrix products, one for many rows of a prompt and one for few new tokens,
+/// and their sums differ in the last bits. So that bits never depend on scheduling, a token's class is a property of its place in
+/// its sequence, not of the step it happens to be computed in: a prompt's token is a [`RowClass::Prompt`] row even where a step
+/// takes it alone, and a generated token a [`RowClass::Generated`] row even where it's computed anew with others. A device whose
+/// kernels are one family (the CPU) may ignore it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum RowClass {
+    /// A token that was generated, or a draft of one.
+    Generated,
+    /// A token of a prompt.
+    Prompt,
+}
+
 /// One sequence's part of a [`Batch`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Span {
@@ -16,6 +31,8 @@ pub struct Span {
     pub kv_len: u32,
     /// Its pages, enough for `kv_len` tokens.
     pub pages: Vec<u32>,
+    /// The class of all its tokens.
+    pub class: RowClass,
     /// If its tokens are drafts to verify: for each, a mask of the drafts it sees (bit `j`: the span's token `j`). Every draft sees
     /// itself and all keys before the drafts.
     pub drafts: Option<Vec<u32>>,
@@ -29,11 +46,19 @@ impl Span {
         Some((mask | 1u32.checked_shl(query).unwrap_or(0)) & all)
     }
 
-    /// That drafts are 1 to 16 and have a mask each.
+    /// That drafts are 1 to 16 and have a mask each, and that generated tokens are drafts where they're several.
     pub(crate) fn check_drafts(&self) -> Result<()> {
-        let Some(masks) = &self.drafts else { return Ok(()) };
         let shape =
             |what, expected: String, found: String| Error::Shape { op: "step", what, expected, found };
+        let Some(masks) = &self.drafts else {
+            if self.class == RowClass::Prompt || self.query_len <= 1 {
+                return Ok(());
+            }
+            return Err(shape("generated tokens without masks", "1".into(), self.query_len.to_string()));
+        };
+        if self.class == RowClass::Prompt {
+            return Err(shape("class of drafts", "generated".into(), "prompt".into()));
+        }
         if masks.len() != self.query_len as usize {
             return Err(shape("masks of drafts", self.query_len.to_string(), masks.len().to_string()));
         }
@@ -56,7 +81,9 @@ pub enum Outputs {
     None,
 }
 
-/// What one step works on: ragged spans of tokens, one a sequence, in the order they were pushed.
+/// What one step works on: ragged spans of tokens in the order they were pushed, those of generated tokens before those of
+/// prompts, so that each class is one block of rows. A sequence may have several spans: keys of all are in the cache before
+/// any is attended to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Batch {
     /// Token ids, `[tokens]`.
@@ -72,7 +99,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Appends `ids` of a sequence that has `cached` tokens in `pages` of `page_size` tokens. Pages must reach past the last.
+    /// Appends `ids` of a prompt, `cached` of whose tokens are in `pages` of `page_size` tokens. Pages must reach past the last.
     ///
     /// # Panics
     /// If `pages` are too few: the caller reserves them first.
@@ -94,7 +121,34 @@ impl Batch {
             Outputs::All => self.outputs.extend(query_start..query_start + query_len),
             Outputs::Last | Outputs::None => {}
         }
-        self.spans.push(Span { query_start, query_len, kv_len, pages: pages.to_vec(), drafts: None });
+        self.spans.push(Span {
+            query_start,
+            query_len,
+            kv_len,
+            pages: pages.to_vec(),
+            class: RowClass::Prompt,
+            drafts: None,
+        });
+    }
+
+    /// Appends 1 to 16 tokens that a sequence generated, each of which sees those before it. Must precede every prompt.
+    ///
+    /// # Panics
+    /// As [`Batch::push`].
+    pub fn push_generated(
+        &mut self,
+        ids: &[u32],
+        cached: u32,
+        pages: &[u32],
+        page_size: u32,
+        outputs: Outputs,
+    ) {
+        self.push(ids, cached, pages, page_size, outputs);
+        let Some(span) = self.spans.last_mut() else { return };
+        span.class = RowClass::Generated;
+        if ids.len() > 1 {
+            span.drafts = Some((0..span.query_len).map(|query| u32::MAX >> (31 - query.min(31))).collect());
+        }
     }
 
     /// Appends drafts of a sequence to verify, all of whose logits are wanted: a tree, each after its parent. `masks` has for each
@@ -106,6 +160,7 @@ impl Batch {
     pub fn push_drafts(&mut self, ids: &[u32], cached: u32, pages: &[u32], page_size: u32, masks: &[u32]) {
         self.push(ids, cached, pages, page_size, Outputs::All);
         let Some(span) = self.spans.last_mut() else { return };
+        span.class = RowClass::Generated;
         span.drafts = Some(masks.to_vec());
         for query in 0..span.query_len {
             if let Some(seen) = span.drafts_seen(query) {
@@ -117,6 +172,49 @@ impl Batch {
     /// Rows of the step.
     pub fn tokens(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Rows of generated tokens; the rows behind them are prompts'.
+    pub fn generated_rows(&self) -> usize {
+        let generated = self.spans.iter().filter(|span| span.class == RowClass::Generated);
+        generated.map(|span| span.query_len as usize).sum()
+    }
+
+    /// That generated tokens come first, and what each span must be.
+    pub(crate) fn check_spans(&self) -> Result<()> {
+        for span in &self.spans {
+            span.check_drafts()?;
+        }
+        match self.spans.is_sorted_by_key(|span| span.class) {
+            true => Ok(()),
+            false => Err(Error::Shape {
+                op: "step",
+                what: "order of spans",
+                expected: "generated tokens before prompts".into(),
+                found: "one behind a prompt".into(),
+            }),
+        }
+    }
+}
+
+/// That copies of pages, each a source and a destination, are within a cache of `pages` and disturb nothing: no page is written
+/// twice or both read and written.
+pub(crate) fn check_copies(copies: &[(u32, u32)], pages: usize) -> Result<()> {
+    let refuse = |what, expected: String, page: u32| {
+        Err(Error::Shape { op: "copy_pages", what, expected, found: page.to_string() })
+    };
+    let mut written = std::collections::HashSet::new();
+    for &(from, to) in copies {
+        if let Some(page) = [from, to].into_iter().find(|&page| page as usize >= pages) {
+            return refuse("pages", format!("below {pages}"), page);
+        }
+        if !written.insert(to) {
+            return refuse("destinations", "each once".into(), to);
+        }
+    }
+    match copies.iter().find(|(from, _)| written.contains(from)) {
+        Some(&(from, _)) => refuse("sources", "pages that aren't destinations".into(), from),
+        None => Ok(()),
     }
 }
 
@@ -142,7 +240,9 @@ mod tests {
     fn drafts_that_do_not_fit_are_refused() {
         let what = |query_len, masks: usize| {
             let drafts = Some(vec![0; masks]);
-            match (Span { query_start: 0, query_len, kv_len: 20, pages: vec![0; 3], drafts }).check_drafts() {
+            let class = RowClass::Generated;
+            let span = Span { query_start: 0, query_len, kv_len: 20, pages: vec![0; 3], class, drafts };
+            match span.check_drafts() {
                 Err(Error::Shape { what, .. }) => what,
                 other => panic!("accepted: {other:?}"),
             }
@@ -150,9 +250,36 @@ mod tests {
         assert_eq!(what(2, 1), "masks of drafts");
         assert_eq!(what(17, 17), "drafts of a sequence");
         assert_eq!(what(0, 0), "drafts of a sequence");
-        let drafts = Some(vec![0; 16]);
-        assert!(
-            Span { query_start: 0, query_len: 16, kv_len: 16, pages: vec![0], drafts }.check_drafts().is_ok()
-        );
+        let mut batch = Batch::default();
+        batch.push_generated(&[0; 16], 0, &[0], 16, Outputs::Last);
+        assert!(batch.check_spans().is_ok());
+        batch.spans[0].drafts = None;
+        assert!(batch.check_spans().is_err());
+        batch.spans[0].class = RowClass::Prompt;
+        assert!(batch.check_spans().is_ok());
+    }
+
+    #[test]
+    fn generated_tokens_are_a_chain_and_come_first() {
+        let mut batch = Batch::default();
+        batch.push_generated(&[3], 7, &[2], 8, Outputs::Last);
+        batch.push_generated(&[4, 5, 6], 2, &[0], 8, Outputs::Last);
+        batch.push(&[1, 2], 0, &[1], 8, Outputs::Last);
+        assert_eq!(batch.positions, [7, 2, 3, 4, 0, 1]);
+        assert_eq!(batch.outputs, [0, 3, 5]);
+        assert_eq!((batch.generated_rows(), batch.tokens()), (4, 6));
+        let seen: Vec<_> = (0..3).map(|query| batch.spans[1].drafts_seen(query)).collect();
+        assert_eq!(seen, [Some(1), Some(3), Some(7)]);
+        assert!(batch.check_spans().is_ok());
+        batch.push_generated(&[3], 0, &[3], 8, Outputs::Last);
+        assert!(batch.check_spans().is_err());
+    }
+
+    #[test]
+    fn copies_that_would_disturb_each_other_are_refused() {
+        assert!(check_copies(&[(0, 1), (0, 2)], 3).is_ok());
+        for copies in [&[(0, 3)][..], &[(3, 0)], &[(0, 1), (2, 1)], &[(0, 1), (1, 2)], &[(1, 1)]] {
+            assert!(check_copies(copies, 3).is_err(), "{copies:?}");
+        }
     }
 }

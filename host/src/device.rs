@@ -1,4 +1,4 @@
-use crate::{Batch, Result};
+use crate::{Batch, HostQuantized, Result};
 
 /// Element type of weights as a checkpoint stores them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +134,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn logits(&self, max_rows: usize, vocab: usize) -> Result<Self::Logits>;
     /// Takes a weight matrix over.
     fn matrix(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix>;
+    /// Takes quantised weights over, in the device's own packing: an operand of every product that a matrix is.
+    fn quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix>;
     /// Takes a vector over.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
     /// Tabulates `cos(p * f) * attention_factor` and the sine for positions below `max_position` and `head_dim / 2` frequencies.
@@ -142,6 +144,9 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn cache(&self, spec: CacheSpec) -> Result<Self::Cache>;
     /// Bytes a cache occupies on the device.
     fn cache_bytes(&self, cache: &Self::Cache) -> usize;
+    /// Copies whole pages of all layers within a cache, each from a source to a destination; none is written twice or both read
+    /// and written.
+    fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()>;
     /// Brings a step's metadata over. Token ids must be below the vocabulary, positions below the rope's.
     fn step(&self, batch: &Batch) -> Result<Self::Step>;
 
@@ -210,6 +215,11 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn argmax(&self, logits: &Self::Logits) -> Result<Vec<u32>>;
     /// Draws a token a row. Waits.
     fn sample(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<u32>>;
+    /// A token a row, as [`Device::sample`] draws it, or the largest logit's (the lowest index among equals) where the temperature
+    /// is 0. `None` where a row holds a NaN or nothing finite, which leaves the others as they are. Waits.
+    fn choose(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<Option<u32>>>;
+    /// The logits of some rows, row-major, in the order asked. Waits.
+    fn read_logit_rows(&self, logits: &Self::Logits, rows: &[u32]) -> Result<Vec<f32>>;
     /// All logits, row-major. Waits.
     fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>>;
     /// All activations in use, row-major, as f32. Waits.

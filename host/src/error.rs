@@ -1,5 +1,5 @@
 /// What a device can refuse.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An argument doesn't fit the operation.

@@ -3,6 +3,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`Device`] | the interface a model is written against |
+//! | [`HostQuantized`] | quantised weights of any file format, as a device takes them over |
 //! | [`Batch`] | what one step works on: tokens, positions, sequences, pages |
 //! | [`cpu`] | f32 compute over bf16 weights, on any machine |
 //! | [`gpu`] | the same operations as kernel launches, over a [`gpu::Driver`] (CUDA; in tests, the emulator) |
@@ -13,7 +14,9 @@ pub mod cpu;
 mod device;
 mod error;
 pub mod gpu;
+mod quantized;
 
 pub use batch::*;
 pub use device::*;
 pub use error::*;
+pub use quantized::*;

@@ -15,6 +15,8 @@ pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod gather_rows;
 pub mod gemm_bf16;
+pub mod gemm_few;
+pub mod gemm_sm90;
 pub mod layer_norm;
 pub mod page_copy;
 pub mod rms_norm;
@@ -89,6 +91,29 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &attention_prefill_sm90::HD64_F16,
     &attention_prefill_sm90::HD64_SHORT_F16,
     &attention_prefill_sm90::HD128_F16,
+    &gemm_sm90::BF16_WIDE,
+    &gemm_sm90::BF16_NARROW,
+    &gemm_sm90::INT8_WIDE,
+    &gemm_sm90::INT8_NARROW,
+    &gemm_few::VARIANTS[0].spec,
+    &gemm_few::VARIANTS[1].spec,
+    &gemm_few::VARIANTS[2].spec,
+    &gemm_few::VARIANTS[3].spec,
+    &gemm_few::VARIANTS[4].spec,
+    &gemm_few::VARIANTS[5].spec,
+    &gemm_few::VARIANTS[6].spec,
+    &gemm_few::VARIANTS[7].spec,
+    &gemm_few::VARIANTS[8].spec,
+    &gemm_few::VARIANTS[9].spec,
+    &gemm_few::VARIANTS[10].spec,
+    &gemm_few::VARIANTS[11].spec,
+    &gemm_few::VARIANTS[12].spec,
+    &gemm_few::VARIANTS[13].spec,
+    &gemm_few::VARIANTS[14].spec,
+    &gemm_few::VARIANTS[15].spec,
+    &gemm_few::VARIANTS[16].spec,
+    &gemm_few::VARIANTS[17].spec,
+    &gemm_few::VARIANTS[18].spec,
 ];
 
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.

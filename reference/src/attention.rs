@@ -96,8 +96,9 @@ pub(crate) fn attend_keys<R: Real>(
     for (&key, &score) in keys.iter().zip(&scores) {
         let weight = (score - largest).exp();
         total += weight;
+        let stored = weight.stored();
         for (sum, &v) in sum.iter_mut().zip(p.cached(p.v_cache, seq, key, kv_head)) {
-            *sum += weight.stored() * R::of(v);
+            *sum += stored * R::of(v);
         }
     }
     sum.into_iter().map(|sum| (sum / total).stored()).collect()

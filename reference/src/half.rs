@@ -13,27 +13,32 @@ pub fn f16_bits(value: f32) -> u16 {
         return sign | 0x7c00;
     }
     // The unit in the last place: 10 bits below the leading one, 2^-24 at least. Scaling by a power of two is exact.
-    let exponent = if magnitude < 2f64.powi(-14) { -14 } else { magnitude.log2().floor() as i32 };
-    let units = (magnitude / 2f64.powi(exponent - 10)).round_ties_even();
-    let rounded = units * 2f64.powi(exponent - 10);
-    // Of the finite, the bits count units: each exponent's 1024 follow on those of the one below.
-    let steps = if rounded < 2f64.powi(-14) {
-        rounded * 2f64.powi(24)
-    } else {
-        let exponent = rounded.log2().floor() as i32;
-        f64::from(exponent + 14) * 1024.0 + rounded / 2f64.powi(exponent - 10)
-    };
-    sign | steps as u16
+    let exponent = floor_log2(magnitude).max(-14);
+    let units = (magnitude * power_of_two(10 - exponent)).round_ties_even();
+    // Of the finite, the bits count units: each exponent's 1024 follow on those of the one below. Units that were rounded up to
+    // the next power of two are the next exponent's first 1024.
+    let below = if exponent == -14 { 0.0 } else { f64::from(exponent + 14) * 1024.0 };
+    sign | (below + units) as u16
+}
+
+/// `2^exponent`, of a normal number.
+fn power_of_two(exponent: i32) -> f64 {
+    f64::from_bits(((exponent + 1023) as u64) << 52)
+}
+
+/// The exponent of the leading one of a magnitude; of what is not normal, less than that of any that is.
+fn floor_log2(magnitude: f64) -> i32 {
+    (magnitude.to_bits() >> 52) as i32 - 1023
 }
 
 /// The value of an f16.
 pub fn f16_from_bits(bits: u16) -> f32 {
     let (exponent, mantissa) = (i32::from(bits >> 10 & 0x1f), f32::from(bits & 0x3ff));
     let magnitude = match exponent {
-        0 => mantissa * 2f32.powi(-24),
+        0 => mantissa * power_of_two(-24) as f32,
         31 if mantissa == 0.0 => f32::INFINITY,
         31 => f32::NAN,
-        _ => (1.0 + mantissa / 1024.0) * 2f32.powi(exponent - 15),
+        _ => (1.0 + mantissa / 1024.0) * power_of_two(exponent - 15) as f32,
     };
     if bits & 0x8000 == 0 { magnitude } else { -magnitude }
 }

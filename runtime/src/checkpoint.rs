@@ -1,5 +1,7 @@
 //! Tensors of a safetensors checkpoint, one file or sharded, mapped into memory.
 
+mod integers;
+
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
@@ -160,6 +162,11 @@ impl Checkpoint {
     /// The shape of a tensor.
     pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
         Ok(&self.entry(name)?.0.shape)
+    }
+
+    /// The folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// The file a tensor is in, or the folder where it's in none.

@@ -20,6 +20,7 @@
 //! |---|---|
 //! | [`Model`] | the front door: a checkpoint on a device |
 //! | [`config`], [`checkpoint`], [`tokenizer`] | what a checkpoint's folder holds |
+//! | [`quantized`] | how quantised weights are stored in files |
 //! | [`model`] | the decoder, written once against [`tilewright_host::Device`] |
 //! | [`cache`] | keys and values |
 //! | [`sampling`] | how the next token is chosen |
@@ -36,6 +37,7 @@ pub mod eval;
 mod front;
 pub mod generate;
 pub mod model;
+pub mod quantized;
 pub mod sampling;
 pub mod tokenizer;
 pub mod verify;

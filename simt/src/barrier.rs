@@ -95,7 +95,7 @@ impl Barrier {
 
 /// Nothing can run: fine if all lanes have ended.
 pub(crate) fn diagnose(context: &Context) -> Result<(), Fault> {
-    let threads = context.threads as usize;
+    let threads = context.all_threads();
     let stuck = |thread: &usize| matches!(context.states[*thread], State::Waiting | State::Blocked);
     let blocked = |thread: &usize| context.states[*thread] == State::Blocked;
     // A phase that lacks bytes alone explains most: those who copy have done their part.
@@ -111,13 +111,14 @@ pub(crate) fn diagnose(context: &Context) -> Result<(), Fault> {
     if blocked.is_some() {
         let (index, parity) = context.lanes[first].waits_for;
         let barrier = &context.mbarriers[index];
-        let target = context.shared.describe(barrier.address);
+        let target = context.shared.describe_in(barrier.rank, barrier.address);
         let detail = format!("waits at the mbarrier at {target} for parity {parity}: {}", barrier.describe());
         return Err(context.fault(FaultKind::Deadlock, Some(at), other, detail));
     }
-    let absent = (0..threads)
-        .find(|&thread| context.states[thread] == State::Finished)
-        .map(|thread| format!("warp {} lane {} has finished", thread / 32, thread % 32));
+    let absent = (0..threads).find(|&thread| context.states[thread] == State::Finished).map(|thread| {
+        let thread = thread % context.threads as usize;
+        format!("warp {} lane {} has finished", thread / 32, thread % 32)
+    });
     let reason = absent.unwrap_or_else(|| match elsewhere {
         Some(_) => "others wait elsewhere".to_owned(),
         None => "too few threads come".to_owned(),
@@ -131,6 +132,7 @@ pub(crate) fn diagnose(context: &Context) -> Result<(), Fault> {
         Collective::Barrier { id, threads, .. } => {
             format!("waits at barrier {id} for {threads} threads, but {reason}")
         }
+        Collective::ClusterWait => format!("waits in barrier.cluster.wait for its cluster, but {reason}"),
         other => format!("waits in {} for the rest of its warpgroup, but {reason}", other.name()),
     };
     Err(context.fault(kind, Some(at), other, detail))
@@ -147,7 +149,7 @@ impl Context {
     }
 
     /// That a lane has left nothing behind.
-    pub fn lane_ended(&self, thread: usize) -> Result<(), Fault> {
+    pub fn lane_ended(&mut self, thread: usize) -> Result<(), Fault> {
         let copy = self.lanes[thread].copies.front();
         if let Some(copy) = copy.filter(|_| !self.arrival_follows(thread)) {
             let target = self.shared.describe(copy.shared);
@@ -155,6 +157,7 @@ impl Context {
             let at = self.place(thread, copy.site);
             return Err(self.fault(FaultKind::InFlight, Some(at), None, detail));
         }
-        self.stores_at_end(thread)
+        self.stores_at_end(thread)?;
+        self.leave_cluster(thread)
     }
 }

@@ -132,7 +132,34 @@ impl Context {
     ) -> Result<(), Fault> {
         let (spec, coords) = self.tensor(map, coords, shared, site)?;
         let cells = self.read_box(&spec, coords, site)?;
-        self.take_off(shared, cells, spec.swizzle, mbarrier, site)
+        self.report.bulk_copies += 1;
+        self.take_off(shared, &cells, spec.swizzle, mbarrier, site)
+    }
+
+    /// As [`Context::load_tensor`], to the same place in every block of `ranks` (a bit each), each of whose mbarriers is told.
+    pub fn load_tensor_multicast(
+        &mut self,
+        shared: u32,
+        map: &TensorMap,
+        coords: &[i32],
+        mbarrier: u32,
+        ranks: u16,
+        site: Site,
+    ) -> Result<(), Fault> {
+        if ranks == 0 || u32::from(ranks) >> self.cluster != 0 {
+            let blocks = self.cluster;
+            let detail = format!("multicast to ranks {ranks:#b}: expected some of a cluster of {blocks}");
+            return Err(self.operand_fault(site, detail));
+        }
+        let (spec, coords) = self.tensor(map, coords, shared, site)?;
+        let cells = self.read_box(&spec, coords, site)?;
+        self.report.bulk_copies += 1;
+        for rank in (0..self.cluster).filter(|rank| ranks >> rank & 1 != 0) {
+            self.in_block(rank, "multicast", site, |c| {
+                c.take_off(shared, &cells, spec.swizzle, mbarrier, site)
+            })?;
+        }
+        Ok(())
     }
 
     pub fn load_bulk(
@@ -149,7 +176,8 @@ impl Context {
         self.global.load_range(global, data, written, &self.clocks, site).map_err(|(at, problem)| {
             self.access_fault(problem, Space::Global(at), "bulk load", bytes as usize, site)
         })?;
-        self.take_off(shared, cells, Swizzle::None, mbarrier, site)
+        self.report.bulk_copies += 1;
+        self.take_off(shared, &cells, Swizzle::None, mbarrier, site)
     }
 
     pub fn check_bulk(&self, shared: u32, global: u64, bytes: u32, site: Site) -> Result<(), Fault> {
@@ -171,7 +199,7 @@ impl Context {
     fn take_off(
         &mut self,
         shared: u32,
-        cells: Cells,
+        cells: &Cells,
         swizzle: Swizzle,
         mbarrier: u32,
         site: Site,
@@ -179,7 +207,6 @@ impl Context {
         let mbarrier = self.use_mbarrier(mbarrier, "bulk copy", site)?;
         self.check_mbarrier_fence(mbarrier, site)?;
         let bytes = cells.data.len() as u32;
-        self.report.bulk_copies += 1;
         self.report.bulk_bytes += u64::from(bytes);
         self.last_flight = if self.last_flight == Busy::MAX { FIRST_FLIGHT } else { self.last_flight + 1 };
         let busy = self.last_flight;
@@ -220,6 +247,7 @@ impl Context {
     pub fn land(&mut self, index: usize) -> Result<(), Fault> {
         let Flight { mbarrier, thread, site, cargo, .. } = self.flights.remove(index);
         self.become_thread(thread);
+        self.shared.enter(self.mbarriers[mbarrier].rank);
         match cargo {
             Cargo::Bulk { bytes, pieces } => {
                 let agent = Agent::Mbarrier(mbarrier);
@@ -257,10 +285,16 @@ impl Context {
     /// The fault of a block that ended too soon.
     pub fn flights_at_end(&self) -> Result<(), Fault> {
         let Some(flight) = self.flights.first() else { return Ok(()) };
+        Err(self.left_in_flight(flight))
+    }
+
+    /// The fault of a block that ended while a copy to it was on its way.
+    pub fn left_in_flight(&self, flight: &Flight) -> Fault {
         let at = Some(self.place(flight.thread, flight.site));
-        let target = self.shared.describe(self.mbarriers[flight.mbarrier].address);
+        let barrier = &self.mbarriers[flight.mbarrier];
+        let target = self.shared.describe_in(barrier.rank, barrier.address);
         let detail =
             format!("the block ended while a copy was on its way that completes on the mbarrier at {target}");
-        Err(self.fault(FaultKind::InFlight, at, None, detail))
+        self.fault(FaultKind::InFlight, at, None, detail)
     }
 }

@@ -10,26 +10,29 @@
 
 use crate::release::Releases;
 
-/// Bits of a stamp: 27 of block, 11 of thread or agent, 1 for atomics, 25 of clock. 0 is older than everything.
+/// Bits of a stamp: 26 of cluster (of one block, where there are none), 12 of thread in it or agent, 1 for atomics, 25 of clock. 0
+/// is older than everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stamp(u64);
 
 const THREAD_SHIFT: u32 = 26;
-const BLOCK_SHIFT: u32 = 37;
+const BLOCK_SHIFT: u32 = 38;
 const ATOMIC: u64 = 1 << 25;
 const CLOCK_MASK: u64 = ATOMIC - 1;
-/// The last block serial that fits a stamp.
-pub(crate) const LAST_SERIAL: u64 = (1 << 27) - 1;
+/// The last serial of a cluster that fits a stamp.
+pub(crate) const LAST_SERIAL: u64 = (1 << 26) - 1;
 /// The floor of memory that no other block sees: whatever another block did to it is over.
 pub(crate) const OWN_MEMORY_FLOOR: u64 = u64::MAX;
 
-/// Components of a vector clock: 32 warps, one that stays 0, then the agents.
-pub(crate) const COMPONENTS: usize = 128;
+/// The most warps that run together: those of a cluster.
+pub(crate) const WARPS: usize = 64;
+/// Components of a vector clock: the warps, one that stays 0, then the agents.
+pub(crate) const COMPONENTS: usize = 192;
 pub(crate) type VectorClock = [u32; COMPONENTS];
 /// The row of `seen` that stands for all warps of a warpgroup at once.
-const WARPGROUP_VIEW: usize = 32;
-/// Stamps of agents count from here: 1024 and the component.
-const FIRST_AGENT: u32 = 1024;
+const WARPGROUP_VIEW: usize = WARPS;
+/// Stamps of agents count from here: all threads and the component.
+const FIRST_AGENT: u32 = 32 * WARPS as u32;
 
 /// Who accesses memory on a lane's behalf, at a time of its own. Where there are more of a kind than components, some share
 /// one, which can only hide a race.
@@ -37,7 +40,7 @@ const FIRST_AGENT: u32 = 1024;
 pub(crate) enum Agent {
     /// Copies that complete on the mbarrier of this index.
     Mbarrier(usize),
-    /// The matrix products of a warpgroup.
+    /// The matrix products of the warpgroup whose first warp is four times this.
     Warpgroup(usize),
     /// The reading side of a warp's bulk stores.
     StoreSource(usize),
@@ -48,10 +51,10 @@ pub(crate) enum Agent {
 impl Agent {
     pub fn component(self) -> usize {
         match self {
-            Agent::Mbarrier(index) => 40 + index % 32,
-            Agent::Warpgroup(group) => 72 + group % 8,
-            Agent::StoreSource(warp) => 80 + warp % 24,
-            Agent::StoreTarget(warp) => 104 + warp % 24,
+            Agent::Mbarrier(index) => 72 + index % 48,
+            Agent::Warpgroup(group) => 120 + group % 16,
+            Agent::StoreSource(warp) => 136 + warp % 28,
+            Agent::StoreTarget(warp) => 164 + warp % 28,
         }
     }
 }
@@ -68,12 +71,12 @@ impl Stamp {
     /// The thread, or from [`FIRST_AGENT`] on an agent.
     #[inline(always)]
     pub fn thread(self) -> u32 {
-        (self.0 >> THREAD_SHIFT) as u32 & 0x7ff
+        (self.0 >> THREAD_SHIFT) as u32 & 0xfff
     }
     pub fn is_agent(self) -> bool {
         self.thread() >= FIRST_AGENT
     }
-    /// Serial number of the block over the life of the device.
+    /// Serial number of the cluster over the life of the device.
     #[inline(always)]
     pub fn block(self) -> u64 {
         self.0 >> BLOCK_SHIFT
@@ -82,7 +85,7 @@ impl Stamp {
     pub fn clock(self) -> u32 {
         (self.0 & CLOCK_MASK) as u32
     }
-    /// Whether another stamp is of the same thread or agent of the same block.
+    /// Whether another stamp is of the same thread or agent of the same cluster.
     #[inline(always)]
     pub fn same_origin(self, other: Self) -> bool {
         (self.0 ^ other.0) >> THREAD_SHIFT == 0
@@ -101,14 +104,14 @@ impl Stamp {
     }
 }
 
-/// The clocks of the running block, as the running lane sees them.
+/// The clocks of the running cluster, as the running lane sees them.
 #[derive(Debug)]
 pub(crate) struct Clocks {
     /// Off: no access is recorded or checked.
     pub enabled: bool,
     /// The running lane's stamp.
     pub now: Stamp,
-    /// Serial of the launch's first block: what is older is ordered before the launch.
+    /// Serial of the launch's first cluster: what is older is ordered before the launch.
     pub launch_floor: u64,
     /// What the launch's blocks have released.
     pub releases: Releases,
@@ -117,7 +120,7 @@ pub(crate) struct Clocks {
     view: usize,
     /// Of warps and agents.
     own: VectorClock,
-    seen: Box<[VectorClock; 33]>,
+    seen: Box<[VectorClock; WARPS + 1]>,
     /// Of each agent, the thread that last set it off.
     agent_threads: [u32; COMPONENTS],
 }
@@ -138,16 +141,16 @@ impl Clocks {
             block: 0,
             view: 0,
             own: [1; COMPONENTS],
-            seen: Box::new([[0; COMPONENTS]; 33]),
+            seen: Box::new([[0; COMPONENTS]; WARPS + 1]),
             agent_threads: [0; COMPONENTS],
         }
     }
 
-    /// Begins a block.
-    pub fn begin(&mut self, serial: u64) {
+    /// Begins a cluster of so many warps.
+    pub fn begin(&mut self, serial: u64, warps: usize) {
         self.block = serial;
         self.own = [1; COMPONENTS];
-        *self.seen = [[0; COMPONENTS]; 33];
+        self.seen[..warps].fill([0; COMPONENTS]);
         self.releases.begin_block(serial);
     }
 
@@ -165,7 +168,7 @@ impl Clocks {
         Stamp(self.block << BLOCK_SHIFT | (thread as u64) << THREAD_SHIFT | clock)
     }
 
-    /// The thread behind a stamp of the running block: an agent's is the one that last set it off.
+    /// The thread behind a stamp of the running cluster: an agent's is the one that last set it off.
     pub fn thread_of(&self, stamp: Stamp) -> u32 {
         match stamp.thread() {
             thread if thread < FIRST_AGENT => thread,
@@ -238,9 +241,13 @@ impl Clocks {
         *seen = (*seen).max(clock);
     }
 
-    /// Makes `stamp`, an agent's, what happens now, ordered after what all warps of a warpgroup have seen.
-    pub fn become_warpgroup(&mut self, group: usize, stamp: Stamp) {
-        let warps = 4 * group..4 * group + 4;
+    /// Whether any of `warps` has seen what `warp` did up to `clock`.
+    pub fn seen_by(&self, warps: std::ops::Range<usize>, warp: usize, clock: u32) -> bool {
+        self.seen[warps].iter().any(|seen| seen[warp] >= clock)
+    }
+
+    /// Makes `stamp`, an agent's, what happens now, ordered after what all `warps` of a warpgroup have seen.
+    pub fn become_warpgroup(&mut self, warps: std::ops::Range<usize>, stamp: Stamp) {
         let mut least = [u32::MAX; COMPONENTS];
         for warp in warps {
             for (component, least) in least.iter_mut().enumerate() {

@@ -3,9 +3,8 @@
 use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
 use crate::lane::{Collective, Lane, State};
-use crate::matrix::{MmaOperands, ldmatrix, mma_m16n8k16};
+use crate::matrix::{Factors, MmaOperands, byte_element, float_element, ldmatrix, mma_m16n8};
 use crate::requests::Kind;
-use crate::wgmma::WgmmaType;
 
 /// How a warp stands once none of its lanes can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +78,7 @@ impl Context {
     pub fn execute(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
         let threads = self.warp_threads(warp);
         match collective {
-            Collective::Mma(ty) => self.execute_mma(warp, ty)?,
+            Collective::Mma(factors) => self.execute_mma(warp, factors)?,
             Collective::Ldmatrix { trans } => self.execute_ldmatrix(warp, trans)?,
             Collective::WgmmaFence => self.execute_wgmma_fence(warp),
             Collective::WgmmaCommit => self.execute_wgmma_commit(warp),
@@ -87,6 +86,7 @@ impl Context {
                 self.whole_warp(warp)?;
                 self.execute_wgmma_wait(warp)?;
             }
+            Collective::ClusterArrive { relaxed } => self.arrive_at_cluster_barrier(warp, relaxed)?,
             Collective::Elect => {
                 let lanes = self.lanes[threads.clone()].iter_mut().enumerate();
                 lanes.for_each(|(lane, elected)| elected.result[0] = u32::from(lane == 0));
@@ -100,9 +100,9 @@ impl Context {
         Ok(())
     }
 
-    /// Executes an instruction that all lanes of the four warps of `group` wait in.
-    pub fn execute_warpgroup(&mut self, group: usize, collective: Collective) -> Result<(), Fault> {
-        let threads = 128 * group..128 * group + 128;
+    /// Executes an instruction that all lanes of the four warps from `warp` on wait in.
+    pub fn execute_warpgroup(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
+        let threads = 32 * warp..32 * warp + 128;
         match collective {
             Collective::Wgmma { registers } => self.execute_wgmma(threads.clone(), registers)?,
             _ => self.execute_set_max_registers(threads.clone())?,
@@ -136,17 +136,21 @@ impl Context {
         Err(self.fault(FaultKind::WarpDivergence, Some(self.lane_place(threads.start)), None, detail))
     }
 
-    fn execute_mma(&mut self, warp: usize, ty: WgmmaType) -> Result<(), Fault> {
+    fn execute_mma(&mut self, warp: usize, factors: Factors) -> Result<(), Fault> {
         let first = self.whole_warp(warp)?;
         self.report.mma += 1;
         let lanes = &mut self.lanes[first..first + 32];
         let mut operands = [MmaOperands::default(); 32];
         for (operands, lane) in operands.iter_mut().zip(&*lanes) {
             let [a0, a1, a2, a3, b0, b1, c @ ..] = lane.operands;
-            *operands = MmaOperands { a: [a0, a1, a2, a3], b: [b0, b1], c: c.map(f32::from_bits) };
+            *operands = MmaOperands { a: [a0, a1, a2, a3], b: [b0, b1], c };
         }
-        for (lane, d) in lanes.iter_mut().zip(mma_m16n8k16(ty, &operands)) {
-            lane.result = d.map(f32::to_bits);
+        let results = match factors {
+            Factors::Float(ty) => mma_m16n8::<f64, 16>(&operands, float_element(ty)),
+            Factors::S8 => mma_m16n8::<i8, 32>(&operands, byte_element),
+        };
+        for (lane, d) in lanes.iter_mut().zip(results) {
+            lane.result = d;
         }
         Ok(())
     }

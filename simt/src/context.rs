@@ -4,8 +4,10 @@ use std::cell::Cell;
 use std::panic::Location;
 use std::ptr;
 
+use crate::accumulators::{Accumulator, WarpProducts};
 use crate::bulk::Flight;
 use crate::clock::{Clocks, Stamp};
+use crate::cluster::{ClusterBarrier, Peer};
 use crate::fault::{Fault, FaultKind, Place};
 use crate::global::Global;
 use crate::lane::{Collective, Copy, Lane, State};
@@ -16,9 +18,8 @@ use crate::report::Report;
 use crate::requests::Requests;
 use crate::shared::{Busy, FIRST_FLIGHT, Shared};
 use crate::site::{Site, Sites};
-use crate::wgmma::WarpProducts;
 
-/// The launch that runs, its block and its lanes.
+/// The launch that runs, the blocks that run together, and their lanes.
 #[derive(Debug)]
 pub(crate) struct Context {
     pub global: Global,
@@ -29,9 +30,17 @@ pub(crate) struct Context {
     pub requests: Requests,
     pub kernel: String,
     pub grid: [u32; 3],
+    /// Threads of a block.
     pub threads: u32,
+    /// Blocks of a cluster: they run together, and threads and warps are counted through all of them.
+    pub cluster: usize,
     pub seed: Option<u64>,
+    /// Index of the cluster's first block.
+    pub first_block: u64,
+    /// The running thread's block, its rank in the cluster, and its first thread.
     pub block: [u32; 3],
+    pub rank: usize,
+    pub first_thread: usize,
     /// The running thread.
     pub current: usize,
     /// Steps until the running thread lets others run, collective or not.
@@ -41,6 +50,9 @@ pub(crate) struct Context {
     pub states: Vec<State>,
     pub lanes: Vec<Lane>,
     pub mbarriers: Vec<Mbarrier>,
+    /// The blocks of the cluster.
+    pub peers: Vec<Peer>,
+    pub cluster_barrier: ClusterBarrier,
     /// What is on its way, in order of issue.
     pub flights: Vec<Flight>,
     pub last_flight: Busy,
@@ -67,14 +79,20 @@ impl Context {
             kernel: String::new(),
             grid: [1; 3],
             threads: 0,
+            cluster: 1,
             seed: None,
+            first_block: 0,
             block: [0; 3],
+            rank: 0,
+            first_thread: 0,
             current: 0,
             patience: 0,
             step_limit: u64::MAX,
             states: Vec::new(),
             lanes: Vec::new(),
             mbarriers: Vec::new(),
+            peers: Vec::new(),
+            cluster_barrier: ClusterBarrier::default(),
             flights: Vec::new(),
             last_flight: FIRST_FLIGHT,
             products: Vec::new(),
@@ -87,14 +105,46 @@ impl Context {
 
     /// The lanes of a warp.
     pub fn warp_threads(&self, warp: usize) -> std::ops::Range<usize> {
-        32 * warp..(32 * warp + 32).min(self.threads as usize)
+        32 * warp..(32 * warp + 32).min(self.all_threads())
+    }
+
+    /// Threads that run together.
+    pub fn all_threads(&self) -> usize {
+        self.threads as usize * self.cluster
+    }
+
+    /// Rank of the block that a thread is of.
+    #[inline(always)]
+    pub fn rank_of(&self, thread: usize) -> usize {
+        if self.cluster == 1 { 0 } else { thread / self.threads as usize }
+    }
+
+    /// The first warp of a warp's warpgroup, which may lack warps.
+    pub fn warpgroup_of(&self, warp: usize) -> usize {
+        let first = self.rank_of(32 * warp) * self.threads as usize / 32;
+        first + (warp - first) / 4 * 4
     }
 
     /// Makes `thread` the one whose accesses are recorded.
     #[inline(always)]
     pub fn become_thread(&mut self, thread: usize) {
-        self.current = thread;
+        self.become_current(thread);
         self.clocks.become_thread(thread);
+    }
+
+    /// Makes `thread` the running one, and its block the one whose memory addresses mean.
+    #[inline(always)]
+    pub fn become_current(&mut self, thread: usize) {
+        self.current = thread;
+        if self.cluster > 1 {
+            let rank = self.rank_of(thread);
+            self.shared.enter(rank);
+            if rank != self.rank {
+                self.rank = rank;
+                self.first_thread = rank * self.threads as usize;
+                self.block = self.block_of(self.first_block + rank as u64);
+            }
+        }
     }
 
     /// Coordinates of a block from its index in the launch.
@@ -104,15 +154,23 @@ impl Context {
     }
 
     pub fn place(&self, thread: usize, site: Site) -> Place {
-        Place { block: self.block, thread: thread as u32, location: self.sites.decode(site) }
+        self.place_in(self.first_block, thread, site)
+    }
+
+    /// A thread of the cluster whose first block is given.
+    fn place_in(&self, first_block: u64, thread: usize, site: Site) -> Place {
+        let rank = self.rank_of(thread);
+        let block = self.block_of(first_block + rank as u64);
+        let thread = (thread - rank * self.threads as usize) as u32;
+        Place { block, thread, location: self.sites.decode(site) }
     }
 
     fn place_of(&self, stamp: Stamp, site: Site) -> Place {
-        let block = self.block_of(stamp.block() - self.clocks.launch_floor);
-        // An agent of another block can't be asked any more; that block's first thread stands for it.
-        let same_block = block == self.block;
-        let thread = if same_block || !stamp.is_agent() { self.clocks.thread_of(stamp) } else { 0 };
-        Place { block, thread, location: self.sites.decode(site) }
+        let first_block = (stamp.block() - self.clocks.launch_floor) * self.cluster as u64;
+        // An agent of another cluster can't be asked any more; that cluster's first thread stands for it.
+        let known = first_block == self.first_block || !stamp.is_agent();
+        let thread = if known { self.clocks.thread_of(stamp) } else { 0 };
+        self.place_in(first_block, thread as usize, site)
     }
 
     pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
@@ -186,7 +244,7 @@ impl Context {
         if let Some(flight) = self.flights.iter().find(|flight| flight.busy == busy) {
             return (flight.thread, flight.site);
         }
-        let thread = usize::from(busy) - 1;
+        let thread = self.shared.rank() * self.threads as usize + usize::from(busy) - 1;
         let Space::Shared(address) = space else { return (thread, Site::default()) };
         let here = |copy: &&Copy| copy.shared == address & !15;
         (thread, self.lanes[thread].copies.iter().find(here).map_or(Site::default(), |copy| copy.site))
@@ -293,10 +351,10 @@ pub(crate) fn wait_in(
 
 /// As [`wait_in`], in a collective that reads and writes the lane's accumulators.
 #[inline(always)]
-pub(crate) fn wait_in_with(
+pub(crate) fn wait_in_with<T: Accumulator>(
     collective: Collective,
     operands: &[u32],
-    accumulators: &mut [f32],
+    accumulators: &mut [T],
     location: &'static Location<'static>,
 ) {
     let context = context();

@@ -1,7 +1,9 @@
 //! The emulated device: memory that outlives launches, and launches.
 
+use crate::accumulators::WarpProducts;
 use crate::bulk_store::Stores;
-use crate::clock::LAST_SERIAL;
+use crate::clock::{LAST_SERIAL, WARPS};
+use crate::cluster::{ClusterBarrier, MOST_BLOCKS, Peer};
 use crate::context::{Context, Current};
 use crate::fault::{Fault, FaultKind};
 use crate::lane::{Lane, State};
@@ -10,7 +12,6 @@ use crate::random::Random;
 use crate::release::Fenced;
 use crate::report::Report;
 use crate::scheduler::{Block, LaneStack};
-use crate::wgmma::WarpProducts;
 
 /// In which order lanes run between the points that order them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -149,15 +150,28 @@ impl Device {
     /// # Errors
     /// The first fault, which ends the launch. What blocks and lanes did until then stays done.
     pub fn launch(&mut self, launch: &Launch<'_>, kernel: &dyn Fn()) -> Result<Report, Fault> {
-        let blocks = self.begin(launch)?;
-        while self.stacks.len() < launch.threads as usize {
+        self.launch_clusters(launch, 1, kernel)
+    }
+
+    /// As [`Device::launch`], in clusters of `cluster_blocks` blocks, neighbours in x, that run together.
+    ///
+    /// # Errors
+    /// As [`Device::launch`]; of clusters, the grid must be whole ones of at most 16 blocks, whole warps, 2048 threads in all.
+    pub fn launch_clusters(
+        &mut self,
+        launch: &Launch<'_>,
+        cluster_blocks: u32,
+        kernel: &dyn Fn(),
+    ) -> Result<Report, Fault> {
+        let clusters = self.begin(launch, cluster_blocks)?;
+        while self.stacks.len() < self.context.all_threads() {
             let stack = LaneStack::new(self.stacks.len()).map_err(|error| {
                 self.invalid(format!("no memory for the stack of thread {}: {error}", self.stacks.len()))
             })?;
             self.stacks.push(stack);
         }
         let first_serial = self.next_serial;
-        self.next_serial += blocks;
+        self.next_serial += clusters;
         let context: *mut Context = &raw mut *self.context;
         let current = Current::set(context);
         let mut random = match launch.order {
@@ -166,11 +180,11 @@ impl Device {
         };
         // SAFETY: as below.
         unsafe { &mut *context }.random = random.as_mut().map(|random| Random::new(random.next()));
-        let shuffle = random.as_mut().map(|random| Shuffle::new(blocks, random));
-        for turn in 0..blocks {
+        let shuffle = random.as_mut().map(|random| Shuffle::new(clusters, random));
+        for turn in 0..clusters {
             let index = shuffle.as_ref().map_or(turn, |shuffle| shuffle.at(turn));
             // SAFETY: the context lives in the device, which is borrowed for the whole launch; no lane runs now.
-            unsafe { &mut *context }.begin_block(index, first_serial + index, launch.shared_bytes as usize);
+            unsafe { &mut *context }.begin_cluster(index, first_serial + index, launch.shared_bytes as usize);
             let lanes_random = random.as_mut().map(|random| Random::new(random.next()));
             // SAFETY: `kernel` outlives this call, and the block is ended before it returns.
             let mut block = unsafe { Block::new(kernel, &mut self.stacks, lanes_random) };
@@ -186,12 +200,13 @@ impl Device {
         self.context.fault(FaultKind::InvalidLaunch, None, None, detail)
     }
 
-    /// Checks a launch and prepares the context for it; the number of blocks.
-    fn begin(&mut self, launch: &Launch<'_>) -> Result<u64, Fault> {
+    /// Checks a launch and prepares the context for it; the number of clusters.
+    fn begin(&mut self, launch: &Launch<'_>, cluster_blocks: u32) -> Result<u64, Fault> {
         let context = &mut *self.context;
         launch.name.clone_into(&mut context.kernel);
         context.grid = launch.grid;
         context.threads = launch.threads;
+        context.cluster = 1;
         context.seed = match launch.order {
             Order::Deterministic => None,
             Order::Seeded(seed) => Some(seed),
@@ -213,33 +228,58 @@ impl Device {
                 launch.shared_bytes
             )));
         }
-        let blocks = u128::from(x) * u128::from(y) * u128::from(z);
-        if blocks >= u128::from(LAST_SERIAL) {
-            return Err(self.invalid(format!("{blocks} blocks: expected fewer than {LAST_SERIAL}")));
+        self.check_cluster(launch, cluster_blocks)?;
+        self.context.cluster = cluster_blocks as usize;
+        let clusters = u128::from(x / cluster_blocks) * u128::from(y) * u128::from(z);
+        if clusters >= u128::from(LAST_SERIAL) {
+            return Err(
+                self.invalid(format!("{clusters} blocks or clusters: expected fewer than {LAST_SERIAL}"))
+            );
         }
-        let blocks = blocks as u64;
-        if self.next_serial + blocks > LAST_SERIAL {
+        let clusters = clusters as u64;
+        if self.next_serial + clusters > LAST_SERIAL {
             self.context.global.clear_shadow();
             self.context.shared.clear_shadow();
             self.next_serial = 1;
         }
         self.context.clocks.launch_floor = self.next_serial;
         self.context.clocks.releases.begin_launch();
-        Ok(blocks)
+        Ok(clusters)
+    }
+
+    fn check_cluster(&self, launch: &Launch<'_>, blocks: u32) -> Result<(), Fault> {
+        if !(1..=MOST_BLOCKS).contains(&blocks) || !launch.grid[0].is_multiple_of(blocks) {
+            let columns = launch.grid[0];
+            return Err(self.invalid(format!(
+                "clusters of {blocks} blocks: expected 1 to {MOST_BLOCKS}, and a divisor of the grid's {columns} in x"
+            )));
+        }
+        let (each, most) = (launch.threads, 32 * WARPS as u32);
+        if blocks > 1 && (!each.is_multiple_of(32) || blocks * each > most) {
+            return Err(self.invalid(format!(
+                "clusters of {blocks} blocks of {each} threads: expected whole warps, and at most {most} threads in all"
+            )));
+        }
+        Ok(())
     }
 }
 
 impl Context {
-    fn begin_block(&mut self, index: u64, serial: u64, shared_bytes: usize) {
-        let threads = self.threads as usize;
-        self.block = self.block_of(index);
-        self.shared.begin(shared_bytes, threads);
+    fn begin_cluster(&mut self, index: u64, serial: u64, shared_bytes: usize) {
+        let threads = self.all_threads();
+        self.first_block = index * self.cluster as u64;
+        self.block = self.block_of(self.first_block);
+        (self.rank, self.first_thread) = (0, 0);
+        self.shared.begin(shared_bytes, threads, self.cluster);
+        self.peers.clear();
+        self.peers.resize_with(self.cluster, || Peer::new(self.threads as usize));
+        self.cluster_barrier = ClusterBarrier::default();
         self.mbarriers.clear();
         self.flights.clear();
         self.products.clear();
         self.products.resize_with(threads.div_ceil(32), WarpProducts::default);
         self.woken.clear();
-        self.clocks.begin(serial);
+        self.clocks.begin(serial, threads.div_ceil(32));
         self.states.clear();
         self.states.resize(threads, State::Ready);
         self.lanes.resize_with(threads, Lane::default);
@@ -252,34 +292,34 @@ impl Context {
             lane.take_accumulators_back();
             lane.site = crate::site::Site::default();
         }
-        self.report.blocks += 1;
+        self.report.blocks += self.cluster as u64;
     }
 }
 
-/// A permutation of the blocks, an affine map so that it needs no memory.
+/// A permutation of the clusters, an affine map so that it needs no memory.
 struct Shuffle {
-    blocks: u64,
+    clusters: u64,
     start: u64,
     stride: u64,
 }
 
 impl Shuffle {
-    fn new(blocks: u64, random: &mut Random) -> Self {
+    fn new(clusters: u64, random: &mut Random) -> Self {
         let gcd = |mut a: u64, mut b: u64| {
             while b != 0 {
                 (a, b) = (b, a % b);
             }
             a
         };
-        let mut stride = 1 + random.next() % blocks;
-        while gcd(stride, blocks) != 1 {
-            stride = 1 + random.next() % blocks;
+        let mut stride = 1 + random.next() % clusters;
+        while gcd(stride, clusters) != 1 {
+            stride = 1 + random.next() % clusters;
         }
-        Self { blocks, start: random.next() % blocks, stride }
+        Self { clusters, start: random.next() % clusters, stride }
     }
 
     fn at(&self, turn: u64) -> u64 {
-        ((u128::from(self.start) + u128::from(turn) * u128::from(self.stride)) % u128::from(self.blocks))
+        ((u128::from(self.start) + u128::from(turn) * u128::from(self.stride)) % u128::from(self.clusters))
             as u64
     }
 }

@@ -18,6 +18,8 @@ pub enum FaultKind {
     /// A use of shared memory that an asynchronous copy is still on its way to, or of accumulators that `wgmma` still writes;
     /// or such work never waited for.
     InFlight,
+    /// A use of the shared memory of another block of the cluster that has ended, or that nothing keeps from ending before.
+    Exited,
     /// A barrier that some lanes reach and others can't any more.
     BarrierDivergence,
     /// Lanes of a warp that disagree about the warp-wide instruction they execute.
@@ -44,6 +46,7 @@ impl fmt::Display for FaultKind {
             FaultKind::Uninitialised => "uninitialised read",
             FaultKind::Race => "race",
             FaultKind::InFlight => "in flight",
+            FaultKind::Exited => "exited block",
             FaultKind::BarrierDivergence => "barrier divergence",
             FaultKind::WarpDivergence => "warp divergence",
             FaultKind::Deadlock => "deadlock",

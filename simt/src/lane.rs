@@ -5,10 +5,11 @@ use std::ptr;
 
 use corosensei::Yielder;
 
+use crate::accumulators::Accumulator;
 use crate::bulk_store::Stores;
+use crate::matrix::Factors;
 use crate::release::Fenced;
 use crate::site::Site;
-use crate::wgmma::WgmmaType;
 
 /// What a lane is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +33,7 @@ pub(crate) enum Collective {
     ShflIdx,
     ShflDown,
     ShflUp,
-    Mma(WgmmaType),
+    Mma(Factors),
     Ldmatrix {
         trans: bool,
     },
@@ -54,12 +55,22 @@ pub(crate) enum Collective {
     WgmmaFence,
     WgmmaCommit,
     WgmmaWait,
+    ClusterArrive {
+        relaxed: bool,
+    },
+    ClusterWait,
 }
 
 impl Collective {
     /// Whether more than a warp meets there.
     pub fn is_wider_than_warp(self) -> bool {
-        matches!(self, Collective::Barrier { .. } | Collective::SetMaxRegisters | Collective::Wgmma { .. })
+        matches!(
+            self,
+            Collective::Barrier { .. }
+                | Collective::SetMaxRegisters
+                | Collective::Wgmma { .. }
+                | Collective::ClusterWait
+        )
     }
 
     /// The instruction.
@@ -83,6 +94,8 @@ impl Collective {
             Collective::WgmmaFence => "wgmma.fence",
             Collective::WgmmaCommit => "wgmma.commit_group",
             Collective::WgmmaWait => "wgmma.wait_group",
+            Collective::ClusterArrive { .. } => "barrier.cluster.arrive",
+            Collective::ClusterWait => "barrier.cluster.wait",
         }
     }
 }
@@ -106,8 +119,8 @@ pub(crate) struct Lane {
     pub collective: Collective,
     pub site: Site,
     pub operands: [u32; 10],
-    /// The accumulators that it lends to a collective: where, and how many. None while it runs.
-    accumulators: (*mut f32, usize),
+    /// The accumulators that it lends to a collective, as bits: where, and how many. None while it runs.
+    accumulators: (*mut u32, usize),
     pub result: [u32; 4],
     pub copies: VecDeque<Copy>,
     pub copies_issued: u64,
@@ -144,22 +157,24 @@ impl Default for Lane {
 
 impl Lane {
     /// The accumulators lent to the collective that the lane waits in.
-    pub fn accumulators(&self) -> &[f32] {
+    pub fn accumulators(&self) -> &[u32] {
         let (start, count) = self.accumulators;
-        // SAFETY: empty, or set by `lend_accumulators` from a slice that the lane, now suspended, has borrowed mutably; it takes
-        // them back before it goes on, or the next block does so if it was unwound.
+        // SAFETY: empty, or set by `lend_accumulators` from a slice of f32 or i32, as large and as aligned as u32 and like it
+        // of any bits, that the lane, now suspended, has borrowed mutably; it takes them back before it goes on, or the next
+        // block does so if it was unwound.
         unsafe { std::slice::from_raw_parts(start, count) }
     }
 
-    pub fn accumulators_mut(&mut self) -> &mut [f32] {
+    pub fn accumulators_mut(&mut self) -> &mut [u32] {
         let (start, count) = self.accumulators;
         // SAFETY: as for `accumulators`; `self` is borrowed mutably, so nobody else has them.
         unsafe { std::slice::from_raw_parts_mut(start, count) }
     }
 
     /// Lends `accumulators` until [`Lane::take_accumulators_back`]; the caller waits in a collective and nothing else meanwhile.
-    pub fn lend_accumulators(&mut self, accumulators: &mut [f32]) {
-        self.accumulators = (accumulators.as_mut_ptr(), accumulators.len());
+    pub fn lend_accumulators<T: Accumulator>(&mut self, accumulators: &mut [T]) {
+        const { assert!(size_of::<T>() == size_of::<u32>() && align_of::<T>() == align_of::<u32>()) };
+        self.accumulators = (accumulators.as_mut_ptr().cast(), accumulators.len());
     }
 
     pub fn take_accumulators_back(&mut self) {

@@ -52,6 +52,10 @@
 //! - between blocks, atomics on one address with acquire and release semantics, their own or by `fence.acq_rel.gpu` before and
 //!   after. What a lane acquires from another block counts for its whole block. Without fences atomics order nothing else.
 //!
+//! - between blocks of a cluster, `barrier.cluster` (its arrival releases unless relaxed, its wait acquires), and mbarriers
+//!   across blocks; scopes are not told apart. Shared memory of another block may be touched only while something orders that
+//!   before the block's end. What a lane acquires from outside its cluster counts for the whole cluster.
+//!
 //! Launches are always ordered.
 //!
 //! # What is on its way
@@ -61,7 +65,7 @@
 //! | `cp.async` | its lane waits for the group, or an mbarrier told by `cp.async.mbarrier.arrive` | the 16 bytes are nobody's to touch |
 //! | bulk load | its mbarrier's phase completes, for those who wait at it | the destination is nobody's to touch |
 //! | bulk store | its lane waits for the group; `.read` for the source alone | writing the source and reading the target are races |
-//! | `wgmma` | each warp waits for the group | writing the operands is a race; accumulators are signalling NaNs |
+//! | `wgmma` | each warp waits for the group | writing the operands is a race; accumulators are signalling NaNs, or huge integers |
 //!
 //! The last three are recorded as accesses of an agent of their own, which nobody has seen before that wait. Data is read when
 //! the instruction is issued and lands as late as it can: when a lane waits for it and nothing else can run. In a random order
@@ -79,17 +83,20 @@
 //!
 //! # Limits
 //!
-//! Blocks run one after another, so a kernel whose blocks wait for each other never ends ([`Device::limit_steps`] ends it), and
-//! there are no clusters. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
+//! Blocks, or clusters, run one after another, so a kernel whose blocks wait for each other outside of a cluster never ends
+//! ([`Device::limit_steps`] ends it). Clusters extend in x. Of the instructions between their blocks there are loads, stores,
+//! additions, arrivals and multicast tensor loads; not `st.async`, nor bulk copies from shared memory to shared memory. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
 //! memory some are remembered, four in shared and two in global: a later write may miss that it is unordered with another.
-//! More than 32 mbarriers, or stores of more than 24 warps, share agents, which can hide a race. The clocks, caches and
+//! More than 48 mbarriers, or stores of more than 28 warps, share agents, which can hide a race. The clocks, caches and
 //! throughput of a device aren't modelled, nor what moves through banks for bulk copies and `wgmma`. Matrix products are
 //! rounded once where a device rounds its own way.
 
+mod accumulators;
 mod barrier;
 mod bulk;
 mod bulk_store;
 mod clock;
+mod cluster;
 mod collective;
 mod context;
 mod descriptor;
@@ -101,6 +108,7 @@ pub mod intrinsic;
 mod lane;
 mod matrix;
 mod mbarrier;
+mod operands;
 mod problem;
 mod random;
 mod release;

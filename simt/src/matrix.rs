@@ -2,88 +2,71 @@
 
 use crate::wgmma::WgmmaType;
 
-/// The pair of elements in a register, exact.
+/// What is multiplied: how an element is decoded, and what it is summed in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Factors {
+    /// 16-bit floats, summed in f32.
+    Float(WgmmaType),
+    /// Signed bytes, summed in i32.
+    S8,
+}
+
+/// A decoded element of a product, and the arithmetic on it.
+pub(crate) trait Number: Copy + Default {
+    type Sum: Copy + Default;
+    fn multiply_add(self, other: Self, sum: Self::Sum) -> Self::Sum;
+    /// An accumulator, as the bits of its register, and a sum added to it.
+    fn accumulate(accumulator: u32, sum: Self::Sum) -> u32;
+}
+
+/// Products are exact and summed in f64 in ascending order of k; the accumulator is added to that sum and the result rounded
+/// once to f32. Hardware aligns the products of a step to the largest and truncates, so its last bits differ; no kernel may
+/// count on them.
+impl Number for f64 {
+    type Sum = f64;
+
+    #[inline(always)]
+    fn multiply_add(self, other: Self, sum: f64) -> f64 {
+        sum + self * other
+    }
+
+    #[inline(always)]
+    fn accumulate(accumulator: u32, sum: f64) -> u32 {
+        ((sum + f64::from(f32::from_bits(accumulator))) as f32).to_bits()
+    }
+}
+
+/// Exact, modulo 2^32.
+impl Number for i8 {
+    type Sum = i32;
+
+    #[inline(always)]
+    fn multiply_add(self, other: Self, sum: i32) -> i32 {
+        // At most 32 products of a byte each: no overflow within a step.
+        sum + i32::from(self) * i32::from(other)
+    }
+
+    #[inline(always)]
+    fn accumulate(accumulator: u32, sum: i32) -> u32 {
+        accumulator.wrapping_add(sum as u32)
+    }
+}
+
+/// Element `i` of packed 16-bit floats, exact.
 #[inline(always)]
-fn pair(ty: WgmmaType, register: u32) -> [f64; 2] {
-    [decode(ty, register as u16), decode(ty, (register >> 16) as u16)]
+pub(crate) fn float_element(ty: WgmmaType) -> impl Fn(&[u32], usize) -> f64 + Copy {
+    move |words, i| decode(ty, (words[i / 2] >> (16 * (i % 2))) as u16)
 }
 
-/// One lane's operands of an `mma`: `a`, `b`, `c` as registers.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct MmaOperands {
-    pub a: [u32; 4],
-    pub b: [u32; 2],
-    pub c: [f32; 4],
-}
-
-/// `m16n8k16`, f32 += bf16 * bf16 or f16 * f16, of a warp.
-///
-/// Products are exact and summed in f64 in ascending order of k; `c` is added to that sum and the result rounded once to f32.
-/// Hardware aligns the products of a step to the largest and truncates, so its last bits differ; no kernel may count on them.
-pub(crate) fn mma_m16n8k16(ty: WgmmaType, lanes: &[MmaOperands; 32]) -> [[f32; 4]; 32] {
-    let mut a = [[0f64; 16]; 16];
-    let mut b = [[0f64; 8]; 16];
-    for (lane, operands) in lanes.iter().enumerate() {
-        let (g, t) = (lane / 4, lane % 4);
-        for (register, &bits) in operands.a.iter().enumerate() {
-            let (row, k) = (g + 8 * (register % 2), 2 * t + 8 * (register / 2));
-            [a[row][k], a[row][k + 1]] = pair(ty, bits);
-        }
-        for (register, &bits) in operands.b.iter().enumerate() {
-            let k = 2 * t + 8 * register;
-            [b[k][g], b[k + 1][g]] = pair(ty, bits);
-        }
-    }
-    let mut sums = [[0f64; 8]; 16];
-    for (sums, a) in sums.iter_mut().zip(&a) {
-        for (a, b) in a.iter().zip(&b) {
-            for (sum, b) in sums.iter_mut().zip(b) {
-                *sum += a * b;
-            }
-        }
-    }
-    let mut d = [[0f32; 4]; 32];
-    for (lane, operands) in lanes.iter().enumerate() {
-        let (g, t) = (lane / 4, lane % 4);
-        for (register, &c) in operands.c.iter().enumerate() {
-            let sum = sums[g + 8 * (register / 2)][2 * t + register % 2];
-            d[lane][register] = (sum + f64::from(c)) as f32;
-        }
-    }
-    d
-}
-
-/// What each lane gets of one 8x8 matrix of 16-bit elements, `rows` as loaded.
-pub(crate) fn ldmatrix(rows: &[[u32; 4]; 8], trans: bool) -> [u32; 32] {
-    let element = |row: usize, col: usize| rows[row][col / 2] >> (16 * (col % 2)) & 0xffff;
-    std::array::from_fn(|lane| {
-        let (major, minor) = (lane / 4, 2 * (lane % 4));
-        match trans {
-            false => rows[major][minor / 2],
-            true => element(minor, major) | element(minor + 1, major) << 16,
-        }
-    })
-}
-
-/// Depth of a `wgmma` of 16-bit elements.
-pub(crate) const K: usize = 16;
-
-/// The operands of a `wgmma`, decoded: 64 x 16 and 16 x `n`.
-pub(crate) struct Products {
-    pub n: usize,
-    pub a: [[f64; K]; 64],
-    pub b: [[f64; 256]; K],
-}
-
-impl Products {
-    pub fn new(n: usize) -> Self {
-        Self { n, a: [[0.0; K]; 64], b: [[0.0; 256]; K] }
-    }
+/// Element `i` of packed signed bytes.
+#[inline(always)]
+pub(crate) fn byte_element(words: &[u32], i: usize) -> i8 {
+    (words[i / 4] >> (8 * (i % 4))) as i8
 }
 
 /// The value of a 16-bit element, exact.
 #[inline(always)]
-pub(crate) fn decode(ty: WgmmaType, bits: u16) -> f64 {
+fn decode(ty: WgmmaType, bits: u16) -> f64 {
     match ty {
         WgmmaType::Bf16 => f64::from(f32::from_bits(u32::from(bits) << 16)),
         WgmmaType::F16 => half(bits),
@@ -102,26 +85,106 @@ fn half(bits: u16) -> f64 {
     if bits >> 15 == 0 { magnitude } else { -magnitude }
 }
 
-/// Adds a warp's 16 rows of a product, from `first_row` on, to its accumulators: registers lane by lane.
+/// One lane's operands of an `mma`, as registers.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct MmaOperands {
+    pub a: [u32; 4],
+    pub b: [u32; 2],
+    pub c: [u32; 4],
+}
+
+/// Row (below 16) and first k of what a register of A holds, `K / 8` elements along k.
+#[inline(always)]
+pub(crate) fn place_in_a<const K: usize>(lane: usize, register: usize) -> (usize, usize) {
+    (lane / 4 + 8 * (register % 2), K / 8 * (lane % 4) + K / 2 * (register / 2))
+}
+
+/// `m16n8k{K}` of a warp: each lane's part of `a * b + c`.
 ///
-/// Rounds as [`mma_m16n8k16`] does. Register `4 j + i` of a lane is row `lane / 4 + 8 (i / 2)`, column
-/// `8 j + 2 (lane % 4) + i % 2`.
-pub(crate) fn multiply(products: &Products, first_row: usize, accumulators: &mut [f32]) {
-    let (n, registers) = (products.n, products.n / 2);
-    let mut sums = [0f64; 256];
-    for row in 0..16 {
-        let sums = &mut sums[..n];
-        sums.fill(0.0);
-        for (a, b) in products.a[first_row + row].iter().zip(&products.b) {
-            for (sum, b) in sums.iter_mut().zip(&b[..n]) {
-                *sum += a * b;
+/// With `e = K / 8` elements a register: A as [`place_in_a`] says; register `i` of B holds rows `e (lane % 4) + i K / 2` on of
+/// column `lane / 4`; register `i` of C is row `lane / 4 + 8 (i / 2)`, column `2 (lane % 4) + i % 2`.
+pub(crate) fn mma_m16n8<T: Number, const K: usize>(
+    lanes: &[MmaOperands; 32],
+    element: impl Fn(&[u32], usize) -> T + Copy,
+) -> [[u32; 4]; 32] {
+    let mut a = [[T::default(); K]; 16];
+    let mut b = [[T::default(); 8]; K];
+    for (lane, operands) in lanes.iter().enumerate() {
+        for register in 0..4 {
+            let (row, k) = place_in_a::<K>(lane, register);
+            for i in 0..K / 8 {
+                a[row][k + i] = element(&operands.a[register..=register], i);
             }
         }
-        for (column, sum) in sums.iter().enumerate() {
-            let lane = row % 8 * 4 + column % 8 / 2;
-            let register = column / 8 * 4 + row / 8 * 2 + column % 2;
-            let d = &mut accumulators[lane * registers + register];
-            *d = (sum + f64::from(*d)) as f32;
+        for register in 0..2 {
+            let k = K / 8 * (lane % 4) + K / 2 * register;
+            for i in 0..K / 8 {
+                b[k + i][lane / 4] = element(&operands.b[register..=register], i);
+            }
+        }
+    }
+    let mut sums = [[T::Sum::default(); 8]; 16];
+    for (sums, a) in sums.iter_mut().zip(&a) {
+        for (a, b) in a.iter().zip(&b) {
+            for (sum, b) in sums.iter_mut().zip(b) {
+                *sum = a.multiply_add(*b, *sum);
+            }
+        }
+    }
+    let mut d = [[0; 4]; 32];
+    for (lane, operands) in lanes.iter().enumerate() {
+        let (g, t) = (lane / 4, lane % 4);
+        for (register, &c) in operands.c.iter().enumerate() {
+            d[lane][register] = T::accumulate(c, sums[g + 8 * (register / 2)][2 * t + register % 2]);
+        }
+    }
+    d
+}
+
+/// What each lane gets of one 8x8 matrix of 16-bit elements, `rows` as loaded.
+pub(crate) fn ldmatrix(rows: &[[u32; 4]; 8], trans: bool) -> [u32; 32] {
+    let element = |row: usize, col: usize| rows[row][col / 2] >> (16 * (col % 2)) & 0xffff;
+    std::array::from_fn(|lane| {
+        let (major, minor) = (lane / 4, 2 * (lane % 4));
+        match trans {
+            false => rows[major][minor / 2],
+            true => element(minor, major) | element(minor + 1, major) << 16,
+        }
+    })
+}
+
+/// The operands of a `wgmma`, decoded: 64 x `K` and `K` x `n`. `K` is 32 bytes of elements.
+pub(crate) struct Products<T, const K: usize> {
+    pub n: usize,
+    pub a: [[T; K]; 64],
+    pub b: [[T; 256]; K],
+}
+
+impl<T: Number, const K: usize> Products<T, K> {
+    pub fn new(n: usize) -> Self {
+        Self { n, a: [[T::default(); K]; 64], b: [[T::default(); 256]; K] }
+    }
+
+    /// Adds a warp's 16 rows of the product, from `first_row` on, to its accumulators: registers lane by lane.
+    ///
+    /// Register `4 j + i` of a lane is row `lane / 4 + 8 (i / 2)`, column `8 j + 2 (lane % 4) + i % 2`.
+    pub fn multiply(&self, first_row: usize, accumulators: &mut [u32]) {
+        let (n, registers) = (self.n, self.n / 2);
+        let mut sums = [T::Sum::default(); 256];
+        for row in 0..16 {
+            let sums = &mut sums[..n];
+            sums.fill(T::Sum::default());
+            for (a, b) in self.a[first_row + row].iter().zip(&self.b) {
+                for (sum, b) in sums.iter_mut().zip(&b[..n]) {
+                    *sum = a.multiply_add(*b, *sum);
+                }
+            }
+            for (column, sum) in sums.iter().enumerate() {
+                let lane = row % 8 * 4 + column % 8 / 2;
+                let register = column / 8 * 4 + row / 8 * 2 + column % 2;
+                let d = &mut accumulators[lane * registers + register];
+                *d = T::accumulate(*d, *sum);
+            }
         }
     }
 }

@@ -15,6 +15,8 @@ const MOST_BYTES: i64 = (1 << 20) - 1;
 #[derive(Debug)]
 pub(crate) struct Mbarrier {
     pub address: u32,
+    /// Rank of the block in whose memory it is.
+    pub rank: usize,
     /// Arrivals a phase.
     expected: u32,
     /// Arrivals that the phase still waits for.
@@ -37,6 +39,10 @@ pub(crate) struct Mbarrier {
 }
 
 impl Mbarrier {
+    fn is_at(&self, rank: usize, address: u32) -> bool {
+        self.address == address && self.rank == rank
+    }
+
     pub fn passed(&self, parity: u32) -> bool {
         self.phase & 1 != u64::from(parity)
     }
@@ -73,8 +79,10 @@ impl Context {
         if let Err(problem) = self.shared.begin_mbarrier(address, &self.clocks, site) {
             return Err(self.access_fault(problem, Space::Shared(address), "mbarrier.init", 8, site));
         }
+        let rank = self.shared.rank();
         let fresh = Mbarrier {
             address,
+            rank,
             expected: count,
             pending: count,
             pending_bytes: 0,
@@ -86,7 +94,7 @@ impl Context {
             fenced: false,
             waiters: Vec::new(),
         };
-        match self.mbarriers.iter_mut().find(|barrier| barrier.address == address) {
+        match self.mbarriers.iter_mut().find(|barrier| barrier.is_at(rank, address)) {
             Some(barrier) if barrier.waiters.is_empty() => *barrier = fresh,
             Some(_) => return Err(self.mbarrier_fault(address, site, "initialised while lanes wait at it")),
             None => self.mbarriers.push(fresh),
@@ -98,7 +106,8 @@ impl Context {
     pub fn use_mbarrier(&mut self, address: u32, what: &str, site: Site) -> Result<usize, Fault> {
         let used = self.shared.use_mbarrier(address, &self.clocks, site);
         let index = used.and_then(|exists| {
-            let index = self.mbarriers.iter().position(|barrier| exists && barrier.address == address);
+            let rank = self.shared.rank();
+            let index = self.mbarriers.iter().position(|barrier| exists && barrier.is_at(rank, address));
             let Some(index) = index else { return Ok(None) };
             // The uses of others in between are atomic, so memory itself may have forgotten.
             let (stamp, site) = self.mbarriers[index].initialised;
@@ -128,7 +137,7 @@ impl Context {
         if barrier.fenced || self.shared.proxy_fences(thread) != fences {
             return Ok(());
         }
-        let target = self.shared.describe(barrier.address);
+        let target = self.shared.describe_in(barrier.rank, barrier.address);
         let detail = format!(
             "a bulk copy completes on the mbarrier at {target}, which no fence.mbarrier_init or fence.proxy.async of the \
              thread that initialised it has followed"

@@ -1,4 +1,4 @@
-//! Runs the lanes of one block until all have ended or one is caught.
+//! Runs the lanes of one block, or of the blocks of a cluster, until all have ended or one is caught.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -65,13 +65,14 @@ enum Turn {
     Stopped,
 }
 
-/// One block's lanes. They reach the launch's [`Context`](crate::context::Context) as the intrinsics do, through [`context`].
+/// The lanes of the blocks that run together. They reach the launch's [`Context`](crate::context::Context) as the intrinsics do, through [`context`].
 pub(crate) struct Block {
     routines: Vec<LaneRoutine>,
     random: Option<Random>,
-    barriers: Barriers,
-    /// Of each warpgroup, the warps that wait in an instruction of the whole group.
-    groups: [Vec<usize>; 8],
+    /// Of each block.
+    barriers: Vec<Barriers>,
+    /// Of each warpgroup, by its first warp, the warps that wait in an instruction of the whole group.
+    groups: Vec<Vec<usize>>,
     runnable: Vec<usize>,
     /// Steps that lanes had taken, waiting aside, when waits were last told to give up.
     steps_at_give_up: u64,
@@ -85,7 +86,7 @@ impl Block {
     pub unsafe fn new(kernel: &dyn Fn(), stacks: &mut Vec<LaneStack>, random: Option<Random>) -> Self {
         // SAFETY: only the lifetime changes; the caller keeps `kernel` alive as long as the coroutines that call it.
         let kernel = unsafe { std::mem::transmute::<&dyn Fn(), &'static dyn Fn()>(kernel) };
-        let threads = context().threads as usize;
+        let threads = context().all_threads();
         let lane = |stack| {
             Coroutine::with_stack(stack, move |yielder: &corosensei::Yielder<(), ()>, ()| {
                 let context = context();
@@ -98,8 +99,8 @@ impl Block {
         Self {
             routines,
             random,
-            barriers: Barriers::default(),
-            groups: Default::default(),
+            barriers: (0..context().cluster).map(|_| Barriers::default()).collect(),
+            groups: vec![Vec::new(); threads.div_ceil(32)],
             runnable,
             steps_at_give_up: u64::MAX,
         }
@@ -279,19 +280,20 @@ impl Block {
         let Standing::Together(collective) = context.standing(warp)? else { return Ok(()) };
         match collective {
             Collective::Barrier { .. } => {
-                let released = self.barriers.arrive(context, warp)?;
+                let released = self.barriers[context.rank_of(32 * warp)].arrive(context, warp)?;
                 self.runnable.extend(released);
                 self.runnable.sort_unstable();
                 Ok(())
             }
+            Collective::ClusterWait => context.wait_at_cluster_barrier(warp),
             _ => self.meet_warpgroup(warp, collective),
         }
     }
 
     fn meet_warpgroup(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
         let context = context();
-        let (group, first) = (warp / 4, 32 * warp);
-        if context.threads as usize / 128 <= group {
+        let (group, first) = (context.warpgroup_of(warp), 32 * warp);
+        if 32 * (group + 4) > (context.rank_of(first) + 1) * context.threads as usize {
             let threads = context.threads;
             let detail = format!(
                 "{} needs a warpgroup, 4 whole warps from a multiple of 4 on; the block has {threads} threads",

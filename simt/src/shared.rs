@@ -1,4 +1,4 @@
-//! A block's shared memory.
+//! The shared memory of a block, or of the blocks of a cluster.
 
 use crate::clock::{Clocks, OWN_MEMORY_FLOOR, Stamp};
 use crate::element::Element;
@@ -13,7 +13,10 @@ const STRETCH: usize = 1024;
 /// Reads of a cell that are remembered: more than there are warpgroups, which read a tile each through an agent of its own.
 const READS: usize = 4;
 
-/// What keeps 16 bytes from being touched: 0 is nothing, 1 + a thread its `cp.async`, the following two an mbarrier in the
+/// Where `mapa` puts the block's rank, plus one: addresses of the shared memory of another block of the cluster.
+pub(crate) const RANK_SHIFT: u32 = 24;
+
+/// What keeps 16 bytes from being touched: 0 is nothing, 1 + a thread of the block its `cp.async`, the following two an mbarrier in the
 /// lower or upper half (both: their sum), and from [`FIRST_FLIGHT`] on a bulk copy.
 pub(crate) type Busy = u16;
 const MBARRIER: [Busy; 2] = [1025, 1026];
@@ -33,7 +36,14 @@ struct Sixteen {
 
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
+    /// Of a block.
     bytes: usize,
+    /// From one block's memory to the next one's.
+    stride: usize,
+    /// Whose memory addresses mean, and where it begins.
+    rank: usize,
+    window: usize,
+    blocks: usize,
     data: Vec<u8>,
     state: Vec<Sixteen>,
     shadow: Vec<Shadow<READS>>,
@@ -45,10 +55,13 @@ pub(crate) struct Shared {
 pub(crate) type Piece = ([u8; 16], u16);
 
 impl Shared {
-    /// Memory for a block: as large as asked for, nothing written.
-    pub fn begin(&mut self, bytes: usize, threads: usize) {
+    /// Memory for the blocks of a cluster, of `threads` threads in all: as large as asked for, nothing written.
+    pub fn begin(&mut self, bytes: usize, threads: usize, blocks: usize) {
         self.bytes = bytes;
-        let backed = bytes.next_multiple_of(STRETCH);
+        self.stride = bytes.next_multiple_of(STRETCH);
+        self.blocks = blocks;
+        self.enter(0);
+        let backed = self.stride * blocks;
         self.data.resize(backed, 0);
         self.shadow.resize_with(backed / STRETCH, Shadow::default);
         self.state.clear();
@@ -61,6 +74,17 @@ impl Shared {
         self.shadow.iter_mut().for_each(Shadow::clear);
     }
 
+    /// Makes addresses mean the memory of a block of the cluster.
+    #[inline(always)]
+    pub fn enter(&mut self, rank: usize) {
+        (self.rank, self.window) = (rank, rank * self.stride);
+    }
+
+    /// Whose memory addresses mean.
+    pub fn rank(&self) -> usize {
+        self.rank
+    }
+
     /// Bounds and alignment; the offset.
     #[inline(always)]
     fn place(&self, address: u32, bytes: usize) -> Result<usize, Problem> {
@@ -71,7 +95,7 @@ impl Shared {
         if offset >= self.bytes || self.bytes - offset < bytes {
             return Err(Problem::OutOfBounds);
         }
-        Ok(offset)
+        Ok(self.window + offset)
     }
 
     /// Bounds, alignment, copies in flight and mbarriers; the offset.
@@ -198,7 +222,7 @@ impl Shared {
     }
 
     fn land(&mut self, address: u32, (data, init): Piece) -> usize {
-        let offset = address.wrapping_sub(BASE) as usize;
+        let offset = self.window + address.wrapping_sub(BASE) as usize;
         self.state[offset >> 4] = Sixteen { init, ..Sixteen::default() };
         self.data[offset..offset + 16].copy_from_slice(&data);
         offset
@@ -288,6 +312,12 @@ impl Shared {
 
     /// An address in words.
     pub fn describe(&self, address: u32) -> String {
-        format!("shared byte {} of {}", i64::from(address) - i64::from(BASE), self.bytes)
+        self.describe_in(self.rank, address)
+    }
+
+    /// As [`Shared::describe`], of the memory of the block of this rank.
+    pub fn describe_in(&self, rank: usize, address: u32) -> String {
+        let of_rank = if self.blocks > 1 { format!(" of rank {rank}") } else { String::new() };
+        format!("shared byte {} of {}{of_rank}", i64::from(address) - i64::from(BASE), self.bytes)
     }
 }

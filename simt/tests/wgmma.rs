@@ -87,6 +87,22 @@ fn every_layout_multiplies() {
 }
 
 #[test]
+fn every_width_multiplies() {
+    let mut device = Device::new();
+    let out = device.alloc(64 * 256 * 4, "out");
+    for n in (8..=256).step_by(8) {
+        let b = Layout { swizzle: Swizzle::B128, k_major: true, rows: n };
+        for (ty, registers) in [(WgmmaType::Bf16, false), (WgmmaType::F16, true)] {
+            device.poison(out, 64 * 256 * 4);
+            let ran = run(&mut device, 128, Order::Deterministic, &|| multiply(ty, n, A, b, registers, out));
+            ran.unwrap_or_else(|fault| panic!("{ty:?} n {n}: {fault}"));
+            let want = |row, column| (3 + product(row, column, DEPTH)) as f32;
+            check(&mut device, out, n, want, &format!("{ty:?} n {n}"));
+        }
+    }
+}
+
+#[test]
 fn groups_complete_in_order() {
     let mut device = Device::new();
     let out = device.alloc(2 * 64 * 64 * 4, "out");
@@ -103,7 +119,7 @@ fn groups_complete_in_order() {
         wgmma_wait(1, &mut first);
         store(out, 64, &first);
         // Nobody asks for the second, which yet goes on: its next product adds to what it holds.
-        wgmma_wait(0, &mut []);
+        wgmma_wait(0, &mut [] as &mut [f32]);
         wgmma_fence();
         step(&mut second, 48, true);
         wgmma_commit();

@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
 use tilewright_host::gpu::Driver;
+use tilewright_reference::KvFormat;
 
 use crate::{
     emulated::Emulated,
@@ -11,23 +12,29 @@ use crate::{
     suites,
 };
 
-/// What a suite's results are made of.
+/// What a buffer is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scalar {
     Bf16,
     F16,
     F32,
     U32,
+    /// Signed bytes that stand for multiples of a scale.
+    Int8,
+    /// e4m3.
+    Fp8,
 }
 
 impl Scalar {
-    /// The largest relative error of rounding to it; of integers, none.
+    /// The largest relative error of rounding to it, of signed bytes relative to the largest; of integers, none.
     fn epsilon(self) -> f64 {
         match self {
             Scalar::Bf16 => 2f64.powi(-8),
             Scalar::F16 => 2f64.powi(-11),
             Scalar::F32 => 2f64.powi(-24),
             Scalar::U32 => 0.0,
+            Scalar::Int8 => 0.5 / 127.0,
+            Scalar::Fp8 => 2f64.powi(-4),
         }
     }
 
@@ -40,6 +47,8 @@ impl Scalar {
             }
             Scalar::F32 => f32_values(bytes).into_iter().map(f64::from).collect(),
             Scalar::U32 => u32_values(bytes).into_iter().map(f64::from).collect(),
+            Scalar::Int8 => KvFormat::Int8.elements(bytes),
+            Scalar::Fp8 => KvFormat::Fp8.elements(bytes),
         }
     }
 }
@@ -105,7 +114,7 @@ pub fn compare<D: Driver>(
             let compared = run(&emulated, &one)
                 .map_err(|failure| format!("emulated: {failure}"))
                 .and_then(|first| Ok((first, run(other, &two)?)))
-                .and_then(|(first, second)| take(&mut differences, one.scalar, &first, &second));
+                .and_then(|(first, second)| take(&mut differences, &*one.scalar, &first, &second));
             if let Err(failure) = compared {
                 failed(format!("{}: {failure}; case: {words}", on_emulator.kernel));
             }
@@ -122,7 +131,7 @@ fn run<D: Driver>(harness: &Harness<D>, example: &Example<D>) -> Result<Vec<Read
 
 fn take(
     differences: &mut BTreeMap<&'static str, Difference>,
-    scalar: Scalar,
+    scalar: &dyn Fn(&str) -> Scalar,
     first: &[ReadBack],
     second: &[ReadBack],
 ) -> Result<(), String> {
@@ -135,7 +144,8 @@ fn take(
             return Err(format!("{} of {} against {} of {}", one.name, one.kernel, two.name, two.kernel));
         }
         let difference = differences.entry(one.kernel).or_default();
-        difference.take(scalar, &one.bytes, &two.bytes).map_err(|what| format!("{}: {what}", one.name))?;
+        let taken = difference.take(scalar(one.name), &one.bytes, &two.bytes);
+        taken.map_err(|what| format!("{}: {what}", one.name))?;
         if !counted.contains(&one.kernel) {
             counted.push(one.kernel);
             difference.cases += 1;
@@ -190,6 +200,23 @@ mod tests {
         let found = difference(Scalar::U32, &7u32.to_le_bytes(), &8u32.to_le_bytes());
         assert_eq!((found.exact, found.worst_of_own), (0, f64::INFINITY));
         assert!(Difference::default().take(Scalar::F32, &[0; 4], &[0; 8]).is_err());
+    }
+
+    #[test]
+    fn each_buffer_is_read_as_what_it_is_made_of() {
+        let example = |kernel: &str, words: &str| {
+            let suite = suites::all::<Emulated>().into_iter().find(|suite| suite.kernel == kernel).unwrap();
+            (suite.examples)(40).into_iter().find(|example| example.words.contains(words)).unwrap()
+        };
+        let prefill = example("attention_prefill_sm90", "half: F16");
+        let made_of = ["out", "lse", "counters"].map(|buffer| (prefill.scalar)(buffer));
+        assert_eq!(made_of, [Scalar::F16, Scalar::F32, Scalar::U32]);
+        let append = example("rope_append", "format: Fp8");
+        let made_of = ["q_out", "k_cache", "v_scales"].map(|buffer| (append.scalar)(buffer));
+        assert_eq!(made_of, [Scalar::Bf16, Scalar::Fp8, Scalar::F32]);
+        // 1.5 and its negative, in bytes of either kind.
+        assert_eq!(Scalar::Fp8.values(&[0x3c, 0xbc]), [1.5, -1.5]);
+        assert_eq!(Scalar::Int8.values(&[3, 0xfd]), [3.0, -3.0]);
     }
 
     #[test]

@@ -112,13 +112,17 @@ pub fn in_words(launched: &Launched, counts: bool) -> String {
     text
 }
 
-fn counters(report: &Report) -> [(&'static str, u64); 5] {
+fn counters(report: &Report) -> [(&'static str, u64); 9] {
     [
         ("lane-steps", report.lane_steps),
         ("barriers", report.barriers),
         ("async copies of 16 bytes", report.async_copies),
         ("mma, a warp each", report.mma),
         ("ldmatrix, a warp each", report.ldmatrix),
+        ("wgmma, a warpgroup each", report.wgmma),
+        ("bulk copies", report.bulk_copies),
+        ("bytes of bulk copies", report.bulk_bytes),
+        ("mbarrier waits, a lane each", report.mbarrier_waits),
     ]
 }
 
@@ -180,6 +184,54 @@ mod tests {
             says("global store requests", "12") && says("global store sectors a request", "16.00"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn copies_and_products_of_hopper_are_counted() {
+        let shape = "queries=128,keys=128,kv_heads=1,group=1,head_dim=64,causal=0";
+        let outcome = emulate(request("attention_prefill_sm90", shape)).unwrap();
+        let report = &outcome.launched[0].report;
+        // Queries, keys and values of 128 rows of 128 bytes each.
+        assert_eq!(report.bulk_bytes, 3 * 128 * 128);
+        assert!(report.bulk_copies >= 3 && report.mbarrier_waits > 0, "{report:?}");
+        let text = in_words(&outcome.launched[0], false);
+        for (name, count) in [
+            ("bytes of bulk copies", report.bulk_bytes),
+            ("bulk copies", report.bulk_copies),
+            ("wgmma, a warpgroup each", report.wgmma),
+            ("mbarrier waits, a lane each", report.mbarrier_waits),
+        ] {
+            let says = |line: &str| line.trim().strip_prefix(name).map(|rest| rest.trim() == grouped(count));
+            assert!(text.lines().any(|line| says(line) == Some(true)), "{name} {count}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_shape_beyond_memory_is_refused_at_once() {
+        for (kernel, parameters) in kernels() {
+            // As large as each number may be on its own, where it is not one of a few.
+            let mut shape = Shape::default();
+            for parameter in
+                parameters.iter().filter(|p| p.about.contains("at least 1") || p.about.contains("a multiple"))
+            {
+                if !["head_dim", "keys", "page_size"].contains(&parameter.name) {
+                    shape.set(parameter.name, 1 << 24);
+                }
+            }
+            let refused = emulate(Request { shape, ..request(kernel, "") }).unwrap_err();
+            assert!(refused.contains("expected") && refused.contains("found"), "{kernel}: {refused}");
+            assert!(!refused.contains('\n'), "{kernel}: {refused}");
+        }
+        let refused = |kernel, shape| emulate(request(kernel, shape)).unwrap_err();
+        for shape in ["keys=16777216,page_size=16777216", "seqs=16777216,queries=1"] {
+            for kernel in ["attention_prefill", "attention_prefill_sm90", "attention_decode"] {
+                let error = refused(kernel, shape);
+                assert!(error.contains("of them in keys and values"), "{kernel}: {error}");
+            }
+        }
+        assert!(refused("gemm_bf16", "m=16000000,n=16000000").contains("of them in out"));
+        assert!(refused("page_copy", "tensors=16000000").contains("of them in pages"));
+        assert!(refused("gather_rows", "table_rows=16000000").contains("of them in table"));
     }
 
     #[test]

@@ -141,6 +141,10 @@ impl<D: Driver> Arena<'_, D> {
         Ok(handle)
     }
 
+    pub fn input_bytes(&mut self, name: &'static str, bytes: &[u8]) -> Result<Handle, Failure> {
+        self.input(name, bytes)
+    }
+
     pub fn input_bf16(&mut self, name: &'static str, values: &[f32]) -> Result<Handle, Failure> {
         self.input(name, &bf16_bytes(values))
     }

@@ -28,8 +28,8 @@ pub trait Property: 'static {
     fn cases() -> BoxedStrategy<Self::Case>;
     /// Cases that are always run: the edges that a random draw may miss.
     fn corners() -> Vec<Self::Case>;
-    /// What a case's results are made of.
-    fn scalar(_: &Self::Case) -> Scalar {
+    /// What a buffer of a case's results is made of, by its name.
+    fn scalar(_: &Self::Case, _: &str) -> Scalar {
         Scalar::Bf16
     }
     /// The case that a shape names, where cases can be named.
@@ -58,8 +58,8 @@ type Check<D> = dyn Fn(&Harness<D>) -> Result<(), Failure>;
 pub struct Example<D: Driver> {
     /// The case in words.
     pub words: String,
-    /// What its results are made of.
-    pub scalar: Scalar,
+    /// What its results are made of, by the names of buffers.
+    pub scalar: Box<dyn Fn(&str) -> Scalar>,
     /// Checks it, as the suite does.
     pub check: Box<Check<D>>,
 }
@@ -87,9 +87,10 @@ fn examples<P: Property, D: Driver>(cases: u32) -> Vec<Example<D>> {
 }
 
 fn example<P: Property, D: Driver>(case: P::Case) -> Example<D> {
+    let of_buffers = case.clone();
     Example {
         words: format!("{case:?}"),
-        scalar: P::scalar(&case),
+        scalar: Box::new(move |buffer| P::scalar(&of_buffers, buffer)),
         check: Box::new(move |harness| P::check(harness, &case)),
     }
 }

@@ -4,6 +4,8 @@ use std::{fmt::Display, str::FromStr};
 
 /// Sizes no larger than this: a larger one is a slip of the keyboard.
 const LARGEST: usize = 1 << 24;
+/// Elements of all tensors of a case. With the host's copies and the oracle's, each takes some 30 bytes.
+const MOST_ELEMENTS: u128 = 1 << 27;
 
 /// Numbers by name. A suite takes those it knows, each with a default, and thereby says what there is to name.
 #[derive(Debug, Default)]
@@ -101,6 +103,23 @@ impl Shape {
         }
     }
 
+    /// Whether the case's tensors, by name and extents, are few elements enough to be held; if not, the shape is refused.
+    pub fn fits(&mut self, tensors: &[(&str, &[usize])]) -> bool {
+        let elements = |extents: &[usize]| {
+            extents.iter().fold(1u128, |product, &extent| product.saturating_mul(extent as u128))
+        };
+        let counted = || tensors.iter().map(|(name, extents)| (elements(extents), *name));
+        let total = counted().fold(0u128, |sum, (count, _)| sum.saturating_add(count));
+        if total <= MOST_ELEMENTS {
+            return true;
+        }
+        let (most, name) = counted().max().unwrap_or_default();
+        self.refuse(format!(
+            "shape: expected tensors of at most {MOST_ELEMENTS} elements in all, found {total}, {most} of them in {name}"
+        ));
+        false
+    }
+
     /// Takes note that the numbers don't go together.
     pub fn refuse(&mut self, why: String) {
         self.wrong.push(why);
@@ -153,6 +172,12 @@ mod tests {
         assert_eq!(refused("head_dim=80"), "head_dim: expected 64 or 128, found '80'");
         assert_eq!(refused("rows=2"), "shape: expected names among cols, head_dim, causal, found 'rows'");
         assert_eq!(refused("cols"), "shape: expected name=value, found 'cols'");
+        let mut shape = Shape::default();
+        assert!(shape.fits(&[("x", &[1 << 20, 127]), ("w", &[1 << 20])]));
+        assert!(!shape.fits(&[("x", &[1 << 20, 127]), ("w", &[1 << 20, 2])]));
+        let refused_for_size = shape.finish().unwrap_err();
+        assert!(refused_for_size.ends_with("found 135266304, 133169152 of them in x"), "{refused_for_size}");
+        assert!(!Shape::default().fits(&[("x", &[usize::MAX; 5]), ("w", &[usize::MAX; 5])]));
         assert_eq!(refused("cols=-8"), "cols: expected a multiple of 8, found '-8'");
         assert_eq!(
             refused("cols=99999999999999999999"),

@@ -6,5 +6,6 @@ mod gpu_device {
     pub mod batching;
     pub mod errors;
     pub mod models;
+    pub mod serving;
     pub mod setup;
 }

@@ -5,7 +5,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use tilewright_benches::{
     Error, Result,
     kernels::{EPS, sample_row},
-    problem::{Decode, Gemm, KvFormat, Prefill, Problem, RopeAppend, Rows},
+    problem::{Decode, Gemm, GemmWeights, KvFormat, Prefill, Problem, RopeAppend, Rows},
     random::{Kind, Random},
 };
 use tilewright_host::{
@@ -33,8 +33,8 @@ pub fn benchmarks(criterion: &mut Criterion) -> Result<()> {
         ("attention_prefill", Problem::Prefill(prefill)),
         ("attention_decode", Problem::Decode(decode)),
         ("rope_append", Problem::RopeAppend(rope)),
-        ("gemm_bf16", Problem::Gemm(Gemm { m: 64, n: 512, k: 512 })),
-        ("gemm_bf16", Problem::Gemm(Gemm { m: 1, n: 2048, k: 512 })),
+        ("gemm_bf16", Problem::Gemm(Gemm { weights: GemmWeights::Bf16, m: 64, n: 512, k: 512 })),
+        ("gemm_bf16", Problem::Gemm(Gemm { weights: GemmWeights::Bf16, m: 1, n: 2048, k: 512 })),
         ("rms_norm", Problem::RmsNorm(wide)),
         ("silu_mul", Problem::SiluMul(wide)),
         ("gather_rows", Problem::GatherRows(wide)),
@@ -262,7 +262,7 @@ fn rope_append<'d>(
 }
 
 fn gemm<'d>(device: &'d CpuDevice, name: &'static str, problem: Gemm, checked: bool) -> Result<Run<'d>> {
-    let Gemm { m, n, k } = problem;
+    let Gemm { m, n, k, .. } = problem;
     let (x, w) = (tensor(device, m, k, 1)?, matrix(device, n, k, 2)?);
     let mut out = device.tensor(m, n)?;
     let run = move |out: &mut CpuTensor| device.linear(&x, &w, None, out);

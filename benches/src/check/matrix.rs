@@ -1,8 +1,13 @@
 use tilewright_host::gpu::Driver;
-use tilewright_reference::{Floor, GemmProblem, gemm, gemm_magnitude};
+use tilewright_kernels::gemm_few::{ROWS, layout};
+use tilewright_reference::{Floor, GemmProblem, bf16_from_bits, gemm, gemm_magnitude};
 
 use super::{Extent, Failure, compare_bf16, finite_bf16, inputs};
-use crate::{prepared::Prepared, problem::Gemm};
+use crate::{
+    prepared::Prepared,
+    problem::{Gemm, GemmWeights},
+    random::INT4_TILE_BYTES,
+};
 
 /// Columns of a row that are compared at a time.
 const COLS: usize = 256;
@@ -12,14 +17,23 @@ pub(super) fn check<D: Driver>(
     problem: &Gemm,
     extent: Extent,
 ) -> Result<(), Failure> {
-    let Gemm { m, n, k } = *problem;
+    let Gemm { weights, m, n, k } = *problem;
     let out = finite_bf16(prepared, "out")?;
     for row in extent.of(m) {
         // Of a large product the end of the row, where a tile is ragged.
         let first = if extent == Extent::All { 0 } else { n.saturating_sub(COLS) };
+        let mut a = inputs(prepared, "a", row * k..(row + 1) * k)?;
+        let mut w = match weights {
+            GemmWeights::Int4 => int4(prepared, first..n, k)?,
+            GemmWeights::Bf16 | GemmWeights::Int8 => inputs(prepared, "w", first * k..n * k)?,
+        };
+        if weights == GemmWeights::Int8 {
+            scale(&mut a, &inputs(prepared, "a_scales", row..row + 1)?);
+            scale(&mut w, &inputs(prepared, "w_scales", first..n)?);
+        }
         let problem = GemmProblem {
-            a: &inputs(prepared, "a", row * k..(row + 1) * k)?,
-            w: &inputs(prepared, "w", first * k..n * k)?,
+            a: &a,
+            w: &w,
             bias: None,
             residual: None,
             m: 1,
@@ -28,11 +42,44 @@ pub(super) fn check<D: Driver>(
             stores_bf16: true,
         };
         let (truth, plain) = (gemm::<f64>(&problem), gemm::<f32>(&problem));
-        // A tensor core truncates where it adds: about a unit in the last place of f32 of the largest term for every 16 of k.
+        // A tensor core truncates where it adds: about a unit in the last place of f32 of the largest term for every 16 of k. Scales
+        // round their products once more.
         let largest = gemm_magnitude(&problem).into_iter().fold(0.0, f64::max);
         let absolute = largest * (k.div_ceil(16) + 1) as f64 / f64::from(1 << 23);
         let actual = &out[row * n + first..(row + 1) * n];
         compare_bf16(&format!("row {row}"), actual, &truth, &plain, Floor::BF16.with_absolute(absolute))?;
     }
     Ok(())
+}
+
+/// Multiplies row by row.
+fn scale(values: &mut [f32], scales: &[f32]) {
+    let row = values.len() / scales.len().max(1);
+    for (values, scale) in values.chunks_mut(row.max(1)).zip(scales) {
+        values.iter_mut().for_each(|value| *value *= scale);
+    }
+}
+
+/// Rows of 4-bit weights, from the bytes of their tiles.
+fn int4<D: Driver>(
+    prepared: &Prepared<'_, D>,
+    rows: std::ops::Range<usize>,
+    k: usize,
+) -> Result<Vec<f32>, Failure> {
+    let bytes = prepared.elements("packed")?;
+    let steps = k.div_ceil(layout::TILE_K as usize);
+    let mut w = Vec::with_capacity(rows.len() * k);
+    for row in rows {
+        let (row_tile, of_tile) = (row / ROWS as usize, (row % ROWS as usize) as u32);
+        for col in 0..k {
+            let tile = (row_tile * steps + col / layout::TILE_K as usize) * INT4_TILE_BYTES;
+            let byte = |at: u32| bytes.value(tile + at as usize) as u8;
+            let (at, shift) = layout::nibble(of_tile, (col % layout::TILE_K as usize) as u32);
+            let value = byte(at + shift / 8) >> (shift % 8) & 15;
+            let at = layout::scale(ROWS, 0, of_tile);
+            let scale = bf16_from_bits(u16::from_le_bytes([byte(at), byte(at + 1)]));
+            w.push((f32::from(value) - 8.0) * scale);
+        }
+    }
+    Ok(w)
 }

@@ -7,9 +7,12 @@ use tilewright_kernels::abi;
 use super::Kernel;
 use crate::{
     prepared::Prepared,
-    problem::{Gemm, Problem},
+    problem::{Gemm, GemmWeights, Problem},
     random::Kind,
 };
+
+/// Elements of an output for which it is timed: beyond, it would be timed for the sake of it.
+const MOST: usize = 4096 * 4096;
 
 /// The tile that the device itself would choose. Buffers: `a`, `w`, `out`.
 pub struct Baseline;
@@ -20,12 +23,12 @@ impl<D: Driver> Kernel<D> for Baseline {
     }
 
     fn takes(&self, problem: &Problem, _: &GpuInfo) -> bool {
-        matches!(problem, Problem::Gemm(problem) if problem.k.is_multiple_of(8))
+        matches!(problem, Problem::Gemm(p) if p.weights == GemmWeights::Bf16 && p.k.is_multiple_of(8) && p.m * p.n <= MOST)
     }
 
     fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
         let mut prepared = Prepared::new(driver);
-        let Problem::Gemm(Gemm { m, n, k }) = *problem else { return Ok(prepared) };
+        let Problem::Gemm(Gemm { m, n, k, .. }) = *problem else { return Ok(prepared) };
         let params = abi::Gemm {
             a: prepared.random("a", Kind::Bf16, m * k, seed)?,
             w: prepared.random("w", Kind::Bf16, n * k, seed)?,

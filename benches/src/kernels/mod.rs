@@ -6,6 +6,8 @@
 
 mod decode;
 mod gemm;
+mod gemm_few;
+mod gemm_sm90;
 mod prefill;
 mod prefill_sm90;
 mod rope_append;
@@ -41,6 +43,8 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
         Box::new(decode::AttentionDecode),
         Box::new(rope_append::Baseline),
         Box::new(gemm::Baseline),
+        Box::new(gemm_sm90::Hopper),
+        Box::new(gemm_few::Few),
         Box::new(rows::RmsNorm),
         Box::new(rows::SiluMul),
         Box::new(rows::GatherRows),

@@ -156,7 +156,14 @@ fn the_context_is_a_limit() {
 
 #[test]
 fn fixtures_verify_in_f32_and_in_bf16() {
-    for name in ["llama-gqa-rope3", "qwen2-bias", "qwen3-qknorm", "mistral-window16"] {
+    for name in [
+        "llama-gqa-rope3",
+        "qwen2-bias",
+        "qwen3-qknorm",
+        "mistral-window16",
+        "llama-gptq-g128",
+        "llama-gptq-actorder-g64",
+    ] {
         let dir = workspace(&format!("tests/fixtures/{name}"));
         let dir = dir.to_str().expect("UTF-8");
         let report = json(&["verify", dir, "--device", "cpu", "--json"]);

@@ -34,6 +34,22 @@ impl CpuCache {
         self.layers.iter().map(|(keys, values)| keys.bytes() + values.bytes()).sum()
     }
 
+    pub(super) fn copy_pages(&mut self, copies: &[(u32, u32)]) -> Result<()> {
+        crate::batch::check_copies(copies, self.layout.spec.pages)?;
+        let layout = self.layout;
+        for (keys, values) in &mut self.layers {
+            for &(from, to) in copies {
+                let (from, to) = (from as usize, to as usize);
+                let page =
+                    |start: fn(&Layout, usize, usize, usize) -> usize, index| start(&layout, index, 0, 0);
+                let [key, value] = [Layout::key_panel, Layout::value];
+                keys.copy_within(page(key, from)..page(key, from + 1), page(key, to));
+                values.copy_within(page(value, from)..page(value, from + 1), page(value, to));
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn check_layer(&self, op: &'static str, layer: usize) -> Result<()> {
         if layer < self.layers.len() {
             return Ok(());
@@ -87,12 +103,12 @@ impl CpuStep {
             if span.kv_len < span.query_len {
                 return Err(shape("step", "spans", format!("{} keys or more", span.query_len), span.kv_len));
             }
-            span.check_drafts()?;
             next += span.query_len as usize;
         }
         if next != tokens {
             return Err(shape("step", "spans", format!("{tokens} rows"), format!("{next} rows")));
         }
+        batch.check_spans()?;
         if let Some(row) = batch.outputs.iter().find(|&&row| row as usize >= tokens) {
             return Err(shape("step", "outputs", format!("rows below {tokens}"), row));
         }

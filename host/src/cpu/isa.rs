@@ -12,6 +12,8 @@ pub(super) const LANES: usize = 16;
 pub(super) trait Isa: Copy + Send + Sync {
     /// Sixteen `f32`.
     type V: Copy;
+    /// Sixteen `u32`.
+    type W: Copy;
 
     fn splat(self, x: f32) -> Self::V;
     /// # Safety
@@ -30,6 +32,11 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// # Safety
     /// Sixteen `u16` are readable at `at`.
     unsafe fn load_f16(self, at: *const u16) -> Self::V;
+    /// # Safety
+    /// Sixteen `u32` are readable at `at`.
+    unsafe fn load_words(self, at: *const u32) -> Self::W;
+    /// The floats `2^23 + (word >> SHIFT & MASK)`, for masks below `2^23`: the bits are put into the mantissa.
+    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V;
     /// `a * b + c`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -123,6 +130,9 @@ pub(super) const fn bf16_lane(lane: usize) -> usize {
     if lane < LANES / 2 { 2 * lane } else { 2 * (lane - LANES / 2) + 1 }
 }
 
+/// The bits of the float `2^23`, whose mantissa counts ones.
+pub(super) const EXPONENT_OF_2_23: i32 = 0x4b00_0000;
+
 /// Work written over any [`Isa`]. `run` must be `#[inline(always)]`.
 pub(super) trait Kernel {
     fn run<I: Isa>(self, isa: I);
@@ -194,6 +204,7 @@ macro_rules! lanewise {
 
 impl Isa for Portable {
     type V = [f32; LANES];
+    type W = [u32; LANES];
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -224,6 +235,15 @@ impl Isa for Portable {
         // SAFETY: the caller's.
         let bits = unsafe { at.cast::<[u16; LANES]>().read_unaligned() };
         bits.map(|bits| f16::from_bits(bits).to_f32())
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, at: *const u32) -> Self::W {
+        // SAFETY: the caller's.
+        unsafe { at.cast::<Self::W>().read_unaligned() }
+    }
+    #[inline(always)]
+    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V {
+        words.map(|word| f32::from_bits((word >> SHIFT & MASK as u32) | EXPONENT_OF_2_23 as u32))
     }
     lanewise! {
         // Where there is no such instruction `mul_add` is a call of a slow function.

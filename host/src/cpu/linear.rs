@@ -9,19 +9,20 @@ use std::cell::RefCell;
 use super::isa::{Isa, Kernel, LANES, Level};
 use super::matrix::{CpuMatrix, Panels};
 use super::parallel::{self, Shared};
+use super::quantized;
 use super::tensor::{CpuTensor, CpuVector, round_to_bf16};
 use crate::Tensor;
 
 /// Products summed before they join the total: short enough for accuracy, and 256 * 16 floats are half a first-level cache.
 const K_BLOCK: usize = 256;
 /// Rows of a register tile: 6 * 2 accumulators and a panel's column fill AVX2's sixteen registers.
-const TILE_ROWS: usize = 6;
+pub(super) const TILE_ROWS: usize = 6;
 /// Rows that a task takes through its panels: a `K_BLOCK` of them stays in a 512 KiB second-level cache.
-const TASK_ROWS: usize = 32 * TILE_ROWS;
+pub(super) const TASK_ROWS: usize = 32 * TILE_ROWS;
 /// Panels a task.
-const TASK_PANELS: usize = 8;
+pub(super) const TASK_PANELS: usize = 8;
 /// Weights, in bytes, whose product with one row takes as long as waking a thread.
-const WORTH_A_TASK: usize = 64 * 1024;
+pub(super) const WORTH_A_TASK: usize = 64 * 1024;
 
 /// An element that widens to f32 sixteen at a time.
 pub(super) trait Element: Copy {
@@ -119,6 +120,9 @@ pub(super) fn linear(
     epilogue: Epilogue<'_>,
     out: &mut CpuTensor,
 ) {
+    if let Panels::Quantized(parts) = &w.panels {
+        return quantized::linear(level, x, parts, epilogue, out);
+    }
     let (m, panels) = (x.rows(), w.rows.div_ceil(LANES));
     if m == 0 || panels == 0 {
         return;
@@ -183,6 +187,7 @@ impl Kernel for FewRows<'_> {
             Panels::Bf16(bits) => self.typed(isa, bits.as_ptr().cast::<Bf16>()),
             Panels::F16(bits) => self.typed(isa, bits.as_ptr().cast::<F16>()),
             Panels::F32(values) => self.typed(isa, values.as_ptr()),
+            Panels::Quantized(_) => {}
         }
     }
 }
@@ -266,6 +271,7 @@ impl Kernel for ManyRows<'_> {
             Panels::Bf16(bits) => self.typed(isa, bits.as_ptr().cast::<Bf16>(), &mut scratch),
             Panels::F16(bits) => self.typed(isa, bits.as_ptr().cast::<F16>(), &mut scratch),
             Panels::F32(values) => self.typed(isa, values.as_ptr(), &mut scratch),
+            Panels::Quantized(_) => {}
         }
         SCRATCH.set(scratch);
     }

@@ -3,6 +3,7 @@ use rayon::prelude::*;
 
 use super::buffer::Buffer;
 use super::isa::{LANES, bf16_lane};
+use super::quantized::Packed;
 use super::{Precision, shape, tensor::round_to_bf16};
 use crate::{DType, HostMatrix, Result};
 
@@ -20,6 +21,8 @@ pub(super) enum Panels {
     Bf16(Buffer<u16>),
     F16(Buffer<u16>),
     F32(Buffer<f32>),
+    /// In panels of their own kind, part by part; products with them are in [`super::quantized`].
+    Quantized(Vec<Packed>),
 }
 
 impl CpuMatrix {
@@ -86,6 +89,11 @@ impl CpuMatrix {
                 steps.for_each(|(k, x)| *x = f16::from_bits(bits[panel + lane + k * LANES]).to_f32());
             }
             Panels::F32(values) => steps.for_each(|(k, x)| *x = values[panel + lane + k * LANES]),
+            Panels::Quantized(parts) => {
+                if let Some(part) = parts.iter().find(|part| part.output_rows().contains(&row)) {
+                    part.read_row(row - part.output_rows().start, &mut out[..self.cols]);
+                }
+            }
         }
     }
 
@@ -94,8 +102,15 @@ impl CpuMatrix {
         match &self.panels {
             Panels::Bf16(bits) | Panels::F16(bits) => bits.bytes(),
             Panels::F32(values) => values.bytes(),
+            Panels::Quantized(parts) => parts.iter().map(Packed::bytes).sum(),
         }
     }
+}
+
+/// A matrix of rows of `cols` floats.
+pub(super) fn of_floats(values: &[f32], cols: usize, precision: Precision) -> Result<CpuMatrix> {
+    let parts = vec![(values.len() / cols.max(1), bytemuck::cast_slice(values))];
+    CpuMatrix::new(&HostMatrix { parts, cols, dtype: DType::F32 }, precision)
 }
 
 fn in_order(lane: usize) -> usize {

@@ -1,4 +1,4 @@
-//! The CPU device: f32 compute over bf16, f16 or f32 weights, vectorised by what the machine is found to have.
+//! The CPU device: f32 compute over bf16, f16, f32, int8 or int4 weights, vectorised by what the machine is found to have.
 //!
 //! Work is spread over rayon's pool: the one that the caller runs in, or the global one.
 
@@ -11,6 +11,7 @@ mod linear;
 mod matrix;
 mod ops;
 mod parallel;
+mod quantized;
 mod sampling;
 mod seen;
 mod tensor;

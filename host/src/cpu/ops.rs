@@ -6,7 +6,9 @@ use super::{
     CpuCache, CpuDevice, CpuLogits, CpuMatrix, CpuRope, CpuStep, CpuTensor, CpuVector, Precision, sampling,
     shape,
 };
-use crate::{AttentionSpec, Batch, CacheSpec, Device, HostMatrix, Result, RopeAppend, SampleRow, Tensor};
+use crate::{
+    AttentionSpec, Batch, CacheSpec, Device, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow, Tensor,
+};
 
 impl CpuDevice {
     /// The checks and the call that every product shares.
@@ -58,6 +60,10 @@ impl Device for CpuDevice {
         CpuMatrix::new(weights, self.precision)
     }
 
+    fn quantized(&self, weights: &HostQuantized) -> Result<CpuMatrix> {
+        CpuMatrix::quantized(weights, self.precision)
+    }
+
     fn vector(&self, values: &[f32]) -> Result<CpuVector> {
         CpuVector::new(values)
     }
@@ -75,6 +81,10 @@ impl Device for CpuDevice {
 
     fn cache_bytes(&self, cache: &CpuCache) -> usize {
         cache.bytes()
+    }
+
+    fn copy_pages(&self, cache: &mut CpuCache, copies: &[(u32, u32)]) -> Result<()> {
+        cache.copy_pages(copies)
     }
 
     fn step(&self, batch: &Batch) -> Result<CpuStep> {
@@ -258,11 +268,25 @@ impl Device for CpuDevice {
     }
 
     fn sample(&self, logits: &CpuLogits, rows: &[SampleRow]) -> Result<Vec<u32>> {
-        if rows.len() != logits.0.rows() {
-            let expected = format!("{} rows", logits.0.rows());
-            return Err(shape("sample", "rows", expected, format!("{} rows", rows.len())));
-        }
+        check_row_count("sample", logits, rows)?;
         sampling::sample(&logits.0, rows)
+    }
+
+    fn choose(&self, logits: &CpuLogits, rows: &[SampleRow]) -> Result<Vec<Option<u32>>> {
+        check_row_count("choose", logits, rows)?;
+        Ok(sampling::choose(&logits.0, rows))
+    }
+
+    fn read_logit_rows(&self, logits: &CpuLogits, rows: &[u32]) -> Result<Vec<f32>> {
+        let held = logits.0.rows();
+        let mut values = Vec::with_capacity(rows.len() * logits.0.cols());
+        for &row in rows {
+            if row as usize >= held {
+                return Err(shape("read_logit_rows", "rows", format!("below {held}"), row));
+            }
+            values.extend_from_slice(logits.0.row(row as usize));
+        }
+        Ok(values)
     }
 
     fn read_logits(&self, logits: &CpuLogits) -> Result<Vec<f32>> {
@@ -276,6 +300,13 @@ impl Device for CpuDevice {
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn check_row_count(op: &'static str, logits: &CpuLogits, rows: &[SampleRow]) -> Result<()> {
+    if rows.len() == logits.0.rows() {
+        return Ok(());
+    }
+    Err(shape(op, "rows", format!("{} rows", logits.0.rows()), format!("{} rows", rows.len())))
 }
 
 /// A residual is read: it must hold the rows that are added to it.

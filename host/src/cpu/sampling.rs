@@ -16,16 +16,32 @@ fn check(row: usize, logits: &[f32]) -> Result<()> {
     if nan || !finite { Err(Error::InvalidLogits { row }) } else { Ok(()) }
 }
 
+/// The index of the largest logit, the lowest among equals.
+fn largest(row: usize, values: &[f32]) -> Result<u32> {
+    check(row, values)?;
+    let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // There is one: the row holds no NaN.
+    Ok(values.iter().position(|&x| x == largest).unwrap_or(0) as u32)
+}
+
 /// The index of each row's largest logit, the lowest among equals.
 pub(super) fn argmax(logits: &CpuTensor) -> Result<Vec<u32>> {
-    let choose = |row| {
+    each_row(logits.rows(), |row| largest(row, logits.row(row)))
+}
+
+/// A token a row, greedily where the temperature is 0; none for a row that can't be chosen from.
+pub(super) fn choose(logits: &CpuTensor, rows: &[SampleRow]) -> Vec<Option<u32>> {
+    let choose = |row: usize| {
         let values = logits.row(row);
-        check(row, values)?;
-        let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // There is one: the row holds no NaN.
-        Ok(values.iter().position(|&x| x == largest).unwrap_or(0) as u32)
+        let greedy = rows[row].temperature == 0.0;
+        let token =
+            if greedy { largest(row, values) } else { check(row, values).map(|()| draw(values, &rows[row])) };
+        token.ok()
     };
-    each_row(logits.rows(), choose)
+    match rows.len() {
+        1 => vec![choose(0)],
+        rows => (0..rows).into_par_iter().map(choose).collect(),
+    }
 }
 
 /// A token a row, drawn as [`tilewright_kernels::abi::Sample`] says.

@@ -48,7 +48,8 @@ mod tests {
     fn keys(window: Option<usize>, query: usize) -> Vec<usize> {
         // Five keys before a root, its two children, and a child of the second.
         let drafts = Some(vec![0b1, 0b11, 0b101, 0b1101]);
-        let span = Span { query_start: 0, query_len: 4, kv_len: 9, pages: vec![0], drafts };
+        let class = crate::RowClass::Generated;
+        let span = Span { query_start: 0, query_len: 4, kv_len: 9, pages: vec![0], class, drafts };
         let spec = AttentionSpec { q_heads: 1, scale: 1.0, causal: true, window, softcap: None };
         let seen = Seen::of(&span, &spec, query);
         let mut scores = [0.0; 9];

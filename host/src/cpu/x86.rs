@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::isa::{Isa, Kernel};
+use super::isa::{EXPONENT_OF_2_23, Isa, Kernel};
 
 /// AVX2, FMA and F16C: two registers a vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +40,7 @@ macro_rules! halves {
 
 impl Isa for Avx2 {
     type V = [__m256; 2];
+    type W = [__m256i; 2];
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -74,6 +75,24 @@ impl Isa for Avx2 {
         // SAFETY: the token, and 32 bytes are readable.
         unsafe {
             [_mm256_cvtph_ps(_mm_loadu_si128(at.cast())), _mm256_cvtph_ps(_mm_loadu_si128(at.add(8).cast()))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, at: *const u32) -> Self::W {
+        // SAFETY: the token, and 64 bytes are readable.
+        unsafe { [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(8).cast())] }
+    }
+    #[inline(always)]
+    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V {
+        // SAFETY: the token exists only where AVX2 was detected.
+        unsafe {
+            let (mask, exponent) = (_mm256_set1_epi32(MASK), _mm256_set1_epi32(EXPONENT_OF_2_23));
+            let low = _mm256_and_si256(_mm256_srli_epi32::<SHIFT>(words[0]), mask);
+            let high = _mm256_and_si256(_mm256_srli_epi32::<SHIFT>(words[1]), mask);
+            [
+                _mm256_castsi256_ps(_mm256_or_si256(low, exponent)),
+                _mm256_castsi256_ps(_mm256_or_si256(high, exponent)),
+            ]
         }
     }
     halves! {
@@ -133,6 +152,7 @@ macro_rules! whole {
 
 impl Isa for Avx512 {
     type V = __m512;
+    type W = __m512i;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Self::V {
@@ -163,6 +183,24 @@ impl Isa for Avx512 {
     unsafe fn load_f16(self, at: *const u16) -> Self::V {
         // SAFETY: the token, and 32 bytes are readable.
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())) }
+    }
+    #[inline(always)]
+    unsafe fn load_words(self, at: *const u32) -> Self::W {
+        // SAFETY: the token, and 64 bytes are readable.
+        unsafe { _mm512_loadu_si512(at.cast()) }
+    }
+    #[inline(always)]
+    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V {
+        // SAFETY: the token exists only where AVX-512F was detected.
+        unsafe {
+            let shifted = _mm512_srlv_epi32(words, _mm512_set1_epi32(SHIFT));
+            // a & b | c is the truth table 0xea.
+            _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<0xea>(
+                shifted,
+                _mm512_set1_epi32(MASK),
+                _mm512_set1_epi32(EXPONENT_OF_2_23),
+            ))
+        }
     }
     whole! {
         fma(a, b, c) => _mm512_fmadd_ps(a, b, c);

@@ -12,7 +12,7 @@ use super::{
     step::Section,
     storage::{WORD, require, shape},
 };
-use crate::{Result, Span};
+use crate::{Result, RowClass, Span};
 
 /// Sequences that the decode kernel serves, and how much work they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,10 +29,10 @@ pub(super) struct DecodeWork {
 }
 
 impl DecodeWork {
-    /// Whether the decode kernel serves a span: it does for one query and for drafts. That depends on the span alone, so that its
-    /// bits don't depend on the batch.
+    /// Whether the decode kernel serves a span: it does for generated tokens and drafts, of which there are 1 to 16. That depends on
+    /// the place of the tokens in their sequence alone, so that bits depend neither on the batch nor on how a prompt was cut.
     pub fn serves(span: &Span) -> bool {
-        span.query_len == 1 || span.drafts.is_some()
+        span.class == RowClass::Generated && span.query_len > 0
     }
 
     /// The records of `spans`, and the work they are; sections are the caller's to fill in.
@@ -200,18 +200,23 @@ impl<Dr: Driver> GpuDevice<Dr> {
 mod tests {
     use super::*;
 
-    fn span(query_start: u32, query_len: u32, kv_len: u32, drafts: Option<Vec<u32>>) -> Span {
-        Span { query_start, query_len, kv_len, pages: vec![0; 64], drafts }
+    use RowClass::{Generated, Prompt};
+
+    fn span(class: RowClass, rows: [u32; 2], kv_len: u32, drafts: Option<Vec<u32>>) -> Span {
+        let [query_start, query_len] = rows;
+        Span { query_start, query_len, kv_len, pages: vec![0; 64], class, drafts }
     }
 
     #[test]
-    fn one_query_and_drafts_are_listed() {
+    fn generated_tokens_are_listed() {
         let spans = [
-            span(0, 5, 5, None),
-            span(5, 1, 600, None),
-            span(6, 2, 40, Some(vec![1, 3])),
-            span(8, 2, 40, None),
-            span(10, 1, 513, None),
+            span(Prompt, [0, 5], 5, None),
+            span(Generated, [5, 1], 600, None),
+            span(Generated, [6, 2], 40, Some(vec![1, 3])),
+            span(Prompt, [8, 2], 40, None),
+            span(Generated, [10, 1], 513, None),
+            span(Prompt, [11, 1], 513, None),
+            span(Generated, [12, 0], 0, None),
         ];
         let (work, records) = DecodeWork::records(&spans).expect("a valid batch");
         assert_eq!((work.seqs, work.items, work.max_queries), (3, 3 + 1 + 3, 2));
@@ -221,7 +226,7 @@ mod tests {
         assert_eq!(record(&records[2]), (4, 10, 513, 4 << 5 | 1));
         assert_eq!(record(&records[3]), (7, 0, 0, 0));
         let masks = DecodeWork::masks(&spans).expect("some drafts");
-        assert_eq!(masks, [0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0]);
+        assert_eq!(masks, [0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0, 0]);
         assert_eq!(DecodeWork::masks(&spans[..2]), None);
     }
 }

@@ -5,7 +5,9 @@ use super::{
     decode::DecodeScratch,
     storage::{BF16, WORD},
 };
-use crate::{AttentionSpec, Batch, CacheSpec, Device, HostMatrix, Result, RopeAppend, SampleRow};
+use crate::{
+    AttentionSpec, Batch, CacheSpec, Device, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
+};
 
 /// A device of kernel launches over a [`Driver`].
 ///
@@ -60,6 +62,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         self.make_matrix(weights)
     }
 
+    fn quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix> {
+        self.make_quantized(weights)
+    }
+
     fn vector(&self, values: &[f32]) -> Result<Self::Vector> {
         self.make_vector(values)
     }
@@ -74,6 +80,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn cache_bytes(&self, cache: &Self::Cache) -> usize {
         cache.bytes()
+    }
+
+    fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()> {
+        self.launch_copy_pages(cache, copies)
     }
 
     fn step(&self, batch: &Batch) -> Result<Self::Step> {
@@ -165,6 +175,14 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn sample(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<u32>> {
         self.launch_sample(logits, rows)
+    }
+
+    fn choose(&self, logits: &Self::Logits, rows: &[SampleRow]) -> Result<Vec<Option<u32>>> {
+        self.launch_choose(logits, rows)
+    }
+
+    fn read_logit_rows(&self, logits: &Self::Logits, rows: &[u32]) -> Result<Vec<f32>> {
+        self.download_rows(logits, rows)
     }
 
     fn read_logits(&self, logits: &Self::Logits) -> Result<Vec<f32>> {

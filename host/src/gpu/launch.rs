@@ -3,14 +3,12 @@
 //! Sizes are checked against the buffers here and the ids of a step against the tables they index, so that what a kernel is
 //! given to address is there. A launch over nothing is left out.
 
-use bytemuck::{Zeroable, bytes_of, cast_slice};
+use bytemuck::{Zeroable, bytes_of};
 use tilewright_kernels::{
     abi::{self, KernelSpec, Params},
-    argmax::ARGMAX,
     gather_rows::GATHER_ROWS,
     rms_norm::RMS_NORM,
     rope_append,
-    sample::SAMPLE,
     silu_mul::SILU_MUL,
 };
 
@@ -18,9 +16,9 @@ use super::{
     Driver, GpuCache, GpuDevice, GpuLogits, GpuMatrix, GpuStep, GpuTensor, GpuVector,
     decode::Planes,
     select::{MAX_GRID_Y, select_tile},
-    storage::{WORD, dim, require, shape},
+    storage::{dim, require, shape},
 };
-use crate::{AttentionSpec, Error, Result, RopeAppend, SampleRow};
+use crate::{AttentionSpec, Result, RopeAppend};
 
 /// Windows from here on see everything: no context is as long, and sums with positions stay within 32 bits.
 const UNBOUNDED_WINDOW: usize = 1 << 30;
@@ -289,38 +287,6 @@ impl<Dr: Driver> GpuDevice<Dr> {
         self.attention_prefill(params, held.head_dim as u32, pages, step)?;
         let planes = Planes { format: abi::KV_BF16, head_dim: held.head_dim, scales: [0; 2] };
         self.attention_decode(params, planes, step)
-    }
-
-    pub(super) fn launch_argmax(&self, logits: &GpuLogits<Dr>) -> Result<Vec<u32>> {
-        let (rows, cols) = (dim("argmax", "rows", logits.rows)?, dim("argmax", "vocab", logits.vocab)?);
-        let (buffer, out) = self.allocate("argmax", &[logits.rows, WORD], "tokens")?;
-        let params = abi::Argmax { logits: logits.address, out, rows, cols };
-        // SAFETY: `logits` is `[rows, cols]` and `out` `[rows]`.
-        unsafe { self.launch(&ARGMAX, [rows, 1, 1], params)? };
-        self.tokens(&buffer, logits.rows)
-    }
-
-    pub(super) fn launch_sample(&self, logits: &GpuLogits<Dr>, samples: &[SampleRow]) -> Result<Vec<u32>> {
-        require(samples.len() == logits.rows, "sample", "rows", logits.rows, samples.len())?;
-        let (rows, cols) = (dim("sample", "rows", logits.rows)?, dim("sample", "vocab", logits.vocab)?);
-        let (row_buffer, row_params) =
-            self.allocate("sample", &[samples.len(), size_of::<SampleRow>()], "sampling parameters")?;
-        self.upload(&row_buffer, 0, cast_slice(samples))?;
-        let (buffer, out) = self.allocate("sample", &[logits.rows, WORD], "tokens")?;
-        let params = abi::Sample { logits: logits.address, row_params, out, rows, cols };
-        // SAFETY: `logits` is `[rows, cols]`, `row_params` and `out` `[rows]`.
-        unsafe { self.launch(&SAMPLE, [rows, 1, 1], params)? };
-        self.tokens(&buffer, logits.rows)
-    }
-
-    /// The tokens a kernel left, unless one marks its row invalid.
-    fn tokens(&self, buffer: &Dr::Buffer, rows: usize) -> Result<Vec<u32>> {
-        let mut tokens = vec![0u32; rows];
-        self.download(buffer, &mut tokens)?;
-        match tokens.iter().position(|&token| token == abi::INVALID_TOKEN) {
-            Some(row) => Err(Error::InvalidLogits { row }),
-            None => Ok(tokens),
-        }
     }
 }
 

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`Driver`] | the little a device needs from below: memory, copies, launches |
 //! | [`GpuDevice`] | [`crate::Device`] over any driver: bf16 activations and caches, f32 accumulation and logits |
-//! | `launch` | every launch, its shape checks and its parameters |
+//! | `launch` | a layer's launches, their shape checks and parameters |
+//! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
 //! | [`select_tile`] | which GEMM tile a product runs on |
@@ -13,13 +14,16 @@
 //! A `cuda` build opens `libcuda.so.1`, which comes with NVIDIA's driver, when a GPU is asked for. Without that library, or
 //! without a GPU, the answer is [`crate::Error::Unavailable`].
 
+mod choose;
 #[cfg(feature = "cuda")]
 pub mod cuda;
 mod decode;
 mod device;
 mod driver;
 mod launch;
+mod pages;
 mod prefill;
+mod quantized;
 mod select;
 mod step;
 mod storage;

@@ -38,8 +38,8 @@ pub(super) struct StepPlan {
     pub block_table_stride: u32,
     pub tokens: usize,
     pub output_rows: usize,
-    /// Sequences of one query, and drafts; the others of at least one query are `prefill`'s. Which one a sequence gets
-    /// depends on it alone, so that its bits don't depend on the batch.
+    /// Spans of generated tokens and drafts; those of prompts are `prefill`'s. Which one a token gets depends on its place in its
+    /// sequence alone, so that its bits don't depend on the batch.
     pub decode: DecodeWork,
     pub prefill: PrefillWork,
     /// One more than the largest of each; 0 without any.
@@ -125,11 +125,11 @@ fn check(batch: &Batch) -> Result<()> {
         format!("rows below {tokens}"),
         end(&batch.outputs),
     )?;
+    batch.check_spans()?;
     let mut start = 0u64;
     for span in &batch.spans {
         require(u64::from(span.query_start) == start, "step", "query_start", start, span.query_start)?;
         require(span.kv_len == 0 || !span.pages.is_empty(), "step", "pages of a sequence", "at least 1", 0)?;
-        span.check_drafts()?;
         start += u64::from(span.query_len);
     }
     require(start == tokens as u64, "step", "tokens of all sequences", tokens, start)
@@ -156,10 +156,10 @@ mod tests {
     #[test]
     fn a_ragged_batch_is_packed_in_aligned_sections() {
         let mut batch = Batch::default();
+        batch.push_generated(&[9], 9, &[1, 4], 8, Outputs::Last);
+        batch.push_generated(&[2], 0, &[0], 8, Outputs::All);
         batch.push(&[5, 6, 7], 0, &[3], 8, Outputs::Last);
-        batch.push(&[9], 9, &[1, 4], 8, Outputs::Last);
         batch.push(&[], 0, &[], 8, Outputs::None);
-        batch.push(&[2], 0, &[0], 8, Outputs::All);
         let (plan, words) = StepPlan::new(&batch).expect("a valid batch");
         for at in [
             plan.ids,
@@ -172,17 +172,17 @@ mod tests {
         ] {
             assert_eq!(at.0 % 16, 0);
         }
-        assert_eq!(section(&words, plan.ids, 5), [5, 6, 7, 9, 2]);
-        assert_eq!(section(&words, plan.positions, 5), [0, 1, 2, 9, 0]);
-        assert_eq!(section(&words, plan.slots, 5), [24, 25, 26, 33, 0]);
-        assert_eq!(section(&words, plan.outputs, 3), [2, 3, 4]);
-        assert_eq!(section(&words, plan.q_starts, 5), [0, 3, 4, 4, 5]);
-        assert_eq!(section(&words, plan.kv_lens, 4), [3, 10, 0, 1]);
+        assert_eq!(section(&words, plan.ids, 5), [9, 2, 5, 6, 7]);
+        assert_eq!(section(&words, plan.positions, 5), [9, 0, 0, 1, 2]);
+        assert_eq!(section(&words, plan.slots, 5), [33, 0, 24, 25, 26]);
+        assert_eq!(section(&words, plan.outputs, 3), [0, 1, 4]);
+        assert_eq!(section(&words, plan.q_starts, 5), [0, 1, 2, 5, 5]);
+        assert_eq!(section(&words, plan.kv_lens, 4), [10, 1, 3, 0]);
         let none = u32::MAX;
-        assert_eq!(section(&words, plan.block_table, 8), [3, none, 1, 4, none, none, 0, none]);
-        let [first, second, end] = [[0, 3, 10, 1 << 5 | 1], [1, 4, 1, 3 << 5 | 1], [2, 0, 0, 0]];
+        assert_eq!(section(&words, plan.block_table, 8), [1, 4, 0, none, 3, none, none, none]);
+        let [first, second, end] = [[0, 0, 10, 1], [1, 1, 1, 1 << 5 | 1], [2, 0, 0, 0]];
         assert_eq!(section(&words, plan.decode.sequences, 12), [first, second, end].concat());
-        assert_eq!(section(&words, plan.prefill.seq_ids, 1), [0]);
+        assert_eq!(section(&words, plan.prefill.seq_ids, 1), [2]);
         assert_eq!((plan.decode.seqs, plan.decode.items, plan.decode.tree_masks), (2, 2, None));
         assert_eq!((plan.prefill.seqs, plan.prefill.max_query_len), (1, 3));
         assert_eq!((plan.ids_end, plan.positions_end, plan.slots_end, plan.pages_end), (10, 10, 34, 5));

@@ -1,4 +1,4 @@
-use super::params;
+use super::{TensorMap, params};
 
 params! {
     /// `out = a * w^T (+ bias) (+ residual)`, f32 accumulation in ascending order of `k` whatever the tile, so that a row's
@@ -19,5 +19,80 @@ params! {
         /// A multiple of 8.
         pub k: u32,
         pub out_f32: u32,
+    }
+}
+
+params! {
+    /// `out = a * w^T (+ bias) (+ residual)` on Hopper's warpgroup products, for many rows: f32 (of bytes: i32) accumulation in
+    /// ascending order of `k`, so that a row's result doesn't depend on the rows beside it. Persistent: any grid `(blocks, 1, 1)`.
+    pub struct GemmSm90 {
+        /// Of `a`, bf16 or i8 `[m, k]`, in boxes of one line by `BLOCK_M` rows.
+        pub a_map: TensorMap,
+        /// Of `w`, as `a` `[n, k]`, in boxes of one line by `BLOCK_N` rows.
+        pub w_map: TensorMap,
+        /// Of `out`, bf16 `[m, n]`, in boxes of 64 columns by 64 rows; not used where `out_f32` is given.
+        pub out_map: TensorMap,
+        /// f32 `[n]`, optional.
+        pub bias: u64,
+        /// bf16 `[m, n]`, optional; may be what `out_map` describes.
+        pub residual: u64,
+        /// f32 `[m, n]`: where the product goes instead, if not 0.
+        pub out_f32: u64,
+        /// f32 `[m]`, of bytes only: multiplies row by row.
+        pub a_scales: u64,
+        /// f32 `[n]`, of bytes only: multiplies column by column.
+        pub w_scales: u64,
+        pub m: u32,
+        /// A multiple of 8.
+        pub n: u32,
+        /// A multiple of 16 bytes.
+        pub k: u32,
+        /// Rows of tiles that are worked on together, so that what they share stays in the L2.
+        pub band: u32,
+        pub reserved: u64,
+    }
+}
+
+params! {
+    /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(token tiles * row tiles * splits, 1, 1)`
+    /// of the variant's `tokens` rows of `a` and 256 rows of `w`.
+    pub struct GemmFew {
+        /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
+        pub a_map: TensorMap,
+        /// Of a dense `w`, `[n, k]`, in boxes of one line by 256 rows.
+        pub w_map: TensorMap,
+        /// 4-bit `w`, in the tiles of `gemm_few::layout`.
+        pub packed: u64,
+        /// f32 `[n]`, optional.
+        pub bias: u64,
+        /// bf16 `[m, columns of out]`, optional; may be `out`.
+        pub residual: u64,
+        /// bf16 `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
+        pub out: u64,
+        /// f32 `[m]`, of bytes only.
+        pub a_scales: u64,
+        /// f32 `[n]`, of bytes only.
+        pub w_scales: u64,
+        /// f32 `[blocks of the grid, tokens, 256]`, scratch; not used where `splits` is 1.
+        pub partials: u64,
+        /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
+        pub counters: u64,
+        pub m: u32,
+        /// A multiple of 8; of 16 with `silu`.
+        pub n: u32,
+        /// Stages of `k`: lines of a dense `w`, tiles of 4 bits.
+        pub steps: u32,
+        /// At least 1, at most `steps`.
+        pub splits: u32,
+        /// Bytes of a tile of 4-bit `w`.
+        pub tile_bytes: u32,
+        /// Whether tiles have zero points.
+        pub zeros: u32,
+        /// Whether scales are f16 rather than bf16.
+        pub scales_f16: u32,
+        pub out_f32: u32,
+        /// If 1, every 16 rows of `w` are 8 of a gate and 8 that go with it, and a column of `out` is `silu(gate) * up`.
+        pub silu: u32,
+        pub reserved: [u32; 3],
     }
 }

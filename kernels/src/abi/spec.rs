@@ -11,6 +11,9 @@ pub struct KernelSpec {
     pub shared_bytes: u32,
     /// Why this kernel may use local memory, if it may.
     pub allowance: Option<&'static str>,
+    /// Whether it may start before the launch before it has ended: it then waits (`griddepcontrol.wait`) before it touches what an
+    /// earlier launch wrote or reads.
+    pub starts_early: bool,
 }
 
 /// Launch parameters that travel as plain bytes, passed by value as the entry's only parameter.

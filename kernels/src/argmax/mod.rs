@@ -32,4 +32,5 @@ pub static ARGMAX: KernelSpec = KernelSpec {
     min_blocks: 2,
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
+    starts_early: false,
 };

@@ -1,6 +1,7 @@
 //! The items of work and the order in which a block takes them.
 
 use super::Tile;
+pub(super) use crate::tile::Ring;
 use crate::{
     abi::AttentionPrefillSm90,
     attention_tile::{KeyRange, Mask},
@@ -146,54 +147,4 @@ pub(super) fn key_tiles(keys: KeyRange, tile: Tile) -> (u32, u32) {
         return (0, 1);
     }
     (keys.start as u32 / tile.block_n, (keys.end as u32).div_ceil(tile.block_n))
-}
-
-/// A place in a ring of `stages` (a power of two): how many were filled before it. One register, where a stage and a parity of
-/// their own would be two.
-#[derive(Clone, Copy)]
-pub(super) struct Ring(u32);
-
-impl Ring {
-    #[inline(always)]
-    pub(super) fn new() -> Self {
-        Self(0)
-    }
-
-    #[inline(always)]
-    pub(super) fn stage(self, stages: u32) -> u32 {
-        self.0 % stages
-    }
-
-    /// Parity of the phase of the stage's barriers.
-    #[inline(always)]
-    pub(super) fn parity(self, stages: u32) -> u32 {
-        self.0 / stages % 2
-    }
-
-    #[inline(always)]
-    pub(super) fn next(self) -> Self {
-        Self(self.0.wrapping_add(1))
-    }
-
-    #[inline(always)]
-    pub(super) fn previous(self) -> Self {
-        Self(self.0.wrapping_sub(1))
-    }
-
-    /// The same; what follows from it is computed here, see [`ptx::here`].
-    #[inline(always)]
-    pub(super) fn again(self) -> Self {
-        Self(ptx::here(self.0))
-    }
-
-    /// A bit that goes along: no launch fills 2^31 tiles in a block.
-    #[inline(always)]
-    pub(super) fn mark(self) -> u32 {
-        self.0 >> 31
-    }
-
-    #[inline(always)]
-    pub(super) fn turn_mark(self) -> Self {
-        Self(self.0 ^ 1 << 31)
-    }
 }

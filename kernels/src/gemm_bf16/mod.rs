@@ -47,6 +47,7 @@ pub static TILE_128X128: KernelSpec = KernelSpec {
     min_blocks: 1,
     shared_bytes: SharedPlan::<128, 128, 32, 3>::BYTES,
     allowance: None,
+    starts_early: false,
 };
 
 /// For products too small to fill the device with the larger tile: 4 warps of 32 x 32.
@@ -56,6 +57,7 @@ pub static TILE_64X64: KernelSpec = KernelSpec {
     min_blocks: 2,
     shared_bytes: SharedPlan::<64, 64, 32, 4>::BYTES,
     allowance: None,
+    starts_early: false,
 };
 
 /// For a decode step's few rows, bound by reading `w`: 4 warps of 16 x 16, longer steps of `k`.
@@ -65,6 +67,7 @@ pub static TILE_16X64: KernelSpec = KernelSpec {
     min_blocks: 4,
     shared_bytes: SharedPlan::<16, 64, 64, 4>::BYTES,
     allowance: None,
+    starts_early: false,
 };
 
 /// All shapes, the largest first. Grid of each: `(ceil(n / block_n), ceil(m / block_m), 1)`.

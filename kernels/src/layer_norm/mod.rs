@@ -37,4 +37,5 @@ pub static LAYER_NORM: KernelSpec = KernelSpec {
     min_blocks: 4,
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
+    starts_early: false,
 };

@@ -49,6 +49,16 @@ intrinsic! {
 }
 
 intrinsic! {
+    /// `cp.async.bulk.tensor.2d`, as [`bulk_tensor_load_3d`].
+    pub fn bulk_tensor_load_2d(shared: u32, map: MapRef, coords: [i32; 2], bar: u32) {
+        asm!("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{0}], [{1}, {{{2}, {3}}}], [{4}];",
+            in(reg32) shared, in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) bar, options(nostack))
+    } else {
+        simt::intrinsic::bulk_tensor_load::<2>(shared, &map.map(), coords, bar)
+    }
+}
+
+intrinsic! {
     /// `cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [shared], [map, coords], [bar]`: the box
     /// at `coords` (innermost first); elements outside the tensor become zeros.
     pub fn bulk_tensor_load_3d(shared: u32, map: MapRef, coords: [i32; 3], bar: u32) {
@@ -78,5 +88,72 @@ intrinsic! {
         asm!("fence.proxy.async.shared::cta;", options(nostack))
     } else {
         simt::intrinsic::fence_proxy_async()
+    }
+}
+
+intrinsic! {
+    /// `cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [shared], [global], bytes, [bar]`: a run of bytes; both
+    /// addresses and `bytes` are multiples of 16.
+    pub fn bulk_load(shared: u32, global: u64, bytes: u32, bar: u32) {
+        asm!("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{0}], [{1}], {2}, [{3}];",
+            in(reg32) shared, in(reg64) global, in(reg32) bytes, in(reg32) bar, options(nostack))
+    } else {
+        simt::intrinsic::bulk_load(shared, global, bytes, bar)
+    }
+}
+
+intrinsic! {
+    /// `cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [map, coords], [shared]`: what lies outside the tensor isn't
+    /// written. What was stored there by ordinary stores went through [`fence_proxy_async`].
+    pub fn bulk_tensor_store_2d(map: MapRef, coords: [i32; 2], shared: u32) {
+        asm!("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [{0}, {{{1}, {2}}}], [{3}];",
+            in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) shared, options(nostack))
+    } else {
+        simt::intrinsic::bulk_tensor_store::<2>(&map.map(), coords, shared)
+    }
+}
+
+intrinsic! {
+    /// `cp.async.bulk.commit_group`: closes the group of this thread's stores since the last one.
+    pub fn bulk_commit() {
+        asm!("cp.async.bulk.commit_group;", options(nostack))
+    } else {
+        simt::intrinsic::bulk_commit()
+    }
+}
+
+intrinsic! {
+    /// `cp.async.bulk.wait_group.read 0`: until this thread's stores have read their sources, which may then be written again.
+    pub fn bulk_wait_read() {
+        asm!("cp.async.bulk.wait_group.read 0;", options(nostack))
+    } else {
+        simt::intrinsic::bulk_wait_read(0)
+    }
+}
+
+intrinsic! {
+    /// `cp.async.bulk.wait_group 0`: until this thread's stores are done.
+    pub fn bulk_wait() {
+        asm!("cp.async.bulk.wait_group 0;", options(nostack))
+    } else {
+        simt::intrinsic::bulk_wait(0)
+    }
+}
+
+intrinsic! {
+    /// `griddepcontrol.wait`: until the launch before this one, which may have let it start early, is done and its writes are there.
+    pub fn grid_wait() {
+        asm!("griddepcontrol.wait;", options(nostack))
+    } else {
+        simt::intrinsic::griddepcontrol_wait()
+    }
+}
+
+intrinsic! {
+    /// `griddepcontrol.launch_dependents`: once every block has said so, the next launch may start if it asked to.
+    pub fn grid_launch_dependents() {
+        asm!("griddepcontrol.launch_dependents;", options(nostack))
+    } else {
+        simt::intrinsic::griddepcontrol_launch_dependents()
     }
 }

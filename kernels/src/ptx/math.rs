@@ -148,6 +148,22 @@ pub fn pack_f16(lo: f32, hi: f32) -> u32 {
     }
 }
 
+/// `cvt.f32.f16`: exact.
+#[inline(always)]
+pub fn f16_to_f32(bits: u16) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: f32;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("cvt.f32.f16 {}, {};", out(reg32) out, in(reg16) bits, options(pure, nomem, nostack));
+        }
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    half::f16::from_bits(bits).to_f32()
+}
+
 /// The low bf16 of a pair, exact.
 #[inline(always)]
 pub fn bf16_lo(pair: u32) -> f32 {

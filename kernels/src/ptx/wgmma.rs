@@ -49,6 +49,22 @@ intrinsic! {
     }
 }
 
+/// `wgmma.wait_group NEWEST` while the accumulators stay in flight: what older groups read may be written again.
+///
+/// # Safety
+/// See the module.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub unsafe fn wgmma_wait_older<const NEWEST: u32>() {
+    #[cfg(target_arch = "nvptx64")]
+    // SAFETY: the caller's promises, stated in the module.
+    unsafe {
+        asm!("wgmma.wait_group.sync.aligned {};", const NEWEST, options(nostack))
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    simt::intrinsic::wgmma_wait(NEWEST, &mut [] as &mut [f32])
+}
+
 /// Accumulators of an `m64` product, and the instructions on them.
 pub trait Wgmma: Sized {
     /// Columns.
@@ -170,6 +186,15 @@ macro_rules! wgmma {
 }
 
 #[rustfmt::skip]
+wgmma!(4, 8, 0 1 2 3, 4 5 6 7 8 9);
+
+#[rustfmt::skip]
+wgmma!(8, 16, 0 1 2 3 4 5 6 7, 8 9 10 11 12 13);
+
+#[rustfmt::skip]
+wgmma!(16, 32, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15, 16 17 18 19 20 21);
+
+#[rustfmt::skip]
 wgmma!(32, 64, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31, 32 33 34 35 36 37);
 
 #[rustfmt::skip]
@@ -177,3 +202,79 @@ wgmma!(64, 128, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24
 
 #[rustfmt::skip]
 wgmma!(88, 176, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87, 88 89 90 91 92 93);
+
+#[rustfmt::skip]
+wgmma!(128, 256, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95 96 97 98 99 100 101 102 103 104 105 106 107 108 109 110 111 112 113 114 115 116 117 118 119 120 121 122 123 124 125 126 127, 128 129 130 131 132 133);
+
+/// Integer accumulators of an `m64` product, and the instructions on them: `D[64, N] += A[64, 32] * B[32, N]` of signed bytes, both
+/// K-major: a line of a tile holds 128 of them, a step is 32 bytes as in [`descriptor`].
+pub trait WgmmaS8: Sized {
+    /// Columns.
+    const N: u32;
+
+    /// `wgmma.mma_async` with A and B in shared memory. Wraps around.
+    ///
+    /// # Safety
+    /// See the module.
+    unsafe fn ss(&mut self, a: u64, b: u64);
+
+    /// As [`Wgmma::wait`].
+    ///
+    /// # Safety
+    /// See the module.
+    unsafe fn wait<const NEWEST: u32>(&mut self);
+}
+
+macro_rules! wgmma_s8 {
+    ($registers:literal, $n:literal, $first:literal $($rest:literal)*, $o0:literal $o1:literal) => {
+        impl WgmmaS8 for [i32; $registers] {
+            const N: u32 = $n;
+
+            #[inline(always)]
+            #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+            unsafe fn ss(&mut self, a: u64, b: u64) {
+                #[cfg(target_arch = "nvptx64")]
+                // SAFETY: the caller's promises, stated in the module.
+                unsafe {
+                    asm!(concat!("wgmma.mma_async.sync.aligned.m64n", $n, "k32.s32.s8.s8 {{{", $first, "}", $(", {", $rest, "}",)*
+                        "}}, {", $o0, "}, {", $o1, "}, 1;"),
+                        inout(reg32) self[$first], $(inout(reg32) self[$rest],)*
+                        in(reg64) a, in(reg64) b, options(nostack))
+                }
+                #[cfg(not(target_arch = "nvptx64"))]
+                simt::intrinsic::wgmma_s8_ss($n, self, a, b, true)
+            }
+
+            #[inline(always)]
+            #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+            unsafe fn wait<const NEWEST: u32>(&mut self) {
+                #[cfg(target_arch = "nvptx64")]
+                // SAFETY: the caller's promises, stated in the module.
+                unsafe {
+                    asm!(concat!("wgmma.wait_group.sync.aligned {", $o0, "}; // {", $first, "}" $(, " {", $rest, "}")*),
+                        inout(reg32) self[$first], $(inout(reg32) self[$rest],)* const NEWEST, options(nostack))
+                }
+                #[cfg(not(target_arch = "nvptx64"))]
+                simt::intrinsic::wgmma_wait(NEWEST, self)
+            }
+        }
+    };
+}
+
+#[rustfmt::skip]
+wgmma_s8!(4, 8, 0 1 2 3, 4 5);
+
+#[rustfmt::skip]
+wgmma_s8!(8, 16, 0 1 2 3 4 5 6 7, 8 9);
+
+#[rustfmt::skip]
+wgmma_s8!(16, 32, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15, 16 17);
+
+#[rustfmt::skip]
+wgmma_s8!(32, 64, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31, 32 33);
+
+#[rustfmt::skip]
+wgmma_s8!(64, 128, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63, 64 65);
+
+#[rustfmt::skip]
+wgmma_s8!(128, 256, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52 53 54 55 56 57 58 59 60 61 62 63 64 65 66 67 68 69 70 71 72 73 74 75 76 77 78 79 80 81 82 83 84 85 86 87 88 89 90 91 92 93 94 95 96 97 98 99 100 101 102 103 104 105 106 107 108 109 110 111 112 113 114 115 116 117 118 119 120 121 122 123 124 125 126 127, 128 129);

@@ -47,4 +47,5 @@ pub static SAMPLE: KernelSpec = KernelSpec {
     min_blocks: 1,
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
+    starts_early: false,
 };

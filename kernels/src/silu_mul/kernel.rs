@@ -12,7 +12,7 @@ use crate::{
 
 /// `x / (1 + exp(-x))`. For `x` far below 0 the exponential is infinite, its reciprocal 0.
 #[inline(always)]
-fn silu(x: f32) -> f32 {
+pub(crate) fn silu(x: f32) -> f32 {
     x * ptx::rcp(1.0 + ptx::ex2(-x * LOG2_E))
 }
 

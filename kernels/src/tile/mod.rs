@@ -4,8 +4,16 @@
 //! side by side. Rows of multiples of 64 bytes put some or all of those eight chunks on the same banks, so a chunk's column is
 //! XORed with bits of its row: then both hit all 32 banks once.
 
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod accumulators;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod fragment;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub(crate) use accumulators::Accumulators;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod ring;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub use ring::Ring;
 
 /// Bytes of a chunk: eight bf16, the unit of `cp.async` and of an `ldmatrix` row.
 pub const CHUNK_BYTES: u32 = 16;

@@ -34,6 +34,11 @@ impl Fields {
         self.map.contains_key(field)
     }
 
+    /// The names of all fields.
+    pub fn names(&self) -> impl Iterator<Item = &String> {
+        self.map.keys()
+    }
+
     /// A nested object.
     pub fn object(&self, field: &str) -> Result<Option<Fields>> {
         match self.get(field) {

@@ -1,6 +1,7 @@
 //! `config.json` and `generation_config.json` of a Hugging Face checkpoint.
 
 mod fields;
+mod quantization;
 mod rope;
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use serde::Serialize;
 
 use crate::Result;
 use fields::Fields;
+pub use quantization::{QuantFormat, QuantizationConfig};
 pub use rope::{FrequencyPrecision, Rope, RopeScaling};
 
 /// Layers beyond this are taken for damage.
@@ -75,6 +77,9 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// The embedding table is the output projection too.
     pub tie_word_embeddings: bool,
+    /// How the weights of linear layers are quantised, where they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantization: Option<QuantizationConfig>,
     /// The token that starts a text.
     pub bos_token_id: Option<u32>,
     /// The tokens that end a text.
@@ -109,9 +114,6 @@ impl ModelConfig {
 
     fn parse(fields: &Fields) -> Result<ModelConfig> {
         let architecture = architecture(fields)?;
-        if fields.get("quantization_config").is_some() {
-            return Err(fields.wrong("quantization_config", "nothing (bf16, f16 or f32 weights)"));
-        }
         if fields.text("hidden_act")?.is_some_and(|act| act != "silu") {
             return Err(fields.wrong("hidden_act", "\"silu\""));
         }
@@ -137,6 +139,7 @@ impl ModelConfig {
             mlp_bias: fields.flag("mlp_bias")?.unwrap_or(false),
             qk_norm: architecture == Architecture::Qwen3,
             tie_word_embeddings: fields.flag("tie_word_embeddings")?.unwrap_or(false),
+            quantization: QuantizationConfig::parse(fields)?,
             bos_token_id: fields.token_ids("bos_token_id")?.first().copied(),
             eos_token_ids: fields.token_ids("eos_token_id")?,
         };

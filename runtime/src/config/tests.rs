@@ -111,13 +111,110 @@ fn damage_is_named_by_file_and_field() {
             json!({"rope_parameters": {"rope_type": "linear"}}),
             "rope_parameters.factor: expected a number above 0",
         ),
-        (json!({"quantization_config": {"bits": 4}}), "quantization_config: expected nothing"),
         (json!({"eos_token_id": "x"}), "eos_token_id: expected a token id"),
         (json!({"tie_word_embeddings": 1}), "tie_word_embeddings: expected true or false"),
     ];
     for (changes, expected) in cases {
         let error = load(&with(changes.clone())).expect_err(&changes.to_string()).to_string();
         assert!(error.contains("config.json: field ") && error.contains(expected), "{changes}: {error}");
+        assert!(!error.contains('\n'), "{error}");
+    }
+}
+
+#[test]
+fn quantisation_is_read_from_each_format() {
+    let parse = |quantization: Value| {
+        load(&with(json!({"quantization_config": quantization})))
+            .expect("a valid configuration")
+            .quantization
+            .expect("quantised")
+    };
+    let gptq =
+        parse(json!({"quant_method": "gptq", "bits": 8, "group_size": -1, "desc_act": true, "sym": true}));
+    assert_eq!((gptq.format, gptq.bits, gptq.group(300)), (QuantFormat::Gptq, 8, 300));
+    assert!(gptq.symmetric && gptq.act_order);
+    let v2 =
+        parse(json!({"quant_method": "gptq", "bits": 4, "group_size": 128, "checkpoint_format": "gptq_v2"}));
+    assert_eq!((v2.format, v2.group(64), v2.group(256)), (QuantFormat::GptqV2, 64, 128));
+    let awq = parse(
+        json!({"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": true, "version": "GEMM"}),
+    );
+    assert_eq!((awq.format, awq.symmetric), (QuantFormat::Awq, false));
+    let weights = json!({"num_bits": 4, "type": "int", "symmetric": true, "strategy": "group", "group_size": 32,
+        "actorder": "group"});
+    let group = json!({"targets": ["Linear"], "weights": weights, "input_activations": null});
+    let packed = parse(json!({"quant_method": "compressed-tensors", "format": "pack-quantized",
+        "config_groups": {"group_0": group}}));
+    assert_eq!(
+        (packed.format, packed.group_size, packed.act_order),
+        (QuantFormat::PackQuantized, Some(32), true)
+    );
+    let int = parse(int_quantized());
+    assert_eq!((int.format, int.bits, int.group_size), (QuantFormat::IntQuantized, 8, None));
+}
+
+fn int_quantized() -> Value {
+    let weights = json!({"num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel"});
+    let inputs = json!({"num_bits": 8, "dynamic": true, "strategy": "token", "symmetric": true});
+    json!({"quant_method": "compressed-tensors", "format": "int-quantized",
+        "config_groups": {"group_0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}}})
+}
+
+#[test]
+fn quantisation_that_is_not_read_is_named() {
+    let gptq = |changes: Value| {
+        let mut value = json!({"quant_method": "gptq", "bits": 4, "group_size": 128});
+        for (key, change) in changes.as_object().expect("an object") {
+            value[key] = change.clone();
+        }
+        value
+    };
+    let int = |pointer: &str, change: Value| {
+        let mut value = int_quantized();
+        *value.pointer_mut(pointer).expect("a field") = change;
+        value
+    };
+    let inputs = "/config_groups/group_0/input_activations";
+    let cases = [
+        (json!({"bits": 4}), "quantization_config.quant_method: expected \"gptq\", \"awq\" or"),
+        (json!(4), "quantization_config: expected an object"),
+        (gptq(json!({"bits": 3})), "quantization_config.bits: expected 4 or 8, found 3"),
+        (gptq(json!({"bits": "4"})), "quantization_config.bits: expected"),
+        (
+            gptq(json!({"group_size": 0})),
+            "quantization_config.group_size: expected -1 or an integer from 1, found 0",
+        ),
+        (gptq(json!({"group_size": -2})), "group_size: expected -1 or an integer from 1, found -2"),
+        (gptq(json!({"group_size": "x"})), "group_size: expected -1 or an integer from 1"),
+        (gptq(json!({"group_size": u64::MAX})), "group_size: expected"),
+        (gptq(json!({"checkpoint_format": "marlin"})), "checkpoint_format: expected \"gptq\" or \"gptq_v2\""),
+        (gptq(json!({"dynamic": {"x": {}}})), "dynamic: expected nothing"),
+        (gptq(json!({"sym": 1})), "sym: expected true or false"),
+        (json!({"quant_method": "awq", "bits": 8}), "quantization_config.bits: expected 4, found 8"),
+        (json!({"quant_method": "awq", "bits": 4, "version": "gemv"}), "version: expected \"gemm\""),
+        (json!({"quant_method": "awq", "bits": 4, "group_size": 0}), "group_size: expected -1 or"),
+        (json!({"quant_method": "compressed-tensors"}), "config_groups: expected an object"),
+        (
+            int("/format", json!("float-quantized")),
+            "format: expected \"pack-quantized\" or \"int-quantized\"",
+        ),
+        (int(&format!("{inputs}/dynamic"), json!(false)), "config_groups.group_0.input_activations.dynamic"),
+        (
+            int(&format!("{inputs}/strategy"), json!("tensor")),
+            "input_activations.strategy: expected \"token\"",
+        ),
+        (int(inputs, json!(null)), "group_0.input_activations: expected an object"),
+        (int("/config_groups/group_0/targets", json!(["Conv2d"])), "group_0.targets: expected [\"Linear\"]"),
+        (int("/config_groups/group_0/weights/type", json!("float")), "weights.type: expected \"int\""),
+        (
+            int("/config_groups/group_0/weights/strategy", json!("group")),
+            "weights.strategy: expected \"channel\"",
+        ),
+    ];
+    for (quantization, expected) in cases {
+        let error = load(&with(json!({"quantization_config": quantization})));
+        let error = error.expect_err(expected).to_string();
+        assert!(error.contains("config.json: field ") && error.contains(expected), "{expected}: {error}");
         assert!(!error.contains('\n'), "{error}");
     }
 }

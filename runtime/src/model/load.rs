@@ -1,12 +1,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use tilewright_host::{AttentionSpec, Device, HostMatrix};
+use tilewright_host::{AttentionSpec, Device, HostMatrix, HostQuantized};
 
 use super::Decoder;
 use super::layer::Layer;
 use crate::checkpoint::{Checkpoint, MatrixView};
 use crate::config::ModelConfig;
+use crate::quantized::{Reader, check_matrix};
 use crate::{Error, Result};
 
 impl<D: Device> Decoder<D> {
@@ -20,7 +21,10 @@ impl<D: Device> Decoder<D> {
         checkpoint: &Checkpoint,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Decoder<D>> {
-        let mut loader = Loader { device: &*device, config: &config, checkpoint, used: HashSet::new() };
+        let reader = config.quantization.as_ref().map(|quantization| Reader::new(checkpoint, quantization));
+        let used = HashSet::new();
+        let mut loader =
+            Loader { device: &*device, config: &config, checkpoint, used, reader, checked: false };
         let total = config.layers + 1;
         progress(0, total);
         let embedding =
@@ -35,6 +39,12 @@ impl<D: Device> Decoder<D> {
         for index in 0..config.layers {
             layers.push(loader.layer(index)?);
             progress(index + 2, total);
+            // One layer of every kernel is enough to tell a device that computes from one that doesn't.
+            loader.checked = true;
+        }
+        if let Some(reader) = &loader.reader {
+            loader.used.extend(reader.used().cloned());
+            reader.check_zero_points(&checkpoint.dir().join("config.json"))?;
         }
         checkpoint.expect_all_used(&loader.used, config.tie_word_embeddings)?;
         let rope = device.rope(&config.rope.inv_freq(config.head_dim), 1.0, config.context)?;
@@ -47,6 +57,10 @@ struct Loader<'a, D: Device> {
     config: &'a ModelConfig,
     checkpoint: &'a Checkpoint,
     used: HashSet<String>,
+    /// Where the checkpoint is quantised.
+    reader: Option<Reader<'a>>,
+    /// A quantised layer was compared with its plain dequantisation.
+    checked: bool,
 }
 
 impl<D: Device> Loader<'_, D> {
@@ -93,6 +107,9 @@ impl<D: Device> Loader<'_, D> {
 
     /// Parts stacked along their rows.
     fn matrix(&mut self, parts: &[(impl AsRef<str>, usize)], cols: usize) -> Result<D::Matrix> {
+        if let Some(matrix) = self.quantized(parts, cols)? {
+            return Ok(matrix);
+        }
         let mut views: Vec<MatrixView<'_>> = Vec::with_capacity(parts.len());
         for (name, rows) in parts {
             let name = name.as_ref();
@@ -108,6 +125,33 @@ impl<D: Device> Loader<'_, D> {
         let dtype = views[0].dtype;
         let parts = views.iter().map(|view| (view.rows, view.bytes)).collect();
         Ok(self.device.matrix(&HostMatrix { parts, cols, dtype })?)
+    }
+
+    /// Parts stacked along their rows, where the first of them is quantised; then all must be.
+    fn quantized(&mut self, parts: &[(impl AsRef<str>, usize)], cols: usize) -> Result<Option<D::Matrix>> {
+        let Some(reader) = &mut self.reader else { return Ok(None) };
+        let layer = |name: &str| name.strip_suffix(".weight").unwrap_or(name).to_string();
+        let first = layer(parts[0].0.as_ref());
+        if !reader.holds(&first) {
+            return Ok(None);
+        }
+        let read = parts.iter().map(|(name, rows)| reader.part(&layer(name.as_ref()), *rows, cols));
+        let weights = HostQuantized::new(read.collect::<Result<_>>()?)?;
+        let matrix = self.device.quantized(&weights)?;
+        if !self.checked {
+            let check = check_matrix(self.device, &first, &weights, &matrix, false)?;
+            if !check.passed {
+                let expected = format!("{} as output {} of a product", check.expected, check.output);
+                let found = format!("{} on {}", check.found, self.device.describe());
+                return Err(Error::tensor(
+                    self.checkpoint.path_of(parts[0].0.as_ref()),
+                    &first,
+                    expected,
+                    found,
+                ));
+            }
+        }
+        Ok(Some(matrix))
     }
 
     /// Parts one behind the other.

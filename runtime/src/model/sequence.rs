@@ -1,8 +1,8 @@
-use tilewright_host::{Batch, Device, Outputs};
+use tilewright_host::{Batch, Device, Outputs, RowClass};
 
 use super::{Decoder, Scratch};
 use crate::cache::ContiguousCache;
-use crate::sampling::SamplingParams;
+use crate::sampling::{Draw, DrawKey, SamplingParams};
 use crate::{Error, Result};
 
 /// Rows of a prompt's chunk: enough to fill a GEMM, little enough for scratch memory.
@@ -92,9 +92,13 @@ impl<'m, D: Device> DecoderSequence<'m, D> {
         Ok(())
     }
 
-    fn batch(&self, ids: &[u32], outputs: Outputs) -> Batch {
+    fn batch(&self, ids: &[u32], class: RowClass, outputs: Outputs) -> Batch {
         let mut batch = Batch::default();
-        batch.push(ids, self.cached as u32, &[self.slot], self.cache.page_size() as u32, outputs);
+        let (cached, pages, page_size) = (self.cached as u32, [self.slot], self.cache.page_size() as u32);
+        match class {
+            RowClass::Generated => batch.push_generated(ids, cached, &pages, page_size, outputs),
+            RowClass::Prompt => batch.push(ids, cached, &pages, page_size, outputs),
+        }
         batch
     }
 }
@@ -115,10 +119,13 @@ impl<D: Device> Sequence for DecoderSequence<'_, D> {
 
     fn feed(&mut self, ids: &[u32]) -> Result<()> {
         self.check(ids)?;
+        // One token behind others is taken for a generated one.
+        let generated = ids.len() == 1 && self.cached > 0;
+        let class = if generated { RowClass::Generated } else { RowClass::Prompt };
         let chunks = ids.len().div_ceil(self.max_rows);
         for (index, chunk) in ids.chunks(self.max_rows).enumerate() {
             let outputs = if index + 1 == chunks { Outputs::Last } else { Outputs::None };
-            let batch = self.batch(chunk, outputs);
+            let batch = self.batch(chunk, class, outputs);
             self.model.forward(&batch, &mut self.cache.cache, &mut self.scratch)?;
             self.cached += chunk.len();
         }
@@ -134,7 +141,8 @@ impl<D: Device> Sequence for DecoderSequence<'_, D> {
         let chosen = if sampling.is_greedy() {
             device.argmax(&self.scratch.logits)?
         } else {
-            let row = sampling.row(request, self.cached as u64);
+            let key = DrawKey { seed: sampling.seed, request, choice: 0 };
+            let row = sampling.row(key.uniform(self.cached, Draw::Token));
             device.sample(&self.scratch.logits, &[row])?
         };
         Ok(chosen[0])
@@ -150,7 +158,7 @@ impl<D: Device> Sequence for DecoderSequence<'_, D> {
             None => self.model.scratch(rows, rows)?,
         };
         for (chunk_index, chunk) in ids.chunks(rows).enumerate() {
-            let batch = self.batch(chunk, Outputs::All);
+            let batch = self.batch(chunk, RowClass::Prompt, Outputs::All);
             self.model.forward(&batch, &mut self.cache.cache, &mut scratch)?;
             self.cached += chunk.len();
             let logits = self.model.device().read_logits(&scratch.logits)?;

@@ -11,7 +11,7 @@ use crate::tensor_map::TensorMap;
 /// Takes a step and does something that may be a fault.
 #[inline]
 #[track_caller]
-fn act<T>(action: impl FnOnce(&mut Context, Site) -> Result<T, Fault>) -> T {
+pub(super) fn act<T>(action: impl FnOnce(&mut Context, Site) -> Result<T, Fault>) -> T {
     let c = step();
     let site = c.sites.encode(Location::caller());
     match action(c, site) {
@@ -138,6 +138,20 @@ pub fn prefetch_tensor_map(map: &TensorMap) {
 #[track_caller]
 pub fn bulk_tensor_load<const D: usize>(shared: u32, map: &TensorMap, coords: [i32; D], bar: u32) {
     act(|c, site| c.load_tensor(shared, map, &coords, bar, site));
+}
+
+/// `cp.async.bulk.tensor.{D}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster`: as
+/// [`bulk_tensor_load`] into every block of the cluster whose rank's bit is set in `ranks`, to the address that `shared` is in
+/// it, where `bar` of that block is told.
+#[track_caller]
+pub fn bulk_tensor_load_multicast<const D: usize>(
+    shared: u32,
+    map: &TensorMap,
+    coords: [i32; D],
+    bar: u32,
+    ranks: u16,
+) {
+    act(|c, site| c.load_tensor_multicast(shared, map, &coords, bar, ranks, site));
 }
 
 /// `cp.async.bulk.tensor.{D}d.global.shared::cta.tile.bulk_group`: starts to store a box; what lies outside the tensor isn't

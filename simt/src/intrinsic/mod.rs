@@ -5,16 +5,19 @@
 //! allowed, and panics outside a launch.
 
 mod asynchronous;
+mod cluster;
 mod warpgroup;
 
 use std::panic::Location;
 
 pub use asynchronous::*;
+pub use cluster::*;
 pub use warpgroup::*;
 
 use crate::context::{Context, Space, context, step, stop, wait_in};
 use crate::element::{AtomicElement, Element};
 use crate::lane::{Collective, Copy};
+use crate::matrix::Factors;
 use crate::requests::Kind;
 use crate::shared::BASE;
 use crate::site::Site;
@@ -132,7 +135,8 @@ pub fn shared_base() -> u32 {
 /// `%tid.x`
 #[inline]
 pub fn tid_x() -> u32 {
-    context().current as u32
+    let c = context();
+    (c.current - c.first_thread) as u32
 }
 
 /// `%ntid.x`
@@ -248,7 +252,7 @@ pub fn cp_async_16(shared: u32, global: u64, source_bytes: u32) {
         Ok(loaded) => loaded,
         Err(problem) => stop(c.access_fault(problem, Space::Global(global), "copy from global", 16, site)),
     };
-    let busy = c.current as u16 + 1;
+    let busy = (c.current - c.first_thread) as u16 + 1;
     if let Err(problem) = c.shared.begin_copy(shared, &c.clocks, site, busy) {
         stop(c.access_fault(problem, Space::Shared(shared), "copy to shared", 16, site));
     }
@@ -286,20 +290,28 @@ pub fn cp_async_wait(newest: u32) {
 /// Products are exact and summed in f64 in ascending order of k; `c` is added and the result rounded once to f32.
 #[track_caller]
 pub fn mma_m16n8k16_bf16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
-    mma_m16n8k16(WgmmaType::Bf16, a, b, c)
+    mma(Factors::Float(WgmmaType::Bf16), a, b, c.map(f32::to_bits)).map(f32::from_bits)
 }
 
 /// `mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32` of a warp, as [`mma_m16n8k16_bf16`].
 #[track_caller]
 pub fn mma_m16n8k16_f16(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
-    mma_m16n8k16(WgmmaType::F16, a, b, c)
+    mma(Factors::Float(WgmmaType::F16), a, b, c.map(f32::to_bits)).map(f32::from_bits)
+}
+
+/// `mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32` of a warp: `a * b + c` modulo 2^32, each lane's part.
+///
+/// With `g = lane / 4` and `t = lane % 4`, byte `j` of register `i` of A is row `g + 8 (i % 2)`, column `4 t + 16 (i / 2) + j`;
+/// of B, row `4 t + 16 i + j`, column `g`; C and D lie as in `m16n8k16`.
+#[track_caller]
+pub fn mma_m16n8k32_s8(a: [u32; 4], b: [u32; 2], c: [i32; 4]) -> [i32; 4] {
+    mma(Factors::S8, a, b, c.map(|c| c as u32)).map(|d| d as i32)
 }
 
 #[track_caller]
-fn mma_m16n8k16(ty: WgmmaType, a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
-    let c = c.map(f32::to_bits);
+fn mma(factors: Factors, a: [u32; 4], b: [u32; 2], c: [u32; 4]) -> [u32; 4] {
     let operands = [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], c[2], c[3]];
-    wait_in(Collective::Mma(ty), &operands, Location::caller()).map(f32::from_bits)
+    wait_in(Collective::Mma(factors), &operands, Location::caller())
 }
 
 /// `ldmatrix.sync.aligned.m8n8.x4.shared.b16` of a warp: lane `8i + r` gives the address of row `r` of matrix `i`.

@@ -1,5 +1,8 @@
 //! Operands of `wgmma` in shared memory, and what comes of them.
 
+// Each test takes what it needs.
+#![allow(dead_code)]
+
 use tilewright_simt::intrinsic::*;
 use tilewright_simt::{Device, Fault, Launch, Order, Report, Swizzle};
 

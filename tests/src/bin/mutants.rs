@@ -1,5 +1,7 @@
 //! Plants the bugs of `mutants.txt`, one at a time, in a scratch copy of the workspace, runs the kernel's suite there and
 //! prints which check caught each: `cargo run -p tilewright-tests --bin mutants [-- SUITE-OR-PART-OF-A-TITLE...]`. Exits 1 if any survives.
+//!
+//! With `--check` it only looks whether every bug's text is in its file, once.
 
 use std::{
     fs,
@@ -17,8 +19,10 @@ struct Mutant {
 }
 
 fn main() -> ExitCode {
-    let parts: Vec<String> = std::env::args().skip(1).collect();
-    match run(&parts) {
+    let mut parts: Vec<String> = std::env::args().skip(1).collect();
+    let checks = parts.iter().any(|part| part == "--check");
+    parts.retain(|part| part != "--check");
+    match if checks { check(&parts) } else { run(&parts) } {
         Ok(0) => ExitCode::SUCCESS,
         Ok(survivors) => {
             eprintln!("mutants: {survivors} not caught");
@@ -31,10 +35,31 @@ fn main() -> ExitCode {
     }
 }
 
+fn root() -> Result<&'static Path, String> {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().ok_or("the crate has no parent folder".to_string())
+}
+
+fn mutants() -> Result<Vec<Mutant>, String> {
+    parse(&read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants.txt"))?)
+}
+
+/// How many of the bugs can't be planted.
+fn check(parts: &[String]) -> Result<usize, String> {
+    let (root, mutants) = (root()?, mutants()?);
+    let wanted: Vec<&Mutant> = mutants.iter().filter(|mutant| wanted(mutant, parts)).collect();
+    let mut misplaced = 0;
+    for mutant in &wanted {
+        if let Err(error) = planted(&read(&root.join(&mutant.file))?, mutant) {
+            eprintln!("mutants: {error}");
+            misplaced += 1;
+        }
+    }
+    println!("{} bugs, {misplaced} without their place", wanted.len());
+    Ok(misplaced)
+}
+
 fn run(parts: &[String]) -> Result<usize, String> {
-    let crate_root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let root = crate_root.parent().ok_or("the crate has no parent folder")?;
-    let mutants = parse(&read(&crate_root.join("mutants.txt"))?)?;
+    let (root, mutants) = (root()?, mutants()?);
     let scratch = root.join("target/mutants");
     copy_workspace(root, &scratch)?;
     println!("| planted bug | in | suite | caught by |\n|---|---|---|---|");
@@ -94,22 +119,25 @@ fn parse(text: &str) -> Result<Vec<Mutant>, String> {
 fn plant(scratch: &Path, mutant: &Mutant) -> Result<Option<String>, String> {
     let path = scratch.join(&mutant.file);
     let original = read(&path)?;
-    let found = original.matches(&mutant.find).count();
-    if found != 1 {
-        return Err(format!(
-            "'{}': its text occurs {found} times in {}, expected 1",
-            mutant.title, mutant.file
-        ));
-    }
-    write(&path, &original.replace(&mutant.find, &mutant.replace))?;
+    write(&path, &planted(&original, mutant)?)?;
     let outcome = test(scratch, mutant);
     write(&path, &original)?;
     outcome
 }
 
+/// A file's text with the bug in it.
+fn planted(original: &str, mutant: &Mutant) -> Result<String, String> {
+    match original.matches(&mutant.find).count() {
+        1 => Ok(original.replace(&mutant.find, &mutant.replace)),
+        found => {
+            Err(format!("'{}': its text occurs {found} times in {}, expected 1", mutant.title, mutant.file))
+        }
+    }
+}
+
 fn test(scratch: &Path, mutant: &Mutant) -> Result<Option<String>, String> {
     let cargo = |arguments: &[&str]| {
-        Command::new(env!("CARGO"))
+        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
             .args(arguments)
             .current_dir(scratch)
             .env("CARGO_TARGET_DIR", scratch.join("target"))

@@ -54,12 +54,20 @@ impl Case {
         let seqs = shape.size("seqs", 1, 1, "sequences");
         let keys = shape.size("keys", 256, 1, "keys of each sequence, its queries' own among them");
         let queries = shape.size("queries", 64, 1, "queries of each sequence");
+        let head_dim = shape.one_of("head_dim", 128, head_dims, "size of a head");
+        let kv_heads = shape.size("kv_heads", 2, 1, "key heads");
+        let group = shape.size("group", 4, 1, "query heads a key head");
+        let page_size = shape.size("page_size", 16, 1, "tokens a page");
+        let fits = shape.fits(&[
+            ("queries and out", &[2, seqs, queries, group, kv_heads, head_dim]),
+            ("keys and values", &[2, seqs, keys.next_multiple_of(page_size), kv_heads, head_dim]),
+        ]);
         Case {
-            head_dim: shape.one_of("head_dim", 128, head_dims, "size of a head"),
-            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
-            group: shape.size("group", 4, 1, "query heads a key head"),
-            page_size: shape.size("page_size", 16, 1, "tokens a page"),
-            seqs: vec![(queries, keys); seqs],
+            head_dim,
+            kv_heads,
+            group,
+            page_size,
+            seqs: vec![(queries, keys); if fits { seqs } else { 0 }],
             causal: shape.flag("causal", true, "whether a query sees no later key"),
             window: shape.count("window", 0, "keys that a query sees; 0 for all") as u32,
             softcap: shape.number("softcap", 0.0, "limit of the scores; 0 for none"),

@@ -101,13 +101,21 @@ impl Case {
             shape.refuse(format!("queries: expected at most 16, found {queries}"));
         }
         let formats = [KV_BF16, KV_INT8, KV_FP8].map(|format| format as usize);
+        let head_dim = shape.one_of("head_dim", 128, &[64, 128], "size of a head");
+        let kv_heads = shape.size("kv_heads", 2, 1, "key heads");
+        let group = shape.size("group", 4, 1, "query heads a key head");
+        let page_size = shape.size("page_size", 16, 1, "tokens a page");
+        let fits = shape.fits(&[
+            ("queries and out", &[2, seqs, queries, group, kv_heads, head_dim]),
+            ("keys and values", &[2, seqs, keys.next_multiple_of(page_size), kv_heads, head_dim]),
+        ]);
         Case {
-            head_dim: shape.one_of("head_dim", 128, &[64, 128], "size of a head"),
-            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
-            group: shape.size("group", 4, 1, "query heads a key head"),
-            page_size: shape.size("page_size", 16, 1, "tokens a page"),
+            head_dim,
+            kv_heads,
+            group,
+            page_size,
             format: shape.one_of("format", 0, &formats, "cache of bf16 (0), int8 (1) or fp8 (2)") as u32,
-            seqs: vec![(queries.min(16), keys); seqs],
+            seqs: vec![(queries.min(16), keys); if fits { seqs } else { 0 }],
             tree: shape.flag("tree", false, "whether the queries are drafts of a tree"),
             window: shape.count("window", 0, "keys that a query sees; 0 for all") as u32,
             softcap: shape.number("softcap", 0.0, "limit of the scores; 0 for none"),

@@ -35,9 +35,10 @@ impl Half {
         bytes.as_chunks().0.iter().map(|&pair| value(u16::from_le_bytes(pair))).collect()
     }
 
-    /// An element of a query whose product with its negative in a key is out of all proportion: -1e30, as far as f16 goes.
+    /// An element of a query whose product with its negative in a key is out of all proportion: -1e30, as far as f16 goes. No power
+    /// of two, for which scaling the product would be exact.
     fn deep(self) -> f32 {
-        if self == Half::Bf16 { 2f32.powi(50) } else { 2f32.powi(15) }
+        1.5 * if self == Half::Bf16 { 2f32.powi(50) } else { 2f32.powi(15) }
     }
 }
 
@@ -69,9 +70,14 @@ impl Case {
         Case { base, half, layout: Layout::Paged, deep: false }
     }
 
-    /// What outputs are made of.
-    pub fn scalar(&self) -> Scalar {
-        if self.half == Half::Bf16 { Scalar::Bf16 } else { Scalar::F16 }
+    /// What a buffer is made of.
+    pub fn scalar(&self, buffer: &str) -> Scalar {
+        match (buffer, self.half) {
+            ("lse", _) => Scalar::F32,
+            ("counters", _) => Scalar::U32,
+            (_, Half::Bf16) => Scalar::Bf16,
+            (_, Half::F16) => Scalar::F16,
+        }
     }
 
     /// The values, as the oracle has them. NaN in every row that no query sees.

@@ -84,8 +84,8 @@ impl Property for AttentionPrefill {
         corners
     }
 
-    fn scalar(case: &Case) -> Scalar {
-        case.scalar()
+    fn scalar(case: &Case, buffer: &str) -> Scalar {
+        case.scalar(buffer)
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {

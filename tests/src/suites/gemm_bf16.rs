@@ -82,18 +82,22 @@ impl Property for GemmBf16 {
         corners
     }
 
-    fn scalar(case: &Case) -> Scalar {
+    fn scalar(case: &Case, _: &str) -> Scalar {
         if case.out_f32 { Scalar::F32 } else { Scalar::Bf16 }
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
         let tiles: Vec<usize> = TILES.iter().map(|tile| tile.block_m as usize).collect();
         let block_m = shape.one_of("block_m", 64, &tiles, "rows of the kernel's tile");
+        let m = shape.size("m", 64, 1, "rows of a");
+        let n = shape.size("n", 128, 1, "rows of w");
+        let k = shape.size("k", 256, 8, "columns of both");
+        shape.fits(&[("a", &[m, k]), ("w", &[n, k]), ("out", &[m, n])]);
         Some(Case {
             tile: tiles.iter().position(|&tile| tile == block_m)?,
-            m: shape.size("m", 64, 1, "rows of a"),
-            n: shape.size("n", 128, 1, "rows of w"),
-            k: shape.size("k", 256, 8, "columns of both"),
+            m,
+            n,
+            k,
             bias: shape.flag("bias", false, "whether there is a bias"),
             residual: shape.flag("residual", false, "whether there is a residual"),
             in_place: shape.flag("in_place", false, "whether the residual is overwritten"),

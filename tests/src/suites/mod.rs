@@ -9,6 +9,8 @@ mod attention_prefill;
 mod attention_prefill_sm90;
 mod gather_rows;
 mod gemm_bf16;
+mod gemm_few;
+mod gemm_sm90;
 mod layer_norm;
 mod page_copy;
 mod rms_norm;
@@ -26,6 +28,8 @@ use crate::runner::Suite;
 pub fn all<D: Driver>() -> Vec<Suite<D>> {
     vec![
         Suite::of::<gemm_bf16::GemmBf16>(),
+        Suite::of::<gemm_sm90::GemmSm90>(),
+        Suite::of::<gemm_few::GemmFew>(),
         Suite::of::<attention_prefill::AttentionPrefill>(),
         Suite::of::<attention_prefill_sm90::AttentionPrefillSm90>(),
         Suite::of::<attention_decode::AttentionDecode>(),

@@ -8,6 +8,7 @@ use tilewright_kernels::{
 };
 
 use crate::{
+    agreement::Scalar,
     harness::{Arena, Failure, Handle, Harness, POISON, same_bits},
     random::Random,
     runner::Property,
@@ -71,14 +72,19 @@ impl Property for PageCopy {
         ]
     }
 
+    fn scalar(_: &Case, _: &str) -> Scalar {
+        Scalar::U32
+    }
+
     fn shaped(shape: &mut Shape) -> Option<Case> {
         let (tensors, bytes) = (
             shape.size("tensors", 2, 1, "tensors a page is of"),
             shape.size("page_bytes", 4096, 4, "bytes of a page of each, a multiple of 4"),
         );
         let copied = shape.size("copied", 3, 1, "pages copied");
+        let fits = shape.fits(&[("pages", &[2, copied, tensors, bytes])]);
         Some(Case {
-            page_bytes: vec![bytes; tensors],
+            page_bytes: vec![bytes; if fits { tensors } else { 0 }],
             pages: 2 * copied,
             copied,
             first_page: 0,

@@ -70,9 +70,12 @@ impl Property for RmsNorm {
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
+        let rows = shape.size("rows", 4, 1, "rows");
+        let cols = shape.size("cols", 4096, 8, "columns");
+        shape.fits(&[("x, its residual and out", &[3, rows, cols])]);
         Some(Case {
-            rows: shape.size("rows", 4, 1, "rows"),
-            cols: shape.size("cols", 4096, 8, "columns"),
+            rows,
+            cols,
             residual: shape.flag("residual", true, "whether there is a residual"),
             in_place: shape.flag("in_place", false, "whether x is overwritten"),
             deviation: shape.number("deviation", 1.0, "deviation of the inputs"),

@@ -10,6 +10,7 @@ use tilewright_reference::{
 
 use super::mismatch;
 use crate::{
+    agreement::Scalar,
     harness::{Arena, Failure, Handle, Harness, POISON, bf16_bytes, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
@@ -123,6 +124,15 @@ impl Property for RopeAppend {
         corners
     }
 
+    fn scalar(case: &Case, buffer: &str) -> Scalar {
+        match (buffer, case.format) {
+            ("k_scales" | "v_scales", _) => Scalar::F32,
+            ("k_cache" | "v_cache", KvFormat::Int8) => Scalar::Int8,
+            ("k_cache" | "v_cache", KvFormat::Fp8) => Scalar::Fp8,
+            _ => Scalar::Bf16,
+        }
+    }
+
     fn shaped(shape: &mut Shape) -> Option<Case> {
         let page_size = shape.size("page_size", 16, 1, "tokens a page");
         let tokens = shape.size("tokens", 4, 1, "tokens appended");
@@ -133,10 +143,16 @@ impl Property for RopeAppend {
         if head_dim > 256 {
             shape.refuse(format!("head_dim: expected at most 256, found {head_dim}"));
         }
+        let q_heads = shape.size("q_heads", 8, 1, "query heads");
+        let kv_heads = shape.size("kv_heads", 2, 1, "key heads");
+        shape.fits(&[
+            ("qkv", &[tokens, q_heads + 2 * kv_heads, head_dim]),
+            ("the caches", &[2 * PAGES, page_size, kv_heads, head_dim]),
+        ]);
         Some(Case {
             tokens,
-            q_heads: shape.size("q_heads", 8, 1, "query heads"),
-            kv_heads: shape.size("kv_heads", 2, 1, "key heads"),
+            q_heads,
+            kv_heads,
             head_dim,
             page_size,
             q_norm: shape.flag("q_norm", false, "whether query heads are normed"),

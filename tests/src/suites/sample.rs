@@ -51,14 +51,17 @@ impl Property for Sample {
         ]
     }
 
-    fn scalar(_: &Case) -> Scalar {
+    fn scalar(_: &Case, _: &str) -> Scalar {
         Scalar::U32
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
+        let rows = shape.size("rows", 4, 1, "rows of logits");
+        let cols = shape.size("cols", 4096, 1, "logits a row");
+        shape.fits(&[("logits", &[rows, cols])]);
         Some(Case {
-            rows: shape.size("rows", 4, 1, "rows of logits"),
-            cols: shape.size("cols", 4096, 1, "logits a row"),
+            rows,
+            cols,
             spread: shape.number("spread", 5.0, "deviation of the logits"),
             step: shape.number(
                 "step",

@@ -40,9 +40,12 @@ impl Property for SiluMul {
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
+        let rows = shape.size("rows", 4, 1, "rows");
+        let inter = shape.size("inter", 4096, 8, "columns of the result");
+        shape.fits(&[("gate, up and out", &[3, rows, inter])]);
         Some(Case {
-            rows: shape.size("rows", 4, 1, "rows"),
-            inter: shape.size("inter", 4096, 8, "columns of the result"),
+            rows,
+            inter,
             deviation: shape.number("deviation", 1.0, "deviation of the inputs"),
             seed: shape.inputs(),
         })

@@ -30,8 +30,8 @@ fn gathers_are_exact() {
     let (found, expected) = both!(|device| {
         let x = tensor(device, &values, 24);
         let mut batch = Batch::default();
+        batch.push_generated(&[5], 3, &[1], 16, Outputs::Last);
         batch.push(&[1, 2, 3, 4], 0, &[0], 16, Outputs::Last);
-        batch.push(&[5], 3, &[1], 16, Outputs::Last);
         batch.push(&[6, 7, 8, 9, 9, 9], 0, &[2], 16, Outputs::All);
         let step = device.step(&batch).expect("a step");
         let mut out = device.tensor(16, 24).expect("a tensor");
@@ -40,7 +40,7 @@ fn gathers_are_exact() {
         device.read(&out).expect("activations")
     });
     assert_eq!(bits(&found), bits(&expected));
-    assert_eq!(bits(&found[..24]), bits(&values[3 * 24..4 * 24]));
+    assert_eq!(bits(&found[24..48]), bits(&values[4 * 24..5 * 24]));
 }
 
 #[test]
@@ -171,12 +171,18 @@ impl Dialogue {
         let (mut cached, mut all) = ([0usize; 3], Vec::new());
         for (turn, lens) in Self::STEPS.iter().enumerate() {
             let mut batch = Batch::default();
-            for (seq, &len) in lens.iter().enumerate() {
+            // Generated tokens come first.
+            let mut order = [0, 1, 2];
+            order.sort_by_key(|&seq| lens[seq] != 1);
+            for seq in order {
+                let len = lens[seq];
                 // Pages in descending order, sequences interleaved.
                 let pages: Vec<u32> = (0..pages_each).rev().map(|page| (3 * page + seq) as u32).collect();
                 let (ids, page_size) = (vec![0; len], page_size as u32);
                 if turn == 3 && (self.spec)(q_heads).causal {
                     batch.push_drafts(&ids, cached[seq] as u32, &pages, page_size, Self::MASKS[seq]);
+                } else if len == 1 {
+                    batch.push_generated(&ids, cached[seq] as u32, &pages, page_size, Outputs::Last);
                 } else {
                     batch.push(&ids, cached[seq] as u32, &pages, page_size, Outputs::Last);
                 }

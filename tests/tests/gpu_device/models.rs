@@ -60,3 +60,13 @@ fn llama_on_hopper() {
 fn mistral_with_a_window_on_hopper() {
     verifies("mistral-window16", hopper());
 }
+
+#[test]
+fn llama_quantised_by_gptq() {
+    verifies("llama-gptq-g128", gpu());
+}
+
+#[test]
+fn llama_quantised_by_gptq_in_act_order() {
+    verifies("llama-gptq-actorder-g64", gpu());
+}

@@ -50,8 +50,10 @@ pub fn bars(report: &Report) -> Result<Vec<(String, String)>> {
 /// The family of a cell and its name there.
 fn place(row: &Row) -> (String, String) {
     match row.problem {
-        Problem::Gemm(_) if !row.problem.is_compute() => ("gemm of few rows".to_string(), last(&row.cell)),
-        Problem::Gemm(_) => ("gemm".to_string(), last(&row.cell)),
+        Problem::Gemm(gemm) if !row.problem.is_compute() => {
+            (format!("gemm of few rows {}", gemm.weights.name()), last(&row.cell))
+        }
+        Problem::Gemm(gemm) => (format!("gemm {}", gemm.weights.name()), last(&row.cell)),
         Problem::Prefill(_) | Problem::Decode(_) => {
             let (family, group) = row.beside.rsplit_once('/').unwrap_or(("", &row.beside));
             (family.trim_end_matches("/bf16").to_string(), group.to_string())

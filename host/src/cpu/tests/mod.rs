@@ -2,6 +2,7 @@
 mod attention;
 mod layers;
 mod linear;
+mod quantized;
 mod sampling;
 
 use super::isa::Level;

@@ -304,6 +304,57 @@ pub(super) unsafe fn tensor_map_encode_tiled(
     }
 }
 
+/// `CUlaunchAttribute` (CUDA 12): an identifier, and 64 bytes of which an `int` is used here.
+#[repr(C)]
+struct LaunchAttribute {
+    id: c_uint,
+    pad: c_uint,
+    value: c_int,
+    rest: [c_int; 15],
+}
+
+/// `CUlaunchConfig` (CUDA 12).
+#[repr(C)]
+struct LaunchConfig {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared_bytes: c_uint,
+    stream: CUstream,
+    attributes: *mut LaunchAttribute,
+    count: c_uint,
+}
+
+/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
+const PROGRAMMATIC_SERIALIZATION: c_uint = 6;
+
+/// `cuLaunchKernelEx` (CUDA 12), which the bindings don't know, of a kernel that may start before what is before it on the stream has
+/// ended: function, grid, threads a block, shared memory, stream, parameters.
+///
+/// # Safety
+/// As of `cuLaunchKernel`.
+pub(super) unsafe fn launch_kernel_early(
+    function: CUfunction,
+    grid: [c_uint; 3],
+    threads: c_uint,
+    shared_bytes: c_uint,
+    stream: CUstream,
+    params: *mut *mut c_void,
+) -> c_uint {
+    type Launch =
+        unsafe extern "C" fn(*const LaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void) -> c_uint;
+    static FUNCTION: Function = Function::new("cuLaunchKernelEx\0");
+    let mut early = LaunchAttribute { id: PROGRAMMATIC_SERIALIZATION, pad: 0, value: 1, rest: [0; 15] };
+    let (block, attributes) = ([threads, 1, 1], &raw mut early);
+    let config = LaunchConfig { grid, block, shared_bytes, stream, attributes, count: 1 };
+    match FUNCTION.address() {
+        // SAFETY: the library's function of this name has these parameters; what they must be is the caller's promise.
+        Ok(address) => unsafe {
+            std::mem::transmute::<*mut c_void, Launch>(address)(&config, function, params, null_mut())
+        },
+        Err(code) => code,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, fs, path::Path, process::Command};

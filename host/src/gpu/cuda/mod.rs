@@ -211,19 +211,26 @@ impl Driver for CudaDriver {
         let mut param: *mut c_void = params.as_ptr().cast_mut().cast();
         // SAFETY: the driver reads the one parameter before it returns; that it is this kernel's is the caller's promise.
         let code = unsafe {
-            api::cuLaunchKernel(
-                function,
-                grid[0],
-                grid[1],
-                grid[2],
-                spec.threads,
-                1,
-                1,
-                spec.shared_bytes,
-                self.inner.stream.as_inner(),
-                &mut param,
-                null_mut(),
-            )
+            let stream = self.inner.stream.as_inner();
+            let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
+            if spec.starts_early {
+                library::launch_kernel_early(function, grid, threads, shared_bytes, stream, &mut param)
+            } else {
+                let [x, y, z] = grid;
+                api::cuLaunchKernel(
+                    function,
+                    x,
+                    y,
+                    z,
+                    threads,
+                    1,
+                    1,
+                    shared_bytes,
+                    stream,
+                    &mut param,
+                    null_mut(),
+                )
+            }
         };
         let previous = lock(&self.inner.launched).replace(spec.name);
         api::check("cuLaunchKernel", code, || {

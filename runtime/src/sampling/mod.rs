@@ -1,4 +1,21 @@
 //! How the next token is chosen.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`SamplingParams`], [`Penalties`] | what a request may ask for |
+//! | [`Distribution`] | the probabilities that temperature and filters leave |
+//! | [`Logprobs`] | what the model itself thought of a token |
+//! | [`accept`] | which drafts of a cheaper model may stand, so that the target's distribution is kept |
+
+pub mod accept;
+mod distribution;
+mod logprobs;
+mod penalties;
+
+pub use distribution::Distribution;
+pub use logprobs::Logprobs;
+pub use penalties::Penalties;
+pub(crate) use penalties::{Adjustment, History};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -48,27 +65,53 @@ impl SamplingParams {
         self.temperature == 0.0
     }
 
-    /// What the device needs to draw the token at `position` of `request`.
-    pub(crate) fn row(&self, request: u64, position: u64) -> SampleRow {
+    /// What the device needs to choose with `uniform`.
+    pub(crate) fn row(&self, uniform: f32) -> SampleRow {
         SampleRow {
             temperature: self.temperature,
             top_p: self.top_p,
             min_p: self.min_p,
-            uniform: uniform(self.seed, request, position),
+            uniform,
             top_k: self.top_k,
             reserved: 0,
         }
     }
 }
 
-/// A number in [0, 1) that depends on nothing but its three keys, so that a request draws the same tokens in any batch.
-pub(crate) fn uniform(seed: u64, request: u64, position: u64) -> f32 {
-    let mut key = [0_u8; 32];
-    key[..8].copy_from_slice(&seed.to_le_bytes());
-    key[8..16].copy_from_slice(&request.to_le_bytes());
-    key[16..24].copy_from_slice(&position.to_le_bytes());
-    // 24 bits: what an f32 below 1 holds exactly.
-    (ChaCha8Rng::from_seed(key).next_u32() >> 8) as f32 / (1 << 24) as f32
+/// What a draw decides. Draws for different ends at one position are independent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Draw {
+    /// The token itself.
+    Token = 0,
+    /// A draft of it.
+    Draft = 1,
+    /// Whether a draft stands.
+    Accept = 2,
+    /// The token in place of a draft that doesn't.
+    Instead = 3,
+}
+
+/// What a request's draws follow from, beside the position: batch mates, chunks, preemption and restarts change none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct DrawKey {
+    pub seed: u64,
+    pub request: u64,
+    /// Which of the request's answers.
+    pub choice: u32,
+}
+
+impl DrawKey {
+    /// A number in [0, 1) that depends on nothing but its keys.
+    pub fn uniform(self, position: usize, draw: Draw) -> f32 {
+        let mut key = [0_u8; 32];
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        key[8..16].copy_from_slice(&self.request.to_le_bytes());
+        key[16..24].copy_from_slice(&(position as u64).to_le_bytes());
+        key[24..28].copy_from_slice(&self.choice.to_le_bytes());
+        key[28] = draw as u8;
+        // 24 bits: what an f32 below 1 holds exactly.
+        (ChaCha8Rng::from_seed(key).next_u32() >> 8) as f32 / (1 << 24) as f32
+    }
 }
 
 #[cfg(test)]
@@ -77,12 +120,19 @@ mod tests {
 
     #[test]
     fn draws_depend_on_each_key_and_fill_the_interval() {
-        let draw = uniform(1, 2, 3);
-        assert_eq!(draw, uniform(1, 2, 3));
-        for other in [uniform(0, 2, 3), uniform(1, 0, 3), uniform(1, 2, 0)] {
-            assert_ne!(draw, other);
+        let key = DrawKey { seed: 1, request: 2, choice: 4 };
+        let draw = key.uniform(3, Draw::Token);
+        assert_eq!(draw, key.uniform(3, Draw::Token));
+        for other in [DrawKey { seed: 0, ..key }, DrawKey { request: 0, ..key }, DrawKey { choice: 0, ..key }]
+        {
+            assert_ne!(draw, other.uniform(3, Draw::Token));
         }
-        let draws: Vec<f32> = (0..4096).map(|position| uniform(7, 0, position)).collect();
+        for other in [Draw::Draft, Draw::Accept, Draw::Instead] {
+            assert_ne!(draw, key.uniform(3, other));
+        }
+        assert_ne!(draw, key.uniform(0, Draw::Token));
+        let key = DrawKey { seed: 7, ..DrawKey::default() };
+        let draws: Vec<f32> = (0..4096).map(|position| key.uniform(position, Draw::Token)).collect();
         assert!(draws.iter().all(|draw| (0.0..1.0).contains(draw)));
         for tenth in 0..10 {
             let inside = draws.iter().filter(|&&draw| (draw * 10.0) as u32 == tenth).count();

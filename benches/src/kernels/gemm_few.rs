@@ -1,0 +1,82 @@
+use tilewright_host::{
+    Error, Result,
+    gpu::{Driver, GpuInfo},
+};
+use tilewright_kernels::{
+    abi,
+    gemm_few::{
+        ROWS, Weights,
+        launch::{blocks, choose, partial_bytes, splits, tiles},
+        layout,
+    },
+    gemm_sm90::launch::MapShape,
+};
+
+use super::Kernel;
+use crate::{
+    prepared::Prepared,
+    problem::{Gemm, GemmWeights, Problem},
+    random::{INT4_TILE_BYTES, Kind},
+};
+
+/// Rows up to which `k` is split.
+const MOST_SPLIT: usize = 128;
+
+/// The kernel for few rows. Buffers: `a`, `out`, `w` or of 4 bits `packed`, and `a_scales`, `w_scales` of bytes.
+pub struct Few;
+
+impl<D: Driver> Kernel<D> for Few {
+    fn name(&self) -> &'static str {
+        "gemm_few"
+    }
+
+    fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
+        let Problem::Gemm(Gemm { weights, m, n, k }) = problem else { return false };
+        let line = if *weights == GemmWeights::Bf16 { 8 } else { 16 };
+        let most = if *weights == GemmWeights::Int4 { usize::MAX } else { 128 };
+        info.compute_capability == (9, 0) && *m <= most && n.is_multiple_of(8) && k.is_multiple_of(line)
+    }
+
+    fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
+        let mut prepared = Prepared::new(driver);
+        let Problem::Gemm(Gemm { weights, m, n, k }) = *problem else { return Ok(prepared) };
+        let (kernel_weights, kind, element_bytes, stage_k) = match weights {
+            GemmWeights::Bf16 => (Weights::Bf16, Kind::Bf16, 2, 64),
+            GemmWeights::Int8 => (Weights::Int8, Kind::I8, 1, 128),
+            GemmWeights::Int4 => (Weights::Int4 { groups: 1 }, Kind::Bf16, 2, layout::TILE_K),
+        };
+        let variant = choose(kernel_weights, m as u32).ok_or_else(|| Error::Shape {
+            op: "gemm_few",
+            what: "weights",
+            expected: "of a kind that has a kernel".to_string(),
+            found: weights.name().to_string(),
+        })?;
+        let a = prepared.random("a", kind, m * k, seed)?;
+        let out = prepared.output("out", m * n * 2)?;
+        let mut params = abi::GemmFew { out, m: m as u32, n: n as u32, ..abi::GemmFew::default() };
+        let (rows, n32, k32) = (variant.tile.tokens, n as u32, k as u32);
+        params.a_map = driver.tensor_map(&MapShape::new(element_bytes, params.m, k32, rows).at(a))?;
+        params.steps = k32.div_ceil(stage_k);
+        if weights == GemmWeights::Int4 {
+            let tiles = n32.div_ceil(ROWS) as usize * params.steps as usize;
+            params.packed = prepared.random("packed", Kind::Int4Tile, tiles * INT4_TILE_BYTES, seed)?;
+            params.tile_bytes = INT4_TILE_BYTES as u32;
+        } else {
+            let w = prepared.random("w", kind, n * k, seed)?;
+            params.w_map = driver.tensor_map(&MapShape::new(element_bytes, n32, k32, ROWS).at(w))?;
+        }
+        if weights == GemmWeights::Int8 {
+            params.a_scales = prepared.random("a_scales", Kind::Scale, m, seed)?;
+            params.w_scales = prepared.random("w_scales", Kind::Scale, n, seed)?;
+        }
+        // Many rows fill the device without.
+        params.splits = if m > MOST_SPLIT { 1 } else { splits(n32, k32, stage_k) };
+        params.partials =
+            prepared.output("partials", partial_bytes(variant, params.m, n32, params.splits))?;
+        let counters = tiles(variant, params.m, n32) as usize;
+        params.counters = prepared.u32s("counters", vec![0; counters])?;
+        let blocks = blocks(variant, params.m, n32, params.splits, driver.info().multiprocessors);
+        prepared.launch(&variant.spec, [blocks, 1, 1], &params);
+        Ok(prepared)
+    }
+}

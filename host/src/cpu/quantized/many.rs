@@ -1,0 +1,130 @@
+use std::cell::RefCell;
+
+use super::pack::Segment;
+use super::{Code, Eight, Four, Product, TASK_PANELS, TASK_ROWS, TILE_ROWS};
+use crate::CodeBits;
+use crate::cpu::isa::{Isa, Kernel, LANES};
+use crate::cpu::linear::accumulate;
+
+/// Columns of the longest segment, padding included.
+const SEGMENT_COLS: usize = 256;
+
+thread_local! {
+    /// A panel's segment as floats, then the running totals of a task.
+    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A block of rows by a group of panels: bound by arithmetic.
+pub(super) struct ManyRows<'a> {
+    pub(super) product: Product<'a>,
+    pub(super) rows: std::ops::Range<usize>,
+    pub(super) panels: std::ops::Range<usize>,
+}
+
+impl Kernel for ManyRows<'_> {
+    #[inline(always)]
+    fn run<I: Isa>(self, isa: I) {
+        // Taken out rather than borrowed: a closure would not carry the target features.
+        let mut scratch = SCRATCH.take();
+        scratch.resize(SEGMENT_COLS * LANES + TASK_PANELS * TASK_ROWS * LANES, 0.0);
+        match self.product.part.bits {
+            CodeBits::Four => self.coded::<I, Four>(isa, &mut scratch),
+            CodeBits::Eight => self.coded::<I, Eight>(isa, &mut scratch),
+        }
+        SCRATCH.set(scratch);
+    }
+}
+
+impl ManyRows<'_> {
+    #[inline(always)]
+    fn coded<I: Isa, C: Code>(&self, isa: I, scratch: &mut [f32]) {
+        let (widened, totals) = scratch.split_at_mut(SEGMENT_COLS * LANES);
+        totals.fill(0.0);
+        for &segment in &self.product.part.segments {
+            for panel in self.panels.clone() {
+                let group = self.product.part.group(panel, segment.group);
+                // SAFETY: a group has sixteen scales and as many zero points.
+                let (scale, zero) =
+                    unsafe { (isa.load(group.as_ptr()), isa.load(group.as_ptr().add(LANES))) };
+                self.widen::<I, C>(isa, segment, panel, zero, widened);
+                let at = (panel - self.panels.start) * TASK_ROWS * LANES;
+                let from = segment.block * C::CODES;
+                let len = segment.blocks * C::CODES;
+                self.rows(isa, &widened[..len * LANES], from, scale, &mut totals[at..][..TASK_ROWS * LANES]);
+            }
+        }
+        for panel in self.panels.clone() {
+            for row in self.rows.clone() {
+                let at = ((panel - self.panels.start) * TASK_ROWS + row - self.rows.start) * LANES;
+                // SAFETY: the totals hold `TASK_PANELS * TASK_ROWS` vectors; this task alone has these rows and panels.
+                unsafe { self.product.finish(isa, row, panel, isa.load(totals.as_ptr().add(at))) };
+            }
+        }
+    }
+
+    /// A panel's `code - zero` of a segment.
+    #[inline(always)]
+    fn widen<I: Isa, C: Code>(
+        &self,
+        isa: I,
+        segment: Segment,
+        panel: usize,
+        zero: I::V,
+        widened: &mut [f32],
+    ) {
+        let words = &self.product.part.panel(panel)[segment.block * LANES..][..segment.blocks * LANES];
+        let widened = &mut widened[..segment.blocks * C::CODES * LANES];
+        for (words, columns) in words.chunks_exact(LANES).zip(widened.chunks_exact_mut(C::CODES * LANES)) {
+            // SAFETY: the chunks hold a block and the columns of its codes.
+            unsafe {
+                let words = isa.load_words(words.as_ptr());
+                for i in 0..C::CODES {
+                    let column = isa.sub(C::column(isa, words, i), zero);
+                    isa.store(columns.as_mut_ptr().add(i * LANES), column);
+                }
+            }
+        }
+    }
+
+    /// Adds one segment's sums of all rows to `totals`.
+    #[inline(always)]
+    fn rows<I: Isa>(&self, isa: I, widened: &[f32], from: usize, scale: I::V, totals: &mut [f32]) {
+        let mut row = 0;
+        let rows = self.rows.len();
+        while row + TILE_ROWS <= rows {
+            self.tile::<I, TILE_ROWS>(isa, widened, from, row, scale, totals);
+            row += TILE_ROWS;
+        }
+        match rows - row {
+            0 => {}
+            1 => self.tile::<I, 1>(isa, widened, from, row, scale, totals),
+            2 => self.tile::<I, 2>(isa, widened, from, row, scale, totals),
+            3 => self.tile::<I, 3>(isa, widened, from, row, scale, totals),
+            4 => self.tile::<I, 4>(isa, widened, from, row, scale, totals),
+            _ => self.tile::<I, 5>(isa, widened, from, row, scale, totals),
+        }
+    }
+
+    #[inline(always)]
+    fn tile<I: Isa, const ROWS: usize>(
+        &self,
+        isa: I,
+        widened: &[f32],
+        from: usize,
+        row: usize,
+        scale: I::V,
+        totals: &mut [f32],
+    ) {
+        let Product { x, x_stride, .. } = self.product;
+        // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row.
+        unsafe {
+            let a = x.as_ptr().add((self.rows.start + row) * x_stride + from);
+            let zero = [[isa.zero(); 1]; ROWS];
+            let sums = accumulate(isa, zero, a, x_stride, widened.as_ptr(), LANES, 0, widened.len() / LANES);
+            for (r, [sum]) in sums.into_iter().enumerate() {
+                let total = totals.as_mut_ptr().add((row + r) * LANES);
+                isa.store(total, isa.fma(sum, scale, isa.load(total)));
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Products with four- and eight-bit weights: packed panels that are dequantised in the inner loop, f32 compute.
+//!
+//! A group's (or 256 columns') products of activations with `code - zero`, an integer that f32 holds exactly, are summed with
+//! fused multiply-adds in ascending order; that sum times the group's scale joins the total with one more. Few rows and many
+//! rows spell out the same sum, so that a row's bits don't depend on the rows beside it.
+
+mod few;
+mod many;
+mod pack;
+mod prepare;
+
+use std::cell::RefCell;
+
+use super::isa::{Isa, LANES, Level};
+use super::linear::{Epilogue, TASK_PANELS, TASK_ROWS, TILE_ROWS, WORTH_A_TASK};
+use super::matrix::{CpuMatrix, Panels};
+use super::parallel::{self, Shared};
+use super::tensor::{CpuTensor, round_to_bf16};
+use super::{Precision, matrix};
+use crate::{CodeBits, HostQuantized, Result, Tensor};
+use few::FewRows;
+use many::ManyRows;
+pub(super) use pack::Packed;
+
+impl CpuMatrix {
+    /// Packs quantised weights. A device that rounds to bf16 takes the weights dequantised and rounded.
+    pub(super) fn quantized(weights: &HostQuantized, precision: Precision) -> Result<CpuMatrix> {
+        let (rows, cols) = (weights.rows(), weights.cols());
+        if precision == Precision::Bf16 {
+            return matrix::of_floats(&weights.dequantized(), cols, precision);
+        }
+        let mut first_row = 0;
+        let mut parts = Vec::with_capacity(weights.parts().len());
+        for part in weights.parts() {
+            parts.push(Packed::new(part, first_row)?);
+            first_row += part.rows;
+        }
+        Ok(CpuMatrix { rows, cols, panels: Panels::Quantized(parts) })
+    }
+}
+
+/// How a word of 32 bits holds codes: those of consecutive columns, lowest bits first.
+trait Code: Copy {
+    /// Codes a word.
+    const CODES: usize;
+
+    /// `2^23 + code` of column `i` of the words.
+    fn column<I: Isa>(isa: I, words: I::W, i: usize) -> I::V;
+}
+
+#[derive(Clone, Copy)]
+struct Four;
+#[derive(Clone, Copy)]
+struct Eight;
+
+impl Code for Four {
+    const CODES: usize = 8;
+
+    #[inline(always)]
+    fn column<I: Isa>(isa: I, words: I::W, i: usize) -> I::V {
+        // Shifts are immediates; the loop over `i` is unrolled.
+        match i {
+            0 => isa.code::<0, 15>(words),
+            1 => isa.code::<4, 15>(words),
+            2 => isa.code::<8, 15>(words),
+            3 => isa.code::<12, 15>(words),
+            4 => isa.code::<16, 15>(words),
+            5 => isa.code::<20, 15>(words),
+            6 => isa.code::<24, 15>(words),
+            _ => isa.code::<28, 15>(words),
+        }
+    }
+}
+
+impl Code for Eight {
+    const CODES: usize = 4;
+
+    #[inline(always)]
+    fn column<I: Isa>(isa: I, words: I::W, i: usize) -> I::V {
+        match i {
+            0 => isa.code::<0, 255>(words),
+            1 => isa.code::<8, 255>(words),
+            2 => isa.code::<16, 255>(words),
+            _ => isa.code::<24, 255>(words),
+        }
+    }
+}
+
+/// Codes a word.
+const fn codes_a_word(bits: CodeBits) -> usize {
+    match bits {
+        CodeBits::Four => Four::CODES,
+        CodeBits::Eight => Eight::CODES,
+    }
+}
+
+/// A product with one part under way.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    /// Rows of at least `part.padded_cols()` activations in the order of the packed columns, `x_stride` apart.
+    x: &'a [f32],
+    x_stride: usize,
+    part: &'a Packed,
+    out: Shared<f32>,
+    out_stride: usize,
+    epilogue: Epilogue<'a>,
+}
+
+thread_local! {
+    /// Activations in the order of a part's columns.
+    static PREPARED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// `out = epilogue(x * w^T)`, part after part. Shapes were checked.
+pub(super) fn linear(
+    level: Level,
+    x: &CpuTensor,
+    parts: &[Packed],
+    epilogue: Epilogue<'_>,
+    out: &mut CpuTensor,
+) {
+    let m = x.rows();
+    if m == 0 {
+        return;
+    }
+    let (out_stride, out) = (out.stride(), out.shared());
+    let mut prepared = PREPARED.take();
+    for part in parts {
+        let (x, x_stride) = if part.input.is_plain() {
+            (x.elems(), x.stride())
+        } else {
+            let stride = part.padded_cols();
+            prepared.resize(m * stride, 0.0);
+            part.input.prepare(x, &mut prepared, stride);
+            (&prepared[..], stride)
+        };
+        run(level, m, Product { x, x_stride, part, out, out_stride, epilogue });
+    }
+    PREPARED.set(prepared);
+}
+
+/// Spreads a product over the threads.
+fn run(level: Level, m: usize, product: Product<'_>) {
+    let panels = product.part.rows.div_ceil(LANES);
+    if m <= TILE_ROWS {
+        let tasks = (product.part.bytes() / WORTH_A_TASK).clamp(1, parallel::threads()).min(panels.max(1));
+        parallel::run(tasks, |task| {
+            let panels = panels * task / tasks..panels * (task + 1) / tasks;
+            level.run(FewRows { product, rows: m, panels });
+        });
+    } else {
+        let groups = panels.div_ceil(TASK_PANELS);
+        parallel::run(m.div_ceil(TASK_ROWS) * groups, |task| {
+            let (row, panel) = (task / groups * TASK_ROWS, task % groups * TASK_PANELS);
+            level.run(ManyRows {
+                product,
+                rows: row..(row + TASK_ROWS).min(m),
+                panels: panel..(panel + TASK_PANELS).min(panels),
+            });
+        });
+    }
+}
+
+impl Product<'_> {
+    /// Writes the sums of one row and panel out.
+    ///
+    /// # Safety
+    /// Row and panel are within the output, and no other thread has them.
+    #[inline(always)]
+    unsafe fn finish<I: Isa>(&self, isa: I, row: usize, panel: usize, sum: I::V) {
+        let lanes = (self.part.rows - panel * LANES).min(LANES);
+        let col = self.part.first_row + panel * LANES;
+        // SAFETY: the part's rows are columns of the output.
+        let out = unsafe { self.out.at(row * self.out_stride + col) };
+        let (mut sums, mut before, mut bias) = (isa.to_array(sum), [0.0; LANES], [0.0; LANES]);
+        if let Some(values) = self.epilogue.bias {
+            bias[..lanes].copy_from_slice(&values.values()[col..][..lanes]);
+        }
+        if self.epilogue.residual {
+            // SAFETY: `lanes` columns follow, this thread's alone.
+            before[..lanes].copy_from_slice(unsafe { std::slice::from_raw_parts(out, lanes) });
+        }
+        for lane in 0..LANES {
+            if self.epilogue.bias.is_some() {
+                sums[lane] += bias[lane];
+            }
+            if self.epilogue.residual {
+                sums[lane] += before[lane];
+            }
+            if self.epilogue.round {
+                sums[lane] = round_to_bf16(sums[lane]);
+            }
+        }
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(out, lanes) }.copy_from_slice(&sums[..lanes]);
+    }
+}

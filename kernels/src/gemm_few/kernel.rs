@@ -1,0 +1,139 @@
+//! Device code of [`super::VARIANTS`].
+
+use super::{
+    STAGES, Tile, Weights, dense,
+    finish::finish,
+    int4, int4_warp,
+    item::Item,
+    producer::{Source, produce},
+};
+use crate::{
+    abi::GemmFew,
+    entry::kernel,
+    ptx::{self, MapRef, Wgmma, param_address},
+    tile::{Accumulators, Ring},
+};
+
+/// What every entry begins with: barriers, then the producer's work. The warpgroup's index, for consumers.
+///
+/// # Safety
+/// As the entries; `address` is that of their parameter block, which starts with the maps of `a` and `w`.
+#[inline(always)]
+unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Option<u32> {
+    // SAFETY: the caller's promise; the whole block is here.
+    unsafe {
+        let a = MapRef::new(address);
+        let source = Source { a, w: a.at(1), weights };
+        if ptx::tid_x() == plan.consumer_threads() {
+            for stage in 0..STAGES {
+                ptx::mbarrier_init(ptx::shared_base() + plan.full() + stage * 8, 1);
+                // One arrival a consumer warp.
+                ptx::mbarrier_init(ptx::shared_base() + plan.empty() + stage * 8, plan.consumers() * 4);
+            }
+            ptx::fence_mbarrier_init();
+        }
+        ptx::bar_sync();
+        if ptx::tid_x() < plan.consumer_threads() {
+            // What it reads beside the stages, and where it writes, may be the launch's before.
+            ptx::grid_wait();
+            return Some(ptx::tid_x() / 128);
+        }
+        if ptx::tid_x() == plan.consumer_threads() {
+            produce(p, source, plan);
+        }
+        None
+    }
+}
+
+/// # Safety
+/// As [`begin`].
+#[inline(always)]
+unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
+    p: &GemmFew,
+    address: u64,
+    weights: Weights,
+    plan: Tile,
+) {
+    // SAFETY: the caller's promise. All consumers take the same items.
+    unsafe {
+        if let Some(warpgroup) = begin(p, address, weights, plan) {
+            let mut ring = Ring::new();
+            let mut index = ptx::ctaid_x();
+            while index < Item::count(p, plan) {
+                let item = Item::new(p, plan, index);
+                let acc = dense::multiply::<A>(plan, item, &mut ring, warpgroup);
+                let mut sums = [0.0f32; R];
+                for r in 0..R {
+                    sums[r] = acc.value(r);
+                }
+                finish::<R, SCALED>(p, plan, index, &mut sums);
+                index += ptx::nctaid_x();
+                if !plan.is_persistent() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As [`begin`].
+#[inline(always)]
+unsafe fn int4<const R: usize, const GROUPS: usize>(p: &GemmFew, address: u64, weights: Weights, plan: Tile)
+where
+    [f32; R]: Wgmma,
+{
+    // SAFETY: the caller's promise. All consumers take the same items.
+    unsafe {
+        if begin(p, address, weights, plan).is_some() {
+            let mut ring = Ring::new();
+            let mut index = ptx::ctaid_x();
+            while index < Item::count(p, plan) {
+                let item = Item::new(p, plan, index);
+                let mut sums = match R {
+                    0..=16 => int4_warp::multiply::<R, GROUPS>(p, plan, item, &mut ring),
+                    _ => int4::multiply::<R, GROUPS>(p, plan, item, &mut ring),
+                };
+                finish::<R, false>(p, plan, index, &mut sums);
+                index += ptx::nctaid_x();
+                if !plan.is_persistent() {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+macro_rules! entries {
+    ($($name:ident: $body:ident::<$($argument:tt),*> of $variant:literal,)*) => {
+        $(kernel! {
+            /// See [`GemmFew`].
+            pub fn $name(p: GemmFew) {
+                let (weights, plan) = const { (super::VARIANTS[$variant].weights, super::VARIANTS[$variant].tile) };
+                $body::<$($argument),*>(&p, param_address!($name, p), weights, plan);
+            }
+        })*
+    };
+}
+
+entries! {
+    gemm_few_bf16_8: dense::<[f32; 4], 4, false> of 0,
+    gemm_few_bf16_16: dense::<[f32; 8], 8, false> of 1,
+    gemm_few_bf16_32: dense::<[f32; 16], 16, false> of 2,
+    gemm_few_bf16_64: dense::<[f32; 32], 32, false> of 3,
+    gemm_few_int8_8: dense::<[i32; 4], 4, true> of 4,
+    gemm_few_int8_16: dense::<[i32; 8], 8, true> of 5,
+    gemm_few_int8_32: dense::<[i32; 16], 16, true> of 6,
+    gemm_few_int8_64: dense::<[i32; 32], 32, true> of 7,
+    gemm_few_int4_g128_8: int4::<4, 1> of 8,
+    gemm_few_int4_g128_16: int4::<8, 1> of 9,
+    gemm_few_int4_g128_32: int4::<16, 1> of 10,
+    gemm_few_int4_g128_64: int4::<32, 1> of 11,
+    gemm_few_int4_g128_128: int4::<64, 1> of 12,
+    gemm_few_int4_g64_8: int4::<4, 2> of 13,
+    gemm_few_int4_g64_16: int4::<8, 2> of 14,
+    gemm_few_int4_g64_128: int4::<64, 2> of 15,
+    gemm_few_int4_g32_8: int4::<4, 4> of 16,
+    gemm_few_int4_g32_16: int4::<8, 4> of 17,
+    gemm_few_int4_g32_128: int4::<64, 4> of 18,
+}

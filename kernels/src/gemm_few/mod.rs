@@ -1,0 +1,182 @@
+//! `out = a * w^T (+ bias) (SiLU of a fused gate, times up) (+ residual)` for Hopper, for few rows: bound by reading `w`, which is bf16,
+//! bytes, or groups of 4 bits.
+//!
+//! A block owns [`ROWS`] rows of `w` (columns of `out`), 64 a consumer warpgroup, `TOKENS` rows of `a`, and one of the splits of `k`. The
+//! product is computed transposed: `w` is the operand of 64 rows, so that a handful of tokens wastes little, and 4-bit weights are
+//! converted in registers on their way to being it.
+//!
+//! ```text
+//! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of STAGES
+//! consumers   k0 | k1 | ...           4 bits: to bf16 minus the zero point (exact), products of a group, times its scale in f32
+//! end         the last block of a tile adds the splits in ascending order, then bias, SiLU, residual, store
+//! ```
+//!
+//! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): a warpgroup's takes as long for 8 tokens as for 128 where
+//! its operand comes from registers.
+//!
+//! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
+//! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
+//! the same bits in any batch. Shapes: any `m`, `n` a multiple of 8 (of 16 with SiLU), `k` of 16 bytes.
+
+use crate::abi::KernelSpec;
+
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod dense;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod finish;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod int4;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod int4_warp;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod item;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub mod kernel;
+pub mod layout;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod producer;
+
+/// Rows of `w` that lie together, and of most blocks.
+pub const ROWS: u32 = 256;
+/// Stages of the ring.
+pub const STAGES: u32 = 4;
+/// Bytes of a line of a tile in shared memory.
+pub const LINE_BYTES: u32 = 128;
+
+/// What a stage holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tile {
+    /// Rows of `w` a block, 64 a consumer warpgroup: 256, or half of them.
+    pub rows: u32,
+    /// Rows of `a` a block: columns of the warpgroups' products.
+    pub tokens: u32,
+    /// Lines of each row of `a`.
+    pub lines: u32,
+    /// Bytes of `w`.
+    pub w_bytes: u32,
+}
+
+/// Dense `w`: a line of each row.
+pub const fn dense_tile(tokens: u32) -> Tile {
+    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES }
+}
+
+/// 4 bits in groups of `128 / groups`: two lines of `a`.
+pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
+    // Accumulators of many tokens leave registers for half as many threads.
+    let rows = if tokens > 64 { ROWS / 2 } else { ROWS };
+    // Room for zero points, whether there are any or not.
+    Tile { rows, tokens, lines: 2, w_bytes: layout::int4_tile_bytes(groups, true) / (ROWS / rows) }
+}
+
+/// What a block keeps in shared memory, in bytes from its start.
+impl Tile {
+    /// Whether a block takes one part of a tile after the other. Blocks of few tokens take one: more of them fit a multiprocessor.
+    pub const fn is_persistent(self) -> bool {
+        self.tokens > 64
+    }
+    /// Consumer warpgroups.
+    pub const fn consumers(self) -> u32 {
+        self.rows / 64
+    }
+    /// Consumer threads; the producer's warp follows them.
+    pub const fn consumer_threads(self) -> u32 {
+        self.consumers() * 128
+    }
+    /// Bytes of a stage: `lines` boxes of `a`, then `w`. Whole atoms of eight lines.
+    pub const fn stage_bytes(self) -> u32 {
+        self.a_bytes() + self.w_bytes.next_multiple_of(1024)
+    }
+    /// Bytes of the boxes of `a`.
+    pub const fn a_bytes(self) -> u32 {
+        self.lines * self.tokens * LINE_BYTES
+    }
+    /// `full[STAGES]`: the stage has landed.
+    pub const fn full(self) -> u32 {
+        STAGES * self.stage_bytes()
+    }
+    /// `empty[STAGES]`: all consumers have used the stage.
+    pub const fn empty(self) -> u32 {
+        self.full() + STAGES * 8
+    }
+    /// Whether the block is the last of its tile.
+    pub const fn is_last(self) -> u32 {
+        self.empty() + STAGES * 8
+    }
+    /// All of it.
+    pub const fn shared_bytes(self) -> u32 {
+        self.is_last() + 16
+    }
+}
+
+/// One entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Variant {
+    /// The entry.
+    pub spec: KernelSpec,
+    /// What `w` is.
+    pub weights: Weights,
+    /// What a stage holds.
+    pub tile: Tile,
+}
+
+/// What `w` is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Weights {
+    /// bf16 `[n, k]`; `a` too.
+    Bf16,
+    /// i8 `[n, k]` with a scale a row; `a` too.
+    Int8,
+    /// 4 bits in tiles ([`layout`]); this many groups to 128 of `k`. `a` is bf16.
+    Int4 {
+        /// 1, 2 or 4.
+        groups: u32,
+    },
+}
+
+const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
+    let tile = match weights {
+        Weights::Bf16 | Weights::Int8 => dense_tile(tokens),
+        Weights::Int4 { groups } => int4_tile(tokens, groups),
+    };
+    let shared_bytes = tile.shared_bytes();
+    // Two to a multiprocessor, so that the next launch's first weights are under way before this one ends.
+    let registers_for_two = match weights {
+        Weights::Int4 { groups } => tokens == 8 && groups < 4 || tokens == 16 && groups == 1,
+        _ => tokens <= 16,
+    };
+    let min_blocks = if shared_bytes <= 113 << 10 && registers_for_two { 2 } else { 1 };
+    let threads = tile.consumer_threads() + 32;
+    Variant {
+        spec: KernelSpec { name, threads, min_blocks, shared_bytes, allowance: None, starts_early: true },
+        weights,
+        tile,
+    }
+}
+
+/// All entries; of each kind of weights, the fewest tokens first.
+pub static VARIANTS: [Variant; 19] = [
+    variant("gemm_few_bf16_8", Weights::Bf16, 8),
+    variant("gemm_few_bf16_16", Weights::Bf16, 16),
+    variant("gemm_few_bf16_32", Weights::Bf16, 32),
+    variant("gemm_few_bf16_64", Weights::Bf16, 64),
+    variant("gemm_few_int8_8", Weights::Int8, 8),
+    variant("gemm_few_int8_16", Weights::Int8, 16),
+    variant("gemm_few_int8_32", Weights::Int8, 32),
+    variant("gemm_few_int8_64", Weights::Int8, 64),
+    variant("gemm_few_int4_g128_8", Weights::Int4 { groups: 1 }, 8),
+    variant("gemm_few_int4_g128_16", Weights::Int4 { groups: 1 }, 16),
+    variant("gemm_few_int4_g128_32", Weights::Int4 { groups: 1 }, 32),
+    variant("gemm_few_int4_g128_64", Weights::Int4 { groups: 1 }, 64),
+    variant("gemm_few_int4_g128_128", Weights::Int4 { groups: 1 }, 128),
+    variant("gemm_few_int4_g64_8", Weights::Int4 { groups: 2 }, 8),
+    variant("gemm_few_int4_g64_16", Weights::Int4 { groups: 2 }, 16),
+    variant("gemm_few_int4_g64_128", Weights::Int4 { groups: 2 }, 128),
+    variant("gemm_few_int4_g32_8", Weights::Int4 { groups: 4 }, 8),
+    variant("gemm_few_int4_g32_16", Weights::Int4 { groups: 4 }, 16),
+    variant("gemm_few_int4_g32_128", Weights::Int4 { groups: 4 }, 128),
+];
+
+/// What the launcher decides.
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod launch;

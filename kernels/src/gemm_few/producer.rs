@@ -1,0 +1,142 @@
+//! The lane that brings the stages.
+
+use super::{LINE_BYTES, ROWS, STAGES, Tile, Weights, item::Item, layout};
+use crate::{
+    abi::GemmFew,
+    ptx::{self, MapRef},
+    tile::Ring,
+};
+
+/// Where copies come from.
+#[derive(Clone, Copy)]
+pub(super) struct Source {
+    pub a: MapRef,
+    pub w: MapRef,
+    pub weights: Weights,
+}
+
+/// What the copies need.
+struct Producer<'p> {
+    p: &'p GemmFew,
+    source: Source,
+    plan: Tile,
+    base: u32,
+}
+
+impl Producer<'_> {
+    /// Elements of a line.
+    #[inline(always)]
+    fn line(&self) -> u32 {
+        match self.source.weights {
+            Weights::Int8 => LINE_BYTES,
+            Weights::Bf16 | Weights::Int4 { .. } => LINE_BYTES / 2,
+        }
+    }
+
+    /// Announces all of a stage and starts the copy of its weights.
+    ///
+    /// # Safety
+    /// One lane calls it; the stage is free.
+    #[inline(always)]
+    unsafe fn weights(&self, item: Item, stage: u32, step: u32) {
+        let (p, plan) = (self.p, self.plan);
+        let bar = self.base + plan.full() + stage * 8;
+        let s_w = self.base + stage * plan.stage_bytes() + plan.a_bytes();
+        // SAFETY: the caller's promise; the copies fit the stage.
+        unsafe {
+            match self.source.weights {
+                Weights::Int4 { groups } => {
+                    let part = ROWS / plan.rows;
+                    ptx::mbarrier_arrive_expect_tx(bar, plan.a_bytes() + p.tile_bytes / part);
+                    let tile = u64::from(item.row_tile / part) * u64::from(p.steps) + u64::from(step);
+                    let g_tile = p.packed + tile * u64::from(p.tile_bytes);
+                    if part == 1 {
+                        ptx::bulk_load(s_w, g_tile, p.tile_bytes, bar);
+                    } else {
+                        self.half_tile(s_w, g_tile, item.row_tile % part, groups, bar);
+                    }
+                }
+                Weights::Bf16 | Weights::Int8 => {
+                    ptx::mbarrier_arrive_expect_tx(bar, plan.a_bytes() + plan.w_bytes);
+                    let coords = [(step * self.line()) as i32, (item.row_tile * plan.rows) as i32];
+                    ptx::bulk_tensor_load_2d(s_w, self.source.w, coords, bar);
+                }
+            }
+        }
+    }
+
+    /// Starts the copies of a half of a tile's rows, the upper one if `half` is 0.
+    ///
+    /// # Safety
+    /// As [`Producer::weights`].
+    #[inline(always)]
+    unsafe fn half_tile(&self, s_w: u32, g_tile: u64, half: u32, groups: u32, bar: u32) {
+        let rows = self.plan.rows;
+        let nibbles = layout::scale(rows, 0, 0);
+        // Scales of the groups, then zero points.
+        let metas = if self.p.zeros != 0 { groups * 2 } else { groups };
+        // SAFETY: the caller's promise.
+        unsafe {
+            ptx::bulk_load(s_w, g_tile + u64::from(half * nibbles), nibbles, bar);
+            for meta in 0..metas {
+                let g_meta = g_tile + u64::from(layout::scale(ROWS, meta, half * rows));
+                ptx::bulk_load(s_w + layout::scale(rows, meta, 0), g_meta, rows * 2, bar);
+            }
+        }
+    }
+
+    /// Starts the copy of a stage's rows of `a`.
+    ///
+    /// # Safety
+    /// As [`Producer::weights`], after it and after [`ptx::grid_wait`].
+    #[inline(always)]
+    unsafe fn activations(&self, item: Item, stage: u32, step: u32) {
+        let plan = self.plan;
+        for line in 0..plan.lines {
+            let s_a = self.base + stage * plan.stage_bytes() + line * plan.tokens * LINE_BYTES;
+            let k = (step * plan.lines + line) * self.line();
+            let coords = [k as i32, (item.token_tile * plan.tokens) as i32];
+            // SAFETY: the caller's promise.
+            unsafe {
+                ptx::bulk_tensor_load_2d(s_a, self.source.a, coords, self.base + plan.full() + stage * 8)
+            };
+        }
+    }
+}
+
+/// Brings the stages of the block's items. The first weights don't wait for the launch before.
+///
+/// # Safety
+/// One lane calls it; the barriers are initialised.
+#[inline(always)]
+pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
+    let producer = Producer { p, source, plan, base: ptx::shared_base() };
+    let mut index = ptx::ctaid_x();
+    let item = Item::new(p, plan, index);
+    let early = (item.end - item.first).min(STAGES);
+    // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
+    unsafe {
+        for stage in 0..early {
+            producer.weights(item, stage, item.first + stage);
+        }
+        ptx::grid_launch_dependents();
+        ptx::grid_wait();
+        let mut ring = Ring::new();
+        while index < Item::count(p, plan) {
+            let item = Item::new(p, plan, index);
+            for step in item.first..item.end {
+                let stage = ring.stage(STAGES);
+                if index != ptx::ctaid_x() || step >= item.first + early {
+                    ptx::mbarrier_wait(producer.base + plan.empty() + stage * 8, ring.parity(STAGES) ^ 1);
+                    producer.weights(item, stage, step);
+                }
+                producer.activations(item, stage, step);
+                ring = ring.next();
+            }
+            index += ptx::nctaid_x();
+            if !plan.is_persistent() {
+                break;
+            }
+        }
+    }
+}

@@ -1,0 +1,395 @@
+use proptest::{prelude::*, sample::select};
+use tilewright_host::gpu::Driver;
+use tilewright_kernels::{
+    abi,
+    gemm_few::{
+        ROWS, VARIANTS, Variant, Weights,
+        launch::{self, Packed, Plain},
+        layout,
+    },
+    gemm_sm90::launch::MapShape,
+};
+use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16};
+
+use super::{eights, mismatch, sizes};
+use crate::{
+    agreement::Scalar,
+    harness::{Failure, Harness, bf16_values, f32_values, same_bits},
+    random::Random,
+    runner::Property,
+    shape::Shape,
+};
+
+pub struct GemmFew;
+
+/// That launches are made for.
+const MULTIPROCESSORS: u32 = 3;
+
+#[derive(Debug, Clone)]
+pub struct Case {
+    variant: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Of 4 bits: groups of the variant's size times this where that has 128 columns.
+    group_factor: usize,
+    zeros: bool,
+    scales_f16: bool,
+    bias: bool,
+    residual: bool,
+    /// `residual` is `out`.
+    in_place: bool,
+    silu: bool,
+    out_f32: bool,
+    seed: u64,
+}
+
+/// As numbers; of bytes, without their scales.
+struct Input {
+    a: Vec<f32>,
+    w: Vec<f32>,
+    a_scales: Vec<f32>,
+    w_scales: Vec<f32>,
+    packed: Option<Packed>,
+    bias: Option<Vec<f32>>,
+    residual: Option<Vec<f32>>,
+}
+
+impl Case {
+    fn variant(&self) -> &'static Variant {
+        &VARIANTS[self.variant]
+    }
+
+    /// Sizes that the variant takes.
+    fn fitting(self) -> Case {
+        let k = match self.variant().weights {
+            Weights::Bf16 => self.k,
+            Weights::Int8 => self.k.next_multiple_of(16),
+            Weights::Int4 { .. } => self.k.next_multiple_of(64),
+        };
+        let n = if self.silu { self.n.next_multiple_of(16) } else { self.n };
+        Case { k, n, ..self }
+    }
+
+    fn group_size(&self, groups: u32) -> usize {
+        if groups == 1 { 128 * self.group_factor } else { 128 / groups as usize }
+    }
+
+    fn out_cols(&self) -> usize {
+        if self.silu { self.n / 2 } else { self.n }
+    }
+
+    fn input(&self) -> Input {
+        let mut random = Random::new(self.seed);
+        let int8 = self.variant().weights == Weights::Int8;
+        let mut bytes = |count| (0..count).map(|_| random.below(256) as f32 - 128.0).collect::<Vec<f32>>();
+        let (a8, w8) =
+            if int8 { (bytes(self.m * self.k), bytes(self.n * self.k)) } else { Default::default() };
+        // Eight bits of scale times eight of value are exact in f32.
+        let mut scales = |count| match int8 {
+            true => (0..count).map(|_| round_bf16(0.001 + random.uniform() * 0.01)).collect(),
+            false => vec![1.0; count],
+        };
+        let (a_scales, w_scales) = (scales(self.m), scales(self.n));
+        let a = if int8 { a8 } else { random.bf16s(self.m * self.k, 1.0) };
+        let (w, packed) = match self.variant().weights {
+            Weights::Int8 => (w8, None),
+            Weights::Bf16 => (random.bf16s(self.n * self.k, 1.0), None),
+            Weights::Int4 { groups } => {
+                let (w, packed) = self.int4(&mut random, groups);
+                (w, Some(packed))
+            }
+        };
+        let bias = self.bias.then(|| random.f32s(self.n, 2.0));
+        let residual = self.residual.then(|| random.bf16s(self.m * self.out_cols(), 2.0));
+        Input { a, w, a_scales, w_scales, packed, bias, residual }
+    }
+
+    fn int4(&self, random: &mut Random, groups: u32) -> (Vec<f32>, Packed) {
+        let group_size = self.group_size(groups);
+        let of_row = self.k.div_ceil(group_size);
+        let values: Vec<u8> = (0..self.n * self.k).map(|_| random.below(16) as u8).collect();
+        let zeros: Option<Vec<u8>> =
+            self.zeros.then(|| (0..self.n * of_row).map(|_| random.below(17) as u8).collect());
+        let scales: Vec<f32> = (0..self.n * of_row).map(|_| 0.01 + random.uniform() * 0.1).collect();
+        let bits: Vec<u16> = match self.scales_f16 {
+            true => scales.iter().map(|&scale| half::f16::from_f32(scale).to_bits()).collect(),
+            false => scales.iter().map(|&scale| bf16_bits(scale)).collect(),
+        };
+        let of_bits = |bits: u16| match self.scales_f16 {
+            true => half::f16::from_bits(bits).to_f32(),
+            false => half::bf16::from_bits(bits).to_f32(),
+        };
+        // Five bits times at most eleven: exact.
+        let w = (0..self.n * self.k).map(|at| {
+            let group = at / self.k * of_row + at % self.k / group_size;
+            let zero = zeros.as_ref().map_or(8, |zeros| zeros[group]);
+            (f32::from(values[at]) - f32::from(zero)) * of_bits(bits[group])
+        });
+        let w = w.collect();
+        let plain = Plain {
+            n: self.n,
+            k: self.k,
+            group_size,
+            values: &values,
+            scales: &bits,
+            zeros: zeros.as_deref(),
+        };
+        (w, Packed::new(&plain))
+    }
+}
+
+impl Property for GemmFew {
+    const KERNEL: &'static str = "gemm_few";
+    const EMULATED_CASES: u32 = 40;
+    type Case = Case;
+
+    fn cases() -> BoxedStrategy<Case> {
+        let flags = any::<[bool; 7]>();
+        let shape = (sizes(8, 140), eights(256, 540), eights(64, 600));
+        (0..VARIANTS.len(), shape, select(vec![1usize, 2, 4]), flags, any::<u64>())
+            .prop_map(|(variant, (m, n, k), group_factor, flags, seed)| {
+                let [zeros, scales_f16, bias, residual, in_place, silu, out_f32] = flags;
+                Case {
+                    variant,
+                    m,
+                    n,
+                    k,
+                    group_factor,
+                    zeros,
+                    scales_f16,
+                    bias,
+                    residual,
+                    in_place,
+                    silu,
+                    out_f32,
+                    seed,
+                }
+                .fitting()
+            })
+            .boxed()
+    }
+
+    fn corners() -> Vec<Case> {
+        let mut corners = Vec::new();
+        for (variant, of) in VARIANTS.iter().enumerate() {
+            let tokens = of.tile.tokens as usize;
+            let corner = |m, n, k, on: bool| {
+                Case {
+                    variant,
+                    m,
+                    n,
+                    k,
+                    group_factor: 1,
+                    zeros: on,
+                    scales_f16: on,
+                    bias: on,
+                    residual: on,
+                    in_place: on,
+                    silu: !on,
+                    out_f32: false,
+                    seed: 1,
+                }
+                .fitting()
+            };
+            corners.extend([
+                corner(1, 8, 16, true),
+                corner(tokens, 256, 512, false),
+                corner(tokens + 1, 264, 704, true),
+            ]);
+        }
+        corners
+    }
+
+    fn scalar(case: &Case, _: &str) -> Scalar {
+        if case.out_f32 { Scalar::F32 } else { Scalar::Bf16 }
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let kinds = ["bf16", "int8", "g128", "g64", "g32"];
+        let kind =
+            shape.one_of("kind", 2, &[0, 1, 2, 3, 4], "weights: bf16, int8, 4 bits in groups of 128, 64, 32");
+        let tokens = shape.one_of("tokens", 8, &[8, 16, 32, 64, 128], "rows of the kernel's tile");
+        let ending = format!("{}_{tokens}", kinds[kind]);
+        let case = Case {
+            variant: VARIANTS.iter().position(|variant| variant.spec.name.ends_with(&ending))?,
+            m: shape.size("m", 8, 1, "rows of a"),
+            n: shape.size("n", 512, 8, "rows of w"),
+            k: shape.size("k", 512, 8, "columns of both"),
+            group_factor: 1,
+            zeros: shape.flag("zeros", false, "whether there are zero points"),
+            scales_f16: shape.flag("scales_f16", false, "whether scales are f16"),
+            bias: shape.flag("bias", false, "whether there is a bias"),
+            residual: shape.flag("residual", false, "whether there is a residual"),
+            in_place: shape.flag("in_place", false, "whether the residual is overwritten"),
+            silu: shape.flag("silu", false, "whether rows are gate and up"),
+            out_f32: shape.flag("out_f32", false, "whether the product is stored as f32"),
+            seed: shape.inputs(),
+        };
+        Some(case.fitting())
+    }
+
+    fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
+        let input = case.input();
+        let actual = run(harness, case, &input)?;
+        same_bits("the second run", &actual, &run(harness, case, &input)?)?;
+        compare_with_oracle(case, &input, &actual)?;
+
+        // The last row alone has the same bits, by the entry of the fewest tokens.
+        let last = case.m - 1;
+        let alone = Input {
+            a: input.a[last * case.k..].to_vec(),
+            a_scales: input.a_scales[last..].to_vec(),
+            residual: input.residual.map(|residual| residual[last * case.out_cols()..].to_vec()),
+            ..input
+        };
+        let smallest = VARIANTS.iter().position(|variant| variant.weights == case.variant().weights);
+        let smallest = smallest.ok_or("no entry of these weights")?;
+        let row = run(harness, &Case { m: 1, variant: smallest, ..case.clone() }, &alone)?;
+        same_bits("the last row alone", &actual[last * row.len()..], &row)
+    }
+}
+
+fn compare_with_oracle(case: &Case, input: &Input, actual: &[u8]) -> Result<(), Failure> {
+    let scaled = |values: &[f32], scales: &[f32]| -> Vec<f32> {
+        let rows = values.chunks(case.k).zip(scales);
+        rows.flat_map(|(row, scale)| row.iter().map(move |value| value * scale)).collect()
+    };
+    let (a, w) = (scaled(&input.a, &input.a_scales), scaled(&input.w, &input.w_scales));
+    let (m, n, k) = (case.m, case.n, case.k);
+    let fused = GemmProblem {
+        a: &a,
+        w: &w,
+        bias: input.bias.as_deref(),
+        residual: if case.silu { None } else { input.residual.as_deref() },
+        m,
+        n,
+        k,
+        stores_bf16: !case.out_f32 && !case.silu,
+    };
+    let (mut truth, mut plain) = (gemm::<f64>(&fused), gemm::<f32>(&fused));
+    // A tensor core truncates where it adds: about a unit in the last place of f32 of the largest term for every 16 of k.
+    let largest = gemm_magnitude(&fused).into_iter().fold(0.0, f64::max);
+    let mut absolute = largest * (k.div_ceil(16) + 1) as f64 / f64::from(1 << 23);
+    if case.silu {
+        // An error of a gate goes on with a slope of 1.1 at most, times what goes with it, and the other way round.
+        absolute *= 2.2 * truth.iter().fold(1.0, |most: f64, value| most.max(value.abs()));
+        truth = silu_of(case, input, &truth);
+        plain = silu_of(case, input, &plain);
+    }
+    let (floor, values) = match case.out_f32 {
+        true => (Floor::F32, f32_values(actual)),
+        false => (Floor::BF16, bf16_values(actual)),
+    };
+    let shape = [m, case.out_cols()];
+    let bound = Bound::from_plain(&shape, &truth, &plain, floor.with_absolute(absolute));
+    compare("gemm_few", &values, &truth, &bound).map(|_| ()).map_err(mismatch)
+}
+
+/// `silu(gate) * up (+ residual)` of rows of eight gates and eight that go with them.
+fn silu_of<R: Copy + Into<f64> + FromF64>(case: &Case, input: &Input, product: &[R]) -> Vec<R> {
+    let cols = case.out_cols();
+    let element = |at: usize| {
+        let (row, col) = (at / cols, at % cols);
+        let gate: f64 = product[row * case.n + col / 8 * 16 + col % 8].into();
+        let up: f64 = product[row * case.n + col / 8 * 16 + 8 + col % 8].into();
+        let residual = input.residual.as_ref().map_or(0.0, |residual| f64::from(residual[at]));
+        let out = R::from_f64(gate / (1.0 + (-gate).exp()) * up + residual);
+        if case.out_f32 { out } else { out.rounded() }
+    };
+    (0..case.m * cols).map(element).collect()
+}
+
+/// What a result is computed in.
+trait FromF64 {
+    fn from_f64(value: f64) -> Self;
+    /// As it is stored: the plain computation's rounding, none of the truth's.
+    fn rounded(self) -> Self;
+}
+
+impl FromF64 for f64 {
+    fn from_f64(value: f64) -> f64 {
+        value
+    }
+    fn rounded(self) -> f64 {
+        self
+    }
+}
+
+impl FromF64 for f32 {
+    fn from_f64(value: f64) -> f32 {
+        value as f32
+    }
+    fn rounded(self) -> f32 {
+        round_bf16(self)
+    }
+}
+
+fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Vec<u8>, Failure> {
+    let variant = case.variant();
+    let mut arena = harness.arena();
+    let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
+    let mut params = abi::GemmFew { m, n, ..Default::default() };
+    let as_bytes =
+        |values: &[f32]| -> Vec<u8> { values.iter().map(|&value| (value as i8).cast_unsigned()).collect() };
+    let (element_bytes, a) = match variant.weights {
+        Weights::Int8 => (1, arena.input_bytes("a", &as_bytes(&input.a))?),
+        _ => (2, arena.input_bf16("a", &input.a)?),
+    };
+    params.a_map =
+        arena.tensor_map(&MapShape::new(element_bytes, m, k, variant.tile.tokens).at(arena.address(a)))?;
+    let stage_k = match &input.packed {
+        Some(packed) => {
+            let tiles = arena.input_bytes("packed", &packed.bytes)?;
+            params.packed = arena.address(tiles);
+            params.tile_bytes = packed.tile_bytes;
+            params.zeros = u32::from(packed.zeros);
+            params.scales_f16 = u32::from(case.scales_f16);
+            layout::TILE_K
+        }
+        None => {
+            let w = match variant.weights {
+                Weights::Int8 => arena.input_bytes("w", &as_bytes(&input.w))?,
+                _ => arena.input_bf16("w", &input.w)?,
+            };
+            params.w_map =
+                arena.tensor_map(&MapShape::new(element_bytes, n, k, ROWS).at(arena.address(w)))?;
+            128 / element_bytes
+        }
+    };
+    let mut f32s = |name, values: &[f32]| arena.input_f32(name, values).map(|at| arena.address(at));
+    if variant.weights == Weights::Int8 {
+        params.a_scales = f32s("a_scales", &input.a_scales)?;
+        params.w_scales = f32s("w_scales", &input.w_scales)?;
+    }
+    if let Some(bias) = &input.bias {
+        params.bias = f32s("bias", bias)?;
+    }
+    let in_place = case.in_place && !case.out_f32;
+    let residual = match &input.residual {
+        Some(residual) if in_place => Some(arena.inout_bf16("residual", residual)?),
+        Some(residual) => Some(arena.input_bf16("residual", residual)?),
+        None => None,
+    };
+    let out = match residual {
+        Some(residual) if in_place => residual,
+        _ => arena.alloc("out", case.m * case.out_cols() * if case.out_f32 { 4 } else { 2 })?,
+    };
+    params.residual = residual.map_or(0, |residual| arena.address(residual));
+    params.out = arena.address(out);
+    params.steps = k.div_ceil(stage_k);
+    params.splits = launch::splits(n, k, stage_k);
+    params.out_f32 = u32::from(case.out_f32);
+    params.silu = u32::from(case.silu);
+    let counters = launch::tiles(variant, m, n) as usize * 4;
+    let partials = arena.alloc("partials", launch::partial_bytes(variant, m, n, params.splits))?;
+    let zeroed = arena.alloc("counters", counters)?;
+    arena.write(zeroed, 0, &vec![0; counters])?;
+    params.partials = arena.address(partials);
+    params.counters = arena.address(zeroed);
+    // Few, so that some blocks have several parts of tiles.
+    let blocks = launch::blocks(variant, m, n, params.splits, MULTIPROCESSORS);
+    arena.launch(&variant.spec, [blocks, 1, 1], &params)?;
+    same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
+    arena.all_bytes(out)
+}
