@@ -5,9 +5,8 @@ use tilewright_host::{
 use tilewright_kernels::{
     abi,
     gemm_few::{
-        ROWS, Weights,
+        ROWS, Weights, layout,
         launch::{blocks, choose, partial_bytes, splits, tiles},
-        layout,
     },
     gemm_sm90::launch::MapShape,
 };

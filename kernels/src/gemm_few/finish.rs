@@ -121,12 +121,7 @@ unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn store<const R: usize, const SCALED: bool>(
-    p: &GemmFew,
-    plan: Tile,
-    item: Item,
-    sums: &mut [f32; R],
-) {
+unsafe fn store<const R: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
     let thread = ptx::here(ptx::tid_x());
     let (lane, sixteen) = (thread % 32, thread / 32);
     // Register `4 * j + i` is row `row + i / 2 * 8` of `w`, token `token + 8 * j + 2 * (lane % 4) + i % 2`.
@@ -150,11 +145,7 @@ unsafe fn store<const R: usize, const SCALED: bool>(
             for half in 0..2 {
                 if half < halves {
                     let to = Eight { col: col + half * 8, cols, token: token + j as u32 * 8 };
-                    store_eight(
-                        p,
-                        to,
-                        [sums[4 * j + 2 * half as usize], sums[4 * j + 2 * half as usize + 1]],
-                    );
+                    store_eight(p, to, [sums[4 * j + 2 * half as usize], sums[4 * j + 2 * half as usize + 1]]);
                 }
             }
         }
@@ -177,8 +168,7 @@ unsafe fn scale_and_bias<const R: usize, const SCALED: bool>(
             let g_row = u64::from(row) * 4;
             // SAFETY: inside of `[n]` and `[m]`.
             unsafe {
-                let bias =
-                    if p.bias == 0 { 0.0 } else { f32::from_bits(ptx::ld_global_nc_b32(p.bias + g_row)) };
+                let bias = if p.bias == 0 { 0.0 } else { f32::from_bits(ptx::ld_global_nc_b32(p.bias + g_row)) };
                 let scale =
                     if SCALED { f32::from_bits(ptx::ld_global_nc_b32(p.w_scales + g_row)) } else { 1.0 };
                 for j in 0..R / 4 {

@@ -54,8 +54,7 @@ pub(super) unsafe fn meta<const GROUPS: usize>(
                 _ => ptx::f16_to_f32(bits),
             };
             if p.zeros != 0 {
-                let bits =
-                    u32::from(ptx::ld_shared_b16(s_w + layout::zero(plan.rows, GROUPS as u32, group, row)));
+                let bits = u32::from(ptx::ld_shared_b16(s_w + layout::zero(plan.rows, GROUPS as u32, group, row)));
                 meta.minus_zeros[i] = bits | bits << 16;
             }
         }

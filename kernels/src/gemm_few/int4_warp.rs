@@ -42,7 +42,8 @@ pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
                 // Two steps of 16 of `k` at a time.
                 for pair in 0..STEPS / GROUPS / 2 {
                     let step = group * (STEPS / GROUPS) as u32 + pair as u32 * 2;
-                    let words = ptx::ld_shared_v2_b32(s_w + words_at + step / 4 * 2048 + step % 4 * 4);
+                    let words =
+                        ptx::ld_shared_v2_b32(s_w + words_at + step / 4 * 2048 + step % 4 * 4);
                     let a = [convert(words[0], meta.minus_zeros), convert(words[1], meta.minus_zeros)];
                     for eight in 0..R / 4 {
                         let s_line = s_a + (step / 4 * plan.tokens + eight as u32 * 8 + token) * LINE_BYTES;

@@ -147,11 +147,7 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
     };
     let min_blocks = if shared_bytes <= 113 << 10 && registers_for_two { 2 } else { 1 };
     let threads = tile.consumer_threads() + 32;
-    Variant {
-        spec: KernelSpec { name, threads, min_blocks, shared_bytes, allowance: None, starts_early: true },
-        weights,
-        tile,
-    }
+    Variant { spec: KernelSpec { name, threads, min_blocks, shared_bytes, allowance: None, starts_early: true }, weights, tile }
 }
 
 /// All entries; of each kind of weights, the fewest tokens first.

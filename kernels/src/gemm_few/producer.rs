@@ -97,9 +97,7 @@ impl Producer<'_> {
             let k = (step * plan.lines + line) * self.line();
             let coords = [k as i32, (item.token_tile * plan.tokens) as i32];
             // SAFETY: the caller's promise.
-            unsafe {
-                ptx::bulk_tensor_load_2d(s_a, self.source.a, coords, self.base + plan.full() + stage * 8)
-            };
+            unsafe { ptx::bulk_tensor_load_2d(s_a, self.source.a, coords, self.base + plan.full() + stage * 8) };
         }
     }
 }

@@ -136,8 +136,7 @@ unsafe fn store<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Tile, to: Place
                 let s_box = s_store + group as u32 / 8 * STORE_BOX_BYTES;
                 let col = part_col + group as u32 * 8 + quad * 2;
                 for half in 0..2 {
-                    let (line, register) =
-                        (line + half as u32 * 8, (part * STORE_GROUPS + group) * 4 + half * 2);
+                    let (line, register) = (line + half as u32 * 8, (part * STORE_GROUPS + group) * 4 + half * 2);
                     let mut values = [acc.value(register), acc.value(register + 1)];
                     if to.row + line < p.m && col < p.n {
                         values = finish(p, A::SCALED, to.row + line, col, values);

@@ -216,7 +216,12 @@ fn factor<D: Driver>(
     arena.input_bytes(name, &bytes)
 }
 
-fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input, blocks: u32) -> Result<Vec<u8>, Failure> {
+fn run<D: Driver>(
+    harness: &Harness<D>,
+    case: &Case,
+    input: &Input,
+    blocks: u32,
+) -> Result<Vec<u8>, Failure> {
     let (tile, kernel) = case.kernel();
     let mut arena = harness.arena();
     let a = factor(&mut arena, case, "a", &input.a)?;
