@@ -18,7 +18,7 @@ const STEP_BYTES: u32 = 32;
 pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, item: Item, ring: &mut Ring, index: u32) -> A {
     let base = ptx::shared_base();
     let mut acc = A::zeros();
-    for step in item.first..item.end {
+    for _ in item.first..item.end {
         let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let a = ptx::descriptor(s_a, 0);

@@ -62,9 +62,7 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
                         let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];
                         c = ptx::mma_m16n8k16_bf16(a[tall][0], [b[0], b[1]], c);
                         c = ptx::mma_m16n8k16_bf16(a[tall][1], [b[2], b[3]], c);
-                        for i in 0..4 {
-                            acc[at + i] = c[i];
-                        }
+                        [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]] = c;
                     }
                 }
                 if (pair + 1) % (PAIRS / GROUPS) == 0 {

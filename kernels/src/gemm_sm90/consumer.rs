@@ -39,7 +39,7 @@ pub(super) unsafe fn consume<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Ti
                 ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(STAGES));
                 ptx::wgmma_fence();
                 for step in 0..LINE_BYTES / STEP_BYTES {
-                    let along = u64::from(step * STEP_BYTES >> 4);
+                    let along = u64::from((step * STEP_BYTES) >> 4);
                     acc.add(a + along, w + along);
                 }
                 ptx::wgmma_commit();
@@ -62,7 +62,7 @@ pub(super) unsafe fn consume<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Ti
     }
     // SAFETY: the thread that issued the stores waits for them.
     unsafe {
-        if ptx::tid_x() % 128 == 0 {
+        if ptx::tid_x().is_multiple_of(128) {
             ptx::bulk_wait();
         }
     }

@@ -160,7 +160,7 @@ fn blocks_hold_whole_groups_or_parts_of_one() {
             let end = block_end(start, cols, group);
             assert!(end > start && end - start <= BLOCK_COLS, "{start}..{end} by {group}");
             let last = (end - 1) / group * group;
-            assert!(last <= start || end == cols || end % group == 0, "{start}..{end} by {group}");
+            assert!(last <= start || end == cols || end.is_multiple_of(group), "{start}..{end} by {group}");
             start = end;
         }
     }
