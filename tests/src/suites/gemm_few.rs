@@ -211,11 +211,15 @@ impl Property for GemmFew {
             shape.one_of("kind", 2, &[0, 1, 2, 3, 4], "weights: bf16, int8, 4 bits in groups of 128, 64, 32");
         let tokens = shape.one_of("tokens", 8, &[8, 16, 32, 64, 128], "rows of the kernel's tile");
         let ending = format!("{}_{tokens}", kinds[kind]);
+        let m = shape.size("m", 8, 1, "rows of a");
+        let n = shape.size("n", 512, 8, "rows of w");
+        let k = shape.size("k", 512, 8, "columns of both");
+        shape.fits(&[("a", &[m, k]), ("w", &[n, k]), ("out", &[m, n])]);
         let case = Case {
             variant: VARIANTS.iter().position(|variant| variant.spec.name.ends_with(&ending))?,
-            m: shape.size("m", 8, 1, "rows of a"),
-            n: shape.size("n", 512, 8, "rows of w"),
-            k: shape.size("k", 512, 8, "columns of both"),
+            m,
+            n,
+            k,
             group_factor: 1,
             zeros: shape.flag("zeros", false, "whether there are zero points"),
             scales_f16: shape.flag("scales_f16", false, "whether scales are f16"),
