@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+use tilewright::engine::{DraftLength, Speculation};
+use tilewright::quantise::Method;
 use tilewright::{DeviceChoice, SamplingParams};
 
 /// Transformer inference with every kernel written in Rust.
@@ -21,6 +23,10 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Show a checkpoint's configuration and tensors
     Inspect(InspectArgs),
+    /// Write a checkpoint with weights of four or eight bits
+    Quantize(QuantizeArgs),
+    /// Check a checkpoint: every tensor, and one layer's products against the plain dequantisation of the file
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Args)]
@@ -34,6 +40,7 @@ pub struct ModelArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("drafts_from").args(["draft", "ngram"]))]
 pub struct RunArgs {
     /// Text to continue [default: standard input]
     pub prompt: Option<String>,
@@ -69,12 +76,34 @@ pub struct RunArgs {
     /// Compute the whole text anew for each token, to see what the KV cache saves
     #[arg(long)]
     pub no_kv_cache: bool,
+    /// Speculate with the drafts of a smaller model of the same vocabulary
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["ngram", "no_kv_cache"])]
+    pub draft: Option<PathBuf>,
+    /// Speculate with what followed the last few tokens before
+    #[arg(long, conflicts_with = "no_kv_cache")]
+    pub ngram: bool,
+    /// Drafts a step, 1 to 15 [default: as many as pay, up to 8]
+    #[arg(long, value_name = "K", requires = "drafts_from")]
+    pub speculate: Option<usize>,
     /// Print one JSON object: prompt_ids, output_ids, text, finish_reason, timings
     #[arg(long)]
     pub json: bool,
 }
 
+/// Drafts at most where their number follows what pays.
+const MOST_DRAFTS: usize = 8;
+
 impl RunArgs {
+    /// Where drafts come from.
+    pub fn speculation(&self) -> Speculation {
+        let length = self.speculate.map_or(DraftLength::Adaptive(MOST_DRAFTS), DraftLength::Fixed);
+        match (&self.draft, self.ngram) {
+            (Some(_), _) => Speculation::DraftModel(length),
+            (None, true) => Speculation::NGram(length),
+            (None, false) => Speculation::Off,
+        }
+    }
+
     pub fn sampling(&self) -> SamplingParams {
         SamplingParams {
             temperature: self.temperature,
@@ -119,6 +148,64 @@ pub struct VerifyArgs {
 pub struct InspectArgs {
     /// Folder of the checkpoint
     pub dir: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct QuantizeArgs {
+    /// Folder of the checkpoint [default: the bundled demo model]
+    #[arg(short, long = "model", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Folder to write; an interrupted run goes on from what is there
+    #[arg(short, long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// gptq (calibrated), rtn (rounded to the nearest), or int8 (W8A8: eight-bit channels and tokens)
+    #[arg(long, default_value = "gptq")]
+    pub method: Method,
+    /// 4 or 8 [default: 4; of int8, 8]
+    #[arg(long)]
+    pub bits: Option<usize>,
+    /// Inputs that share a scale; -1 for one scale a row
+    #[arg(long, default_value_t = 128, value_name = "N", allow_negative_numbers = true)]
+    pub group: i64,
+    /// Symmetric codes: the zero point is the middle one
+    #[arg(long)]
+    pub sym: bool,
+    /// Quantise columns in descending order of their activations (gptq)
+    #[arg(long)]
+    pub act_order: bool,
+    /// Don't make up for what earlier layers lost, as is done with 32 tokens or more for each input (gptq)
+    #[arg(long)]
+    pub uncorrected: bool,
+    /// Text file to calibrate on, like what the model will read (gptq)
+    #[arg(long, value_name = "FILE")]
+    pub calib: Option<PathBuf>,
+    /// Added to the Hessian's diagonal, over its mean (gptq)
+    #[arg(long, default_value_t = 0.01, value_name = "PART", allow_negative_numbers = true)]
+    pub damp: f64,
+    /// Windows of the text to calibrate on, at most (gptq)
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub samples: usize,
+    /// Tokens a window (gptq)
+    #[arg(long, default_value_t = 512, value_name = "TOKENS")]
+    pub ctx: usize,
+    /// Device that runs the model (gptq): auto, cpu, cpu-bf16, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Folder of the checkpoint
+    pub dir: PathBuf,
+    /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,

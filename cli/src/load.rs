@@ -2,7 +2,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use tilewright::Model;
+use tilewright::{DeviceChoice, Model};
 
 use crate::args::ModelArgs;
 use crate::output::Failure;
@@ -12,15 +12,18 @@ const DEMO: &str = "models/demo/target";
 
 /// The folder asked for, or the demo model's.
 pub fn model_dir(args: &ModelArgs) -> PathBuf {
-    args.model.clone().unwrap_or_else(|| {
-        let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DEMO);
-        if built_in.exists() { built_in } else { PathBuf::from(DEMO) }
-    })
+    args.model.clone().unwrap_or_else(default_model_dir)
+}
+
+/// The demo model's folder.
+pub fn default_model_dir() -> PathBuf {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DEMO);
+    if built_in.exists() { built_in } else { PathBuf::from(DEMO) }
 }
 
 /// Loads a model. Standard error gets a bar where it is a terminal, and a line where a GPU would have been used but can't be.
 pub fn load(args: &ModelArgs) -> Result<Model, Failure> {
-    let model = load_with_bar(args)?;
+    let model = load_with_bar(&model_dir(args), args.device)?;
     tell_why_no_gpu(model.no_gpu());
     Ok(model)
 }
@@ -32,16 +35,20 @@ pub fn tell_why_no_gpu(reason: Option<&str>) {
     }
 }
 
-fn load_with_bar(args: &ModelArgs) -> Result<Model, Failure> {
-    let dir = model_dir(args);
+/// Loads the model of a folder where another one has been loaded already.
+pub fn load_beside(dir: &Path, device: DeviceChoice) -> Result<Model, Failure> {
+    load_with_bar(dir, device)
+}
+
+fn load_with_bar(dir: &Path, device: DeviceChoice) -> Result<Model, Failure> {
     if !std::io::stderr().is_terminal() {
-        return Ok(Model::load(&dir, args.device)?);
+        return Ok(Model::load(dir, device)?);
     }
     let bar = ProgressBar::no_length();
     if let Ok(style) = ProgressStyle::with_template("loading {bar:30} {pos}/{len}") {
         bar.set_style(style);
     }
-    let model = Model::load_with_progress(&dir, args.device, &mut |done, total| {
+    let model = Model::load_with_progress(dir, device, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

@@ -1,10 +1,12 @@
 //! The `tilewright` command.
 
 mod args;
+mod doctor;
 mod eval;
 mod inspect;
 mod load;
 mod output;
+mod quantize;
 mod run;
 mod verify;
 
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         Command::Eval(args) => eval::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Inspect(args) => inspect::run(args),
+        Command::Quantize(args) => quantize::run(args),
+        Command::Doctor(args) => doctor::run(args),
     };
     match result {
         Ok(code) => code,

@@ -1,13 +1,17 @@
-use std::io::{Read, Write};
+mod speculate;
+
+use std::io::{Read, StdoutLock, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
 use serde::Serialize;
-use tilewright::{FinishReason, GenerateParams, Generation, Prompt, Timings};
+use tilewright::engine::Speculation;
+use tilewright::{FinishReason, GenerateParams, Model, Prompt, Timings};
 
 use crate::args::RunArgs;
-use crate::load::load;
+use crate::load::{load, load_beside};
 use crate::output::{Failure, print_json};
+use speculate::Drafted;
 
 #[derive(Serialize)]
 struct Report<'a> {
@@ -17,6 +21,8 @@ struct Report<'a> {
     finish_reason: Option<FinishReason>,
     device: String,
     timings: JsonTimings,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    speculation: Option<Drafted>,
 }
 
 #[derive(Serialize)]
@@ -46,62 +52,89 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let ids = if args.ids { Some(parse_ids(&text)?) } else { None };
     let start = Instant::now();
     let model = load(&args.model)?;
+    let draft = args.draft.as_ref().map(|dir| load_beside(dir, args.model.device)).transpose()?;
     let load_seconds = start.elapsed().as_secs_f64();
     let prompt = match &ids {
         Some(ids) => Prompt::Ids(ids),
         None => Prompt::Text(&text),
     };
+    if args.speculation() != Speculation::Off {
+        return speculate::run(args, &params, (&model, draft.as_ref()), &text, ids, load_seconds);
+    }
     let mut generation = model.generate(prompt, &params)?;
     if args.json {
         let mut text = String::new();
         for token in &mut generation {
             text += &token?.text;
         }
-        let timings = generation.timings();
         print_json(&Report {
             prompt_ids: generation.prompt_ids(),
             output_ids: generation.output_ids(),
             text,
             finish_reason: generation.finish_reason(),
             device: model.device(),
-            timings: JsonTimings {
-                load_seconds,
-                timings,
-                prompt_tokens_per_second: timings.prompt_rate(),
-                decode_tokens_per_second: timings.decode_rate(),
-            },
+            timings: JsonTimings::of(load_seconds, generation.timings()),
+            speculation: None,
         })?;
     } else {
         let has_text = model.tokenizer().is_some();
-        stream(&mut generation, has_text)?;
-        let timings = generation.timings();
-        eprintln!(
-            "{}: prompt {} tokens, {:.1} tok/s; decode {} tokens, {:.1} tok/s",
-            model.device(),
-            timings.prompt_tokens,
-            timings.prompt_rate(),
-            timings.decode_tokens,
-            timings.decode_rate()
-        );
+        let mut out = Printer::new(has_text);
+        for token in &mut generation {
+            let token = token?;
+            out.print(token.id, &token.text)?;
+        }
+        out.finish()?;
+        tell_speed(&model, generation.timings());
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints each token as it comes: its text, or its id where there's no tokenizer.
-fn stream(generation: &mut Generation<'_>, has_text: bool) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    for token in generation {
-        let token = token?;
-        if has_text {
-            out.write_all(token.text.as_bytes())?;
-        } else {
-            write!(out, "{} ", token.id)?;
+impl JsonTimings {
+    fn of(load_seconds: f64, timings: Timings) -> JsonTimings {
+        JsonTimings {
+            load_seconds,
+            timings,
+            prompt_tokens_per_second: timings.prompt_rate(),
+            decode_tokens_per_second: timings.decode_rate(),
         }
-        out.flush()?;
     }
-    writeln!(out)?;
-    out.flush()?;
-    Ok(())
+}
+
+/// Prints each token as it comes: its text, or its id where there's no tokenizer.
+struct Printer {
+    out: StdoutLock<'static>,
+    has_text: bool,
+}
+
+impl Printer {
+    fn new(has_text: bool) -> Printer {
+        Printer { out: std::io::stdout().lock(), has_text }
+    }
+
+    fn print(&mut self, id: u32, text: &str) -> Result<(), Failure> {
+        if self.has_text {
+            self.out.write_all(text.as_bytes())?;
+        } else {
+            write!(self.out, "{id} ")?;
+        }
+        Ok(self.out.flush()?)
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        writeln!(self.out)?;
+        Ok(self.out.flush()?)
+    }
+}
+
+fn tell_speed(model: &Model, timings: Timings) {
+    eprintln!(
+        "{}: prompt {} tokens, {:.1} tok/s; decode {} tokens, {:.1} tok/s",
+        model.device(),
+        timings.prompt_tokens,
+        timings.prompt_rate(),
+        timings.decode_tokens,
+        timings.decode_rate()
+    );
 }
 
 fn read_stdin() -> Result<String, Failure> {

@@ -1,5 +1,5 @@
-//! From f32 to the elements of a quantised cache, the same bits on every architecture: sm_80 has no conversion to e4m3, so none
-//! is used.
+//! From f32 to the elements of a quantised cache, the same bits on every architecture: sm_80 has no conversion to e4m3 and does
+//! by arithmetic what sm_90a has an instruction for.
 
 use crate::ptx;
 
@@ -35,24 +35,42 @@ impl Quantiser {
 pub(crate) fn int8x8(v: &[f32; 8], inverse: f32) -> [u32; 2] {
     // 1.5 * 2^23: a unit in the last place is 1, so that the sum's low byte is the rounded product in two's complement. One
     // rounding, in the fma.
-    pack8(v, |x| ptx::fma(x, inverse, 12_582_912.0).to_bits() & 0xff)
+    let word = |i: usize| {
+        let bits = |i: usize| ptx::fma(v[i], inverse, 12_582_912.0).to_bits();
+        let (lower, upper) =
+            (ptx::prmt::<0x0040>(bits(i), bits(i + 1)), ptx::prmt::<0x0040>(bits(i + 2), bits(i + 3)));
+        ptx::prmt::<0x5410>(lower, upper)
+    };
+    [word(0), word(4)]
 }
 
 /// Eight elements as e4m3.
 #[inline(always)]
 pub(crate) fn e4m3x8(v: &[f32; 8], inverse: f32) -> [u32; 2] {
-    pack8(v, |x| e4m3(x * inverse))
+    let word = |i: usize| {
+        let pair = |i: usize| e4m3x2(v[i] * inverse, v[i + 1] * inverse);
+        pair(i) | pair(i + 2) << 16
+    };
+    [word(0), word(4)]
 }
 
+/// Two elements as e4m3, `lo` in the low byte.
 #[inline(always)]
-fn pack8(v: &[f32; 8], byte: impl Fn(f32) -> u32) -> [u32; 2] {
-    let word = |i: usize| byte(v[i]) | byte(v[i + 1]) << 8 | byte(v[i + 2]) << 16 | byte(v[i + 3]) << 24;
-    [word(0), word(4)]
+fn e4m3x2(lo: f32, hi: f32) -> u32 {
+    #[cfg(all(target_arch = "nvptx64", target_feature = "sm_90a"))]
+    {
+        u32::from(ptx::pack_e4m3(lo, hi))
+    }
+    #[cfg(not(all(target_arch = "nvptx64", target_feature = "sm_90a")))]
+    {
+        e4m3(lo) | e4m3(hi) << 8
+    }
 }
 
 /// The nearest e4m3 (1 sign, 4 exponent, 3 mantissa bits, bias 7, no infinities), ties to even, saturating at 448; a NaN is 0x7f.
 ///
 /// Source: Micikevicius et al., "FP8 formats for deep learning", 2022, section 3.
+#[cfg(not(all(target_arch = "nvptx64", target_feature = "sm_90a")))]
 #[inline(always)]
 fn e4m3(x: f32) -> u32 {
     const SMALLEST_NORMAL: u32 = 0x3c80_0000; // 2^-6
@@ -65,7 +83,7 @@ fn e4m3(x: f32) -> u32 {
     // Twenty bits go, half of them rounded up where the last one kept is odd; exponents differ by 120.
     let normal = ((magnitude + 0x7_ffff + (magnitude >> 20 & 1)) >> 20).wrapping_sub(120 << 3);
     let finite = if magnitude < SMALLEST_NORMAL { denormal } else { normal.min(0x7e) };
-    sign | if magnitude > INFINITY { 0x7f } else { finite }
+    if magnitude > INFINITY { 0x7f } else { sign | finite }
 }
 
 #[cfg(all(test, not(target_arch = "nvptx64")))]
@@ -114,7 +132,7 @@ mod tests {
             assert_eq!(e4m3(x), nearest(x), "{x:e}");
         }
         assert_eq!(e4m3(f32::INFINITY), 0x7e);
-        assert_eq!(e4m3(f32::NAN) & 0x7f, 0x7f);
+        assert_eq!([e4m3(f32::NAN), e4m3(-f32::NAN)], [0x7f; 2]);
     }
 
     #[test]

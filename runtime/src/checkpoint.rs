@@ -159,6 +159,12 @@ impl Checkpoint {
         }
     }
 
+    /// A tensor as it's stored: type, shape, bytes.
+    pub(crate) fn raw(&self, name: &str) -> Result<(Dtype, Vec<usize>, &[u8])> {
+        let (entry, _) = self.entry(name)?;
+        Ok((entry.dtype, entry.shape.clone(), self.bytes(entry)))
+    }
+
     /// The shape of a tensor.
     pub(crate) fn shape(&self, name: &str) -> Result<&[usize]> {
         Ok(&self.entry(name)?.0.shape)

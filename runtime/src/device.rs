@@ -6,7 +6,7 @@ use tilewright_host::cpu::{CpuDevice, Precision};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::model::{Decoder, DecoderSequence, Sequence};
+use crate::model::{Decoder, DecoderRunner, DecoderSequence, Runner, RunnerSizes, Sequence};
 use crate::{Error, Result};
 
 /// Which device runs a model.
@@ -42,14 +42,20 @@ impl FromStr for DeviceChoice {
 }
 
 /// A model on some device.
-pub(crate) trait Engine: Send + Sync {
+pub(crate) trait AnyDecoder: Send + Sync {
     fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>>;
+    /// What serves many sequences.
+    fn runner(self: Arc<Self>, sizes: RunnerSizes) -> Result<Box<dyn Runner>>;
     fn describe(&self) -> String;
 }
 
-impl<D: Device> Engine for Decoder<D> {
+impl<D: Device> AnyDecoder for Decoder<D> {
     fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>> {
         Ok(Box::new(DecoderSequence::new(self, capacity)?))
+    }
+
+    fn runner(self: Arc<Self>, sizes: RunnerSizes) -> Result<Box<dyn Runner>> {
+        Ok(Box::new(DecoderRunner::new(self, sizes)?))
     }
 
     fn describe(&self) -> String {
@@ -59,7 +65,7 @@ impl<D: Device> Engine for Decoder<D> {
 
 /// A model on the device chosen for it.
 pub(crate) struct Loaded {
-    pub engine: Box<dyn Engine>,
+    pub engine: Arc<dyn AnyDecoder>,
     /// Whether the device keeps activations in f32.
     pub computes_in_f32: bool,
     /// Why it isn't a GPU, where the choice was left open and the program knows GPUs.
@@ -92,14 +98,35 @@ pub(crate) fn load(
     Ok(Loaded { engine: engine(Arc::new(cpu), config, checkpoint, progress)?, computes_in_f32, no_gpu })
 }
 
+/// Work that any device can do.
+pub(crate) trait DeviceJob {
+    type Output;
+    /// `in_f32`: whether the device keeps activations in f32.
+    fn run<D: Device>(self, device: Arc<D>, in_f32: bool) -> Result<Self::Output>;
+}
+
+/// Does work on the device chosen.
+pub(crate) fn on_device<J: DeviceJob>(choice: DeviceChoice, job: J) -> Result<J::Output> {
+    let gpu = match choice {
+        DeviceChoice::Cpu | DeviceChoice::CpuBf16 => None,
+        DeviceChoice::Cuda(index) => Some(open_cuda(index)?),
+        DeviceChoice::Auto => open_cuda(0).ok(),
+    };
+    match (gpu, choice) {
+        (Some(device), _) => job.run(Arc::new(device), false),
+        (None, DeviceChoice::CpuBf16) => job.run(Arc::new(CpuDevice::with_precision(Precision::Bf16)), false),
+        (None, _) => job.run(Arc::new(CpuDevice::new()), true),
+    }
+}
+
 /// A checkpoint's weights on a device.
 pub(crate) fn engine<D: Device>(
     device: Arc<D>,
     config: ModelConfig,
     checkpoint: &Checkpoint,
     progress: &mut dyn FnMut(usize, usize),
-) -> Result<Box<dyn Engine>> {
-    Ok(Box::new(Decoder::load(device, config, checkpoint, progress)?))
+) -> Result<Arc<dyn AnyDecoder>> {
+    Ok(Arc::new(Decoder::load(device, config, checkpoint, progress)?))
 }
 
 #[cfg(feature = "cuda")]

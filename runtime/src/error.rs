@@ -58,6 +58,9 @@ pub enum Error {
         /// What was asked.
         found: String,
     },
+    /// The engine ended before the request did.
+    #[error("the engine has stopped")]
+    Stopped,
     /// A device refused.
     #[error(transparent)]
     Device(#[from] tilewright_host::Error),
@@ -67,6 +70,15 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// The same for another who met it. What a device refused stays what it was; all else becomes a request's refusal.
+    pub(crate) fn for_another(&self) -> Error {
+        match self {
+            Error::Device(error) => Error::Device(error.clone()),
+            Error::Stopped => Error::Stopped,
+            other => Error::request("step", "one that runs", other),
+        }
+    }
+
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
         |source| Error::Io { path: path.to_path_buf(), source }
     }

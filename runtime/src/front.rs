@@ -5,18 +5,19 @@ use tilewright_host::Device;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FrequencyPrecision, ModelConfig};
-use crate::device::{self, DeviceChoice, Engine, Loaded};
+use crate::device::{self, AnyDecoder, DeviceChoice, Loaded};
 use crate::generate::{GenerateParams, Generation, Prompt};
 use crate::model::Sequence;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
 
-/// A checkpoint on a device, ready to generate.
+/// A checkpoint on a device, ready to generate. Clones share its weights.
+#[derive(Clone)]
 pub struct Model {
     dir: PathBuf,
     config: ModelConfig,
-    tokenizer: Option<Tokenizer>,
-    engine: Box<dyn Engine>,
+    tokenizer: Option<Arc<Tokenizer>>,
+    engine: Arc<dyn AnyDecoder>,
     computes_in_f32: bool,
     no_gpu: Option<String>,
 }
@@ -82,7 +83,7 @@ impl Model {
         std::fs::read_dir(dir).map_err(Error::io(dir))?;
         let mut config = ModelConfig::load(dir)?;
         config.rope.precision = precision;
-        let tokenizer = Tokenizer::load(dir, config.bos_token_id)?;
+        let tokenizer = Tokenizer::load(dir, config.bos_token_id)?.map(Arc::new);
         let checkpoint = Checkpoint::open(dir)?;
         let Loaded { engine, computes_in_f32, no_gpu } = load(config.clone(), &checkpoint)?;
         Ok(Model { dir: dir.to_path_buf(), config, tokenizer, engine, computes_in_f32, no_gpu })
@@ -100,14 +101,24 @@ impl Model {
 
     /// Its tokenizer.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
-        self.tokenizer.as_ref()
+        self.tokenizer.as_deref()
     }
 
     /// Its tokenizer, or the error that text needs one.
     pub(crate) fn require_tokenizer(&self) -> Result<&Tokenizer> {
-        self.tokenizer.as_ref().ok_or_else(|| {
+        self.tokenizer.as_deref().ok_or_else(|| {
             Error::file(&self.dir, "tokenizer", "tokenizer.json, or a prompt of token ids", "none")
         })
+    }
+
+    /// Its weights.
+    pub(crate) fn decoder(&self) -> Arc<dyn AnyDecoder> {
+        self.engine.clone()
+    }
+
+    /// Its tokenizer, to be kept.
+    pub(crate) fn shared_tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.tokenizer.clone()
     }
 
     /// Its device in words.

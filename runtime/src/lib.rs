@@ -20,11 +20,14 @@
 //! |---|---|
 //! | [`Model`] | the front door: a checkpoint on a device |
 //! | [`config`], [`checkpoint`], [`tokenizer`] | what a checkpoint's folder holds |
+//! | [`quantise`] | checkpoints quantised: GPTQ, rounding, eight-bit channels |
 //! | [`quantized`] | how quantised weights are stored in files |
 //! | [`model`] | the decoder, written once against [`tilewright_host::Device`] |
 //! | [`cache`] | keys and values |
 //! | [`sampling`] | how the next token is chosen |
 //! | [`generate`] | a request and the stream of its tokens |
+//! | [`engine`] | many requests at once |
+//! | [`doctor`] | whether a checkpoint is what it says |
 //! | [`eval`], [`verify`] | how good, and how right, a checkpoint's answers are |
 #![warn(missing_docs)]
 
@@ -32,18 +35,22 @@ pub mod cache;
 pub mod checkpoint;
 pub mod config;
 mod device;
+pub mod doctor;
+pub mod engine;
 mod error;
 pub mod eval;
 mod front;
 pub mod generate;
 pub mod model;
+pub mod quantise;
 pub mod quantized;
 pub mod sampling;
 pub mod tokenizer;
 pub mod verify;
 
 pub use device::DeviceChoice;
+pub use engine::Engine;
 pub use error::{Error, Result};
 pub use front::Model;
 pub use generate::{FinishReason, GenerateParams, Generation, Prompt, Timings, Token};
-pub use sampling::SamplingParams;
+pub use sampling::{Logprobs, Penalties, SamplingParams};

@@ -4,6 +4,7 @@
 mod gpu_device {
     pub mod agreement;
     pub mod batching;
+    pub mod engine;
     pub mod errors;
     pub mod models;
     pub mod products;

@@ -5,8 +5,9 @@ use tilewright_host::{
 use tilewright_kernels::{
     abi,
     gemm_few::{
-        ROWS, Weights, layout,
+        ROWS, Weights,
         launch::{blocks, choose, partial_bytes, splits, tiles},
+        layout,
     },
     gemm_sm90::launch::MapShape,
 };

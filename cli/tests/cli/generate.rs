@@ -66,6 +66,26 @@ fn recomputation_and_token_ids_give_the_same_tokens() {
 }
 
 #[test]
+fn drafts_change_no_greedy_answer() {
+    let plain = json(&["run", PROMPT, "--json", "-n", "32", "--device", "cpu"]);
+    let draft = workspace("models/demo/draft");
+    let draft = draft.to_str().expect("UTF-8");
+    for flags in
+        [&["--draft", draft, "--speculate", "4"][..], &["--draft", draft], &["--ngram", "--speculate", "3"]]
+    {
+        let args = [&["run", PROMPT, "--json", "-n", "32", "--device", "cpu"], flags].concat();
+        let drafted = json(&args);
+        assert_eq!(plain["output_ids"], drafted["output_ids"], "{flags:?}");
+        assert_eq!(plain["text"], drafted["text"]);
+        assert_eq!(plain["finish_reason"], drafted["finish_reason"]);
+        assert!(drafted["speculation"]["accepted"].is_u64());
+    }
+    let drafted =
+        json(&["run", PROMPT, "--json", "-n", "32", "--device", "cpu", "--draft", draft, "--speculate", "4"]);
+    assert!(drafted["speculation"]["accepted"].as_u64() > Some(5), "{}", drafted["speculation"]);
+}
+
+#[test]
 fn sampling_follows_its_seed() {
     let draw = |seed: &str| {
         json(&[

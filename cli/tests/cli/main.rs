@@ -2,4 +2,5 @@
 
 mod common;
 mod generate;
+mod quantise;
 mod refusals;

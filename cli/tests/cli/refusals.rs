@@ -191,3 +191,16 @@ fn a_gpu_that_is_not_there_is_refused() {
     let checkpoint = checkpoint.to_str().expect("UTF-8");
     assert_refused(&["verify", checkpoint, "--device", "cuda:9999"], &["device cuda:9999", "nvidia-smi"]);
 }
+
+#[test]
+fn drafts_that_cannot_be_made_are_refused() {
+    let run = |flags: &[&str], parts: &[&str]| {
+        assert_refused(&[&["run", "fn", "-n", "2", "--device", "cpu"], flags].concat(), parts);
+    };
+    run(&["--speculate", "3"], &["--draft", "--ngram"]);
+    run(&["--ngram", "--speculate", "16"], &["drafts", "1 to 15", "16"]);
+    run(&["--ngram", "--speculate", "0"], &["drafts", "1 to 15", "0"]);
+    run(&["--ngram", "--no-kv-cache"], &["--ngram", "--no-kv-cache"]);
+    let other = workspace("tests/fixtures/qwen2-bias");
+    run(&["--draft", other.to_str().expect("UTF-8")], &["draft model", "4096", "192"]);
+}

@@ -35,8 +35,10 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// # Safety
     /// Sixteen `u32` are readable at `at`.
     unsafe fn load_words(self, at: *const u32) -> Self::W;
-    /// The floats `2^23 + (word >> SHIFT & MASK)`, for masks below `2^23`: the bits are put into the mantissa.
-    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V;
+    /// The words and `MASK`, a positive number, as floats.
+    fn masked<const MASK: i32>(self, words: Self::W) -> Self::V;
+    /// The words shifted right by `SHIFT` of at least 1, zeros coming in, as floats.
+    fn shifted<const SHIFT: i32>(self, words: Self::W) -> Self::V;
     /// `a * b + c`.
     fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     fn add(self, a: Self::V, b: Self::V) -> Self::V;
@@ -129,9 +131,6 @@ pub(super) trait Isa: Copy + Send + Sync {
 pub(super) const fn bf16_lane(lane: usize) -> usize {
     if lane < LANES / 2 { 2 * lane } else { 2 * (lane - LANES / 2) + 1 }
 }
-
-/// The bits of the float `2^23`, whose mantissa counts ones.
-pub(super) const EXPONENT_OF_2_23: i32 = 0x4b00_0000;
 
 /// Work written over any [`Isa`]. `run` must be `#[inline(always)]`.
 pub(super) trait Kernel {
@@ -242,8 +241,12 @@ impl Isa for Portable {
         unsafe { at.cast::<Self::W>().read_unaligned() }
     }
     #[inline(always)]
-    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V {
-        words.map(|word| f32::from_bits((word >> SHIFT & MASK as u32) | EXPONENT_OF_2_23 as u32))
+    fn masked<const MASK: i32>(self, words: Self::W) -> Self::V {
+        words.map(|word| (word as i32 & MASK) as f32)
+    }
+    #[inline(always)]
+    fn shifted<const SHIFT: i32>(self, words: Self::W) -> Self::V {
+        words.map(|word| (word >> SHIFT) as i32 as f32)
     }
     lanewise! {
         // Where there is no such instruction `mul_add` is a call of a slow function.

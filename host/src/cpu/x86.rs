@@ -1,6 +1,6 @@
 use std::arch::x86_64::*;
 
-use super::isa::{EXPONENT_OF_2_23, Isa, Kernel};
+use super::isa::{Isa, Kernel};
 
 /// AVX2, FMA and F16C: two registers a vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,15 +83,23 @@ impl Isa for Avx2 {
         unsafe { [_mm256_loadu_si256(at.cast()), _mm256_loadu_si256(at.add(8).cast())] }
     }
     #[inline(always)]
-    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V {
+    fn masked<const MASK: i32>(self, words: Self::W) -> Self::V {
         // SAFETY: the token exists only where AVX2 was detected.
         unsafe {
-            let (mask, exponent) = (_mm256_set1_epi32(MASK), _mm256_set1_epi32(EXPONENT_OF_2_23));
-            let low = _mm256_and_si256(_mm256_srli_epi32::<SHIFT>(words[0]), mask);
-            let high = _mm256_and_si256(_mm256_srli_epi32::<SHIFT>(words[1]), mask);
+            let mask = _mm256_set1_epi32(MASK);
             [
-                _mm256_castsi256_ps(_mm256_or_si256(low, exponent)),
-                _mm256_castsi256_ps(_mm256_or_si256(high, exponent)),
+                _mm256_cvtepi32_ps(_mm256_and_si256(words[0], mask)),
+                _mm256_cvtepi32_ps(_mm256_and_si256(words[1], mask)),
+            ]
+        }
+    }
+    #[inline(always)]
+    fn shifted<const SHIFT: i32>(self, words: Self::W) -> Self::V {
+        // SAFETY: the token exists only where AVX2 was detected.
+        unsafe {
+            [
+                _mm256_cvtepi32_ps(_mm256_srli_epi32::<SHIFT>(words[0])),
+                _mm256_cvtepi32_ps(_mm256_srli_epi32::<SHIFT>(words[1])),
             ]
         }
     }
@@ -190,17 +198,14 @@ impl Isa for Avx512 {
         unsafe { _mm512_loadu_si512(at.cast()) }
     }
     #[inline(always)]
-    fn code<const SHIFT: i32, const MASK: i32>(self, words: Self::W) -> Self::V {
+    fn masked<const MASK: i32>(self, words: Self::W) -> Self::V {
         // SAFETY: the token exists only where AVX-512F was detected.
-        unsafe {
-            let shifted = _mm512_srlv_epi32(words, _mm512_set1_epi32(SHIFT));
-            // a & b | c is the truth table 0xea.
-            _mm512_castsi512_ps(_mm512_ternarylogic_epi32::<0xea>(
-                shifted,
-                _mm512_set1_epi32(MASK),
-                _mm512_set1_epi32(EXPONENT_OF_2_23),
-            ))
-        }
+        unsafe { _mm512_cvtepi32_ps(_mm512_and_si512(words, _mm512_set1_epi32(MASK))) }
+    }
+    #[inline(always)]
+    fn shifted<const SHIFT: i32>(self, words: Self::W) -> Self::V {
+        // SAFETY: the token exists only where AVX-512F was detected.
+        unsafe { _mm512_cvtepi32_ps(_mm512_srlv_epi32(words, _mm512_set1_epi32(SHIFT))) }
     }
     whole! {
         fma(a, b, c) => _mm512_fmadd_ps(a, b, c);

@@ -48,7 +48,7 @@ impl DecodeWork {
                 row_and_queries: row << DecodeSequence::QUERY_BITS | span.query_len,
             });
             work.seqs += 1;
-            // At most 64 a sequence, of which a batch has at most 65535.
+            // At most 32 a sequence, of which a batch has at most 65535.
             work.items += split::chunks(span.kv_len);
             work.max_queries = work.max_queries.max(span.query_len);
         }

@@ -10,7 +10,7 @@ use crate::{
     ptx,
 };
 
-/// Chunks whose outputs a thread of the join has on their way at once: 64 chunks take eight round trips to L2.
+/// Chunks whose outputs a thread of the join has on their way at once: 32 chunks take four round trips to L2.
 const JOIN_AHEAD: usize = 8;
 
 /// Part of a row's output, unnormalised, under the largest score it has seen.

@@ -130,7 +130,14 @@ const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> V
         (8, _) => 4,
         _ => 2,
     };
-    let spec = KernelSpec { name, threads: THREADS, min_blocks, shared_bytes: plan.bytes(), allowance: None, starts_early: false };
+    let spec = KernelSpec {
+        name,
+        threads: THREADS,
+        min_blocks,
+        shared_bytes: plan.bytes(),
+        allowance: None,
+        starts_early: false,
+    };
     Variant { spec, format, head_dim, rows }
 }
 

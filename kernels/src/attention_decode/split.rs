@@ -5,11 +5,16 @@
 
 /// Keys up to which a sequence is one chunk: joining two would take longer than one block takes for the second half.
 pub const WHOLE_TOKENS: u32 = 512;
-/// Keys of a chunk while there are few enough of them. One sequence of 4096 tokens and eight key heads makes 128 blocks: one a
-/// multiprocessor on the devices of this class.
-pub const CHUNK_TOKENS: u32 = 256;
-/// Chunks of a sequence at most: what the last block can join in a few microseconds.
-pub const MAX_CHUNKS: u32 = 64;
+/// Keys up to which chunks are short: alone on a device, such a sequence waits for its longest chunk and for little else.
+pub const SHORT_TOKENS: u32 = 1024;
+/// Keys of a short chunk.
+pub const SHORT_CHUNK_TOKENS: u32 = 256;
+/// Keys of a chunk while there are few enough of them. A block spends microseconds on latencies whatever its chunk. H200, 2026-11-25, 64
+/// sequences of 4096 tokens: 257 us, and 266 with chunks of 256; one such sequence: 13.0 us and 12.3.
+pub const CHUNK_TOKENS: u32 = 512;
+/// Chunks of a sequence at most: what the last block can join in a few microseconds, and with eight key heads 256 blocks, which are
+/// one wave on the devices of this class. H200, 2026-11-25, one sequence of 32768 tokens: 40.5 us with 32, 42.0 with 48, 46.9 with 64.
+pub const MAX_CHUNKS: u32 = 32;
 /// Keys that a block takes in one round of its warps, at most; chunks are multiples of it.
 pub const ROUND_TOKENS: u32 = 128;
 
@@ -18,6 +23,8 @@ pub const ROUND_TOKENS: u32 = 128;
 pub const fn chunk_tokens(kv_len: u32) -> u32 {
     if kv_len <= WHOLE_TOKENS {
         WHOLE_TOKENS
+    } else if kv_len <= SHORT_TOKENS {
+        SHORT_CHUNK_TOKENS
     } else if kv_len <= CHUNK_TOKENS * MAX_CHUNKS {
         CHUNK_TOKENS
     } else {
@@ -51,7 +58,10 @@ mod tests {
             assert!(u64::from(count) * u64::from(tokens) >= u64::from(kv_len));
             assert!(kv_len == 0 || (count - 1) * tokens < kv_len, "{kv_len}: the last chunk is empty");
         }
-        assert_eq!([0, 1, 512, 513, 4096, 16384, 16385, 131_072].map(chunks), [1, 1, 1, 3, 16, 64, 43, 64]);
+        assert_eq!(
+            [0, 1, 512, 513, 1024, 1025, 4096, 16384, 16385, 131_072].map(chunks),
+            [1, 1, 1, 3, 4, 3, 8, 32, 26, 32]
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use core::f32::consts::{LN_2, LOG2_E};
 use super::{
     ITEM_BYTES, LINE_BYTES, Q_STAGES, Tile,
     item::{Item, Ring, key_tiles, mask_of},
-    softmax::{Softmax, cap, mask},
+    softmax::{Softmax, cap, mask, mask_by_bits},
 };
 use crate::{
     abi::AttentionPrefillSm90,
@@ -112,7 +112,7 @@ impl Group {
             ptx::wgmma_fence();
             if K == 0 {
                 // Made anew for each tile: kept, the steps' descriptors would take two registers each.
-                let q = ptx::descriptor(ptx::here(s_q), 0);
+                let q = ptx::descriptor(s_q, 0);
                 for step in 0..self.plan.head_dim / 16 {
                     let (q, k) =
                         (q + self.step(step, self.plan.block_m()), k + self.step(step, self.plan.block_n));
@@ -215,11 +215,8 @@ pub(super) unsafe fn consume<
         }
         group.begin::<F16, S, K>(&mut q, &mut s, q_ring, kv_ring);
         loop {
-            // What an item is gets read again where needed rather than kept in registers through the products.
-            let (s_item, s_q) = (group.s_item(q_ring), group.s_q(q_ring));
             let mut out = [0.0f32; O];
-            let softmax =
-                attend::<F16, S, P, O, K>(p, &group, s_item, s_q, &q, &mut s, &mut kv_ring, &mut out);
+            let softmax = attend::<F16, S, P, O, K>(p, &group, q_ring, &q, &mut s, &mut kv_ring, &mut out);
             let done = q_ring;
             q_ring = q_ring.next();
             if !group.next_item(q_ring) {
@@ -295,8 +292,7 @@ impl Group {
 unsafe fn attend<const F16: bool, const S: usize, const P: usize, const O: usize, const K: usize>(
     p: &AttentionPrefillSm90,
     group: &Group,
-    s_item: u32,
-    s_q: u32,
+    q_ring: Ring,
     q: &[[u32; 4]; K],
     s: &mut [f32; S],
     ring: &mut Ring,
@@ -308,7 +304,7 @@ where
 {
     let plan = group.plan;
     // SAFETY: the caller's promise.
-    let item = unsafe { Item::shared(s_item) };
+    let item = unsafe { Item::shared(group.s_item(q_ring)) };
     let limits = mask_of(p, item.kv.kv_len);
     let (first_tile, end_tile) = key_tiles(item.kv.seen, plan);
     let mut softmax = Softmax::new();
@@ -322,13 +318,16 @@ where
         }
         let (first, end) = ((tile * plan.block_n) as i32, ((tile + 1) * plan.block_n) as i32);
         if first < seen_by_all.start || end > seen_by_all.end {
+            // What an item is, and where, is found out again rather than kept in registers through the products.
             // SAFETY: the item stays until its `q_empty`.
-            let item = unsafe { Item::shared(s_item) };
+            let item = unsafe { Item::shared(group.s_item(q_ring.again())) };
             let limits = mask_of(p, item.kv.kv_len);
             let thread = ptx::here(ptx::tid_x());
             let row =
                 item.position + (thread / 128 * 64 - 64 + thread / 32 % 4 * 16 + thread % 32 / 4) as i32;
-            mask(s, tile * plan.block_n, [limits.range(row), limits.range(row + 8)]);
+            let (first, rows) = (tile * plan.block_n, [limits.range(row), limits.range(row + 8)]);
+            // Where queries are in shared memory there are three warpgroups, and not the registers for bits.
+            if K == 0 { mask(s, first, rows) } else { mask_by_bits(s, first, rows) }
         }
     };
     let mut weights = [[0u32; 4]; P];
@@ -345,12 +344,12 @@ where
 
         while tile > first_tile {
             tile -= 1;
-            let values = *ring;
             *ring = ring.next();
             group.wait(plan.k_full(), *ring, plan.stages);
             group.take_turn();
-            group.scores::<F16, S, K>(s, q, s_q, ring.stage(plan.stages));
+            group.scores::<F16, S, K>(s, q, group.s_q(q_ring.again()), ring.stage(plan.stages));
             scale_rows(out, rescale);
+            let values = ring.again().previous();
             group.wait(plan.v_full(), values, plan.stages);
             group.add_values::<F16, O, P>(out, &weights, values.stage(plan.stages));
             group.pass_turn();
@@ -359,7 +358,7 @@ where
             finish(s, tile);
             rescale = softmax.update(s, group.factor);
             out.wait::<0>();
-            group.release(plan.v_empty(), values.stage(plan.stages));
+            group.release(plan.v_empty(), ring.again().previous().stage(plan.stages));
             pack::<F16, S, P>(s, &mut weights);
         }
         scale_rows(out, rescale);

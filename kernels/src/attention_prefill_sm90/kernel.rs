@@ -3,7 +3,7 @@
 use super::{
     Q_STAGES, TILE_HD64, TILE_HD64_SHORT, TILE_HD128, Tile,
     consumer::consume,
-    producer::{Maps, produce},
+    producer::{Maps, produce, produce_values},
 };
 use crate::{
     abi::AttentionPrefillSm90,
@@ -42,8 +42,10 @@ unsafe fn prefill<
         let warpgroup = ptx::tid_x() / 128;
         if warpgroup == 0 {
             ptx::setmaxnreg::<PRODUCER_REGISTERS, false>();
-            if ptx::warp() == 0 {
-                produce(p, maps, plan);
+            match ptx::warp() {
+                0 => produce(p, maps, plan),
+                1 => produce_values(p, maps, plan),
+                _ => {}
             }
         } else {
             ptx::setmaxnreg::<CONSUMER_REGISTERS, true>();
@@ -63,7 +65,8 @@ unsafe fn init_barriers(plan: Tile) {
     unsafe {
         for stage in 0..Q_STAGES {
             ptx::mbarrier_init(base + plan.q_full() + stage * 8, 1);
-            ptx::mbarrier_init(base + plan.q_empty() + stage * 8, warps);
+            // And one of the warp that brings values, which reads the item.
+            ptx::mbarrier_init(base + plan.q_empty() + stage * 8, warps + 1);
         }
         for stage in 0..plan.stages {
             ptx::mbarrier_init(base + plan.k_full() + stage * 8, 1);

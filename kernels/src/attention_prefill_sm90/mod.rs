@@ -4,7 +4,8 @@
 //! `BLOCK_N`, from the last to the first, so that the tiles that need a mask come first.
 //!
 //! ```text
-//! producer    Q' | K3 V3 | K2 V2 | K1 ...      a ring of tiles; waits for `empty`, the copies complete `full`
+//! producers   Q' | K3 | K2 | K1 ...            a warp for queries and keys, a warp for values, each with a ring of tiles;
+//!                | V3 | V2 | V1 ...            they wait for `empty`, the copies complete `full`
 //! consumer 0  S3 | S2 O+=P3V3 | softmax 2 ....... | S1 O+=P2V2 | softmax 1 ...
 //! consumer 1     ............ | S2 O+=P3V3 | softmax 2 ....... | S1 ...
 //!                products of one under the softmax of the other; within one, P3V3 runs under softmax 2
@@ -99,7 +100,7 @@ impl Tile {
     pub const fn q_full(self) -> u32 {
         self.s_items() + Q_STAGES * ITEM_BYTES
     }
-    /// `q_empty[Q_STAGES]`: all consumers have stored the item's output.
+    /// `q_empty[Q_STAGES]`: all consumers have stored the item's output, and its values are all on their way.
     pub const fn q_empty(self) -> u32 {
         self.q_full() + Q_STAGES * 8
     }
@@ -152,7 +153,7 @@ const fn spec(name: &'static str, tile: Tile) -> KernelSpec {
         min_blocks: 1,
         shared_bytes: tile.shared_bytes(),
         allowance: None,
-    starts_early: false,
+        starts_early: false,
     }
 }
 

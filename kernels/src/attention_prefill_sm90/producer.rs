@@ -1,4 +1,5 @@
-//! One warp that keeps the rings full.
+//! Two warps that keep the rings full: one has items, queries and keys, the other values, since a lane issues a box after the other
+//! and a tile of small pages is many boxes.
 
 use super::{
     ITEM_BYTES, LINE, LINE_BYTES, Q_STAGES, Tile,
@@ -46,33 +47,37 @@ impl From {
     }
 }
 
-/// The producing warp.
+/// A producing warp.
 struct Producer<'a> {
     p: &'a AttentionPrefillSm90,
-    maps: Maps,
+    map: MapRef,
     plan: Tile,
     base: u32,
-    k_ring: Ring,
-    v_ring: Ring,
-    tail_parity: u32,
+    /// Of keys or of values, whose mark is the parity of `tail_full`.
+    ring: Ring,
 }
 
-impl Producer<'_> {
+impl<'a> Producer<'a> {
+    #[inline(always)]
+    fn new(p: &'a AttentionPrefillSm90, map: MapRef, plan: Tile) -> Self {
+        Self { p, map, plan, base: ptx::shared_base(), ring: Ring::new() }
+    }
+
     /// Brings a tile of keys once its stage is empty.
     ///
     /// # Safety
     /// The whole warp calls it; `s_item` holds the item.
     #[inline(always)]
     unsafe fn keys(&mut self, s_item: u32, from: From) {
-        let (plan, ring) = (self.plan, self.k_ring);
+        let (plan, ring) = (self.plan, self.ring);
         let s_stage = self.base + ring.stage(plan.stages) * 8;
         // SAFETY: the stage is free once the phase of its `empty` barrier before this one has completed; `full` expects the copy.
         unsafe {
             ptx::mbarrier_wait(s_stage + plan.k_empty(), ring.parity(plan.stages) ^ 1);
             let s_tile = self.base + plan.s_k() + ring.stage(plan.stages) * plan.kv_bytes();
-            self.copy(s_item, self.maps.k, from, s_tile, s_stage + plan.k_full());
+            self.copy(s_item, from, s_tile, s_stage + plan.k_full());
         }
-        self.k_ring = ring.next();
+        self.ring = ring.next();
     }
 
     /// Brings tile `tile` of values once its stage is empty. Rows that no query of the sequence sees become zeros.
@@ -81,21 +86,22 @@ impl Producer<'_> {
     /// As [`Producer::keys`].
     #[inline(always)]
     unsafe fn values(&mut self, s_item: u32, from: From, tile: u32) {
-        let (plan, ring) = (self.plan, self.v_ring);
+        let (plan, ring) = (self.plan, self.ring);
         let s_stage = self.base + ring.stage(plan.stages) * 8;
         let s_tile = self.base + plan.s_v() + ring.stage(plan.stages) * plan.kv_bytes();
         // SAFETY: as for keys. Where rows are dead, the copy completes a barrier of the producer's own first.
         unsafe {
             ptx::mbarrier_wait(s_stage + plan.v_empty(), ring.parity(plan.stages) ^ 1);
+            // Read twice rather than kept: the producer has few registers.
+            let first = ptx::here(tile) * plan.block_n;
             let keys = ItemKeys::shared(s_item);
-            let (first, end) = (tile * plan.block_n, (tile + 1) * plan.block_n);
-            if first >= keys.first_live && end <= keys.kv_len {
-                self.copy(s_item, self.maps.v, from, s_tile, s_stage + plan.v_full());
-            } else {
-                let s_tail = self.base + plan.tail_full();
-                self.copy(s_item, self.maps.v, from, s_tile, s_tail);
-                ptx::mbarrier_wait(s_tail, self.tail_parity);
-                self.tail_parity ^= 1;
+            let has_dead = first < keys.first_live || first + plan.block_n > keys.kv_len;
+            let s_tail = self.base + plan.tail_full();
+            self.copy(s_item, from, s_tile, if has_dead { s_tail } else { s_stage + plan.v_full() });
+            if has_dead {
+                ptx::mbarrier_wait(s_tail, self.ring.mark());
+                self.ring = self.ring.turn_mark();
+                let first = ptx::here(tile) * plan.block_n;
                 let keys = ItemKeys::shared(s_item);
                 let live = KeyRange {
                     start: keys.first_live.saturating_sub(first) as i32,
@@ -109,7 +115,7 @@ impl Producer<'_> {
                 }
             }
         }
-        self.v_ring = ring.next();
+        self.ring = self.ring.next();
     }
 
     /// Starts the copy of each lane's box to the tile `s_tile`, of which `bar` is told.
@@ -117,7 +123,7 @@ impl Producer<'_> {
     /// # Safety
     /// As [`Producer::keys`]; the tile is free.
     #[inline(always)]
-    unsafe fn copy(&self, s_item: u32, map: MapRef, from: From, s_tile: u32, bar: u32) {
+    unsafe fn copy(&self, s_item: u32, from: From, s_tile: u32, bar: u32) {
         let (plan, lane) = (self.plan, ptx::here(ptx::lane()));
         let (half, part) = (lane % plan.halves(), lane / plan.halves());
         let s_box = s_tile + (half * plan.block_n + part * self.p.box_rows) * LINE_BYTES;
@@ -130,21 +136,20 @@ impl Producer<'_> {
             if part * self.p.box_rows < plan.block_n {
                 let kv_head = ItemKeys::shared(s_item).kv_head;
                 let coords = [(half * LINE) as i32, from.row as i32, kv_head as i32, from.page as i32];
-                ptx::bulk_tensor_load_4d(s_box, map, coords, bar);
+                ptx::bulk_tensor_load_4d(s_box, self.map, coords, bar);
             }
         }
     }
 }
 
-/// Loads every item's queries and tiles of keys and values, then tells the consumers that there are no more.
+/// Takes items, loads their queries and tiles of keys, then tells the others that there are no more.
 ///
 /// # Safety
 /// One whole warp calls it; the barriers are initialised.
 #[inline(always)]
 pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
     let base = ptx::shared_base();
-    let mut producer =
-        Producer { p, maps, plan, base, k_ring: Ring::new(), v_ring: Ring::new(), tail_parity: 0 };
+    let mut producer = Producer::new(p, maps.k, plan);
     let mut q_ring = Ring::new();
     let mut index = ptx::ctaid_x();
     // SAFETY: the whole warp takes the same branches; indices below the number of items are the launch's.
@@ -176,37 +181,58 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
             q_ring = q_ring.next();
             // Its answer is needed an item later.
             index = next_item(p);
-            produce_tiles(&mut producer, s_item);
+            produce_tiles::<true>(&mut producer, s_item);
         }
         finish(p);
     }
 }
 
-/// Loads the item's tiles of keys, each before the values of the tile before it: they are needed first.
+/// Loads the tiles of values of the items that [`produce`] takes.
+///
+/// # Safety
+/// As [`produce`], by another warp of its warpgroup.
+#[inline(always)]
+pub(super) unsafe fn produce_values(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
+    let base = ptx::shared_base();
+    let mut producer = Producer::new(p, maps.v, plan);
+    let mut q_ring = Ring::new();
+    // SAFETY: the whole warp takes the same branches. Items come in the order of `produce`, and stay until this warp has arrived.
+    unsafe {
+        loop {
+            let s_stage = base + q_ring.stage(Q_STAGES) * 8;
+            let s_item = base + plan.s_items() + q_ring.stage(Q_STAGES) * ITEM_BYTES;
+            ptx::mbarrier_wait(s_stage + plan.q_full(), q_ring.parity(Q_STAGES));
+            if Item::shared(s_item).rows == 0 {
+                return;
+            }
+            produce_tiles::<false>(&mut producer, s_item);
+            ptx::bar_warp_sync();
+            if ptx::lane() == 0 {
+                ptx::mbarrier_arrive(s_stage + plan.q_empty());
+            }
+            q_ring = q_ring.next();
+        }
+    }
+}
+
+/// Loads the item's tiles, of keys or of values, from the last to the first.
 ///
 /// # Safety
 /// As [`produce`]; `s_item` holds the item.
 #[inline(always)]
-unsafe fn produce_tiles(producer: &mut Producer<'_>, s_item: u32) {
+unsafe fn produce_tiles<const KEYS: bool>(producer: &mut Producer<'_>, s_item: u32) {
     let plan = producer.plan;
     // SAFETY: the caller's promises.
     unsafe {
         let keys = ItemKeys::shared(s_item);
-        let (first_tile, end_tile) = key_tiles(keys.seen, plan);
-        let mut pending = From { row: 0, page: 0 };
-        let mut tile = end_tile;
+        let (first_tile, mut tile) = key_tiles(keys.seen, plan);
         while tile > first_tile {
             tile -= 1;
             // From shared memory, not kept: the producer has few registers.
             let part = ptx::here(ptx::lane()) / plan.halves();
             let from = From::new(producer.p, &ItemKeys::shared(s_item), tile, plan, part);
-            producer.keys(s_item, from);
-            if tile + 1 < end_tile {
-                producer.values(s_item, pending, tile + 1);
-            }
-            pending = from;
+            if KEYS { producer.keys(s_item, from) } else { producer.values(s_item, from, tile) }
         }
-        producer.values(s_item, pending, first_tile);
     }
 }
 

@@ -45,6 +45,29 @@ pub(super) fn mask<const S: usize>(s: &mut [f32; S], first_key: u32, rows: [KeyR
     }
 }
 
+/// As [`mask`], by two instructions an element rather than three, and more registers.
+#[inline(always)]
+pub(super) fn mask_by_bits<const S: usize>(s: &mut [f32; S], first_key: u32, rows: [KeyRange; 2]) {
+    const { assert!(S == 64, "a lane's columns of a row are the bits of a word") };
+    let lane_key = (first_key + ptx::lane() % 4 * 2) as i32;
+    for r in 0..2 {
+        let seen = columns_below(rows[r].end - lane_key) & !columns_below(rows[r].start - lane_key);
+        for column in 0..S / 2 {
+            if seen >> column & 1 == 0 {
+                s[column / 2 * 4 + 2 * r + column % 2] = f32::NEG_INFINITY;
+            }
+        }
+    }
+}
+
+/// Of a lane's 32 columns of a row, two of each eight keys, those whose keys are below `limit`, counted from the lane's first key.
+#[inline(always)]
+fn columns_below(limit: i32) -> u32 {
+    let keys = if limit > 0 { limit as u32 } else { 0 };
+    let columns = keys / 8 * 2 + if keys % 8 < 2 { keys % 8 } else { 2 };
+    if columns >= 32 { u32::MAX } else { (1 << columns) - 1 }
+}
+
 /// Statistics of a lane's two rows.
 pub(super) struct Softmax {
     /// Largest score so far; -inf before any.
@@ -131,5 +154,23 @@ unsafe fn quad_max_2(rows: [f32; 2]) -> [f32; 2] {
         let rows = [ptx::max(rows[0], one[0]), ptx::max(rows[1], one[1])];
         let two = [ptx::shfl_bfly_f32(rows[0], 2), ptx::shfl_bfly_f32(rows[1], 2)];
         [ptx::max(rows[0], two[0]), ptx::max(rows[1], two[1])]
+    }
+}
+
+#[cfg(all(test, not(target_arch = "nvptx64")))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_are_the_ranges() {
+        for start in -3..131 {
+            for end in -2..135 {
+                let seen = columns_below(end) & !columns_below(start);
+                for column in 0..32 {
+                    let key = column / 2 * 8 + column % 2;
+                    assert_eq!(seen >> column & 1 == 1, key >= start && key < end, "{key} in {start}..{end}");
+                }
+            }
+        }
     }
 }

@@ -11,5 +11,11 @@ pub mod kernel;
 pub const THREADS: u32 = 128;
 
 /// Grid: `(rows, 1, 1)`.
-pub static GATHER_ROWS: KernelSpec =
-    KernelSpec { name: "gather_rows", threads: THREADS, min_blocks: 8, shared_bytes: 0, allowance: None, starts_early: false };
+pub static GATHER_ROWS: KernelSpec = KernelSpec {
+    name: "gather_rows",
+    threads: THREADS,
+    min_blocks: 8,
+    shared_bytes: 0,
+    allowance: None,
+    starts_early: false,
+};

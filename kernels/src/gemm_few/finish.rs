@@ -8,16 +8,16 @@ const CONSUMERS_BARRIER: u32 = 1;
 /// Registers that a thread of the join has on their way at once, about.
 const JOIN_AHEAD: usize = 16;
 
-/// Joins the splits and stores. Blocks that aren't their tile's last just leave their sums.
+/// Joins the splits and stores `N` sums a thread, of `TALL` tiles of 16 rows. Blocks that aren't their tile's last just leave their sums.
 ///
 /// # Safety
 /// All consumers call it with what they computed of item `index`.
 #[inline(always)]
-pub(super) unsafe fn finish<const R: usize, const SCALED: bool>(
+pub(super) unsafe fn finish<const N: usize, const TALL: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
     index: u32,
-    sums: &mut [f32; R],
+    sums: &mut [f32; N],
 ) {
     // Found again rather than kept in registers through the products.
     let item = Item::new(p, plan, ptx::here(index));
@@ -30,7 +30,7 @@ pub(super) unsafe fn finish<const R: usize, const SCALED: bool>(
             }
             join(p, plan, item, sums);
         }
-        store::<R, SCALED>(p, plan, item, sums);
+        store::<N, TALL, SCALED>(p, plan, item, sums);
     }
 }
 
@@ -121,70 +121,79 @@ unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn store<const R: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
-    let thread = ptx::here(ptx::tid_x());
-    let (lane, sixteen) = (thread % 32, thread / 32);
-    // Register `4 * j + i` is row `row + i / 2 * 8` of `w`, token `token + 8 * j + 2 * (lane % 4) + i % 2`.
-    let token = item.token_tile * plan.tokens;
-    let row = item.row_tile * plan.rows + sixteen * 16 + lane / 4;
-    // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
-    unsafe {
-        scale_and_bias::<R, SCALED>(p, token, row, sums);
-        if p.silu != 0 {
-            for j in 0..R / 4 {
-                for i in 0..2 {
-                    let (gate, up) = (sums[4 * j + i], sums[4 * j + 2 + i]);
-                    sums[4 * j + i] = silu(gate) * up;
-                }
-            }
-        }
-        let (cols, halves) = if p.silu != 0 { (p.n / 2, 1) } else { (p.n, 2) };
-        // The first of the eight columns that the warp stores at a time.
-        let col = (item.row_tile * plan.rows + sixteen * 16) / (3 - halves);
-        for j in 0..R / 4 {
-            for half in 0..2 {
-                if half < halves {
-                    let to = Eight { col: col + half * 8, cols, token: token + j as u32 * 8 };
-                    store_eight(p, to, [sums[4 * j + 2 * half as usize], sums[4 * j + 2 * half as usize + 1]]);
-                }
-            }
+unsafe fn store<const N: usize, const TALL: usize, const SCALED: bool>(
+    p: &GemmFew,
+    plan: Tile,
+    item: Item,
+    sums: &mut [f32; N],
+) {
+    let warp = ptx::here(ptx::tid_x()) / 32;
+    for tall in 0..TALL {
+        // The sums of 16 rows: register `4 * j + i` is row `lane / 4 + i / 2 * 8`, token `8 * j + 2 * (lane % 4) + i % 2`.
+        let first = tall * N / TALL;
+        let row = item.row_tile * plan.rows + (warp * TALL as u32 + tall as u32) * 16;
+        for j in 0..N / TALL / 4 {
+            let token = item.token_tile * plan.tokens + j as u32 * 8;
+            let at = first + 4 * j;
+            let four = [sums[at], sums[at + 1], sums[at + 2], sums[at + 3]];
+            // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
+            unsafe { store_sixteen::<SCALED>(p, row, token, four) };
         }
     }
 }
 
+/// Sixteen rows of `w`, the first of them `row`, by eight tokens.
+///
 /// # Safety
 /// As [`store`].
 #[inline(always)]
-unsafe fn scale_and_bias<const R: usize, const SCALED: bool>(
+unsafe fn store_sixteen<const SCALED: bool>(p: &GemmFew, row: u32, token: u32, sums: [f32; 4]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let [upper, lower] = [[sums[0], sums[1]], [sums[2], sums[3]]];
+        let lane = ptx::here(ptx::lane());
+        let upper = scale_and_bias::<SCALED>(p, row + lane / 4, token, upper);
+        let lower = scale_and_bias::<SCALED>(p, row + 8 + lane / 4, token, lower);
+        if p.silu != 0 {
+            let values = [silu(upper[0]) * lower[0], silu(upper[1]) * lower[1]];
+            store_eight(p, Eight { col: row / 2, cols: p.n / 2, token }, values);
+        } else {
+            store_eight(p, Eight { col: row, cols: p.n, token }, upper);
+            store_eight(p, Eight { col: row + 8, cols: p.n, token }, lower);
+        }
+    }
+}
+
+/// Of a row and the thread's two of eight tokens.
+///
+/// # Safety
+/// As [`store`].
+#[inline(always)]
+unsafe fn scale_and_bias<const SCALED: bool>(
     p: &GemmFew,
-    token: u32,
     row: u32,
-    sums: &mut [f32; R],
-) {
-    let quad = ptx::here(ptx::tid_x()) % 4;
-    for half in 0..2 {
-        let row = row + half as u32 * 8;
-        if row < p.n {
-            let g_row = u64::from(row) * 4;
-            // SAFETY: inside of `[n]` and `[m]`.
-            unsafe {
-                let bias = if p.bias == 0 { 0.0 } else { f32::from_bits(ptx::ld_global_nc_b32(p.bias + g_row)) };
-                let scale =
-                    if SCALED { f32::from_bits(ptx::ld_global_nc_b32(p.w_scales + g_row)) } else { 1.0 };
-                for j in 0..R / 4 {
-                    for i in 0..2 {
-                        let sum = &mut sums[4 * j + 2 * half + i];
-                        let token = token + j as u32 * 8 + quad * 2 + i as u32;
-                        if SCALED && token < p.m {
-                            let a = ptx::ld_global_nc_b32(p.a_scales + u64::from(token) * 4);
-                            *sum *= f32::from_bits(a) * scale;
-                        }
-                        *sum += bias;
-                    }
-                }
+    token: u32,
+    mut sums: [f32; 2],
+) -> [f32; 2] {
+    if row >= p.n {
+        return sums;
+    }
+    let g_row = u64::from(row) * 4;
+    let token = token + ptx::here(ptx::lane()) % 4 * 2;
+    // SAFETY: inside of `[n]` and `[m]`.
+    unsafe {
+        for i in 0..2 {
+            if SCALED && token + (i as u32) < p.m {
+                let w = f32::from_bits(ptx::ld_global_nc_b32(p.w_scales + g_row));
+                let a = ptx::ld_global_nc_b32(p.a_scales + u64::from(token + i as u32) * 4);
+                sums[i] *= f32::from_bits(a) * w;
+            }
+            if p.bias != 0 {
+                sums[i] += f32::from_bits(ptx::ld_global_nc_b32(p.bias + g_row));
             }
         }
     }
+    sums
 }
 
 /// Eight tokens by eight columns of `out`.

@@ -1,6 +1,6 @@
 //! Products of 4-bit weights, converted in registers, a warpgroup at a time: for many tokens.
 
-use super::{LINE_BYTES, STAGES, Tile, item::Item, layout};
+use super::{LINE_BYTES, Tile, item::Item, layout};
 use crate::{
     abi::GemmFew,
     ptx::{self, Wgmma},
@@ -12,6 +12,8 @@ const MAGIC: u32 = 0x4300_4300;
 /// The pair of -(128 + 8).
 const MINUS_ZERO: u32 = 0xc308_c308;
 const ONES: u32 = 0x3f80_3f80;
+/// The nibbles of a word that a step of four bits brings to the low ends of its halves.
+const NIBBLES: u32 = 0x000f_000f;
 /// Steps of 16 of `k` in a tile.
 pub(super) const STEPS: usize = (layout::TILE_K / 16) as usize;
 
@@ -20,7 +22,7 @@ pub(super) const STEPS: usize = (layout::TILE_K / 16) as usize;
 pub(super) fn convert(word: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
     let mut a = [0; 4];
     for i in 0..4 {
-        let pair = (word >> (4 * i)) & 0x000f_000f | MAGIC;
+        let pair = ptx::and_or::<NIBBLES>(word >> (4 * i), MAGIC);
         a[i] = ptx::fma_bf16x2(pair, ONES, minus_zeros[i % 2]);
     }
     a
@@ -54,7 +56,8 @@ pub(super) unsafe fn meta<const GROUPS: usize>(
                 _ => ptx::f16_to_f32(bits),
             };
             if p.zeros != 0 {
-                let bits = u32::from(ptx::ld_shared_b16(s_w + layout::zero(plan.rows, GROUPS as u32, group, row)));
+                let bits =
+                    u32::from(ptx::ld_shared_b16(s_w + layout::zero(plan.rows, GROUPS as u32, group, row)));
                 meta.minus_zeros[i] = bits | bits << 16;
             }
         }
@@ -80,12 +83,12 @@ where
     let base = ptx::shared_base();
     let mut total = [0.0f32; R];
     for _ in item.first..item.end {
-        let stage = ring.stage(STAGES);
+        let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let s_w = s_a + plan.a_bytes();
         // SAFETY: the whole warpgroup takes the same branches; the stage has landed, and is given back after its products.
         unsafe {
-            ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(STAGES));
+            ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages));
             // A loop that isn't unrolled where there are several: addresses of all of them would take too many registers.
             let mut group = if GROUPS < 4 { 0 } else { ptx::here(0) };
             while group < GROUPS as u32 {

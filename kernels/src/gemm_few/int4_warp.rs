@@ -1,73 +1,87 @@
 //! Products of 4-bit weights, converted in registers, a warp at a time: for few tokens.
 
 use super::{
-    LINE_BYTES, STAGES, Tile,
-    int4::{STEPS, convert, meta},
+    LINE_BYTES, Tile,
+    int4::{convert, meta},
     item::Item,
 };
 use crate::{abi::GemmFew, ptx, tile::Ring};
 
-/// As [`super::int4::multiply`].
+/// Tiles of 16 rows a warp.
+const TALL: usize = 2;
+/// Pairs of steps of 16 of `k` in a stage: what one load of matrices brings.
+const PAIRS: usize = 4;
+
+/// The warp's 32 rows of `w` times the tokens, over the item's stages. Of each 16 rows `N / 2` sums, which lie as those of
+/// [`super::int4::multiply`].
 ///
 /// # Safety
-/// As there.
+/// All consumers call it; the barriers are initialised.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
+pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
-    ring: &mut Ring,
-) -> [f32; R] {
+) -> [f32; N] {
     let base = ptx::shared_base();
-    let mut total = [0.0f32; R];
+    let thread = ptx::here(ptx::tid_x());
+    let (warp, lane) = (thread / 32, thread % 32);
+    // The thread's words of the first half of `k`, and its place in the matrices that are loaded together.
+    let words_at = (warp / 2 * 256 + warp % 2 * 64 + lane) * 16;
+    let (token, chunk) = (lane % 8, lane / 8);
+    let row = warp * 32 + lane / 4;
+    let eights = N / TALL / 4;
+    let mut ring = Ring::new();
+    let mut total = [0.0f32; N];
     for _ in item.first..item.end {
-        let stage = ring.stage(STAGES);
+        let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let s_w = s_a + plan.a_bytes();
-        // Found anew each time: kept, they would take registers that few blocks leave.
-        let thread = ptx::here(ptx::tid_x());
-        let lane = thread % 32;
-        // The thread's words of the first half of `k`, and its address in the first of the matrices that are loaded together.
-        let words_at = (thread / 128 * 256 + thread % 128) * 16;
-        let (token, chunk) = (lane % 8, lane / 8);
         // SAFETY: the whole warp takes the same branches; the stage has landed, and is given back once it has been read.
         unsafe {
-            ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(STAGES));
-            // As there.
-            let mut group = if GROUPS == 1 { 0 } else { ptx::here(0) };
-            while group < GROUPS as u32 {
-                let meta = meta::<GROUPS>(p, plan, s_w, group, thread / 32 * 16 + lane / 4);
-                let mut acc = [0.0f32; R];
-                // Two steps of 16 of `k` at a time.
-                for pair in 0..STEPS / GROUPS / 2 {
-                    let step = group * (STEPS / GROUPS) as u32 + pair as u32 * 2;
-                    let words =
-                        ptx::ld_shared_v2_b32(s_w + words_at + step / 4 * 2048 + step % 4 * 4);
-                    let a = [convert(words[0], meta.minus_zeros), convert(words[1], meta.minus_zeros)];
-                    for eight in 0..R / 4 {
-                        let s_line = s_a + (step / 4 * plan.tokens + eight as u32 * 8 + token) * LINE_BYTES;
-                        let b = ptx::ldmatrix_x4(s_line + ((step % 4 * 2 + chunk) ^ token) * 16);
-                        let at = eight * 4;
+            ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages));
+            let mut acc = [0.0f32; N];
+            let mut metas = [0, 16].map(|below| meta::<GROUPS>(p, plan, s_w, 0, row + below));
+            let mut words = [[0u32; 4]; TALL];
+            for pair in 0..PAIRS {
+                if pair % 2 == 0 {
+                    let s_words = s_w + words_at + pair as u32 / 2 * 2048;
+                    words = [ptx::ld_shared_v4_b32(s_words), ptx::ld_shared_v4_b32(s_words + 512)];
+                }
+                let at = pair % 2 * 2;
+                let a = [0, 1].map(|tall: usize| {
+                    [0, 1].map(|step: usize| convert(words[tall][at + step], metas[tall].minus_zeros))
+                });
+                for eight in 0..eights {
+                    let line = pair as u32 / 2 * plan.tokens + eight as u32 * 8 + token;
+                    let b =
+                        ptx::ldmatrix_x4(s_a + line * LINE_BYTES + ((at as u32 * 2 + chunk) ^ token) * 16);
+                    for tall in 0..TALL {
+                        let at = tall * N / TALL + eight * 4;
                         let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];
-                        c = ptx::mma_m16n8k16_bf16(a[0], [b[0], b[1]], c);
-                        c = ptx::mma_m16n8k16_bf16(a[1], [b[2], b[3]], c);
-                        for i in 0..4 {
-                            acc[at + i] = c[i];
-                        }
+                        c = ptx::mma_m16n8k16_bf16(a[tall][0], [b[0], b[1]], c);
+                        c = ptx::mma_m16n8k16_bf16(a[tall][1], [b[2], b[3]], c);
+                        [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]] = c;
                     }
                 }
-                for r in 0..R {
-                    total[r] = ptx::fma(acc[r], meta.scales[r / 2 % 2], total[r]);
+                if (pair + 1) % (PAIRS / GROUPS) == 0 {
+                    for r in 0..N {
+                        total[r] = ptx::fma(acc[r], metas[r * TALL / N].scales[r / 2 % 2], total[r]);
+                        acc[r] = 0.0;
+                    }
+                    let group = ((pair + 1) * GROUPS / PAIRS) as u32;
+                    if group < GROUPS as u32 {
+                        metas = [0, 16].map(|below| meta::<GROUPS>(p, plan, s_w, group, row + below));
+                    }
                 }
-                group += 1;
             }
             ptx::bar_warp_sync();
             if lane == 0 {
                 ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
             }
         }
-        *ring = ring.next();
+        ring = ring.next();
     }
     total
 }

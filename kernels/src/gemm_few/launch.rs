@@ -122,7 +122,9 @@ pub fn tiles(variant: &Variant, m: u32, n: u32) -> u32 {
 pub fn partial_bytes(variant: &Variant, m: u32, n: u32, splits: u32) -> usize {
     match splits {
         1 => 0,
-        _ => (tiles(variant, m, n) * splits) as usize * (variant.tile.tokens * variant.tile.rows * 4) as usize,
+        _ => {
+            (tiles(variant, m, n) * splits) as usize * (variant.tile.tokens * variant.tile.rows * 4) as usize
+        }
     }
 }
 
@@ -151,7 +153,8 @@ mod tests {
         };
         for (row, col) in [(0, 0), (255, 127), (256, 128), (299, 191), (77, 130)] {
             let (byte, shift) = layout::nibble(row as u32 % 256, col as u32 % 128);
-            let word = u32::from_le_bytes(tile(row, col)[byte as usize..][..4].try_into().expect("four bytes"));
+            let word =
+                u32::from_le_bytes(tile(row, col)[byte as usize..][..4].try_into().expect("four bytes"));
             assert_eq!((word >> shift & 15) as u8, values[row * k + col], "row {row}, column {col}");
             let group = col as u32 % 128 / 64;
             let at = layout::scale(ROWS, group, row as u32 % 256) as usize;

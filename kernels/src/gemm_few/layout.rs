@@ -101,7 +101,8 @@ mod tests {
     fn splits_cover_k_and_fill_the_device() {
         let of = |n: u32, k: u32| splits(n.div_ceil(ROWS), k.div_ceil(64));
         assert_eq!([of(4096, 4096), of(14_336, 4096), of(4096, 14_336), of(28_672, 8192)], [8, 2, 8, 1]);
-        for (steps, splits) in (1..200).flat_map(|steps| (1..=MAX_SPLITS).map(move |splits| (steps, splits))) {
+        for (steps, splits) in (1..200).flat_map(|steps| (1..=MAX_SPLITS).map(move |splits| (steps, splits)))
+        {
             let mut next = 0;
             for split in 0..splits {
                 let (first, end) = split_steps(steps, splits, split);

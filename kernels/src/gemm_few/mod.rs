@@ -6,7 +6,7 @@
 //! converted in registers on their way to being it.
 //!
 //! ```text
-//! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of STAGES
+//! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
 //! consumers   k0 | k1 | ...           4 bits: to bf16 minus the zero point (exact), products of a group, times its scale in f32
 //! end         the last block of a tile adds the splits in ascending order, then bias, SiLU, residual, store
 //! ```
@@ -38,8 +38,6 @@ mod producer;
 
 /// Rows of `w` that lie together, and of most blocks.
 pub const ROWS: u32 = 256;
-/// Stages of the ring.
-pub const STAGES: u32 = 4;
 /// Bytes of a line of a tile in shared memory.
 pub const LINE_BYTES: u32 = 128;
 
@@ -48,25 +46,35 @@ pub const LINE_BYTES: u32 = 128;
 pub struct Tile {
     /// Rows of `w` a block, 64 a consumer warpgroup: 256, or half of them.
     pub rows: u32,
+    /// Tiles of 16 rows a warp: what a warp has read of `a` serves all of them.
+    pub tall: u32,
     /// Rows of `a` a block: columns of the warpgroups' products.
     pub tokens: u32,
     /// Lines of each row of `a`.
     pub lines: u32,
     /// Bytes of `w`.
     pub w_bytes: u32,
+    /// Stages of the ring, a power of two.
+    pub stages: u32,
 }
 
 /// Dense `w`: a line of each row.
 pub const fn dense_tile(tokens: u32) -> Tile {
-    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES }
+    Tile { rows: ROWS, tall: 1, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4 }
 }
 
 /// 4 bits in groups of `128 / groups`: two lines of `a`.
 pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     // Accumulators of many tokens leave registers for half as many threads.
     let rows = if tokens > 64 { ROWS / 2 } else { ROWS };
+    // Warps multiply by themselves where tokens are few.
+    let tall = if tokens <= 32 { 2 } else { 1 };
+    // So much that a multiprocessor has room for one block: two of a launch beside each other, while other multiprocessors have none,
+    // would take twice as long.
+    let stages = if tokens <= 16 { 8 } else { 4 };
     // Room for zero points, whether there are any or not.
-    Tile { rows, tokens, lines: 2, w_bytes: layout::int4_tile_bytes(groups, true) / (ROWS / rows) }
+    let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
+    Tile { rows, tall, tokens, lines: 2, w_bytes, stages }
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
@@ -75,13 +83,13 @@ impl Tile {
     pub const fn is_persistent(self) -> bool {
         self.tokens > 64
     }
-    /// Consumer warpgroups.
+    /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
-        self.rows / 64
+        self.rows / 16 / self.tall
     }
-    /// Consumer threads; the producer's warp follows them.
+    /// Consumer threads.
     pub const fn consumer_threads(self) -> u32 {
-        self.consumers() * 128
+        self.consumers() * 32
     }
     /// Bytes of a stage: `lines` boxes of `a`, then `w`. Whole atoms of eight lines.
     pub const fn stage_bytes(self) -> u32 {
@@ -91,17 +99,17 @@ impl Tile {
     pub const fn a_bytes(self) -> u32 {
         self.lines * self.tokens * LINE_BYTES
     }
-    /// `full[STAGES]`: the stage has landed.
+    /// `full[stages]`: the stage has landed.
     pub const fn full(self) -> u32 {
-        STAGES * self.stage_bytes()
+        self.stages * self.stage_bytes()
     }
-    /// `empty[STAGES]`: all consumers have used the stage.
+    /// `empty[stages]`: all consumers have used the stage.
     pub const fn empty(self) -> u32 {
-        self.full() + STAGES * 8
+        self.full() + self.stages * 8
     }
     /// Whether the block is the last of its tile.
     pub const fn is_last(self) -> u32 {
-        self.empty() + STAGES * 8
+        self.empty() + self.stages * 8
     }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
@@ -140,14 +148,12 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
         Weights::Int4 { groups } => int4_tile(tokens, groups),
     };
     let shared_bytes = tile.shared_bytes();
-    // Two to a multiprocessor, so that the next launch's first weights are under way before this one ends.
-    let registers_for_two = match weights {
-        Weights::Int4 { groups } => tokens == 8 && groups < 4 || tokens == 16 && groups == 1,
-        _ => tokens <= 16,
-    };
-    let min_blocks = if shared_bytes <= 113 << 10 && registers_for_two { 2 } else { 1 };
     let threads = tile.consumer_threads() + 32;
-    Variant { spec: KernelSpec { name, threads, min_blocks, shared_bytes, allowance: None, starts_early: true }, weights, tile }
+    Variant {
+        spec: KernelSpec { name, threads, min_blocks: 1, shared_bytes, allowance: None, starts_early: true },
+        weights,
+        tile,
+    }
 }
 
 /// All entries; of each kind of weights, the fewest tokens first.

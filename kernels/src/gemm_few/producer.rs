@@ -1,6 +1,6 @@
 //! The lane that brings the stages.
 
-use super::{LINE_BYTES, ROWS, STAGES, Tile, Weights, item::Item, layout};
+use super::{LINE_BYTES, ROWS, Tile, Weights, item::Item, layout};
 use crate::{
     abi::GemmFew,
     ptx::{self, MapRef},
@@ -97,7 +97,9 @@ impl Producer<'_> {
             let k = (step * plan.lines + line) * self.line();
             let coords = [k as i32, (item.token_tile * plan.tokens) as i32];
             // SAFETY: the caller's promise.
-            unsafe { ptx::bulk_tensor_load_2d(s_a, self.source.a, coords, self.base + plan.full() + stage * 8) };
+            unsafe {
+                ptx::bulk_tensor_load_2d(s_a, self.source.a, coords, self.base + plan.full() + stage * 8)
+            };
         }
     }
 }
@@ -111,7 +113,7 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
     let producer = Producer { p, source, plan, base: ptx::shared_base() };
     let mut index = ptx::ctaid_x();
     let item = Item::new(p, plan, index);
-    let early = (item.end - item.first).min(STAGES);
+    let early = (item.end - item.first).min(plan.stages);
     // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
     unsafe {
         for stage in 0..early {
@@ -123,9 +125,12 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
         while index < Item::count(p, plan) {
             let item = Item::new(p, plan, index);
             for step in item.first..item.end {
-                let stage = ring.stage(STAGES);
+                let stage = ring.stage(plan.stages);
                 if index != ptx::ctaid_x() || step >= item.first + early {
-                    ptx::mbarrier_wait(producer.base + plan.empty() + stage * 8, ring.parity(STAGES) ^ 1);
+                    ptx::mbarrier_wait(
+                        producer.base + plan.empty() + stage * 8,
+                        ring.parity(plan.stages) ^ 1,
+                    );
                     producer.weights(item, stage, step);
                 }
                 producer.activations(item, stage, step);

@@ -39,7 +39,7 @@ pub(super) unsafe fn consume<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Ti
                 ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(STAGES));
                 ptx::wgmma_fence();
                 for step in 0..LINE_BYTES / STEP_BYTES {
-                    let along = u64::from(step * STEP_BYTES >> 4);
+                    let along = u64::from((step * STEP_BYTES) >> 4);
                     acc.add(a + along, w + along);
                 }
                 ptx::wgmma_commit();
@@ -62,7 +62,7 @@ pub(super) unsafe fn consume<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Ti
     }
     // SAFETY: the thread that issued the stores waits for them.
     unsafe {
-        if ptx::tid_x() % 128 == 0 {
+        if ptx::tid_x().is_multiple_of(128) {
             ptx::bulk_wait();
         }
     }
@@ -136,7 +136,8 @@ unsafe fn store<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Tile, to: Place
                 let s_box = s_store + group as u32 / 8 * STORE_BOX_BYTES;
                 let col = part_col + group as u32 * 8 + quad * 2;
                 for half in 0..2 {
-                    let (line, register) = (line + half as u32 * 8, (part * STORE_GROUPS + group) * 4 + half * 2);
+                    let (line, register) =
+                        (line + half as u32 * 8, (part * STORE_GROUPS + group) * 4 + half * 2);
                     let mut values = [acc.value(register), acc.value(register + 1)];
                     if to.row + line < p.m && col < p.n {
                         values = finish(p, A::SCALED, to.row + line, col, values);

@@ -89,7 +89,7 @@ const fn spec(name: &'static str, tile: Tile) -> KernelSpec {
         min_blocks: 1,
         shared_bytes: tile.shared_bytes(),
         allowance: None,
-    starts_early: false,
+        starts_early: false,
     }
 }
 

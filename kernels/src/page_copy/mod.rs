@@ -38,7 +38,14 @@ pub static PAGE_COPY_OUT: KernelSpec = entry("page_copy_out");
 pub static PAGE_COPY_IN: KernelSpec = entry("page_copy_in");
 
 const fn entry(name: &'static str) -> KernelSpec {
-    KernelSpec { name, threads: THREADS, min_blocks: 12, shared_bytes: 0, allowance: None, starts_early: false }
+    KernelSpec {
+        name,
+        threads: THREADS,
+        min_blocks: 12,
+        shared_bytes: 0,
+        allowance: None,
+        starts_early: false,
+    }
 }
 
 #[cfg(test)]

@@ -29,6 +29,25 @@ pub fn fma_bf16x2(a: u32, b: u32, c: u32) -> u32 {
     }
 }
 
+/// `lop3.b32` of `(a & MASK) | c`. As an instruction of its own where the compiler would make two: of two constants one has to be in a
+/// register. Pure.
+#[inline(always)]
+pub fn and_or<const MASK: u32>(a: u32, c: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: u32;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("lop3.b32 {}, {}, {}, {}, 0xea;", out(reg32) out, in(reg32) a, const MASK, in(reg32) c, options(pure, nomem, nostack));
+        }
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        a & MASK | c
+    }
+}
+
 intrinsic! {
     /// `movmatrix.sync.aligned.m8n8.trans.b16` (sm_75, PTX 7.8): transposes an 8x8 matrix of 16-bit elements. Lane `l` brings
     /// row `l / 4`, columns `2 * (l % 4)` and the next, and takes those of the transposed matrix.

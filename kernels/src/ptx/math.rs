@@ -63,6 +63,54 @@ pub fn max(a: f32, b: f32) -> f32 {
     a.max(b)
 }
 
+/// `max.NaN.f32` (sm_80): the larger; a NaN if either is one.
+#[inline(always)]
+pub fn max_nan(a: f32, b: f32) -> f32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: f32;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("max.NaN.f32 {}, {}, {};", out(reg32) out, in(reg32) a, in(reg32) b, options(pure, nomem, nostack))
+        };
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    if a.is_nan() || b.is_nan() { f32::from_bits(0x7fff_ffff) } else { a.max(b) }
+}
+
+/// `prmt.b32`: the bytes of `a` (0 to 3) and `b` (4 to 7) that the four digits of `SELECT` name, the lowest digit first.
+#[inline(always)]
+pub fn prmt<const SELECT: u32>(a: u32, b: u32) -> u32 {
+    const { assert!(SELECT & !0x7777 == 0, "digits are 0 to 7") };
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: u32;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("prmt.b32 {}, {}, {}, {};", out(reg32) out, in(reg32) a, in(reg32) b, const SELECT, options(pure, nomem, nostack))
+        };
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        let bytes = u64::from(a) | u64::from(b) << 32;
+        (0..4).fold(0, |out, i| out | ((bytes >> ((SELECT >> (4 * i) & 7) * 8) & 0xff) as u32) << (8 * i))
+    }
+}
+
+/// `cvt.rn.satfinite.e4m3x2.f32` (sm_89): two f32 to e4m3, round to nearest even, 448 past the largest, `lo` in the low byte.
+#[cfg(all(target_arch = "nvptx64", target_feature = "sm_90a"))]
+#[inline(always)]
+pub fn pack_e4m3(lo: f32, hi: f32) -> u16 {
+    let out: u16;
+    // SAFETY: arithmetic on registers.
+    unsafe {
+        asm!("cvt.rn.satfinite.e4m3x2.f32 {}, {}, {};", out(reg16) out, in(reg32) hi, in(reg32) lo, options(pure, nomem, nostack));
+    }
+    out
+}
+
 /// `cvt.rn.bf16x2.f32`: two f32 to bf16, round to nearest even, `lo` in the low half (sm_80).
 #[inline(always)]
 pub fn pack_bf16(lo: f32, hi: f32) -> u32 {

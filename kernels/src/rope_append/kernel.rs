@@ -110,14 +110,15 @@ unsafe fn turn<const QUARTER: usize>(
     turned
 }
 
-/// The bits of the largest magnitude.
+/// The bits of the largest magnitude, or of a NaN.
 #[inline(always)]
 fn max_bits(part: &[[f32; 8]; 2]) -> u32 {
-    let mut max = 0;
-    for i in 0..8 {
-        max = max.max(part[0][i].to_bits() & 0x7fff_ffff).max(part[1][i].to_bits() & 0x7fff_ffff);
+    // Two chains.
+    let mut max = [part[0][0].abs(), part[1][0].abs()];
+    for i in 1..8 {
+        max = [ptx::max_nan(max[0], part[0][i].abs()), ptx::max_nan(max[1], part[1][i].abs())];
     }
-    max
+    ptx::max_nan(max[0], max[1]).to_bits()
 }
 
 /// The sum over a head's lanes, in each of them.
@@ -167,17 +168,16 @@ unsafe fn store_bf16(g_head: u64, place: &Place, head_bytes: u64, part: &[[f32; 
 }
 
 /// Where the token's key and value go.
-struct Slot {
-    page: u32,
-    offset: u32,
-}
+struct Slot(u32);
 
 impl Slot {
     /// The row of `kv_head` in a cache.
     #[inline(always)]
     fn row(&self, p: &RopeAppend, kv_head: u32) -> u64 {
-        let head = u64::from(self.page) * u64::from(p.kv_heads) + u64::from(kv_head);
-        head * u64::from(p.page_size) + u64::from(self.offset)
+        // Divided anew for each head: the quotient and the rest would be one register more.
+        let page_size = ptx::here(p.page_size).max(1);
+        let head = u64::from(self.0 / page_size) * u64::from(p.kv_heads) + u64::from(kv_head);
+        head * u64::from(page_size) + u64::from(self.0 % page_size)
     }
 }
 
@@ -326,10 +326,8 @@ unsafe fn append<const FORMAT: u32>(p: &RopeAppend) {
             raw[s][1] = ptx::ld_global_nc_v4_b32(g_lower + head_bytes / 2);
         }
         let g_cos = p.cos_sin + u64::from(position) * head_bytes * 2 + chunk * 32;
-        (slot, Angles { cos: load_f32x8(g_cos), sin: load_f32x8(g_cos + head_bytes) })
+        (Slot(slot), Angles { cos: load_f32x8(g_cos), sin: load_f32x8(g_cos + head_bytes) })
     };
-    let page_size = p.page_size.max(1);
-    let slot = Slot { page: slot / page_size, offset: slot % page_size };
     let step = |s: usize| {
         let first = s as u32 * place.stride;
         (place.first_head + first, place.warp_first_head + first)

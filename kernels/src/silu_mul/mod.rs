@@ -13,5 +13,11 @@ pub mod kernel;
 pub const THREADS: u32 = 256;
 
 /// Grid: `(rows, 1, 1)`.
-pub static SILU_MUL: KernelSpec =
-    KernelSpec { name: "silu_mul", threads: THREADS, min_blocks: 4, shared_bytes: 0, allowance: None, starts_early: false };
+pub static SILU_MUL: KernelSpec = KernelSpec {
+    name: "silu_mul",
+    threads: THREADS,
+    min_blocks: 4,
+    shared_bytes: 0,
+    allowance: None,
+    starts_early: false,
+};

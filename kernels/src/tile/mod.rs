@@ -4,10 +4,10 @@
 //! side by side. Rows of multiples of 64 bytes put some or all of those eight chunks on the same banks, so a chunk's column is
 //! XORed with bits of its row: then both hit all 32 banks once.
 
-#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod fragment;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod accumulators;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub(crate) mod fragment;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub(crate) use accumulators::Accumulators;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]

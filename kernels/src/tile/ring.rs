@@ -28,4 +28,29 @@ impl Ring {
     pub fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
     }
+
+    /// The place before it.
+    #[inline(always)]
+    pub fn previous(self) -> Self {
+        Self(self.0.wrapping_sub(1))
+    }
+
+    /// The same; what follows from it is computed here, see [`ptx::here`](crate::ptx::here).
+    #[inline(always)]
+    pub fn again(self) -> Self {
+        Self(crate::ptx::here(self.0))
+    }
+
+    /// A bit that goes along: no launch fills 2^31 stages in a block.
+    #[inline(always)]
+    pub fn mark(self) -> u32 {
+        self.0 >> 31
+    }
+
+    /// The same place with the other mark.
+    #[inline(always)]
+    #[must_use]
+    pub fn turn_mark(self) -> Self {
+        Self(self.0 ^ 1 << 31)
+    }
 }

@@ -10,7 +10,7 @@ use crate::model::Sequence;
 use crate::sampling::SamplingParams;
 use crate::tokenizer::{TextStream, Tokenizer};
 use crate::{Error, Model, Result};
-use stop::StopMatcher;
+pub(crate) use stop::StopMatcher;
 
 /// What to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -253,7 +253,7 @@ impl Iterator for Generation<'_> {
     }
 }
 
-fn check_prompt(ids: &[u32], model: &Model) -> Result<()> {
+pub(crate) fn check_prompt(ids: &[u32], model: &Model) -> Result<()> {
     let config = model.config();
     if ids.is_empty() {
         return Err(Error::request("prompt", "at least one token", "none"));

@@ -1,5 +1,5 @@
 /// Finds stop strings across token borders: text that may be the start of one is held back until it's known.
-pub(super) struct StopMatcher {
+pub(crate) struct StopMatcher {
     stops: Vec<String>,
     held: String,
 }

@@ -4,7 +4,7 @@ use super::{Decoder, Scratch};
 use crate::Result;
 
 /// One decoder layer's weights. Query, key and value are one matrix; gate and up another.
-pub(super) struct Layer<D: Device> {
+pub(crate) struct Layer<D: Device> {
     pub input_norm: D::Vector,
     pub qkv: D::Matrix,
     pub qkv_bias: Option<D::Vector>,

@@ -21,14 +21,10 @@ impl<D: Device> Decoder<D> {
         checkpoint: &Checkpoint,
         progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Decoder<D>> {
-        let reader = config.quantization.as_ref().map(|quantization| Reader::new(checkpoint, quantization));
-        let used = HashSet::new();
-        let mut loader =
-            Loader { device: &*device, config: &config, checkpoint, used, reader, checked: false };
+        let mut loader = Loader::new(&*device, &config, checkpoint);
         let total = config.layers + 1;
         progress(0, total);
-        let embedding =
-            loader.matrix(&[("model.embed_tokens.weight", config.vocab_size)], config.hidden_size)?;
+        let embedding = loader.embedding()?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
             false => Some(loader.matrix(&[("lm_head.weight", config.vocab_size)], config.hidden_size)?),
@@ -52,7 +48,24 @@ impl<D: Device> Decoder<D> {
     }
 }
 
-struct Loader<'a, D: Device> {
+/// The linear layers of decoder layer `index` in the order in which they are used: name (without `.weight`), outputs, inputs.
+pub(crate) fn projections(config: &ModelConfig, index: usize) -> [(String, usize, usize); 7] {
+    let (hidden, inter) = (config.hidden_size, config.intermediate_size);
+    let (q, kv) = (config.q_heads * config.head_dim, config.kv_heads * config.head_dim);
+    [
+        ("self_attn.q_proj", q, hidden),
+        ("self_attn.k_proj", kv, hidden),
+        ("self_attn.v_proj", kv, hidden),
+        ("self_attn.o_proj", hidden, q),
+        ("mlp.gate_proj", inter, hidden),
+        ("mlp.up_proj", inter, hidden),
+        ("mlp.down_proj", hidden, inter),
+    ]
+    .map(|(part, rows, cols)| (format!("model.layers.{index}.{part}"), rows, cols))
+}
+
+/// Brings a checkpoint's tensors to a device, and notes which it took.
+pub(crate) struct Loader<'a, D: Device> {
     device: &'a D,
     config: &'a ModelConfig,
     checkpoint: &'a Checkpoint,
@@ -63,8 +76,17 @@ struct Loader<'a, D: Device> {
     checked: bool,
 }
 
-impl<D: Device> Loader<'_, D> {
-    fn layer(&mut self, index: usize) -> Result<Layer<D>> {
+impl<'a, D: Device> Loader<'a, D> {
+    pub fn new(device: &'a D, config: &'a ModelConfig, checkpoint: &'a Checkpoint) -> Self {
+        let reader = config.quantization.as_ref().map(|quantization| Reader::new(checkpoint, quantization));
+        Loader { device, config, checkpoint, used: HashSet::new(), reader, checked: false }
+    }
+
+    pub fn embedding(&mut self) -> Result<D::Matrix> {
+        self.matrix(&[("model.embed_tokens.weight", self.config.vocab_size)], self.config.hidden_size)
+    }
+
+    pub fn layer(&mut self, index: usize) -> Result<Layer<D>> {
         let config = self.config;
         let (hidden, inter) = (config.hidden_size, config.intermediate_size);
         let q_rows = config.q_heads * config.head_dim;

@@ -3,7 +3,11 @@
 mod decoder;
 mod layer;
 mod load;
+mod runner;
 mod sequence;
 
 pub use decoder::{Decoder, Scratch};
+pub(crate) use layer::Layer;
+pub(crate) use load::{Loader, projections};
+pub(crate) use runner::{DecoderRunner, Runner, RunnerSizes};
 pub use sequence::{DecoderSequence, Sequence};

@@ -43,19 +43,7 @@ pub fn check_matrix<D: Device>(
     matrix: &D::Matrix,
     computes_in_f32: bool,
 ) -> Result<MatrixCheck> {
-    let (rows, cols) = (weights.rows(), weights.cols());
-    let x: Vec<f32> = (0..cols).map(probe).collect();
-    let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
-    let table = device.matrix(&HostMatrix { parts: vec![(1, &bytes)], cols, dtype: DType::F32 })?;
-    let mut batch = Batch::default();
-    batch.push(&[0], 0, &[0], 1, Outputs::None);
-    let mut activations = device.tensor(1, cols)?;
-    device.embed(&table, &device.step(&batch)?, &mut activations)?;
-    // Logits are f32 on every device, and wide products with them are asked of any.
-    let mut out = device.logits(1, rows)?;
-    device.project_logits(&activations, matrix, &mut out)?;
-    let found = device.read_logits(&out)?;
-
+    let x = probe(weights.cols());
     let rounds_factored = weights
         .parts()
         .iter()
@@ -65,9 +53,50 @@ pub fn check_matrix<D: Device>(
         false if rounds_factored => BF16_PART + EIGHT_BIT_PART,
         false => BF16_PART,
     };
+    compare(name, &expected(weights, &x), &product(device, &x, matrix, weights.rows())?, x.len(), bound)
+}
+
+/// As [`check_matrix`], of weights `[rows, cols]` that aren't quantised.
+pub(crate) fn check_plain<D: Device>(
+    device: &D,
+    name: &str,
+    weights: &[f32],
+    matrix: &D::Matrix,
+    [rows, cols]: [usize; 2],
+    exact: bool,
+) -> Result<MatrixCheck> {
+    let x = probe(cols);
+    let sums: Vec<(f64, f64)> =
+        weights.chunks_exact(cols).map(|row| sum(x.iter().map(|&x| f64::from(x)), row)).collect();
+    let bound = if exact { F32_PART } else { BF16_PART };
+    compare(name, &sums, &product(device, &x, matrix, rows)?, cols, bound)
+}
+
+/// One row of activations multiplied on the device.
+fn product<D: Device>(device: &D, x: &[f32], matrix: &D::Matrix, rows: usize) -> Result<Vec<f32>> {
+    let bytes: Vec<u8> = x.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let table = device.matrix(&HostMatrix { parts: vec![(1, &bytes)], cols: x.len(), dtype: DType::F32 })?;
+    let mut batch = Batch::default();
+    batch.push(&[0], 0, &[0], 1, Outputs::None);
+    let mut activations = device.tensor(1, x.len())?;
+    device.embed(&table, &device.step(&batch)?, &mut activations)?;
+    // Logits are f32 on every device, and wide products with them are asked of any.
+    let mut out = device.logits(1, rows)?;
+    device.project_logits(&activations, matrix, &mut out)?;
+    Ok(device.read_logits(&out)?)
+}
+
+/// The element that is worst, over the magnitude of its terms.
+fn compare(
+    name: &str,
+    expected: &[(f64, f64)],
+    found: &[f32],
+    cols: usize,
+    bound: f64,
+) -> Result<MatrixCheck> {
     let mut worst = MatrixCheck {
         name: name.to_string(),
-        shape: [rows, cols],
+        shape: [expected.len(), cols],
         worst_error: 0.0,
         output: 0,
         expected: 0.0,
@@ -75,13 +104,10 @@ pub fn check_matrix<D: Device>(
         bound,
         passed: true,
     };
-    for (output, (expected, magnitude)) in expected(weights, &x).into_iter().enumerate() {
+    for (output, &(expected, magnitude)) in expected.iter().enumerate() {
         let found = found.get(output).copied().unwrap_or(f32::NAN);
         let difference = (f64::from(found) - expected).abs();
-        let error = match magnitude {
-            0.0 if difference == 0.0 => 0.0,
-            _ => difference / magnitude,
-        };
+        let error = if difference == 0.0 { 0.0 } else { difference / magnitude };
         let error = if error.is_nan() { f64::INFINITY } else { error };
         if error > worst.worst_error || output == 0 {
             worst = MatrixCheck { worst_error: error, output, expected, found, ..worst };
@@ -91,9 +117,15 @@ pub fn check_matrix<D: Device>(
     Ok(worst)
 }
 
-/// Activation `col`, the first of them the largest.
-fn probe(col: usize) -> f32 {
-    (127 - (col * 89 % 255) as i32) as f32
+/// Activations, the first of them the largest.
+fn probe(cols: usize) -> Vec<f32> {
+    (0..cols).map(|col| (127 - (col * 89 % 255) as i32) as f32).collect()
+}
+
+/// The sum of the terms, and of their magnitudes.
+fn sum(x: impl Iterator<Item = f64>, weights: &[f32]) -> (f64, f64) {
+    let terms = x.zip(weights).map(|(x, &weight)| x * f64::from(weight));
+    terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()))
 }
 
 /// For each output the sum of its terms, and of their magnitudes.
@@ -111,8 +143,7 @@ fn expected(weights: &HostQuantized, x: &[f32]) -> Vec<(f64, f64)> {
         }
         for row in 0..part.rows {
             part.read_row(row, &mut row_weights);
-            let terms = x.iter().zip(&row_weights).map(|(x, &weight)| x * f64::from(weight));
-            sums.push(terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs())));
+            sums.push(sum(x.iter().copied(), &row_weights));
         }
     }
     sums

@@ -25,6 +25,7 @@ use crate::checkpoint::Checkpoint;
 use crate::config::{QuantFormat, QuantizationConfig};
 use crate::{Error, Result};
 use census::Census;
+pub(crate) use check::check_plain;
 pub use check::{MatrixCheck, check_matrix};
 
 /// Linear layer `name` (without `.weight`) of `rows` outputs and `cols` inputs, as a checkpoint stores it.

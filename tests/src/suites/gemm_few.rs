@@ -3,14 +3,13 @@ use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi,
     gemm_few::{
-        ROWS, VARIANTS, Variant, Weights, layout,
+        ROWS, VARIANTS, Variant, Weights,
         launch::{self, Packed, Plain},
+        layout,
     },
     gemm_sm90::launch::MapShape,
 };
-use tilewright_reference::{
-    Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16,
-};
+use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16};
 
 use super::{eights, mismatch, sizes};
 use crate::{
@@ -84,7 +83,8 @@ impl Case {
         let mut random = Random::new(self.seed);
         let int8 = self.variant().weights == Weights::Int8;
         let mut bytes = |count| (0..count).map(|_| random.below(256) as f32 - 128.0).collect::<Vec<f32>>();
-        let (a8, w8) = if int8 { (bytes(self.m * self.k), bytes(self.n * self.k)) } else { Default::default() };
+        let (a8, w8) =
+            if int8 { (bytes(self.m * self.k), bytes(self.n * self.k)) } else { Default::default() };
         // Eight bits of scale times eight of value are exact in f32.
         let mut scales = |count| match int8 {
             true => (0..count).map(|_| round_bf16(0.001 + random.uniform() * 0.01)).collect(),
@@ -207,14 +207,19 @@ impl Property for GemmFew {
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
         let kinds = ["bf16", "int8", "g128", "g64", "g32"];
-        let kind = shape.one_of("kind", 2, &[0, 1, 2, 3, 4], "weights: bf16, int8, 4 bits in groups of 128, 64, 32");
+        let kind =
+            shape.one_of("kind", 2, &[0, 1, 2, 3, 4], "weights: bf16, int8, 4 bits in groups of 128, 64, 32");
         let tokens = shape.one_of("tokens", 8, &[8, 16, 32, 64, 128], "rows of the kernel's tile");
         let ending = format!("{}_{tokens}", kinds[kind]);
+        let m = shape.size("m", 8, 1, "rows of a");
+        let n = shape.size("n", 512, 8, "rows of w");
+        let k = shape.size("k", 512, 8, "columns of both");
+        shape.fits(&[("a", &[m, k]), ("w", &[n, k]), ("out", &[m, n])]);
         let case = Case {
             variant: VARIANTS.iter().position(|variant| variant.spec.name.ends_with(&ending))?,
-            m: shape.size("m", 8, 1, "rows of a"),
-            n: shape.size("n", 512, 8, "rows of w"),
-            k: shape.size("k", 512, 8, "columns of both"),
+            m,
+            n,
+            k,
             group_factor: 1,
             zeros: shape.flag("zeros", false, "whether there are zero points"),
             scales_f16: shape.flag("scales_f16", false, "whether scales are f16"),
@@ -329,15 +334,14 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     let mut arena = harness.arena();
     let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
     let mut params = abi::GemmFew { m, n, ..Default::default() };
-    let as_bytes = |values: &[f32]| -> Vec<u8> {
-        values.iter().map(|&value| (value as i8).cast_unsigned()).collect()
-    };
+    let as_bytes =
+        |values: &[f32]| -> Vec<u8> { values.iter().map(|&value| (value as i8).cast_unsigned()).collect() };
     let (element_bytes, a) = match variant.weights {
         Weights::Int8 => (1, arena.input_bytes("a", &as_bytes(&input.a))?),
         _ => (2, arena.input_bf16("a", &input.a)?),
     };
-    params.a_map = arena
-        .tensor_map(&MapShape::new(element_bytes, m, k, variant.tile.tokens).at(arena.address(a)))?;
+    params.a_map =
+        arena.tensor_map(&MapShape::new(element_bytes, m, k, variant.tile.tokens).at(arena.address(a)))?;
     let stage_k = match &input.packed {
         Some(packed) => {
             let tiles = arena.input_bytes("packed", &packed.bytes)?;
@@ -352,7 +356,8 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
                 Weights::Int8 => arena.input_bytes("w", &as_bytes(&input.w))?,
                 _ => arena.input_bf16("w", &input.w)?,
             };
-            params.w_map = arena.tensor_map(&MapShape::new(element_bytes, n, k, ROWS).at(arena.address(w)))?;
+            params.w_map =
+                arena.tensor_map(&MapShape::new(element_bytes, n, k, ROWS).at(arena.address(w)))?;
             128 / element_bytes
         }
     };

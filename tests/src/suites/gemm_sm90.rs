@@ -143,12 +143,16 @@ impl Property for GemmSm90 {
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
         let int8 = shape.flag("int8", false, "whether the factors are bytes");
+        let m = shape.size("m", 128, 1, "rows of a");
+        let n = shape.size("n", 256, 8, "rows of w");
+        let k = shape.size("k", 256, if int8 { 16 } else { 8 }, "columns of both");
+        shape.fits(&[("a", &[m, k]), ("w", &[n, k]), ("out", &[m, n])]);
         Some(Case {
             wide: shape.one_of("block_n", 256, &[128, 256], "columns of the kernel's tile") == 256,
             int8,
-            m: shape.size("m", 128, 1, "rows of a"),
-            n: shape.size("n", 256, 8, "rows of w"),
-            k: shape.size("k", 256, if int8 { 16 } else { 8 }, "columns of both"),
+            m,
+            n,
+            k,
             band: 16,
             bias: shape.flag("bias", false, "whether there is a bias"),
             residual: shape.flag("residual", false, "whether there is a residual"),
@@ -216,12 +220,7 @@ fn factor<D: Driver>(
     arena.input_bytes(name, &bytes)
 }
 
-fn run<D: Driver>(
-    harness: &Harness<D>,
-    case: &Case,
-    input: &Input,
-    blocks: u32,
-) -> Result<Vec<u8>, Failure> {
+fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input, blocks: u32) -> Result<Vec<u8>, Failure> {
     let (tile, kernel) = case.kernel();
     let mut arena = harness.arena();
     let a = factor(&mut arena, case, "a", &input.a)?;

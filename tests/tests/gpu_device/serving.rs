@@ -15,7 +15,7 @@ fn attend_to_copies<D: Device>(device: &D) -> [Vec<f32>; 2] {
     let mut cache = device.cache(SPEC).expect("a cache");
     let rope = device.rope(&[0.5; 32], 1.0, 64).expect("a table");
     let cols = 4 * head_dim + 2 * kv_heads * head_dim;
-    let mut append = |cache: &mut D::Cache, count: usize, cached: u32, pages: &[u32; 2], layer: usize| {
+    let append = |cache: &mut D::Cache, count: usize, cached: u32, pages: &[u32; 2], layer: usize| {
         let mut batch = Batch::default();
         batch.push(&vec![0; count], cached, pages, page_size as u32, Outputs::Last);
         let step = device.step(&batch).expect("a step");

@@ -23,9 +23,9 @@ impl FewRows<'_> {
     #[inline(always)]
     fn coded<I: Isa, C: Code>(&self, isa: I) {
         match self.rows {
-            // Two panels: enough additions under way that none waits for the one before.
-            1 => self.panels::<I, C, 1, 2>(isa),
-            2 => self.panels::<I, C, 2, 1>(isa),
+            // As many panels as keep additions from waiting for the ones before.
+            1 => self.panels::<I, C, 1, 4>(isa),
+            2 => self.panels::<I, C, 2, 2>(isa),
             3 => self.panels::<I, C, 3, 1>(isa),
             4 => self.panels::<I, C, 4, 1>(isa),
             5 => self.panels::<I, C, 5, 1>(isa),
@@ -48,13 +48,15 @@ impl FewRows<'_> {
 
     #[inline(always)]
     fn sums<I: Isa, C: Code, const ROWS: usize, const PANELS: usize>(&self, isa: I, panel: usize) {
-        let Product { x, x_stride, part, .. } = self.product;
+        let Product { x, part, .. } = self.product;
+        let x_stride = part.prepared_cols();
+        let sums_at = part.padded_cols();
         let mut weights = [std::ptr::null(); PANELS];
         for (p, weights) in weights.iter_mut().enumerate() {
             *weights = part.panel(panel + p).as_ptr();
         }
         let mut total = [[isa.zero(); PANELS]; ROWS];
-        for segment in &part.segments {
+        for (index, segment) in part.segments.iter().enumerate() {
             let (mut scales, mut zeros) = ([isa.zero(); PANELS], [isa.zero(); PANELS]);
             for p in 0..PANELS {
                 let group = part.group(panel + p, segment.group);
@@ -76,7 +78,7 @@ impl FewRows<'_> {
                     for i in 0..C::CODES {
                         let mut columns = [isa.zero(); PANELS];
                         for p in 0..PANELS {
-                            columns[p] = isa.sub(C::column(isa, words[p], i), zeros[p]);
+                            columns[p] = C::column(isa, words[p], i);
                         }
                         for (r, sums) in acc.iter_mut().enumerate() {
                             let x = isa.splat(*a.add(r * x_stride + i));
@@ -88,8 +90,10 @@ impl FewRows<'_> {
                 }
             }
             for r in 0..ROWS {
+                let sum = isa.splat(x[r * x_stride + sums_at + index]);
                 for p in 0..PANELS {
-                    total[r][p] = isa.fma(acc[r][p], scales[p], total[r][p]);
+                    let less_zeros = isa.fma(zeros[p], sum, acc[r][p]);
+                    total[r][p] = isa.fma(less_zeros, scales[p], total[r][p]);
                 }
             }
         }

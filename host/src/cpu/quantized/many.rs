@@ -14,6 +14,16 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// A segment of a panel, ready to be multiplied.
+struct Block<'a, I: Isa> {
+    widened: &'a [f32],
+    /// The first of its packed columns.
+    from: usize,
+    segment: usize,
+    scale: I::V,
+    zero: I::V,
+}
+
 /// A block of rows by a group of panels: bound by arithmetic.
 pub(super) struct ManyRows<'a> {
     pub(super) product: Product<'a>,
@@ -40,17 +50,22 @@ impl ManyRows<'_> {
     fn coded<I: Isa, C: Code>(&self, isa: I, scratch: &mut [f32]) {
         let (widened, totals) = scratch.split_at_mut(SEGMENT_COLS * LANES);
         totals.fill(0.0);
-        for &segment in &self.product.part.segments {
+        for (index, &segment) in self.product.part.segments.iter().enumerate() {
             for panel in self.panels.clone() {
                 let group = self.product.part.group(panel, segment.group);
                 // SAFETY: a group has sixteen scales and as many zero points.
                 let (scale, zero) =
                     unsafe { (isa.load(group.as_ptr()), isa.load(group.as_ptr().add(LANES))) };
-                self.widen::<I, C>(isa, segment, panel, zero, widened);
+                self.widen::<I, C>(isa, segment, panel, widened);
                 let at = (panel - self.panels.start) * TASK_ROWS * LANES;
-                let from = segment.block * C::CODES;
-                let len = segment.blocks * C::CODES;
-                self.rows(isa, &widened[..len * LANES], from, scale, &mut totals[at..][..TASK_ROWS * LANES]);
+                let block = Block {
+                    widened: &widened[..segment.blocks * C::CODES * LANES],
+                    from: segment.block * C::CODES,
+                    segment: index,
+                    scale,
+                    zero,
+                };
+                self.rows(isa, &block, &mut totals[at..][..TASK_ROWS * LANES]);
             }
         }
         for panel in self.panels.clone() {
@@ -62,16 +77,9 @@ impl ManyRows<'_> {
         }
     }
 
-    /// A panel's `code - zero` of a segment.
+    /// A panel's codes of a segment, each times its place's value.
     #[inline(always)]
-    fn widen<I: Isa, C: Code>(
-        &self,
-        isa: I,
-        segment: Segment,
-        panel: usize,
-        zero: I::V,
-        widened: &mut [f32],
-    ) {
+    fn widen<I: Isa, C: Code>(&self, isa: I, segment: Segment, panel: usize, widened: &mut [f32]) {
         let words = &self.product.part.panel(panel)[segment.block * LANES..][..segment.blocks * LANES];
         let widened = &mut widened[..segment.blocks * C::CODES * LANES];
         for (words, columns) in words.chunks_exact(LANES).zip(widened.chunks_exact_mut(C::CODES * LANES)) {
@@ -79,8 +87,7 @@ impl ManyRows<'_> {
             unsafe {
                 let words = isa.load_words(words.as_ptr());
                 for i in 0..C::CODES {
-                    let column = isa.sub(C::column(isa, words, i), zero);
-                    isa.store(columns.as_mut_ptr().add(i * LANES), column);
+                    isa.store(columns.as_mut_ptr().add(i * LANES), C::column(isa, words, i));
                 }
             }
         }
@@ -88,42 +95,39 @@ impl ManyRows<'_> {
 
     /// Adds one segment's sums of all rows to `totals`.
     #[inline(always)]
-    fn rows<I: Isa>(&self, isa: I, widened: &[f32], from: usize, scale: I::V, totals: &mut [f32]) {
+    fn rows<I: Isa>(&self, isa: I, block: &Block<'_, I>, totals: &mut [f32]) {
         let mut row = 0;
         let rows = self.rows.len();
         while row + TILE_ROWS <= rows {
-            self.tile::<I, TILE_ROWS>(isa, widened, from, row, scale, totals);
+            self.tile::<I, TILE_ROWS>(isa, block, row, totals);
             row += TILE_ROWS;
         }
         match rows - row {
             0 => {}
-            1 => self.tile::<I, 1>(isa, widened, from, row, scale, totals),
-            2 => self.tile::<I, 2>(isa, widened, from, row, scale, totals),
-            3 => self.tile::<I, 3>(isa, widened, from, row, scale, totals),
-            4 => self.tile::<I, 4>(isa, widened, from, row, scale, totals),
-            _ => self.tile::<I, 5>(isa, widened, from, row, scale, totals),
+            1 => self.tile::<I, 1>(isa, block, row, totals),
+            2 => self.tile::<I, 2>(isa, block, row, totals),
+            3 => self.tile::<I, 3>(isa, block, row, totals),
+            4 => self.tile::<I, 4>(isa, block, row, totals),
+            _ => self.tile::<I, 5>(isa, block, row, totals),
         }
     }
 
     #[inline(always)]
-    fn tile<I: Isa, const ROWS: usize>(
-        &self,
-        isa: I,
-        widened: &[f32],
-        from: usize,
-        row: usize,
-        scale: I::V,
-        totals: &mut [f32],
-    ) {
-        let Product { x, x_stride, .. } = self.product;
+    fn tile<I: Isa, const ROWS: usize>(&self, isa: I, block: &Block<'_, I>, row: usize, totals: &mut [f32]) {
+        let Product { x, part, .. } = self.product;
+        let (x_stride, widened) = (part.prepared_cols(), block.widened);
+        let first = (self.rows.start + row) * x_stride;
         // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row.
         unsafe {
-            let a = x.as_ptr().add((self.rows.start + row) * x_stride + from);
+            let a = x.as_ptr().add(first + block.from);
             let zero = [[isa.zero(); 1]; ROWS];
             let sums = accumulate(isa, zero, a, x_stride, widened.as_ptr(), LANES, 0, widened.len() / LANES);
-            for (r, [sum]) in sums.into_iter().enumerate() {
+            for (r, [acc]) in sums.into_iter().enumerate() {
+                let sum =
+                    isa.splat(*x.as_ptr().add(first + r * x_stride + part.padded_cols() + block.segment));
+                let less_zeros = isa.fma(block.zero, sum, acc);
                 let total = totals.as_mut_ptr().add((row + r) * LANES);
-                isa.store(total, isa.fma(sum, scale, isa.load(total)));
+                isa.store(total, isa.fma(less_zeros, block.scale, isa.load(total)));
             }
         }
     }

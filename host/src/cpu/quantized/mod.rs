@@ -1,8 +1,11 @@
 //! Products with four- and eight-bit weights: packed panels that are dequantised in the inner loop, f32 compute.
 //!
-//! A group's (or 256 columns') products of activations with `code - zero`, an integer that f32 holds exactly, are summed with
-//! fused multiply-adds in ascending order; that sum times the group's scale joins the total with one more. Few rows and many
-//! rows spell out the same sum, so that a row's bits don't depend on the rows beside it.
+//! Codes are used where they lie in their word: a mask leaves code `i` times `2^(bits * i)`, a number that f32 holds exactly,
+//! and the activation it meets was multiplied by `2^-(bits * i)` beforehand. Unpacking is a mask and a conversion.
+//!
+//! The sum over a group (or 256 columns of it) of `x * code`, less `zero` times the sum of its `x`, times the group's scale joins
+//! the total. Few rows and many rows spell out the same sum with the same fused multiply-adds in ascending order of columns, so
+//! that a row's bits don't depend on the rows beside it.
 
 mod few;
 mod many;
@@ -44,7 +47,7 @@ trait Code: Copy {
     /// Codes a word.
     const CODES: usize;
 
-    /// `2^23 + code` of column `i` of the words.
+    /// Code `i` of the words times [`place_value`].
     fn column<I: Isa>(isa: I, words: I::W, i: usize) -> I::V;
 }
 
@@ -58,16 +61,16 @@ impl Code for Four {
 
     #[inline(always)]
     fn column<I: Isa>(isa: I, words: I::W, i: usize) -> I::V {
-        // Shifts are immediates; the loop over `i` is unrolled.
+        // Masks are immediates; the loop over `i` is unrolled.
         match i {
-            0 => isa.code::<0, 15>(words),
-            1 => isa.code::<4, 15>(words),
-            2 => isa.code::<8, 15>(words),
-            3 => isa.code::<12, 15>(words),
-            4 => isa.code::<16, 15>(words),
-            5 => isa.code::<20, 15>(words),
-            6 => isa.code::<24, 15>(words),
-            _ => isa.code::<28, 15>(words),
+            0 => isa.masked::<0xf>(words),
+            1 => isa.masked::<0xf0>(words),
+            2 => isa.masked::<0xf00>(words),
+            3 => isa.masked::<0xf000>(words),
+            4 => isa.masked::<0xf_0000>(words),
+            5 => isa.masked::<0xf0_0000>(words),
+            6 => isa.masked::<0xf00_0000>(words),
+            _ => isa.shifted::<28>(words),
         }
     }
 }
@@ -78,12 +81,17 @@ impl Code for Eight {
     #[inline(always)]
     fn column<I: Isa>(isa: I, words: I::W, i: usize) -> I::V {
         match i {
-            0 => isa.code::<0, 255>(words),
-            1 => isa.code::<8, 255>(words),
-            2 => isa.code::<16, 255>(words),
-            _ => isa.code::<24, 255>(words),
+            0 => isa.masked::<0xff>(words),
+            1 => isa.masked::<0xff00>(words),
+            2 => isa.masked::<0xff_0000>(words),
+            _ => isa.shifted::<24>(words),
         }
     }
+}
+
+/// What [`Code::column`] has multiplied code `i` by. The highest, whose mask would leave a sign, is shifted down.
+fn place_value(bits: CodeBits, i: usize) -> f32 {
+    if i + 1 == codes_a_word(bits) { 1.0 } else { (1u32 << (i * bits.bits())) as f32 }
 }
 
 /// Codes a word.
@@ -97,9 +105,8 @@ const fn codes_a_word(bits: CodeBits) -> usize {
 /// A product with one part under way.
 #[derive(Clone, Copy)]
 struct Product<'a> {
-    /// Rows of at least `part.padded_cols()` activations in the order of the packed columns, `x_stride` apart.
+    /// Rows of activations as [`prepare::Input`] leaves them, `part.prepared_cols()` apart.
     x: &'a [f32],
-    x_stride: usize,
     part: &'a Packed,
     out: Shared<f32>,
     out_stride: usize,
@@ -107,7 +114,7 @@ struct Product<'a> {
 }
 
 thread_local! {
-    /// Activations in the order of a part's columns.
+    /// Activations as a part takes them.
     static PREPARED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -126,15 +133,9 @@ pub(super) fn linear(
     let (out_stride, out) = (out.stride(), out.shared());
     let mut prepared = PREPARED.take();
     for part in parts {
-        let (x, x_stride) = if part.input.is_plain() {
-            (x.elems(), x.stride())
-        } else {
-            let stride = part.padded_cols();
-            prepared.resize(m * stride, 0.0);
-            part.input.prepare(x, &mut prepared, stride);
-            (&prepared[..], stride)
-        };
-        run(level, m, Product { x, x_stride, part, out, out_stride, epilogue });
+        prepared.resize(m * part.prepared_cols(), 0.0);
+        part.input.prepare(part, x, &mut prepared);
+        run(level, m, Product { x: &prepared, part, out, out_stride, epilogue });
     }
     PREPARED.set(prepared);
 }

@@ -6,8 +6,6 @@ use crate::cpu::buffer::Buffer;
 use crate::cpu::isa::LANES;
 use crate::{CodeBits, QuantizedPart, Result};
 
-/// `2^23`: a float whose low bits, up to 23 of them, are the integer that was put there.
-const MAGIC: f32 = 8_388_608.0;
 /// Columns summed before they join the total: as in products with unquantised weights.
 const MAX_SEGMENT_COLS: usize = 256;
 
@@ -29,7 +27,7 @@ pub(in crate::cpu) struct Packed {
     pub(super) rows: usize,
     pub(super) bits: CodeBits,
     words: Buffer<u32>,
-    /// Of each panel and group sixteen scales, then sixteen of `2^23 + zero`.
+    /// Of each panel and group sixteen scales, then sixteen zero points, negated.
     scales: Buffer<f32>,
     pub(super) segments: Vec<Segment>,
     /// A panel's.
@@ -84,7 +82,7 @@ impl Packed {
                 for group in 0..groups {
                     let at = group * 2 * LANES + lane;
                     scales[at] = part.scales[row * groups + group];
-                    scales[at + LANES] = MAGIC + f32::from(part.zeros[row * groups + group]);
+                    scales[at + LANES] = -f32::from(part.zeros[row * groups + group]);
                 }
             }
         });
@@ -95,7 +93,7 @@ impl Packed {
         &self.words[panel * self.blocks * LANES..][..self.blocks * LANES]
     }
 
-    /// Sixteen scales and sixteen of `2^23 + zero`.
+    /// Sixteen scales and sixteen negated zero points.
     pub(super) fn group(&self, panel: usize, group: usize) -> &[f32] {
         &self.scales[(panel * self.groups + group) * 2 * LANES..][..2 * LANES]
     }
@@ -103,6 +101,11 @@ impl Packed {
     /// Columns, those that pad groups to whole words included.
     pub(super) fn padded_cols(&self) -> usize {
         self.blocks * codes_a_word(self.bits)
+    }
+
+    /// Elements of a row of prepared activations: those of the packed columns, then the sum of each segment's.
+    pub(super) fn prepared_cols(&self) -> usize {
+        self.padded_cols() + self.segments.len()
     }
 
     /// Bytes that a product reads.
@@ -124,7 +127,7 @@ impl Packed {
             let (block, i) = columns.block(col);
             let code = words[block * LANES + lane] >> (i * self.bits.bits()) & u32::from(self.bits.largest());
             let group = self.group(panel, col / self.group);
-            let weight = (code as f32 - (group[LANES + lane] - MAGIC)) * group[lane];
+            let weight = (code as f32 + group[LANES + lane]) * group[lane];
             out[self.input.activation(columns.padded(col))] = weight;
         }
     }

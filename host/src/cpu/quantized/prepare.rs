@@ -1,4 +1,5 @@
 use super::pack::{Columns, Packed};
+use super::{codes_a_word, place_value};
 use crate::cpu::parallel::{self, Shared};
 use crate::cpu::tensor::CpuTensor;
 use crate::{ActivationBits, QuantizedPart, Tensor};
@@ -11,54 +12,56 @@ const LARGEST_CODE: f32 = 127.0;
 /// What becomes of activations before a product.
 #[derive(Default)]
 pub(super) struct Input {
-    /// The activation that each packed column multiplies, where it isn't its own number.
-    source: Option<Vec<u32>>,
+    /// The activation that each packed column multiplies.
+    source: Vec<u32>,
     /// The factor of each packed column's activation.
     factors: Option<Vec<f32>>,
+    /// The inverse of [`place_value`] in each packed column.
+    places: Vec<f32>,
     eight_bits: bool,
 }
 
 impl Input {
     pub(super) fn new(part: &QuantizedPart, packed: &Packed) -> Input {
         let columns = Columns::of(part);
-        let eight_bits = part.activations == ActivationBits::Eight;
-        // Factors and rounding write a copy; the copy needs its padding.
-        let copied = eight_bits || part.pre_scale.is_some();
         let mut source = vec![PADDING; packed.padded_cols()];
         for col in 0..part.cols {
             source[columns.padded(col)] = part.permutation.as_ref().map_or(col as u32, |order| order[col]);
         }
-        let in_order = source.iter().enumerate().all(|(col, &from)| from == col as u32);
         let factors = part.pre_scale.as_ref().map(|factors| {
             source.iter().map(|&from| factors.get(from as usize).copied().unwrap_or(0.0)).collect()
         });
-        Input { source: (copied || !in_order).then_some(source), factors, eight_bits }
-    }
-
-    /// Whether activations are used as they are.
-    pub(super) fn is_plain(&self) -> bool {
-        self.source.is_none()
+        let codes = codes_a_word(part.bits);
+        let places = (0..source.len()).map(|col| 1.0 / place_value(part.bits, col % codes)).collect();
+        Input { source, factors, places, eight_bits: part.activations == ActivationBits::Eight }
     }
 
     /// The activation that a packed column multiplies.
     pub(super) fn activation(&self, padded_col: usize) -> usize {
-        self.source.as_ref().map_or(padded_col, |source| source[padded_col] as usize)
+        self.source[padded_col] as usize
     }
 
-    /// Fills rows of packed columns, `stride` apart.
-    pub(super) fn prepare(&self, x: &CpuTensor, out: &mut [f32], stride: usize) {
-        let Some(source) = &self.source else { return };
-        let out = Shared::new(out);
-        parallel::rows(x.rows(), stride, |rows| {
+    /// Fills a row of [`Packed::prepared_cols`] for each of `x`: activations in the packed order divided by their place's value,
+    /// zeros in the padding, then the plain sum of each segment's activations.
+    pub(super) fn prepare(&self, packed: &Packed, x: &CpuTensor, out: &mut [f32]) {
+        let (cols, out) = (packed.prepared_cols(), Shared::new(out));
+        parallel::rows(x.rows(), cols, |rows| {
             for row in rows {
                 // SAFETY: the output has as many rows; each is one task's.
-                self.row(source, x.row(row), unsafe { out.slice(row * stride, stride) });
+                let out = unsafe { out.slice(row * cols, cols) };
+                let (activations, sums) = out.split_at_mut(packed.padded_cols());
+                self.row(x.row(row), activations);
+                let codes = codes_a_word(packed.bits);
+                for (sum, segment) in sums.iter_mut().zip(&packed.segments) {
+                    *sum = total(&activations[segment.block * codes..][..segment.blocks * codes]);
+                }
+                activations.iter_mut().zip(&self.places).for_each(|(x, place)| *x *= place);
             }
         });
     }
 
-    fn row(&self, source: &[u32], x: &[f32], out: &mut [f32]) {
-        for (out, &from) in out.iter_mut().zip(source) {
+    fn row(&self, x: &[f32], out: &mut [f32]) {
+        for (out, &from) in out.iter_mut().zip(&self.source) {
             *out = if from == PADDING { 0.0 } else { x[from as usize] };
         }
         if let Some(factors) = &self.factors {
@@ -68,6 +71,15 @@ impl Input {
             round_to_eight_bits(out);
         }
     }
+}
+
+/// The sum, to the last bit or nearly: zero points multiply it.
+fn total(values: &[f32]) -> f32 {
+    let mut sums = [0.0_f64; 4];
+    for four in values.chunks(4) {
+        sums.iter_mut().zip(four).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    ((sums[0] + sums[1]) + (sums[2] + sums[3])) as f32
 }
 
 /// Rounds a token's activations to the 255 multiples of its largest magnitude's 127th part.

@@ -1,0 +1,44 @@
+//! What the engine is worth, measured: continuous against static batching on a trace of mixed lengths; drafts of a smaller model,
+//! and of what was said before, by their number.
+//!
+//! ```sh
+//! cargo run --release -p tilewright --example serving            # all of it
+//! cargo run --release -p tilewright --example serving trace
+//! cargo run --release -p tilewright --example serving drafts
+//! ```
+//!
+//! Environment: `TARGET`, `DRAFT` (folders; the demo models by default), `DEVICE` (cpu by default).
+
+mod drafts;
+mod trace;
+
+use std::path::PathBuf;
+
+use tilewright::{DeviceChoice, Model, Result};
+
+/// The folder that a variable names, or one of the demo models.
+fn folder(variable: &str, demo: &str) -> PathBuf {
+    let demo = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../models/demo").join(demo);
+    std::env::var_os(variable).map_or(demo, PathBuf::from)
+}
+
+fn main() -> Result<()> {
+    let device: DeviceChoice = std::env::var("DEVICE").as_deref().unwrap_or("cpu").parse()?;
+    let target = Model::load(folder("TARGET", "target"), device)?;
+    println!("{}", target.device());
+    let what = std::env::args().nth(1);
+    if what.as_deref() != Some("drafts") {
+        trace::measure(&target)?;
+    }
+    if what.as_deref() != Some("trace") {
+        let draft = Model::load(folder("DRAFT", "draft"), device)?;
+        drafts::measure(&target, &draft)?;
+    }
+    Ok(())
+}
+
+/// The value below which `share` of the sorted values lie.
+fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let at = (share * sorted.len() as f64) as usize;
+    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,123 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::request::{Output, Request};
+use super::track::Id;
+use crate::generate::StopMatcher;
+use crate::sampling::{Adjustment, DrawKey, History, Logprobs};
+use crate::tokenizer::{TextStream, Tokenizer};
+use crate::{FinishReason, Result};
+
+/// What answers take from the model they are made with.
+pub(crate) struct Language {
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    pub eos: Vec<u32>,
+    /// Tokens that a sequence can have cached.
+    pub context: usize,
+}
+
+/// Those that are being written, by their sequences.
+pub(crate) type Answers = BTreeMap<Id, Answer>;
+
+/// An answer that is being written.
+pub(crate) struct Answer {
+    pub request: Arc<Request>,
+    pub adjustment: Arc<Adjustment>,
+    pub key: DrawKey,
+    /// What penalties look at; kept up only where there are any.
+    pub history: History,
+    /// Its tokens so far.
+    pub len: usize,
+    index: usize,
+    text: Option<TextStream>,
+    stop: StopMatcher,
+    out: Sender<Result<Output>>,
+}
+
+/// Whether an answer goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    GoesOn,
+    Ends,
+    /// Nobody listens any more.
+    Unheard,
+}
+
+impl Answer {
+    /// The answer of number `index` to a request.
+    pub fn new(
+        request: Arc<Request>,
+        adjustment: Arc<Adjustment>,
+        index: usize,
+        language: &Language,
+        out: Sender<Result<Output>>,
+    ) -> Answer {
+        let key = DrawKey { seed: request.sampling.seed, request: request.key, choice: index as u32 };
+        Answer {
+            key,
+            history: if adjustment.is_none() { History::default() } else { History::new(&request.prompt) },
+            len: 0,
+            index,
+            text: language.tokenizer.as_ref().map(|tokenizer| tokenizer.stream(&request.prompt)),
+            stop: StopMatcher::new(&request.stop),
+            request,
+            adjustment,
+            out,
+        }
+    }
+
+    /// Drafts that are worth verifying: the answer takes no more tokens than it may have, and the context no more than it holds.
+    pub fn useful_drafts(&self, language: &Language) -> usize {
+        let tokens = self.request.prompt.len() + self.len;
+        let in_answer = self.request.max_tokens.saturating_sub(self.len + 1);
+        in_answer.min(language.context.saturating_sub(tokens))
+    }
+
+    /// The answer's next token goes out.
+    pub fn say(&mut self, token: u32, logprobs: Option<Logprobs>, language: &Language) -> Then {
+        self.len += 1;
+        if !self.adjustment.is_none() {
+            self.history.push(token);
+        }
+        let mut finish = None;
+        if !self.request.ignore_eos && language.eos.contains(&token) {
+            finish = Some(FinishReason::Stop);
+        } else if self.len >= self.request.max_tokens {
+            finish = Some(FinishReason::Length);
+        } else if self.request.prompt.len() + self.len > language.context {
+            finish = Some(FinishReason::Context);
+        }
+        let text = self.reveal(token, &mut finish, language);
+        let output = Output { answer: self.index, id: token, text, logprobs, finish };
+        match (self.out.send(Ok(output)), finish) {
+            (Err(_), _) => Then::Unheard,
+            (Ok(()), Some(_)) => Then::Ends,
+            (Ok(()), None) => Then::GoesOn,
+        }
+    }
+
+    /// The text that `token` brings to light; a stop string in it is a reason to finish.
+    fn reveal(&mut self, token: u32, finish: &mut Option<FinishReason>, language: &Language) -> String {
+        let (Some(stream), Some(tokenizer)) = (&mut self.text, &language.tokenizer) else {
+            return String::new();
+        };
+        let mut piece = stream.push(tokenizer, token);
+        if finish.is_some() {
+            piece += &stream.finish(tokenizer);
+        }
+        let (mut text, stopped) = self.stop.push(&piece);
+        if stopped {
+            *finish = Some(FinishReason::Stop);
+        } else if finish.is_some() {
+            text += &self.stop.finish();
+        }
+        text
+    }
+
+    /// Nothing more comes, for this reason.
+    pub fn fail(&self, error: crate::Error) {
+        // Whoever doesn't listen needs no telling.
+        let _ = self.out.send(Err(error));
+    }
+}

@@ -1,0 +1,190 @@
+//! The three verbs: schedule, run, commit.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Instant;
+
+use super::answer::{Answer, Answers, Language, Then};
+use super::config::EngineConfig;
+use super::request::{Output, Request};
+use super::schedule::{Plan, Scheduler};
+use super::speculate::Speculator;
+use super::stats::EngineStats;
+use super::step::{Outcome, Step, assemble, choose};
+use super::track::{Id, Track};
+use crate::model::Runner;
+use crate::sampling::Adjustment;
+use crate::sampling::accept::Draft;
+use crate::{Error, Result};
+
+/// The engine without its thread: data flows from requests through a plan, a batch and its logits to tokens.
+pub(crate) struct Core {
+    runner: Box<dyn Runner>,
+    scheduler: Scheduler,
+    speculator: Speculator,
+    language: Language,
+    answers: Answers,
+    page_size: u32,
+    pub stats: EngineStats,
+}
+
+impl Core {
+    pub fn new(
+        config: &EngineConfig,
+        runner: Box<dyn Runner>,
+        speculator: Speculator,
+        language: Language,
+    ) -> Core {
+        let stats = EngineStats {
+            cache_bytes: runner.cache_bytes(),
+            pages: config.pages(),
+            ..EngineStats::default()
+        };
+        Core {
+            runner,
+            scheduler: Scheduler::new(config.limits()),
+            speculator,
+            language,
+            answers: Answers::new(),
+            page_size: config.page_size as u32,
+            stats,
+        }
+    }
+
+    /// Takes a valid request; its answers' sequences have consecutive numbers from `first`, which nobody had before.
+    pub fn submit(&mut self, request: Request, first: Id, out: &Sender<Result<Output>>) {
+        let request = Arc::new(request);
+        let adjustment = Adjustment { penalties: request.penalties, bias: request.logit_bias.clone() };
+        let adjustment = Arc::new(adjustment);
+        for (index, id) in (0..request.answers).zip(first..) {
+            let track = Track {
+                id,
+                tokens: request.prompt.clone(),
+                prompt_len: request.prompt.len(),
+                leader: (index > 0).then_some(first),
+                ..Track::default()
+            };
+            let answer = Answer::new(request.clone(), adjustment.clone(), index, &self.language, out.clone());
+            self.answers.insert(id, answer);
+            self.scheduler.submit(track, request.priority);
+        }
+    }
+
+    /// Ends a sequence that nobody wants any more.
+    pub fn cancel(&mut self, id: Id) {
+        self.scheduler.remove(id, true);
+        self.answers.remove(&id);
+    }
+
+    /// Ends all of them, with an error.
+    pub fn stop(&mut self) {
+        for (id, answer) in std::mem::take(&mut self.answers) {
+            answer.fail(Error::Stopped);
+            self.scheduler.remove(id, true);
+        }
+    }
+
+    /// Whether there's nothing to do.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_empty()
+    }
+
+    /// One step.
+    pub fn step(&mut self) {
+        let began = Instant::now();
+        self.speculator.wish(&mut self.scheduler, &self.answers, &self.language);
+        let plan = self.scheduler.plan();
+        let planned = Instant::now();
+        let result = self.run(&plan);
+        let ran = Instant::now();
+        self.scheduler.end_step();
+        let said = match result {
+            Ok((drafts, outcomes)) => self.commit(&plan, &drafts, outcomes),
+            Err(error) => self.fail(&plan, &error),
+        };
+        if plan.works.iter().all(|work| work.is_last && work.len == 1) {
+            self.speculator.record(plan.works.len(), said, began.elapsed().as_secs_f64());
+        }
+        let memory = &self.scheduler.memory;
+        self.stats.pages_held = memory.total() - memory.available();
+        self.stats.add(&plan, said, [began, planned, ran, Instant::now()]);
+    }
+
+    /// Copies, drafts, the forward pass, the choice of tokens.
+    fn run(&mut self, plan: &Plan) -> Result<(Vec<Vec<Draft>>, Vec<Outcome>)> {
+        if plan.works.is_empty() && plan.copies.is_empty() {
+            return Ok((Vec::new(), Vec::new()));
+        }
+        self.runner.copy_pages(&plan.copies)?;
+        let drafts = self.speculator.propose(plan, &self.scheduler, &mut self.answers)?;
+        let step: Step = assemble(plan, &drafts, self.page_size, |work| self.scheduler.track(work.id));
+        self.runner.forward(&step.batch)?;
+        self.speculator.follow(plan, &self.scheduler)?;
+        let outcomes = choose(&*self.runner, plan, &step, &drafts, &mut self.answers)?;
+        Ok((drafts, outcomes))
+    }
+
+    /// Tokens go to their sequences and out to who waits for them; returns how many.
+    fn commit(&mut self, plan: &Plan, drafts: &[Vec<Draft>], outcomes: Vec<Outcome>) -> usize {
+        let mut said = 0;
+        for ((work, drafts), outcome) in plan.works.iter().zip(drafts).zip(outcomes) {
+            let end = work.start + work.len;
+            match outcome {
+                Outcome::Computed => self.advance(work.id, end, &[]),
+                Outcome::Invalid => {
+                    let error = tilewright_host::Error::InvalidLogits { row: end - 1 };
+                    self.end(work.id, Error::Device(error));
+                }
+                Outcome::Tokens(tokens) => {
+                    self.stats.drafts += drafts.len();
+                    self.stats.accepted += tokens.len() - 1;
+                    self.stats.verified += usize::from(!drafts.is_empty());
+                    said += self.say(work.id, end, tokens);
+                }
+            }
+        }
+        said
+    }
+
+    /// An answer goes on by `tokens`, of which all but the last have their keys and values behind the first `end`; returns how many
+    /// it took.
+    fn say(&mut self, id: Id, end: usize, tokens: Vec<(u32, Option<crate::sampling::Logprobs>)>) -> usize {
+        let Some(answer) = self.answers.get_mut(&id) else { return 0 };
+        let mut new = Vec::with_capacity(tokens.len());
+        for (token, logprobs) in tokens {
+            new.push(token);
+            if answer.say(token, logprobs, &self.language) != Then::GoesOn {
+                self.answers.remove(&id);
+                self.scheduler.remove(id, true);
+                return new.len();
+            }
+        }
+        self.advance(id, end + new.len() - 1, &new);
+        new.len()
+    }
+
+    fn advance(&mut self, id: Id, computed: usize, new: &[u32]) {
+        let before = self.scheduler.track(id).map_or(0, |track| track.drafted);
+        let drafted = self.speculator.drafted(id, before, computed);
+        self.scheduler.advance(id, computed, drafted, new);
+    }
+
+    /// A step that the device failed fails who was in it; what their pages hold is forgotten.
+    fn fail(&mut self, plan: &Plan, error: &Error) -> usize {
+        let hit: BTreeSet<Id> =
+            plan.works.iter().map(|work| work.id).chain(plan.admitted.iter().copied()).collect();
+        for id in hit {
+            self.end(id, error.for_another());
+        }
+        self.stats.failed_steps += 1;
+        0
+    }
+
+    fn end(&mut self, id: Id, error: Error) {
+        if let Some(answer) = self.answers.remove(&id) {
+            answer.fail(error);
+        }
+        self.scheduler.remove(id, false);
+    }
+}

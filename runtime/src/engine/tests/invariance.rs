@@ -1,0 +1,110 @@
+//! An answer depends on its request alone: the same tokens and the same logprobs, bit for bit, in every cell of the table.
+
+use super::super::{Batching, DraftLength, EngineConfig, Speculation};
+use super::harness::*;
+use crate::Model;
+
+/// Submits the requests in another order, a few at a time between steps (all at once where `at_once`), and holds the answers to `expected`. Speculation leaves only
+/// greedy answers as they were, and `greedy_only` looks at no others.
+fn holds(
+    what: &str,
+    model: &Model,
+    bench: &mut Bench,
+    expected: &[Vec<Said>],
+    seed: u64,
+    [greedy_only, at_once]: [bool; 2],
+) {
+    let requests = requests(expected.len(), 1);
+    let mut order: Vec<usize> = (0..requests.len()).collect();
+    let mut numbers = Numbers(seed);
+    for at in (1..order.len()).rev() {
+        order.swap(at, numbers.below(at + 1));
+    }
+    for &index in &order {
+        bench.submit(model, &requests[index]);
+        for _ in 0..if at_once { 0 } else { numbers.below(4) } {
+            bench.core.step();
+        }
+    }
+    bench.run();
+    for (index, found) in order.into_iter().zip(bench.answers()) {
+        if !greedy_only || requests[index].sampling.is_greedy() {
+            assert_eq!(found, expected[index], "{what}: request {index}");
+        }
+    }
+}
+
+fn cells(name: &str, count: usize) {
+    let model = fixture(name);
+    let expected = alone(&model, &requests(count, 1));
+    assert!(expected.iter().all(|said| said.last().is_some_and(|said| said.finish.is_some())));
+    let plain = |what: &str, config: EngineConfig, seed: u64| {
+        let mut bench = Bench::new(&model, None, config);
+        // In a pool that is too small for all, all come at once.
+        holds(what, &model, &mut bench, &expected, seed, [false, config.cache_tokens < 1000]);
+        bench
+    };
+    for seed in 0..3 {
+        plain("random batches", SMALL, seed);
+    }
+    for chunk_tokens in [16, 64, 512] {
+        plain("chunks", EngineConfig { chunk_tokens, step_tokens: 512, ..SMALL }, 3);
+    }
+    plain("chunks of a token", EngineConfig { chunk_tokens: 1, ..SMALL }, 4);
+    for page_size in [8, 16, 32] {
+        plain("pages", EngineConfig { page_size, ..SMALL }, 5);
+    }
+    plain("no prefix cache", EngineConfig { prefix_cache: false, ..SMALL }, 6);
+    plain("static batches", EngineConfig { batching: Batching::Static, ..SMALL }, 7);
+    let mut warm = plain("a cold prefix cache", SMALL, 8);
+    let before = warm.core.stats.cached_tokens;
+    holds("a warm prefix cache", &model, &mut warm, &expected, 9, [false, false]);
+    assert!(warm.core.stats.cached_tokens > before + 500, "{:?}", warm.core.stats);
+    let tight = plain("preemption", EngineConfig { cache_tokens: 128, page_size: 4, ..SMALL }, 10);
+    assert!(tight.core.stats.preemptions > 5, "{:?}", tight.core.stats);
+}
+
+#[test]
+fn answers_do_not_depend_on_scheduling() {
+    cells("llama-gqa-rope3", 50);
+}
+
+#[test]
+fn answers_do_not_depend_on_scheduling_under_a_window() {
+    cells("mistral-window16", 50);
+}
+
+#[test]
+fn greedy_answers_do_not_depend_on_drafts() {
+    let model = fixture("llama-gqa-rope3");
+    let expected = alone(&model, &requests(50, 1));
+    // Itself as its draft, all of whose drafts stand but those that only penalties part; and one that knows nothing.
+    let drafts = [fixture("llama-gqa-rope3"), fixture("qwen2-bias")];
+    for length in
+        [DraftLength::Fixed(1), DraftLength::Fixed(4), DraftLength::Fixed(9), DraftLength::Adaptive(4)]
+    {
+        for (index, draft) in drafts.iter().enumerate() {
+            let speculation = Speculation::DraftModel(length);
+            // Few pages, so that drafts are preempted too, with one length.
+            let sizes: &[usize] = if length == DraftLength::Fixed(4) { &[4096, 128] } else { &[4096] };
+            for &cache_tokens in sizes {
+                let config = EngineConfig { speculation, cache_tokens, page_size: 4, ..SMALL };
+                let mut bench = Bench::new(&model, Some(draft), config);
+                let what = format!("{speculation:?} of draft {index} in {cache_tokens}");
+                holds(&what, &model, &mut bench, &expected, 11, [true, cache_tokens < 1000]);
+                let stats = bench.core.stats;
+                if let DraftLength::Fixed(_) = length {
+                    assert!(stats.drafts > 100, "{what}: {stats:?}");
+                    let share = stats.accepted as f64 / stats.drafts as f64;
+                    assert!(if index == 0 { share > 0.7 } else { share < 0.3 }, "{what}: {share} accepted");
+                }
+                assert!(cache_tokens > 1000 || stats.preemptions > 0, "{what}: {stats:?}");
+            }
+        }
+        let config = EngineConfig { speculation: Speculation::NGram(length), ..SMALL };
+        let mut bench = Bench::new(&model, None, config);
+        holds("n-grams", &model, &mut bench, &expected, 12, [true, false]);
+        let stats = bench.core.stats;
+        assert!(matches!(length, DraftLength::Adaptive(_)) || stats.drafts > 10, "{stats:?}");
+    }
+}

@@ -1,0 +1,205 @@
+//! The engine on the emulated GPU device: the very kernels, alone and in batches, and a driver that fails.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use tilewright::{
+    Error, Model, Penalties, SamplingParams,
+    engine::{Batching, DraftLength, Engine, EngineConfig, EngineStats, Request, Speculation},
+};
+use tilewright_host::{
+    Result,
+    gpu::{Driver, GpuDevice, GpuInfo},
+};
+use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
+use tilewright_tests::emulated::Emulated;
+
+use super::setup::gpu;
+
+const CONFIG: EngineConfig = EngineConfig {
+    cache_tokens: 512,
+    page_size: 16,
+    step_tokens: 64,
+    chunk_tokens: 64,
+    max_running: 4,
+    batching: Batching::Continuous,
+    prefix_cache: true,
+    speculation: Speculation::Off,
+};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama-gqa-rope3")
+}
+
+/// Prompts of one token, of a page and one more, two that begin alike; greedy but for two.
+fn requests() -> Vec<Request> {
+    let prompts = [(0..17).collect::<Vec<u32>>(), vec![5], (0..33).collect(), vec![7, 8, 7, 8, 7, 8, 7]];
+    let request = |(index, prompt): (usize, Vec<u32>)| Request {
+        max_tokens: 6 + index,
+        ignore_eos: true,
+        logprobs: Some(1),
+        sampling: SamplingParams { temperature: [0.0, 0.9][index % 2], seed: 3, ..SamplingParams::default() },
+        penalties: Penalties { presence: [0.0, 0.0, 0.5, 0.0][index], ..Penalties::default() },
+        ..Request::new(prompt)
+    };
+    prompts.into_iter().enumerate().map(request).collect()
+}
+
+/// Tokens and logprobs' bits.
+type Said = Vec<(u32, u32)>;
+
+/// The answers to requests that come at once.
+fn answers(model: &Model, config: EngineConfig, requests: &[Request]) -> (Vec<Said>, EngineStats) {
+    let engine = Engine::with_draft(model.clone(), model, config).expect("an engine");
+    let streams: Vec<_> =
+        requests.iter().map(|request| engine.submit(request.clone()).expect("a stream")).collect();
+    // Key and value of two layers, two heads of 64 elements, bf16, whole pages.
+    let bytes = 2 * 2 * config.pages() * config.page_size * 2 * 64 * 2;
+    assert_eq!(engine.stats().cache_bytes, bytes);
+    let said = |stream| {
+        let outputs = Iterator::map(stream, |output: tilewright::Result<tilewright::engine::Output>| {
+            let output = output.expect("a token");
+            (output.id, output.logprobs.map_or(0, |found| found.chosen.to_bits()))
+        });
+        outputs.collect()
+    };
+    let answers = streams.into_iter().map(said).collect();
+    (answers, engine.shutdown())
+}
+
+#[test]
+fn answers_do_not_depend_on_who_else_is_served() {
+    let model = Model::load_on(fixture(), Arc::new(gpu())).expect("the fixture loads");
+    let requests = requests();
+    let alone: Vec<Said> = requests
+        .iter()
+        .map(|request| answers(&model, CONFIG, std::slice::from_ref(request)).0.remove(0))
+        .collect();
+    assert_eq!(answers(&model, CONFIG, &requests).0, alone, "together");
+    let chunks = EngineConfig { chunk_tokens: 16, page_size: 8, ..CONFIG };
+    assert_eq!(answers(&model, chunks, &requests).0, alone, "chunks of 16, pages of 8");
+    let odd = EngineConfig { chunk_tokens: 3, page_size: 32, prefix_cache: false, ..CONFIG };
+    assert_eq!(answers(&model, odd, &requests).0, alone, "chunks of 3, pages of 32");
+    // All but the longest, in fewer pages than they need together.
+    let few = [0, 1, 3];
+    let tight = EngineConfig { cache_tokens: 24, page_size: 2, ..CONFIG };
+    let (said, stats) = answers(&model, tight, &few.map(|index| requests[index].clone()));
+    assert_eq!(said, few.map(|index| alone[index].clone()), "few pages");
+    assert!(stats.preemptions > 0, "{stats:?}");
+    // With itself as its draft model, so that drafts stand.
+    let speculation = Speculation::DraftModel(DraftLength::Fixed(3));
+    let (said, stats) = answers(&model, EngineConfig { speculation, ..CONFIG }, &requests);
+    for (index, request) in requests.iter().enumerate().filter(|(_, request)| request.sampling.is_greedy()) {
+        assert_eq!(said[index], alone[index], "drafts for {request:?}");
+    }
+    assert!(stats.accepted > 5, "{stats:?}");
+}
+
+/// A driver whose call number `left` fails.
+struct Failing {
+    inner: Emulated,
+    left: AtomicI64,
+}
+
+/// More calls than a test makes.
+const NEVER: i64 = i64::MAX / 2;
+
+impl Failing {
+    fn call(&self, call: &'static str) -> Result<()> {
+        match self.left.fetch_sub(1, Ordering::SeqCst) {
+            0 => Err(tilewright_host::Error::Driver { call, code: "INJECTED".into(), observed: None }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Driver for Failing {
+    type Buffer = <Emulated as Driver>::Buffer;
+
+    fn info(&self) -> &GpuInfo {
+        self.inner.info()
+    }
+
+    fn alloc(&self, bytes: usize, purpose: &'static str) -> Result<Self::Buffer> {
+        let refused =
+            tilewright_host::Error::OutOfMemory { device: "failing".into(), requested_bytes: bytes, purpose };
+        self.call("alloc").map_err(|_| refused)?;
+        self.inner.alloc(bytes, purpose)
+    }
+
+    fn address(&self, buffer: &Self::Buffer) -> u64 {
+        self.inner.address(buffer)
+    }
+
+    fn upload(&self, dst: &Self::Buffer, offset: usize, bytes: &[u8]) -> Result<()> {
+        self.call("upload")?;
+        self.inner.upload(dst, offset, bytes)
+    }
+
+    fn download(&self, src: &Self::Buffer, offset: usize, out: &mut [u8]) -> Result<()> {
+        self.call("download")?;
+        self.inner.download(src, offset, out)
+    }
+
+    fn zero(&self, dst: &Self::Buffer) -> Result<()> {
+        self.call("zero")?;
+        self.inner.zero(dst)
+    }
+
+    fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap> {
+        self.call("tensor_map")?;
+        self.inner.tensor_map(spec)
+    }
+
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
+        self.call("launch")?;
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.launch(spec, grid, params) }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.inner.synchronize()
+    }
+}
+
+#[test]
+fn a_failed_call_fails_its_step_and_nothing_else() {
+    let driver = Failing { inner: Emulated::default(), left: AtomicI64::new(NEVER) };
+    let device = Arc::new(GpuDevice::new(driver));
+    let model = Model::load_on(fixture(), device.clone()).expect("the fixture loads");
+    let left = &device.driver().left;
+    // Two answers that share a page which is copied for one of them.
+    let request = Request { answers: 2, max_tokens: 2, ignore_eos: true, ..Request::new([1, 2, 3, 4, 5]) };
+    let said = |engine: &Engine| -> Vec<Option<u32>> {
+        let stream = engine.submit(request.clone()).expect("a stream");
+        stream
+            .map(|output| match output {
+                Ok(output) => Some(output.id),
+                Err(Error::Device(_)) => None,
+                Err(other) => panic!("of another kind: {other}"),
+            })
+            .collect()
+    };
+    left.store(NEVER, Ordering::SeqCst);
+    let engine = Engine::new(model.clone(), CONFIG).expect("an engine");
+    let expected = said(&engine);
+    let calls = NEVER - left.load(Ordering::SeqCst);
+    drop(engine);
+    let engine = Engine::new(model, CONFIG).expect("an engine");
+    // Every call of a run would take minutes under emulation; a stride that shares no factor with a layer's calls meets all kinds.
+    let mut failed = 0;
+    for at in (0..calls).step_by(11) {
+        left.store(at, Ordering::SeqCst);
+        failed += usize::from(said(&engine).contains(&None));
+        left.store(NEVER, Ordering::SeqCst);
+        assert_eq!(said(&engine), expected, "after call {at} failed");
+    }
+    assert!(failed > 5, "{failed} failures of {calls} calls");
+    let stats = engine.shutdown();
+    assert_eq!((stats.pages_held, stats.failed_steps), (0, failed));
+}
