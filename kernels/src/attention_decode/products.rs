@@ -304,7 +304,9 @@ fn accumulate<const FORMAT: u32, const ROWS8: usize>(
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
 unsafe fn mma<const FORMAT: u32>(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
     // SAFETY: the caller's promise.
-    unsafe { if FORMAT == KV_BF16 { ptx::mma_m16n8k16_bf16(a, b, c) } else { ptx::mma_m16n8k16_f16(a, b, c) } }
+    unsafe {
+        if FORMAT == KV_BF16 { ptx::mma_m16n8k16_bf16(a, b, c) } else { ptx::mma_m16n8k16_f16(a, b, c) }
+    }
 }
 
 /// The bf16 address of a query row of the item, for [`load_queries`].

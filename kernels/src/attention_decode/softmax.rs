@@ -210,11 +210,7 @@ impl<const STEPS: usize, const ROWS8: usize> Softmax<STEPS, ROWS8> {
     /// Every lane of the warp calls it.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub unsafe fn update<const KEYS16: usize>(
-        &mut self,
-        s: &mut Scores<KEYS16, ROWS8>,
-        rescale_out: f32,
-    ) {
+    pub unsafe fn update<const KEYS16: usize>(&mut self, s: &mut Scores<KEYS16, ROWS8>, rescale_out: f32) {
         let mut rescale = [[1.0f32; 2]; ROWS8];
         let mut moved = rescale_out != 1.0;
         for n in 0..ROWS8 {
