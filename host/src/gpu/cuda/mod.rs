@@ -26,7 +26,7 @@ use cust::{
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
-pub use self::timing::CudaGraph;
+pub use self::timing::{CudaGraph, CudaMark};
 use self::{module::Module, staging::Staging};
 use super::{Driver, GpuDevice, GpuInfo};
 use crate::{Error, Result};

@@ -21,7 +21,30 @@ pub struct CudaGraph {
 // SAFETY: the handles name objects of the driver, which any thread with the context current may use, one at a time.
 unsafe impl Send for CudaGraph {}
 
+/// A place in the stream, as the device reaches it.
+pub struct CudaMark(Event);
+
 impl CudaDriver {
+    /// Marks the stream's end.
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub fn mark(&self) -> Result<CudaMark> {
+        self.inner.bind()?;
+        let event = api::wrapped("cuEventCreate", Event::new(EventFlags::DEFAULT))?;
+        api::wrapped("cuEventRecord", event.record(&self.inner.stream))?;
+        Ok(CudaMark(event))
+    }
+
+    /// The device's time from one mark to a later one, both of which it has passed.
+    ///
+    /// # Errors
+    /// Where it hasn't, and the driver's own.
+    pub fn between(&self, start: &CudaMark, end: &CudaMark) -> Result<Duration> {
+        self.inner.bind()?;
+        api::wrapped("cuEventElapsedTime", end.0.elapsed(&start.0))
+    }
+
     /// The second-level cache, in bytes.
     ///
     /// # Errors
