@@ -125,6 +125,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     type Step: Send;
     /// f32 logits, `[rows, vocab]`.
     type Logits: Send;
+    /// What is kept of steps, so that steps like them take less: of one model, cache and set of activations.
+    type Replays: Default + Send;
 
     /// The device in words: name, threads or compute capability, memory.
     fn describe(&self) -> String;
@@ -149,6 +151,18 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()>;
     /// Brings a step's metadata over. Token ids must be below the vocabulary, positions below the rope's.
     fn step(&self, batch: &Batch) -> Result<Self::Step>;
+    /// Brings a step's metadata over and does `work` with it, or has done what the same work did for an earlier step like it. So `work`
+    /// asks for the same operations, over the same tensors and the same cache, whenever `replays` are the same, and for none that waits.
+    fn run_step<E: From<crate::Error>>(
+        &self,
+        batch: &Batch,
+        _replays: &mut Self::Replays,
+        mut work: impl FnMut(&Self::Step) -> Result<(), E>,
+    ) -> Result<(), E> {
+        work(&self.step(batch)?)
+    }
+    /// Uses the first `rows` of logits, which a step that was replayed has written.
+    fn set_logit_rows(&self, logits: &mut Self::Logits, rows: usize) -> Result<()>;
 
     /// `out[i] = table[ids[i]]` for the step's token ids.
     fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()>;

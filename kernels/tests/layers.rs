@@ -205,7 +205,8 @@ fn argmax_of_ties_nan_and_infinities() {
     ];
     for (logits, want) in cases {
         let mut b = Bench::new();
-        let params = Argmax { logits: b.words(logits), out: b.empty(4), rows: 1, cols: logits.len() as u32 };
+        let (logits, cols) = (b.words(logits), logits.len() as u32);
+        let params = Argmax { logits, out: b.empty(4), rows: 1, cols, ..Argmax::default() };
         b.launch(&argmax::ARGMAX, [1, 1, 1], params);
         assert_eq!(b.read::<u32>(params.out, 1), [*want]);
     }

@@ -12,7 +12,7 @@ use std::{
 use serde::Serialize;
 use tilewright_host::{
     Result,
-    gpu::{Driver, GpuInfo},
+    gpu::{Driver, GpuInfo, Launch},
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
@@ -49,13 +49,14 @@ impl Clock for tilewright_host::gpu::cuda::CudaDriver {
 #[derive(Debug, Default)]
 pub struct Counts {
     single: AtomicU64,
+    in_graphs: AtomicU64,
 }
 
 impl Counts {
     /// All launches, and those that went to the device one by one.
     pub fn launches(&self) -> [u64; 2] {
         let single = self.single.load(Ordering::Relaxed);
-        [single, single]
+        [single + self.in_graphs.load(Ordering::Relaxed), single]
     }
 }
 
@@ -135,6 +136,8 @@ impl<Dr: Clock> Observed<Dr> {
 
 impl<Dr: Clock> Driver for Observed<Dr> {
     type Buffer = Dr::Buffer;
+    /// And how many launches it has.
+    type Graph = (Dr::Graph, u64);
 
     fn info(&self) -> &GpuInfo {
         self.driver.info()
@@ -176,6 +179,22 @@ impl<Dr: Clock> Driver for Observed<Dr> {
         let timed = Timed { kernel: spec.name, grid, start, end: self.driver.mark()? };
         self.timed.lock().unwrap_or_else(PoisonError::into_inner).push(timed);
         Ok(())
+    }
+
+    unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<(Dr::Graph, u64)>> {
+        // Launches that are to be timed are made one by one.
+        if self.times.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        // SAFETY: the caller's promise.
+        let graph = unsafe { self.driver.graph(launches)? };
+        Ok(graph.map(|graph| (graph, launches.len() as u64)))
+    }
+
+    unsafe fn replay(&self, (graph, launches): &(Dr::Graph, u64)) -> Result<()> {
+        self.counts.in_graphs.fetch_add(*launches, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.driver.replay(graph) }
     }
 
     fn synchronize(&self) -> Result<()> {

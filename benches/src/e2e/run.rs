@@ -70,7 +70,11 @@ pub type Launches<'a> = &'a dyn Fn() -> [u64; 2];
 struct Run {
     seconds: f64,
     answers: Vec<Vec<u32>>,
-    stats: EngineStats,
+    steps: usize,
+    /// Of planning and committing.
+    host_seconds: f64,
+    /// Of whole steps.
+    step_seconds: f64,
     launches: [u64; 2],
 }
 
@@ -102,7 +106,8 @@ fn measure_batch(
     batch: usize,
     launches: Launches<'_>,
 ) -> Result<(Cell, Vec<u32>)> {
-    let run = |new_tokens| run(model, plan.prompt, batch, new_tokens, launches);
+    let engine = engine(model, plan.prompt, batch, plan.new_tokens)?;
+    let run = |new_tokens| run(&engine, plan.prompt, batch, new_tokens, launches);
     let mut prompts = Vec::new();
     let mut whole = Vec::new();
     // One more than asked for: the first warms up.
@@ -116,11 +121,11 @@ fn measure_batch(
             return Err(different("in another run".into(), &answers[at], &other.answers[at]));
         }
     }
-    let one = |runs: &[Run]| runs[0].launches;
-    // Graphs are made in the first run.
-    let counts = [one(&whole[1..]), one(&prompts[1..])];
-    let decode_steps = whole[1].stats.steps.saturating_sub(prompts[1].stats.steps).max(1) as f64;
-    let a_step = |which: usize| counts[0][which].saturating_sub(counts[1][which]) as f64 / decode_steps;
+    let (timed, timed_prompt) = (&whole[1], &prompts[1]);
+    let decode_steps = timed.steps.saturating_sub(timed_prompt.steps).max(1) as f64;
+    let a_step = |which: usize| {
+        timed.launches[which].saturating_sub(timed_prompt.launches[which]) as f64 / decode_steps
+    };
     let seconds = median(&whole[1..]);
     let prompt_seconds = median(&prompts[1..]);
     let decoding = (seconds - prompt_seconds).max(f64::MIN_POSITIVE);
@@ -142,7 +147,7 @@ fn measure_batch(
         wall_tokens_per_second,
         of_wall: decode_tokens_per_second / wall_tokens_per_second,
         of_wall_with_cache: decode_tokens_per_second / with_cache,
-        host_share: whole[1].stats.host_share(),
+        host_share: timed.host_seconds / timed.step_seconds.max(f64::MIN_POSITIVE),
         launches_per_step: a_step(0),
         single_launches_per_step: a_step(1),
     };
@@ -154,11 +159,12 @@ fn measure_batch(
 /// # Errors
 /// The engine's own.
 pub fn once(model: &Model, prompt: usize, batch: usize, new_tokens: usize) -> Result<usize> {
-    Ok(run(model, prompt, batch, new_tokens, &|| [0; 2])?.stats.steps)
+    let engine = engine(model, prompt, batch, new_tokens)?;
+    Ok(run(&engine, prompt, batch, new_tokens, &|| [0; 2])?.steps)
 }
 
-/// A batch of requests from an idle engine to its end.
-fn run(model: &Model, prompt: usize, batch: usize, new_tokens: usize, launches: Launches<'_>) -> Result<Run> {
+/// An engine with room for a batch.
+fn engine(model: &Model, prompt: usize, batch: usize, new_tokens: usize) -> Result<Engine> {
     let tokens = (prompt + new_tokens).next_multiple_of(PAGE_SIZE) * batch;
     let config = EngineConfig {
         cache_tokens: tokens,
@@ -169,14 +175,24 @@ fn run(model: &Model, prompt: usize, batch: usize, new_tokens: usize, launches: 
         prefix_cache: false,
         ..EngineConfig::default()
     };
-    let engine = Engine::new(model.clone(), config)?;
-    let vocab = model.config().vocab_size;
-    let before = launches();
+    Ok(Engine::new(model.clone(), config)?)
+}
+
+/// A batch of requests, from an idle engine until it's idle again.
+fn run(
+    engine: &Engine,
+    prompt: usize,
+    batch: usize,
+    new_tokens: usize,
+    launches: Launches<'_>,
+) -> Result<Run> {
+    let vocab = engine.model().config().vocab_size;
+    let (before, stats_before) = (launches(), engine.stats());
     let began = Instant::now();
     let mut streams = Vec::with_capacity(batch);
     for request in 0..batch {
-        let prompt: Vec<u32> =
-            (0..prompt).map(|at| ((request * 7919 + at * 104_729 + 1) % vocab) as u32).collect();
+        let prompt = (0..prompt).map(|at| ((request * 7919 + at * 104_729 + 1) % vocab) as u32);
+        let prompt: Vec<u32> = prompt.collect();
         let request = Request { max_tokens: new_tokens, ignore_eos: true, ..Request::new(prompt) };
         streams.push(engine.submit(request)?);
     }
@@ -186,10 +202,23 @@ fn run(model: &Model, prompt: usize, batch: usize, new_tokens: usize, launches: 
         answers.push(ids.collect::<tilewright::Result<Vec<u32>>>()?);
     }
     let seconds = began.elapsed().as_secs_f64();
-    let stats = engine.shutdown();
+    // The last token is out before its step is counted.
+    let mut stats = engine.stats();
+    while stats.tokens < stats_before.tokens + batch * new_tokens {
+        std::thread::yield_now();
+        stats = engine.stats();
+    }
     let after = launches();
-    let launches = [0, 1].map(|which| after[which] - before[which]);
-    Ok(Run { seconds, answers, stats, launches })
+    let host = |stats: &EngineStats| stats.schedule_seconds + stats.commit_seconds;
+    let host_seconds = host(&stats) - host(&stats_before);
+    Ok(Run {
+        seconds,
+        answers,
+        steps: stats.steps - stats_before.steps,
+        host_seconds,
+        step_seconds: host_seconds + stats.run_seconds - stats_before.run_seconds,
+        launches: [0, 1].map(|which| after[which] - before[which]),
+    })
 }
 
 fn median(runs: &[Run]) -> f64 {

@@ -9,6 +9,7 @@
 //! | `decode` | decode attention: its work list, its scratch, its launch |
 //! | `gemm` | matrix products: which kernel computes which rows, the launches |
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
+//! | `replay` | steps like earlier ones, whose launches are made as one |
 //! | `quantized` | how quantised weights are kept |
 //! | [`select_tile`] | which tile of the baseline's GEMM a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
@@ -27,6 +28,7 @@ mod launch;
 mod pages;
 mod prefill;
 mod quantized;
+mod replay;
 mod scratch;
 mod select;
 mod step;
@@ -34,6 +36,7 @@ mod storage;
 
 pub use device::GpuDevice;
 pub use driver::*;
+pub use replay::GpuReplays;
 pub use select::select_tile;
 pub use step::GpuStep;
 pub use storage::{GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuTensor, GpuVector};

@@ -19,12 +19,13 @@ pub(crate) fn silu(x: f32) -> f32 {
 kernel! {
     /// See [`SiluMul`].
     pub fn silu_mul(p: SiluMul) {
+        ptx::start_after_previous();
         let row = u64::from(ptx::ctaid_x());
         let row_bytes = u64::from(p.inter) * 2;
         let g_gate = p.gate_up + row * 2 * row_bytes;
         let g_up = g_gate + row_bytes;
         let g_out = p.out + row * row_bytes;
-        let mut col = ptx::tid_x() * 8;
+        let mut col = (ptx::ctaid_y() * THREADS + ptx::tid_x()) * 8;
         while col < p.inter {
             let offset = u64::from(col) * 2;
             let mut gate = unpack8(ptx::ld_global_nc_v4_b32(g_gate + offset));
@@ -33,7 +34,7 @@ kernel! {
                 gate[i] = silu(gate[i]) * up[i];
             }
             ptx::st_global_v4_b32(g_out + offset, pack8(gate));
-            col += THREADS * 8;
+            col += ptx::nctaid_y() * THREADS * 8;
         }
     }
 }

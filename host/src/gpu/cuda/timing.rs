@@ -5,6 +5,7 @@ use std::{ffi::c_int, ptr::null_mut, sync::Arc, time::Duration};
 use cust::{
     device::Device,
     event::{Event, EventFlags},
+    stream::Stream,
     sys::{CUgraph, CUgraphExec},
 };
 
@@ -86,9 +87,14 @@ impl CudaDriver {
     /// # Errors
     /// Those of `work`, and of the driver.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        self.capture_of(&self.inner.stream, work)
+    }
+
+    /// As [`CudaDriver::capture`], of a stream that captures nothing yet.
+    pub(super) fn capture_of(&self, stream: &Stream, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
         self.inner.bind()?;
-        let stream = self.inner.stream.as_inner();
-        // SAFETY: the stream lives as long as `self` and captures nothing yet.
+        let stream = stream.as_inner();
+        // SAFETY: the stream is borrowed until the capture has ended, and captures nothing yet.
         let code = unsafe { api::cuStreamBeginCapture_v2(stream, api::CAPTURE_THREAD_LOCAL) };
         api::check("cuStreamBeginCapture", code, || None)?;
         let done = work();
