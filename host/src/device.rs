@@ -138,6 +138,14 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn matrix(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix>;
     /// Takes quantised weights over, in the device's own packing: an operand of every product that a matrix is.
     fn quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix>;
+    /// Takes over what [`Device::linear_gated`] multiplies by: the rows of a gate, then as many of what it gates, in the device's own order.
+    fn gated(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix> {
+        self.matrix(weights)
+    }
+    /// As [`Device::gated`], of quantised weights.
+    fn gated_quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix> {
+        self.quantized(weights)
+    }
     /// Takes a vector over.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
     /// Tabulates `cos(p * f) * attention_factor` and the sine for positions below `max_position` and `head_dim / 2` frequencies.
@@ -191,6 +199,17 @@ pub trait Device: Send + Sync + Sized + 'static {
         bias: Option<&Self::Vector>,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+    /// `out = silu(x * gate^T) * (x * up^T)` of a matrix of both that [`Device::gated`] made; `gate_up` is room for the products.
+    fn linear_gated(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        gate_up: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(x, w, None, gate_up)?;
+        self.silu_mul(gate_up, out)
+    }
     /// `residual += x * w^T (+ bias)`.
     fn linear_residual(
         &self,

@@ -86,6 +86,7 @@ row_kernel!(
             out: prepared.output("out", rows * cols * 2)?,
             rows: rows as u32,
             inter: cols as u32,
+            ..abi::SiluMul::default()
         }
     }
 );

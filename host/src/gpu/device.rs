@@ -87,6 +87,14 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         self.make_quantized(weights)
     }
 
+    fn gated(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix> {
+        self.make_gated(weights)
+    }
+
+    fn gated_quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix> {
+        self.make_gated_quantized(weights)
+    }
+
     fn vector(&self, values: &[f32]) -> Result<Self::Vector> {
         self.make_vector(values)
     }
@@ -157,6 +165,16 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         out: &mut Self::Tensor,
     ) -> Result<()> {
         self.launch_linear(x, w, bias, out)
+    }
+
+    fn linear_gated(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        gate_up: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_linear_gated(x, w, gate_up, out)
     }
 
     fn linear_residual(

@@ -17,7 +17,7 @@ use super::{
     decode::Planes,
     select::MAX_GRID_Y,
     step::End,
-    storage::{Stored, dim, require},
+    storage::{BF16, Stored, dim, require},
 };
 use crate::{AttentionSpec, Result, RopeAppend};
 
@@ -118,8 +118,27 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let op = "silu_mul";
         require(gate_up.cols == 2 * out.cols, op, "columns of gate_up", 2 * out.cols, gate_up.cols)?;
         out.resize(op, "out", gate_up.rows, gate_up.generated)?;
-        let (rows, inter) = (dim(op, "rows", gate_up.rows)?, dim(op, "cols", out.cols)?);
-        let params = abi::SiluMul { gate_up: gate_up.address, out: out.address, rows, inter };
+        self.silu_mul_rows(gate_up, out, 0, false)
+    }
+
+    /// Rows from `first` on; `out` has the rows of `gate_up` and half of its columns, as the callers checked.
+    pub(super) fn silu_mul_rows(
+        &self,
+        gate_up: &GpuTensor<Dr>,
+        out: &GpuTensor<Dr>,
+        first: usize,
+        is_paired: bool,
+    ) -> Result<()> {
+        let op = "silu_mul";
+        let (rows, inter) = (dim(op, "rows", gate_up.rows - first)?, dim(op, "cols", out.cols)?);
+        let params = abi::SiluMul {
+            gate_up: gate_up.address + (first * gate_up.cols * BF16) as u64,
+            out: out.address + (first * out.cols * BF16) as u64,
+            rows,
+            inter,
+            paired: u32::from(is_paired),
+            reserved: 0,
+        };
         // SAFETY: `gate_up` is `[rows, 2 * inter]` and `out` `[rows, inter]`, as checked above.
         unsafe { self.launch(&SILU_MUL, [rows, silu_mul::parts(inter), 1], params) }
     }

@@ -7,6 +7,7 @@
 //! | `launch` | a layer's launches, their shape checks and parameters |
 //! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
+//! | `gated` | gates and what they gate, in turn, for the products that join them |
 //! | `gemm` | matrix products: which kernel computes which rows, the launches |
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
 //! | `replay` | steps like earlier ones, whose launches are made as one |
@@ -23,6 +24,7 @@ pub mod cuda;
 mod decode;
 mod device;
 mod driver;
+mod gated;
 mod gemm;
 mod launch;
 mod pages;
