@@ -84,7 +84,7 @@ unsafe fn scan(p: &Argmax, g_row: u64) -> Found {
 /// # Safety
 /// As the entry; the whole block calls it, with what [`scan`] found.
 #[inline(always)]
-unsafe fn is_last(p: &Argmax, g_partials: u64, g_counter: u64, found: Found) -> bool {
+unsafe fn is_last(g_partials: u64, g_counter: u64, found: Found) -> bool {
     let s_is_last = ptx::shared_base() + SharedPlan::IS_LAST;
     // SAFETY: the block's own part of the scratch. The addition releases what its thread wrote; whoever comes last has acquired what
     // all released, and the barrier hands it to the block.
@@ -112,7 +112,7 @@ kernel! {
         let parts = ptx::nctaid_y();
         if parts > 1 {
             let g_partials = p.partials + row * u64::from(parts) * 16;
-            if !is_last(&p, g_partials, p.counters + row * 4, found) {
+            if !is_last(g_partials, p.counters + row * 4, found) {
                 return;
             }
             if ptx::warp() == 0 {
