@@ -16,32 +16,36 @@ use tilewright_host::{
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
-/// A driver that can tell when the device reaches a place in its stream.
+/// A driver that can tell when the device reaches a place in a graph.
 pub trait Clock: Driver {
-    /// A place in the stream.
+    /// A place in a graph.
     type Mark: Send;
-    /// Marks the stream's end.
-    ///
-    /// # Errors
-    /// The driver's own.
-    fn mark(&self) -> Result<Self::Mark>;
-    /// From one mark to a later one, once the device has passed both.
+    /// From one mark to a later one, once a replay has ended.
     ///
     /// # Errors
     /// The driver's own.
     fn between(&self, start: &Self::Mark, end: &Self::Mark) -> Result<Duration>;
+    /// A graph that sets a mark before its first launch and after each, in every replay.
+    ///
+    /// # Safety
+    /// As [`Driver::graph`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    unsafe fn timed_graph(&self, launches: &[Launch]) -> Result<(Self::Graph, Vec<Self::Mark>)>;
 }
 
 #[cfg(feature = "cuda")]
 impl Clock for tilewright_host::gpu::cuda::CudaDriver {
     type Mark = tilewright_host::gpu::cuda::CudaMark;
 
-    fn mark(&self) -> Result<Self::Mark> {
-        self.mark()
-    }
-
     fn between(&self, start: &Self::Mark, end: &Self::Mark) -> Result<Duration> {
         self.between(start, end)
+    }
+
+    unsafe fn timed_graph(&self, launches: &[Launch]) -> Result<(Self::Graph, Vec<Self::Mark>)> {
+        // SAFETY: the caller's promise.
+        unsafe { self.timed_graph(launches) }
     }
 }
 
@@ -60,12 +64,15 @@ impl Counts {
     }
 }
 
-/// A launch between two marks.
-struct Timed<M> {
-    kernel: &'static str,
-    grid: [u32; 3],
-    start: M,
-    end: M,
+/// A kernel over so many blocks.
+type Kind = (&'static str, [u32; 3]);
+
+/// A graph, observed.
+pub struct ObservedGraph<Dr: Clock> {
+    graph: Dr::Graph,
+    launches: Vec<Kind>,
+    /// Before the first launch and after each, of a graph that is timed.
+    marks: Vec<Dr::Mark>,
 }
 
 /// A driver, observed.
@@ -73,11 +80,12 @@ pub struct Observed<Dr: Clock> {
     driver: Dr,
     counts: Arc<Counts>,
     times: AtomicBool,
-    timed: Mutex<Vec<Timed<Dr::Mark>>>,
+    /// Microseconds.
+    timed: Mutex<BTreeMap<Kind, Vec<f64>>>,
 }
 
-/// Launches of a kernel over so many blocks. A launch's time begins when the device has done what was before it: what the host took
-/// to launch counts where the device waits for it, and a launch that is timed doesn't start early.
+/// Launches of a kernel over so many blocks, in graphs: those outside of graphs aren't timed. A launch that is timed doesn't start
+/// before the one before it has ended, and its time includes the gap between them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Operation {
     /// The kernel.
@@ -110,17 +118,8 @@ impl<Dr: Clock> Observed<Dr> {
     }
 
     /// What was timed, forgotten by it; the longest in all first.
-    ///
-    /// # Errors
-    /// The driver's own.
-    pub fn operations(&self) -> Result<Vec<Operation>> {
-        self.driver.synchronize()?;
-        let timed = std::mem::take(&mut *self.timed.lock().unwrap_or_else(PoisonError::into_inner));
-        let mut found: BTreeMap<(&'static str, [u32; 3]), Vec<f64>> = BTreeMap::new();
-        for Timed { kernel, grid, start, end } in &timed {
-            let took = self.driver.between(start, end)?;
-            found.entry((kernel, *grid)).or_default().push(took.as_secs_f64() * 1e6);
-        }
+    pub fn operations(&self) -> Vec<Operation> {
+        let found = std::mem::take(&mut *self.timed.lock().unwrap_or_else(PoisonError::into_inner));
         let mut operations: Vec<Operation> = found
             .into_iter()
             .map(|((kernel, grid), mut times)| {
@@ -130,14 +129,13 @@ impl<Dr: Clock> Observed<Dr> {
             })
             .collect();
         operations.sort_by(|a, b| b.total_us.total_cmp(&a.total_us));
-        Ok(operations)
+        operations
     }
 }
 
 impl<Dr: Clock> Driver for Observed<Dr> {
     type Buffer = Dr::Buffer;
-    /// And how many launches it has.
-    type Graph = (Dr::Graph, u64);
+    type Graph = ObservedGraph<Dr>;
 
     fn info(&self) -> &GpuInfo {
         self.driver.info()
@@ -169,32 +167,38 @@ impl<Dr: Clock> Driver for Observed<Dr> {
 
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         self.counts.single.fetch_add(1, Ordering::Relaxed);
-        if !self.times.load(Ordering::Relaxed) {
-            // SAFETY: the caller's promise.
-            return unsafe { self.driver.launch(spec, grid, params) };
-        }
-        let start = self.driver.mark()?;
         // SAFETY: the caller's promise.
-        unsafe { self.driver.launch(spec, grid, params)? };
-        let timed = Timed { kernel: spec.name, grid, start, end: self.driver.mark()? };
-        self.timed.lock().unwrap_or_else(PoisonError::into_inner).push(timed);
+        unsafe { self.driver.launch(spec, grid, params) }
+    }
+
+    unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<ObservedGraph<Dr>>> {
+        let kinds = launches.iter().map(|launch| (launch.spec.name, launch.grid)).collect();
+        // SAFETY: the caller's promise.
+        let graph = unsafe {
+            match self.times.load(Ordering::Relaxed) {
+                true => Some(self.driver.timed_graph(launches)?),
+                false => self.driver.graph(launches)?.map(|graph| (graph, Vec::new())),
+            }
+        };
+        Ok(graph.map(|(graph, marks)| ObservedGraph { graph, launches: kinds, marks }))
+    }
+
+    unsafe fn replay(&self, observed: &ObservedGraph<Dr>) -> Result<()> {
+        let ObservedGraph { graph, launches, marks } = observed;
+        self.counts.in_graphs.fetch_add(launches.len() as u64, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { self.driver.replay(graph)? };
+        if marks.is_empty() {
+            return Ok(());
+        }
+        // The next replay sets the marks anew.
+        self.driver.synchronize()?;
+        let mut timed = self.timed.lock().unwrap_or_else(PoisonError::into_inner);
+        for (kind, marks) in launches.iter().zip(marks.windows(2)) {
+            let took = self.driver.between(&marks[0], &marks[1])?;
+            timed.entry(*kind).or_default().push(took.as_secs_f64() * 1e6);
+        }
         Ok(())
-    }
-
-    unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<(Dr::Graph, u64)>> {
-        // Launches that are to be timed are made one by one.
-        if self.times.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        // SAFETY: the caller's promise.
-        let graph = unsafe { self.driver.graph(launches)? };
-        Ok(graph.map(|graph| (graph, launches.len() as u64)))
-    }
-
-    unsafe fn replay(&self, (graph, launches): &(Dr::Graph, u64)) -> Result<()> {
-        self.counts.in_graphs.fetch_add(*launches, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { self.driver.replay(graph) }
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -27,7 +27,10 @@ use cust::{
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
 pub use self::timing::{CudaGraph, CudaMark};
-use self::{module::Module, staging::Staging};
+use self::{
+    module::Module,
+    staging::{Landing, Staging},
+};
 use super::{Driver, GpuDevice, GpuInfo, Launch};
 use crate::{Error, Result};
 
@@ -59,6 +62,7 @@ struct Inner {
     device: String,
     module: Module,
     staging: Mutex<Staging>,
+    landing: Mutex<Landing>,
     /// The last kernel launched.
     launched: Mutex<Option<&'static str>>,
     stream: Stream,
@@ -188,6 +192,11 @@ impl Driver for CudaDriver {
     fn download(&self, src: &CudaBuffer, offset: usize, out: &mut [u8]) -> Result<()> {
         let from = src.range("download", offset, out.len())?;
         self.inner.bind()?;
+        if Landing::holds(out.len()) {
+            let wait = || self.inner.synchronize("a download");
+            // SAFETY: the range is in the buffer, it has room, and the context is current.
+            return unsafe { lock(&self.inner.landing).download(from, out, &self.inner.stream, wait) };
+        }
         // SAFETY: the range is in the buffer; `out` is borrowed until the stream has been waited for below.
         let code = unsafe {
             api::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), from, out.len(), self.inner.stream.as_inner())

@@ -5,12 +5,13 @@ use std::{ffi::c_int, ptr::null_mut, sync::Arc, time::Duration};
 use cust::{
     device::Device,
     event::{Event, EventFlags},
-    stream::Stream,
-    sys::{CUgraph, CUgraphExec},
+    stream::{Stream, StreamFlags},
+    sys::{CUevent, CUgraph, CUgraphExec},
 };
 
 use super::{CudaBuffer, CudaDriver, Inner, api};
 use crate::Result;
+use crate::gpu::Launch;
 
 /// Launches captured once and replayed as one, without the gaps that separate launches have.
 pub struct CudaGraph {
@@ -22,28 +23,77 @@ pub struct CudaGraph {
 // SAFETY: the handles name objects of the driver, which any thread with the context current may use, one at a time.
 unsafe impl Send for CudaGraph {}
 
-/// A place in the stream, as the device reaches it.
-pub struct CudaMark(Event);
+/// A place in a graph, as the device reached it in the last replay.
+pub struct CudaMark {
+    event: CUevent,
+    inner: Arc<Inner>,
+}
+
+// SAFETY: the handle names an object of the driver, which any thread with the context current may use.
+unsafe impl Send for CudaMark {}
+
+impl Drop for CudaMark {
+    fn drop(&mut self) {
+        if self.inner.bind().is_ok() {
+            // SAFETY: made by `CudaDriver::new_mark`; the driver keeps what a replay under way needs. An error has nobody to go to.
+            let _ = unsafe { api::cuEventDestroy_v2(self.event) };
+        }
+    }
+}
 
 impl CudaDriver {
-    /// Marks the stream's end.
-    ///
-    /// # Errors
-    /// The driver's own.
-    pub fn mark(&self) -> Result<CudaMark> {
-        self.inner.bind()?;
-        let event = api::wrapped("cuEventCreate", Event::new(EventFlags::DEFAULT))?;
-        api::wrapped("cuEventRecord", event.record(&self.inner.stream))?;
-        Ok(CudaMark(event))
+    fn new_mark(&self) -> Result<CudaMark> {
+        let mut mark = CudaMark { event: null_mut(), inner: self.inner.clone() };
+        // SAFETY: writes the handle of a new event.
+        let code = unsafe { api::cuEventCreate(&mut mark.event, 0) };
+        api::check("cuEventCreate", code, || None)?;
+        Ok(mark)
     }
 
-    /// The device's time from one mark to a later one, both of which it has passed.
+    /// The device's time from one mark to a later one of the same replay, which has ended.
     ///
     /// # Errors
     /// Where it hasn't, and the driver's own.
     pub fn between(&self, start: &CudaMark, end: &CudaMark) -> Result<Duration> {
         self.inner.bind()?;
-        api::wrapped("cuEventElapsedTime", end.0.elapsed(&start.0))
+        let mut milliseconds = 0.0f32;
+        // SAFETY: writes one float; both are events of this context.
+        let code = unsafe { api::cuEventElapsedTime(&mut milliseconds, start.event, end.event) };
+        api::check("cuEventElapsedTime", code, || None)?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
+    }
+
+    /// As [`Driver::graph`], with a mark before the first launch and after each, which every replay sets anew. A launch that has a mark
+    /// before it doesn't start early.
+    ///
+    /// # Safety
+    /// As [`Driver::graph`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub unsafe fn timed_graph(&self, launches: &[Launch]) -> Result<(CudaGraph, Vec<CudaMark>)> {
+        self.inner.bind()?;
+        let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::NON_BLOCKING, None))?;
+        let mut marks = Vec::with_capacity(launches.len() + 1);
+        for _ in 0..=launches.len() {
+            marks.push(self.new_mark()?);
+        }
+        let record = |mark: &CudaMark| {
+            // SAFETY: both live until the capture has ended, and marks are handed out beside the graph that sets them.
+            let code =
+                unsafe { api::cuEventRecordWithFlags(mark.event, stream.as_inner(), api::RECORD_EXTERNAL) };
+            api::check("cuEventRecordWithFlags", code, || None)
+        };
+        let graph = self.capture_of(&stream, || {
+            record(&marks[0])?;
+            for (Launch { spec, grid, params }, mark) in launches.iter().zip(&marks[1..]) {
+                // SAFETY: the caller's promise.
+                unsafe { self.launch_on(&stream, spec, *grid, params)? };
+                record(mark)?;
+            }
+            Ok(())
+        })?;
+        Ok((graph, marks))
     }
 
     /// The second-level cache, in bytes.
