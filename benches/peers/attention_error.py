@@ -38,7 +38,8 @@ def contiguous(folder, problem, tensor, scale, tokens, page_size):
     pages = -(-tokens // page_size)
     codes = load(folder, tensor, CODES[problem.get("kv", "bf16")], seqs * pages, kv_heads, page_size, head_dim)
     table = load(folder, "block_table", torch.int32, seqs * pages).long()
-    values = codes[table].to(torch.float64)
+    # Widened first: not every operation takes 8-bit floats.
+    values = codes.to(torch.float64)[table]
     if (folder / f"{scale}.bin").exists():
         values *= load(folder, scale, torch.float32, seqs * pages, kv_heads, page_size)[table].unsqueeze(-1)
     values = values.reshape(seqs, pages, kv_heads, page_size, head_dim).transpose(1, 2)
