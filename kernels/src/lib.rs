@@ -13,6 +13,7 @@ pub mod argmax;
 pub mod attention_decode;
 pub mod attention_prefill;
 pub mod attention_prefill_sm90;
+pub mod dequantize_int4;
 pub mod gather_rows;
 pub mod gemm_bf16;
 pub mod gemm_few;
@@ -81,6 +82,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &rope_append::FP8,
     &sample::SAMPLE,
     &silu_mul::SILU_MUL,
+    &dequantize_int4::DEQUANTIZE_INT4,
 ];
 
 /// The further entries of the module for compute capability 9.0.

@@ -97,3 +97,26 @@ params! {
         pub reserved: [u32; 3],
     }
 }
+
+params! {
+    /// 4-bit weights as bf16, each element rounded once. Grid: `(tiles, 1, 1)`.
+    pub struct DequantizeInt4 {
+        /// The tiles of `gemm_few::layout`.
+        pub packed: u64,
+        /// bf16 `[n, k]`.
+        pub out: u64,
+        pub n: u32,
+        /// A multiple of 8.
+        pub k: u32,
+        /// Tiles along `k`.
+        pub steps: u32,
+        pub tile_bytes: u32,
+        /// Groups to 128 of `k`: 1, 2 or 4.
+        pub groups: u32,
+        /// Whether tiles have zero points.
+        pub zeros: u32,
+        /// Whether scales are f16 rather than bf16.
+        pub scales_f16: u32,
+        pub reserved: u32,
+    }
+}
