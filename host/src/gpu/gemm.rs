@@ -3,7 +3,7 @@
 //! | weights | rows of generated tokens | rows of prompts |
 //! |---|---|---|
 //! | bf16 on Hopper | `gemm_few`, in portions | `gemm_sm90` |
-//! | 4 bits on Hopper | `gemm_few`, in portions | `gemm_few`, `k` whole |
+//! | 4 bits on Hopper | `gemm_few`, in portions | `dequantize_int4`, then `gemm_sm90` |
 //! | bf16 elsewhere, or rows of weights no multiple of 8 | `gemm_bf16` | `gemm_bf16` |
 //!
 //! The sums of a column's two kernels differ in the last bits; within each a row's bits don't depend on the rows beside it. So the
@@ -11,6 +11,7 @@
 
 use tilewright_kernels::{
     abi::{self, TensorMap},
+    dequantize_int4::DEQUANTIZE_INT4,
     gemm_few::{self, Weights},
     gemm_sm90::{
         self,
@@ -35,16 +36,17 @@ const MOST_SPLIT_ROWS: u32 = 256;
 /// Rows of a box of `gemm_sm90`'s store.
 const STORE_ROWS: u32 = gemm_sm90::STORE_BOX_BYTES / gemm_sm90::LINE_BYTES;
 
-/// What launches of `gemm_few` use one after the other: sums of tiles' parts, and counters that every launch leaves zero.
+/// What launches use one after the other: sums of tiles' parts, counters that every launch leaves zero, and dequantised weights.
 pub(super) struct GemmScratch<Dr: Driver> {
     partials: Scratch<Dr>,
     counters: Scratch<Dr>,
+    dequantized: Scratch<Dr>,
 }
 
 impl<Dr: Driver> Default for GemmScratch<Dr> {
     fn default() -> Self {
         let [partials, counters] = std::array::from_fn(|_| Scratch::new("linear", "the parts of products"));
-        Self { partials, counters }
+        Self { partials, counters, dequantized: Scratch::new("linear", "dequantised weights") }
     }
 }
 
@@ -163,8 +165,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
                 let portions = gemm_few::launch::portions(n, product.k, gemm_few::layout::TILE_K);
                 let weights = Weights::Int4 { groups: int4.groups };
                 self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, portions))?;
-                let whole = gemm_few::launch::whole_tiles(n);
-                self.launch_few_in_parts(op, prompts, weights, int4.operand(w.address, whole))
+                self.launch_dequantized(prompts, *int4, w.address)
             }
         }
     }
@@ -206,6 +207,37 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let blocks = tiles.min(u64::from(multiprocessors)) as u32;
         // SAFETY: operands are what a `Product` says, and the weights' maps are of `[n, k]`; `n` and `k` are multiples of 8.
         unsafe { self.launch(kernel, [blocks, 1, 1], params) }
+    }
+
+    /// A product of prompts' rows with 4-bit weights, which become bf16 first: whatever the number of rows, so that a row's bits don't
+    /// depend on it.
+    fn launch_dequantized(&self, product: Product, int4: Int4, packed: u64) -> Result<()> {
+        let Product { m, n, k, .. } = product;
+        if m == 0 {
+            return Ok(());
+        }
+        let mut held = scratch::lock(&self.gemm_scratch);
+        let out = held.dequantized.at_least(self, n as usize * k as usize * BF16, false)?;
+        let params = abi::DequantizeInt4 {
+            packed,
+            out,
+            n,
+            k,
+            steps: int4.steps,
+            tile_bytes: int4.tile_bytes,
+            groups: int4.groups,
+            zeros: u32::from(int4.zeros),
+            scales_f16: u32::from(int4.scales_f16),
+            reserved: 0,
+        };
+        let tiles = n.div_ceil(gemm_few::ROWS) * int4.steps;
+        // SAFETY: `packed` are tiles of weights `[n, k]`, of which `int4` tells; `out` is as large. Launches that share it follow each
+        // other on one stream; the lock is held until both are in it.
+        unsafe { self.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], params)? };
+        match self.weight_maps(out, n as usize, k as usize)? {
+            Some(maps) => self.launch_many(product, &maps),
+            None => Err(shape("linear", "rows of w", "a multiple of 8", n)),
+        }
     }
 
     /// A product by `gemm_few`: `operand` has what concerns the weights.
