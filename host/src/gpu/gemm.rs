@@ -169,17 +169,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         match &w.stored {
             Stored::Bf16(None) => self.launch_baseline(op, product, w.address),
             Stored::Bf16(Some(maps)) => {
-<<<<<<< HEAD
                 self.launch_few_in_parts(op, generated, Weights::Bf16, maps.operand(n, product.k))?;
-=======
-                let operand = abi::GemmFew {
-                    w_map: maps.wide,
-                    steps: product.k.div_ceil(LINE_COLS),
-                    portions: gemm_few::launch::portions(n, product.k, LINE_COLS),
-                    ..abi::GemmFew::default()
-                };
-                self.launch_few_in_parts(op, generated, Weights::Bf16, operand)?;
->>>>>>> gemm2
                 self.launch_many(prompts, maps)
             }
             Stored::Int4(int4) => {
