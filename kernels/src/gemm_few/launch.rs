@@ -55,7 +55,7 @@ impl Packed {
         let share = (row_tiles * steps).div_ceil(threads).max(LEAST_TILES);
         std::thread::scope(|scope| {
             for (thread, tiles) in bytes.chunks_mut(share * tile_bytes as usize).enumerate() {
-                let pack = move || {
+                let mut pack = move || {
                     for (at, tile) in tiles.chunks_exact_mut(tile_bytes as usize).enumerate() {
                         let index = thread * share + at;
                         pack_tile(plain, groups, zeros, [index / steps, index % steps], tile);
