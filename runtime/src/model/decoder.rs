@@ -29,6 +29,7 @@ pub struct Scratch<D: Device> {
     pub(super) activated: D::Tensor,
     /// The rows whose logits are wanted.
     pub(super) selected: D::Tensor,
+    pub(super) selected_attended: D::Tensor,
     pub(super) selected_normed: D::Tensor,
     /// Where [`Decoder::forward`] leaves them.
     pub logits: D::Logits,
@@ -64,6 +65,7 @@ impl<D: Device> Decoder<D> {
             gate_up: device.tensor(max_rows, 2 * config.intermediate_size)?,
             activated: device.tensor(max_rows, config.intermediate_size)?,
             selected: device.tensor(max_outputs, config.hidden_size)?,
+            selected_attended: device.tensor(max_outputs, q_cols)?,
             selected_normed: device.tensor(max_outputs, config.hidden_size)?,
             logits: device.logits(max_outputs, config.vocab_size)?,
             replays: D::Replays::default(),
@@ -99,13 +101,15 @@ impl<D: Device> Decoder<D> {
         let device = &*self.device;
         device.embed(&self.embedding, step, &mut scratch.residual)?;
         for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(index, self, step, cache, scratch)?;
+            if index + 1 < self.layers.len() {
+                layer.forward(index, self, step, cache, scratch)?;
+            } else {
+                layer.forward_selected(index, wanted, self, step, cache, scratch)?;
+            }
         }
         if wanted == 0 {
             return Ok(());
         }
-        // Rows are chosen before the last norm: it works on each row alone.
-        device.select_outputs(&scratch.residual, step, &mut scratch.selected)?;
         let eps = self.config.rms_norm_eps;
         device.rms_norm(&scratch.selected, &self.norm, eps, &mut scratch.selected_normed)?;
         let lm_head = self.lm_head.as_ref().unwrap_or(&self.embedding);
