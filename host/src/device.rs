@@ -149,6 +149,11 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()>;
     /// Brings a step's metadata over. Token ids must be below the vocabulary, positions below the rope's.
     fn step(&self, batch: &Batch) -> Result<Self::Step>;
+    /// The step of another's wanted rows alone, where the device would sooner compute attention for those than choose them from its
+    /// results. Of a device whose kernels work on rows by the dozen, none.
+    fn wanted_alone(&self, _step: &Self::Step) -> Result<Option<Self::Step>> {
+        Ok(None)
+    }
 
     /// `out[i] = table[ids[i]]` for the step's token ids.
     fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()>;

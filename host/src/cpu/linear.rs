@@ -19,7 +19,7 @@ const K_BLOCK: usize = 256;
 pub(super) const TILE_ROWS: usize = 6;
 /// Rows that a task takes through its panels: a `K_BLOCK` of them stays in a 512 KiB second-level cache.
 pub(super) const TASK_ROWS: usize = 32 * TILE_ROWS;
-/// Panels a task.
+/// Panels a task, at most.
 pub(super) const TASK_PANELS: usize = 8;
 /// Weights, in bytes, whose product with one row takes as long as waking a thread.
 pub(super) const WORTH_A_TASK: usize = 64 * 1024;
@@ -144,13 +144,16 @@ pub(super) fn linear(
             level.run(FewRows { product, first: panels * task / tasks, end: panels * (task + 1) / tasks });
         });
     } else {
-        let groups = panels.div_ceil(TASK_PANELS);
+        // Few tasks leave threads idle at the end: then they are halved.
+        let few = m.div_ceil(TASK_ROWS) * panels.div_ceil(TASK_PANELS) < 8 * parallel::threads();
+        let task_panels = if few { TASK_PANELS / 2 } else { TASK_PANELS };
+        let groups = panels.div_ceil(task_panels);
         parallel::run(m.div_ceil(TASK_ROWS) * groups, |task| {
-            let (row, panel) = (task / groups * TASK_ROWS, task % groups * TASK_PANELS);
+            let (row, panel) = (task / groups * TASK_ROWS, task % groups * task_panels);
             level.run(ManyRows {
                 product,
                 rows: row..(row + TASK_ROWS).min(m),
-                panels: panel..(panel + TASK_PANELS).min(panels),
+                panels: panel..(panel + task_panels).min(panels),
             });
         });
     }
@@ -271,6 +274,10 @@ struct Block<'a> {
     from: usize,
     /// It ends with the last column.
     last: bool,
+    /// The next panel's block, not widened: fetched while this one is multiplied, for a second-level cache has no room for
+    /// weights beside the rows.
+    next: *const u8,
+    next_bytes: usize,
 }
 
 /// A block of rows by a group of panels: bound by arithmetic.
@@ -313,7 +320,10 @@ impl ManyRows<'_> {
                     }
                 }
                 let at = (panel - self.panels.start) * TASK_ROWS * LANES;
-                let block = Block { panel, widened: &widened[..len * LANES], from, last: from + len == k };
+                let next = weights.wrapping_add(((panel + 1) * k + from) * LANES).cast();
+                let next_bytes = len * LANES * size_of::<E>();
+                let widened = &widened[..len * LANES];
+                let block = Block { panel, widened, from, last: from + len == k, next, next_bytes };
                 self.rows(isa, &block, &mut totals[at..][..TASK_ROWS * LANES]);
             }
         }
@@ -324,7 +334,9 @@ impl ManyRows<'_> {
     fn rows<I: Isa>(&self, isa: I, block: &Block<'_>, totals: &mut [f32]) {
         let mut row = 0;
         let rows = self.rows.len();
+        let tiles = rows.div_ceil(TILE_ROWS);
         while row + TILE_ROWS <= rows {
+            isa.prefetch_part(block.next, block.next_bytes, row / TILE_ROWS, tiles);
             self.tile::<I, TILE_ROWS>(isa, block, row, totals);
             row += TILE_ROWS;
         }
@@ -340,8 +352,16 @@ impl ManyRows<'_> {
 
     #[inline(always)]
     fn tile<I: Isa, const ROWS: usize>(&self, isa: I, block: &Block<'_>, row: usize, totals: &mut [f32]) {
-        let (x, &Block { panel, widened, from, last }) = (self.product.x, block);
+        let (x, &Block { panel, widened, from, last, .. }) = (self.product.x, block);
         let first_row = self.rows.start + row;
+        if last {
+            for r in 0..ROWS {
+                // SAFETY: the output has these rows and panels.
+                let out =
+                    unsafe { self.product.out.at((first_row + r) * self.product.out_stride + panel * LANES) };
+                isa.prefetch_write(out.cast_const().cast());
+            }
+        }
         // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row; this task
         // alone has these rows and panels.
         unsafe {
