@@ -1,6 +1,6 @@
 //! The two products of attention's tiles, over rows of a task.
+use super::accumulate::accumulate;
 use super::isa::{Isa, LANES};
-use super::linear::accumulate;
 
 /// Keys a tile.
 pub(super) const TILE_KEYS: usize = 64;

@@ -6,6 +6,7 @@
 //! crate is not used because its order of summation follows from the shapes: a row would change with the rows beside it.
 use std::cell::RefCell;
 
+use super::accumulate::{Bf16, Element, F16, accumulate};
 use super::isa::{Isa, Kernel, LANES, Level};
 use super::matrix::{CpuMatrix, Panels};
 use super::parallel::{self, Shared};
@@ -23,84 +24,6 @@ pub(super) const TASK_ROWS: usize = 32 * TILE_ROWS;
 pub(super) const TASK_PANELS: usize = 8;
 /// Weights, in bytes, whose product with one row takes as long as waking a thread.
 pub(super) const WORTH_A_TASK: usize = 64 * 1024;
-
-/// An element that widens to f32 sixteen at a time.
-pub(super) trait Element: Copy {
-    /// # Safety
-    /// Sixteen elements are readable at `at`.
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V;
-}
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bf16(u16);
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct F16(u16);
-
-impl Element for Bf16 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V {
-        // SAFETY: the caller's.
-        unsafe { isa.load_bf16(at.cast()) }
-    }
-}
-impl Element for F16 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V {
-        // SAFETY: the caller's.
-        unsafe { isa.load_f16(at.cast()) }
-    }
-}
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V {
-        // SAFETY: the caller's.
-        unsafe { isa.load(at) }
-    }
-}
-
-/// With more rows than this the optimiser would derive their addresses from the first's on every turn of the loop, which costs as
-/// many instructions as the loads; it is kept from seeing how they hang together.
-const OPAQUE_ROWS: usize = 3;
-
-/// Adds `a[r][i] * b[p][i][0..16]` to `acc[r][p]` for `i` in `0..k`, in that order.
-///
-/// # Safety
-/// `a` has `ROWS` rows of `k`, `a_stride` apart. `b` has `PANELS` panels, `b_panel` apart, of `k` vectors, `b_step` apart.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn accumulate<I: Isa, E: Element, const ROWS: usize, const PANELS: usize>(
-    isa: I,
-    mut acc: [[I::V; PANELS]; ROWS],
-    a: *const f32,
-    a_stride: usize,
-    b: *const E,
-    b_step: usize,
-    b_panel: usize,
-    k: usize,
-) -> [[I::V; PANELS]; ROWS] {
-    // SAFETY: the rows are there.
-    let mut rows: [*const f32; ROWS] = std::array::from_fn(|r| unsafe { a.add(r * a_stride) });
-    if ROWS > OPAQUE_ROWS {
-        rows = std::hint::black_box(rows);
-    }
-    for i in 0..k {
-        let mut columns = [isa.zero(); PANELS];
-        for (p, column) in columns.iter_mut().enumerate() {
-            // SAFETY: `p < PANELS`, `i < k`.
-            *column = unsafe { E::load(isa, b.add(p * b_panel + i * b_step)) };
-        }
-        for (sums, row) in acc.iter_mut().zip(rows) {
-            // SAFETY: `i < k`.
-            let x = isa.splat(unsafe { *row.add(i) });
-            for (sum, &column) in sums.iter_mut().zip(&columns) {
-                *sum = isa.fma(x, column, *sum);
-            }
-        }
-    }
-    acc
-}
 
 /// What a product does with its sums.
 #[derive(Clone, Copy)]
