@@ -48,8 +48,8 @@ impl<Dr: Driver> Default for GemmScratch<Dr> {
     }
 }
 
-/// A product whose operands were checked: bf16 `a` `[m, k]`, f32 `bias` `[n]`, bf16 `residual` and bf16 or f32 `out` `[m, n]`;
-/// `bias` and `residual` are 0 where there is none.
+/// A product whose operands were checked: bf16 `a` `[m, k]`, f32 `bias` `[n]`, bf16 `residual` and bf16 or f32 `out` `[m, n]`
+/// (`[m, n / 2]` if `gated`); `bias` and `residual` are 0 where there is none.
 #[derive(Debug, Clone, Copy)]
 struct Product {
     a: u64,
@@ -57,6 +57,8 @@ struct Product {
     residual: u64,
     out: u64,
     out_f32: bool,
+    /// Pairs of columns become one of `out`: the gate's SiLU times what it gates.
+    gated: bool,
     m: u32,
     n: u32,
     k: u32,
@@ -66,10 +68,11 @@ impl Product {
     /// Its rows from `first` to before `end`.
     fn rows(self, first: u32, end: u32) -> Product {
         let skip = |cols: u32, bytes: usize| u64::from(first) * u64::from(cols) * bytes as u64;
+        let out_cols = if self.gated { self.n / 2 } else { self.n };
         Product {
             a: self.a + skip(self.k, BF16),
             residual: if self.residual == 0 { 0 } else { self.residual + skip(self.n, BF16) },
-            out: self.out + skip(self.n, if self.out_f32 { WORD } else { BF16 }),
+            out: self.out + skip(out_cols, if self.out_f32 { WORD } else { BF16 }),
             m: end - first,
             ..self
         }
@@ -81,6 +84,18 @@ struct Target {
     out: u64,
     residual: u64,
     f32: bool,
+}
+
+impl WeightMaps {
+    /// The part of a launch's parameters that weights `[n, k]` of these maps are.
+    fn operand(&self, n: u32, k: u32) -> abi::GemmFew {
+        abi::GemmFew {
+            w_map: self.wide,
+            steps: k.div_ceil(LINE_COLS),
+            splits: gemm_few::launch::splits(n, k, LINE_COLS),
+            ..abi::GemmFew::default()
+        }
+    }
 }
 
 impl Int4 {
@@ -130,6 +145,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         bias: Option<&GpuVector<Dr>>,
         target: Target,
     ) -> Result<()> {
+        require(!w.is_paired, op, "w", "rows in their own order", "those of a gate in turn")?;
         require(x.cols == w.cols, op, "columns of x", w.cols, x.cols)?;
         if let Some(bias) = bias {
             require(bias.len == w.rows, op, "bias", w.rows, bias.len)?;
@@ -141,6 +157,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             residual: target.residual,
             out: target.out,
             out_f32: target.f32,
+            gated: false,
             m,
             n,
             k: dim(op, "columns of x", x.cols)?,
@@ -150,13 +167,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         match &w.stored {
             Stored::Bf16(None) => self.launch_baseline(op, product, w.address),
             Stored::Bf16(Some(maps)) => {
-                let operand = abi::GemmFew {
-                    w_map: maps.wide,
-                    steps: product.k.div_ceil(LINE_COLS),
-                    splits: gemm_few::launch::splits(n, product.k, LINE_COLS),
-                    ..abi::GemmFew::default()
-                };
-                self.launch_few_in_parts(op, generated, Weights::Bf16, operand)?;
+                self.launch_few_in_parts(op, generated, Weights::Bf16, maps.operand(n, product.k))?;
                 self.launch_many(prompts, maps)
             }
             Stored::Int4(int4) => {
@@ -168,8 +179,51 @@ impl<Dr: Driver> GpuDevice<Dr> {
         }
     }
 
+    /// Rows of `x` times gates and what they gate, in turn (`w` is so): joined in `out`, or, of prompts' rows where `w` is bf16, as they
+    /// are in `gate_up`. Whether all are joined. Both have the rows of `x`, and the columns of `w` or half as many.
+    pub(super) fn gemm_gated(
+        &self,
+        x: &GpuTensor<Dr>,
+        w: &GpuMatrix<Dr>,
+        gate_up: &GpuTensor<Dr>,
+        out: &GpuTensor<Dr>,
+    ) -> Result<bool> {
+        let op = "linear_gated";
+        require(x.cols == w.cols, op, "columns of x", w.cols, x.cols)?;
+        let (m, n) = (dim(op, "rows of x", x.rows)?, dim(op, "rows of w", w.rows)?);
+        let joined = Product {
+            a: x.address,
+            bias: 0,
+            residual: 0,
+            out: out.address,
+            out_f32: false,
+            gated: true,
+            m,
+            n,
+            k: dim(op, "columns of x", x.cols)?,
+        };
+        let first_of_prompts = dim(op, "rows of x", x.generated)?;
+        let (generated, prompts) = (joined.rows(0, first_of_prompts), joined.rows(first_of_prompts, m));
+        match &w.stored {
+            Stored::Int4(int4) => {
+                let splits = gemm_few::launch::splits(n, joined.k, gemm_few::layout::TILE_K);
+                let weights = Weights::Int4 { groups: int4.groups };
+                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, splits))?;
+                self.launch_few_in_parts(op, prompts, weights, int4.operand(w.address, 1))?;
+                Ok(true)
+            }
+            Stored::Bf16(Some(maps)) => {
+                self.launch_few_in_parts(op, generated, Weights::Bf16, maps.operand(n, joined.k))?;
+                let apart = Product { out: gate_up.address, gated: false, ..joined };
+                self.launch_many(apart.rows(first_of_prompts, m), maps)?;
+                Ok(prompts.m == 0)
+            }
+            Stored::Bf16(None) => Err(shape(op, "w", "a matrix with a kernel of Hopper's", "another")),
+        }
+    }
+
     fn launch_baseline(&self, op: &'static str, product: Product, w: u64) -> Result<()> {
-        let Product { a, bias, residual, out, out_f32, m, n, k } = product;
+        let Product { a, bias, residual, out, out_f32, m, n, k, .. } = product;
         let tile = select_tile(m, n, self.driver.info().multiprocessors)
             .ok_or_else(|| shape(op, "rows of x", "at most 8388480", m))?;
         let params = abi::Gemm { a, w, bias, residual, out, m, n, k, out_f32: u32::from(out_f32) };
@@ -179,7 +233,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
 
     /// A product of prompts' rows with bf16 weights of these maps.
     fn launch_many(&self, product: Product, maps: &WeightMaps) -> Result<()> {
-        let Product { a, bias, residual, out, out_f32, m, n, k } = product;
+        let Product { a, bias, residual, out, out_f32, m, n, k, .. } = product;
         if m == 0 {
             return Ok(());
         }
@@ -232,7 +286,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         weights: Weights,
         operand: abi::GemmFew,
     ) -> Result<()> {
-        let Product { a, bias, residual, out, out_f32, m, n, k } = product;
+        let Product { a, bias, residual, out, out_f32, gated, m, n, k } = product;
         let variant = gemm_few::launch::choose(weights, m)
             .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
         let mut held = scratch::lock(&self.gemm_scratch);
@@ -257,6 +311,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             m,
             n,
             out_f32: u32::from(out_f32),
+            silu: u32::from(gated),
             ..operand
         };
         let multiprocessors = self.driver.info().multiprocessors;

@@ -196,7 +196,10 @@ unsafe fn decode<
     // SAFETY: every warp is whole here, and all take the same way: the item is the block's. Each warp's part of the merge is in
     // its own ring, whose copies it has waited for and whose tiles it has read.
     unsafe {
-        let Some(item) = Item::of_block(p) else { return };
+        // A step's metadata is no launch's work; queries, keys and what launches leave each other are.
+        let item = Item::of_block(p);
+        ptx::start_after_previous();
+        let Some(item) = item else { return };
         let all_rows = item.queries * group(p);
         let rows = all_rows.saturating_sub(item.row_tile * plan.rows).min(plan.rows);
         if rows == 0 {

@@ -136,7 +136,7 @@ const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> V
         min_blocks,
         shared_bytes: plan.bytes(),
         allowance: None,
-        starts_early: false,
+        starts_early: true,
     };
     Variant { spec, format, head_dim, rows }
 }

@@ -32,6 +32,9 @@ pub struct Plain<'a> {
     pub zeros: Option<&'a [u8]>,
 }
 
+/// Tiles that are worth a thread: a millisecond of work, about.
+const LEAST_TILES: usize = 16;
+
 impl Packed {
     /// Lays weights out for the kernel.
     ///
@@ -48,9 +51,20 @@ impl Packed {
         let tile_bytes = layout::int4_tile_bytes(groups, zeros);
         let (row_tiles, steps) = (n.div_ceil(ROWS as usize), k.div_ceil(layout::TILE_K as usize));
         let mut bytes = vec![0; row_tiles * steps * tile_bytes as usize];
-        for (index, tile) in bytes.chunks_exact_mut(tile_bytes as usize).enumerate() {
-            pack_tile(plain, groups, zeros, [index / steps, index % steps], tile);
-        }
+        let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
+        let share = (row_tiles * steps).div_ceil(threads).max(LEAST_TILES);
+        std::thread::scope(|scope| {
+            for (thread, tiles) in bytes.chunks_mut(share * tile_bytes as usize).enumerate() {
+                let mut pack = move || {
+                    for (at, tile) in tiles.chunks_exact_mut(tile_bytes as usize).enumerate() {
+                        let index = thread * share + at;
+                        pack_tile(plain, groups, zeros, [index / steps, index % steps], tile);
+                    }
+                };
+                // A matrix of a few tiles isn't worth a thread.
+                if row_tiles * steps <= LEAST_TILES { pack() } else { drop(scope.spawn(pack)) }
+            }
+        });
         Packed { bytes, tile_bytes, steps: steps as u32, groups, zeros }
     }
 }

@@ -34,6 +34,8 @@ pub struct Scratch<D: Device> {
     pub(super) selected_normed: D::Tensor,
     /// Where [`Decoder::forward`] leaves them.
     pub logits: D::Logits,
+    /// Of one cache.
+    replays: D::Replays,
 }
 
 impl<D: Device> Decoder<D> {
@@ -68,23 +70,43 @@ impl<D: Device> Decoder<D> {
             selected_attended: device.tensor(max_outputs, q_cols)?,
             selected_normed: device.tensor(max_outputs, config.hidden_size)?,
             logits: device.logits(max_outputs, config.vocab_size)?,
+            replays: D::Replays::default(),
         })
     }
 
-    /// Runs a step: appends its keys and values to the cache and leaves the logits that it wants in `scratch`.
+    /// Runs a step: appends its keys and values to the cache and leaves the logits that it wants in `scratch`. Whoever calls it has one
+    /// cache for each scratch: steps like earlier ones may be done by what those left there.
     ///
     /// # Errors
     /// If the step doesn't fit scratch or cache, or the device fails.
     pub fn forward(&self, batch: &Batch, cache: &mut D::Cache, scratch: &mut Scratch<D>) -> Result<()> {
-        let device = &*self.device;
-        let step = device.step(batch)?;
-        device.embed(&self.embedding, &step, &mut scratch.residual)?;
+        let mut replays = std::mem::take(&mut scratch.replays);
         let wanted = batch.outputs.len();
+        let done =
+            self.device.run_step(batch, &mut replays, |step| self.compute(step, wanted, cache, scratch));
+        scratch.replays = replays;
+        done?;
+        if wanted > 0 {
+            self.device.set_logit_rows(&mut scratch.logits, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// A step's operations; logits of `wanted` rows.
+    fn compute(
+        &self,
+        step: &D::Step,
+        wanted: usize,
+        cache: &mut D::Cache,
+        scratch: &mut Scratch<D>,
+    ) -> Result<()> {
+        let device = &*self.device;
+        device.embed(&self.embedding, step, &mut scratch.residual)?;
         for (index, layer) in self.layers.iter().enumerate() {
             if index + 1 < self.layers.len() {
-                layer.forward(index, self, &step, cache, scratch)?;
+                layer.forward(index, self, step, cache, scratch)?;
             } else {
-                layer.forward_selected(index, wanted, self, &step, cache, scratch)?;
+                layer.forward_selected(index, wanted, self, step, cache, scratch)?;
             }
         }
         if wanted == 0 {

@@ -3,7 +3,7 @@ use tilewright_host::{AttentionSpec, Device, RopeAppend, Tensor};
 use super::{Decoder, Scratch};
 use crate::Result;
 
-/// One decoder layer's weights. Query, key and value are one matrix; gate and up another.
+/// One decoder layer's weights. Query, key and value are one matrix; gate and up another, [`Device::gated`] unless there is a bias.
 pub(crate) struct Layer<D: Device> {
     pub input_norm: D::Vector,
     pub qkv: D::Matrix,
@@ -105,8 +105,13 @@ impl<D: Device> Layer<D> {
         device.linear_residual(&s.attended, &self.output, self.output_bias.as_ref(), &mut s.residual)?;
 
         device.rms_norm(&s.residual, &self.post_norm, eps, &mut s.normed)?;
-        device.linear(&s.normed, &self.gate_up, self.gate_up_bias.as_ref(), &mut s.gate_up)?;
-        device.silu_mul(&s.gate_up, &mut s.activated)?;
+        match &self.gate_up_bias {
+            None => device.linear_gated(&s.normed, &self.gate_up, &mut s.gate_up, &mut s.activated)?,
+            Some(bias) => {
+                device.linear(&s.normed, &self.gate_up, Some(bias), &mut s.gate_up)?;
+                device.silu_mul(&s.gate_up, &mut s.activated)?;
+            }
+        }
         device.linear_residual(&s.activated, &self.down, self.down_bias.as_ref(), &mut s.residual)?;
         Ok(())
     }
