@@ -169,6 +169,36 @@ impl Batch {
         }
     }
 
+    /// The step of the wanted rows alone, over the same keys: enough for attention where nothing reads the other rows' results. None
+    /// where a span's wanted rows aren't its last, in their order, or are some of its drafts.
+    pub fn wanted_alone(&self) -> Option<Batch> {
+        let mut alone = Batch::default();
+        let mut wanted = self.outputs.iter().copied().peekable();
+        for span in &self.spans {
+            let (begin, end) = (alone.ids.len() as u32, span.query_start + span.query_len);
+            let first = wanted.peek().copied().unwrap_or(end).min(end);
+            while let Some(row) = wanted.next_if(|&row| row < end) {
+                if row != first + alone.ids.len() as u32 - begin {
+                    return None;
+                }
+                alone.ids.push(*self.ids.get(row as usize)?);
+                alone.positions.push(*self.positions.get(row as usize)?);
+                alone.slots.push(*self.slots.get(row as usize)?);
+            }
+            let query_len = alone.ids.len() as u32 - begin;
+            if query_len == 0 {
+                continue;
+            }
+            let some_drafts = span.drafts.is_some() && query_len < span.query_len;
+            if first < span.query_start || first + query_len != end || some_drafts {
+                return None;
+            }
+            alone.spans.push(Span { query_start: begin, query_len, ..span.clone() });
+        }
+        alone.outputs = (0..alone.ids.len() as u32).collect();
+        wanted.peek().is_none().then_some(alone)
+    }
+
     /// Rows of the step.
     pub fn tokens(&self) -> usize {
         self.ids.len()
@@ -234,6 +264,26 @@ mod tests {
         let seen: Vec<_> = (0..5).map(|query| batch.spans[1].drafts_seen(query)).collect();
         assert_eq!(seen, [Some(1), Some(0b11), Some(0b101), Some(0b1001), None]);
         assert_eq!(batch.spans[0].drafts_seen(0), None);
+    }
+
+    #[test]
+    fn wanted_rows_alone_keep_their_keys() {
+        let mut batch = Batch::default();
+        batch.push_drafts(&[9, 8], 3, &[0], 8, &[0b1, 0b11]);
+        batch.push(&[1, 2, 3], 2, &[1], 8, Outputs::Last);
+        batch.push(&[4, 5], 0, &[2], 8, Outputs::None);
+        batch.push(&[6], 7, &[3], 8, Outputs::All);
+        let alone = batch.wanted_alone().unwrap();
+        assert_eq!((&alone.ids[..], &alone.positions[..]), (&[9, 8, 3, 6][..], &[3, 4, 4, 7][..]));
+        assert_eq!((&alone.slots[..], &alone.outputs[..]), (&[3, 4, 12, 31][..], &[0, 1, 2, 3][..]));
+        let spans: Vec<_> = alone.spans.iter().map(|s| (s.query_start, s.query_len, s.kv_len)).collect();
+        assert_eq!(spans, [(0, 2, 5), (2, 1, 5), (3, 1, 8)]);
+        assert_eq!(alone.spans[0].drafts, batch.spans[0].drafts);
+        for outputs in [vec![0], vec![1], vec![2], vec![2, 4], vec![4, 3], vec![7, 4], vec![4, 4], vec![8]] {
+            let other = Batch { outputs: outputs.clone(), ..batch.clone() };
+            assert_eq!(other.wanted_alone(), None, "{outputs:?}");
+        }
+        assert_eq!(Batch { outputs: vec![], ..batch }.wanted_alone(), Some(Batch::default()));
     }
 
     #[test]

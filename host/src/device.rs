@@ -159,6 +159,11 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()>;
     /// Brings a step's metadata over. Token ids must be below the vocabulary, positions below the rope's.
     fn step(&self, batch: &Batch) -> Result<Self::Step>;
+    /// The step of another's wanted rows alone, where the device would sooner compute attention for those than choose them from its
+    /// results. Of a device whose kernels work on rows by the dozen, none.
+    fn wanted_alone(&self, _step: &Self::Step) -> Result<Option<Self::Step>> {
+        Ok(None)
+    }
     /// Brings a step's metadata over and does `work` with it, or has done what the same work did for an earlier step like it. So `work`
     /// asks for the same operations, over the same tensors and the same cache, whenever `replays` are the same, and for none that waits.
     fn run_step<E: From<crate::Error>>(

@@ -18,6 +18,8 @@ use crate::{AttentionSpec, Span};
 
 /// Rows (queries times query heads of a key head) a task: tile, queries, scores and outputs fit a second-level cache.
 const TASK_ROWS: usize = 96;
+/// Rows from which on the next tile is fetched under the work on this one.
+const AHEAD_ROWS: usize = 8 * TILE_ROWS;
 
 /// Operands of [`attention`]; checked.
 #[derive(Clone, Copy)]
@@ -77,7 +79,7 @@ struct Attend<'a> {
 
 /// A task's working memory.
 struct Work<'a> {
-    /// `[rows, head_dim]`.
+    /// `[rows, head_dim]`, times the scores' scale.
     q: &'a mut [f32],
     /// `[rows, TILE_KEYS]`: scores, then weights.
     s: &'a mut [f32],
@@ -140,9 +142,15 @@ impl Kernel for Attend<'_> {
             let keys = TILE_KEYS.min(end - tile);
             let (panels, run) = self.panels(layout, tile, keys, &mut work);
             let count = keys.div_ceil(LANES);
-            self.scores(isa, &panels[..count], head_dim, rows, &mut work);
+            // In a page, the next tile follows this one. A decode's few rows are no time to fetch it in.
+            let ahead = run == TILE_KEYS && rows >= AHEAD_ROWS && tile + TILE_KEYS < end;
+            let next = ahead.then_some(Panel {
+                keys: panels[0].keys.wrapping_add(TILE_KEYS * head_dim),
+                values: panels[0].values.wrapping_add(TILE_KEYS * v_dim),
+            });
+            self.scores(isa, &panels[..count], next, head_dim, rows, &mut work);
             self.weights(isa, tile, count, rows, v_dim, &mut work);
-            self.outputs(isa, &panels[..count], Run { keys, run }, v_dim, rows, &mut work);
+            self.outputs(isa, &panels[..count], Run { keys, run, next }, v_dim, rows, &mut work);
             tile += TILE_KEYS;
         }
         self.store(isa, rows, head_dim, v_dim, &work);
@@ -164,7 +172,9 @@ impl Attend<'_> {
     fn load_queries(&self, work: &mut Work<'_>, head_dim: usize) {
         let q = self.args.q;
         for (row, out) in work.q.chunks_exact_mut(head_dim).enumerate() {
-            out.copy_from_slice(&q.elems()[self.head_at(row, q.stride(), head_dim)..][..head_dim]);
+            let q = &q.elems()[self.head_at(row, q.stride(), head_dim)..][..head_dim];
+            // Scaled here, once, and not with every score.
+            out.iter_mut().zip(q).for_each(|(out, q)| *out = q * self.args.spec.scale);
         }
     }
 
@@ -220,9 +230,21 @@ impl Attend<'_> {
 
     /// `s = q * k^T` for the panels.
     #[inline(always)]
-    fn scores<I: Isa>(&self, isa: I, panels: &[Panel], head_dim: usize, rows: usize, work: &mut Work<'_>) {
+    fn scores<I: Isa>(
+        &self,
+        isa: I,
+        panels: &[Panel],
+        next: Option<Panel>,
+        head_dim: usize,
+        rows: usize,
+        work: &mut Work<'_>,
+    ) {
         let mut row = 0;
         while row < rows {
+            if let Some(Panel { keys, .. }) = next {
+                let bytes = TILE_KEYS * head_dim * size_of::<f32>();
+                isa.prefetch_part(keys.cast(), bytes, row / TILE_ROWS, rows.div_ceil(TILE_ROWS));
+            }
             let q = &work.q[row * head_dim..];
             let s = &mut work.s[row * TILE_KEYS..];
             row += match rows - row {
@@ -252,10 +274,16 @@ impl Attend<'_> {
             let seen = Seen::of(self.task.span, self.args.spec, self.task.first + row / heads);
             let s = &mut work.s[row * TILE_KEYS..][..panels * LANES];
             let mut max = isa.splat(f32::NEG_INFINITY);
-            for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                let v = self.masked(isa, isa.vector(group), tile + index * LANES, &seen);
-                max = isa.max(max, v);
-                *group = isa.to_array(v);
+            if self.args.spec.softcap.is_none() && seen.all(tile..tile + panels * LANES) {
+                for group in s.as_chunks::<LANES>().0 {
+                    max = isa.max(max, isa.vector(group));
+                }
+            } else {
+                for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+                    let v = self.masked(isa, isa.vector(group), tile + index * LANES, &seen);
+                    max = isa.max(max, v);
+                    *group = isa.to_array(v);
+                }
             }
             let old = work.max[row];
             let new = isa.reduce_max(max).max(old);
@@ -282,11 +310,10 @@ impl Attend<'_> {
         }
     }
 
-    /// Scores scaled and capped, -inf where key `first + lane` isn't seen.
+    /// Scores capped, -inf where key `first + lane` isn't seen.
     #[inline(always)]
-    fn masked<I: Isa>(&self, isa: I, scores: I::V, first: usize, seen: &Seen) -> I::V {
+    fn masked<I: Isa>(&self, isa: I, mut v: I::V, first: usize, seen: &Seen) -> I::V {
         const INDEX: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
-        let mut v = isa.mul(scores, isa.splat(self.args.spec.scale));
         if let Some(cap) = self.args.spec.softcap {
             v = isa.mul(isa.splat(cap), isa.tanh(isa.div(v, isa.splat(cap))));
         }
@@ -320,6 +347,10 @@ impl Attend<'_> {
     ) {
         let mut row = 0;
         while row < rows {
+            if let Some(Panel { values, .. }) = run.next {
+                let bytes = TILE_KEYS * v_dim * size_of::<f32>();
+                isa.prefetch_part(values.cast(), bytes, row / TILE_ROWS, rows.div_ceil(TILE_ROWS));
+            }
             let p = &work.s[row * TILE_KEYS..];
             let o = &mut work.o[row * v_dim..];
             row += match rows - row {

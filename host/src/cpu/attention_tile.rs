@@ -1,6 +1,6 @@
 //! The two products of attention's tiles, over rows of a task.
+use super::accumulate::accumulate;
 use super::isa::{Isa, LANES};
-use super::linear::accumulate;
 
 /// Keys a tile.
 pub(super) const TILE_KEYS: usize = 64;
@@ -19,6 +19,8 @@ pub(super) struct Panel {
 pub(super) struct Run {
     pub(super) keys: usize,
     pub(super) run: usize,
+    /// The next tile's first panel, if it is to be fetched.
+    pub(super) next: Option<Panel>,
 }
 
 /// `s = q * k^T` of `ROWS` rows, and how many those are. `q` is `[ROWS, head_dim]`, `s` `[ROWS, TILE_KEYS]`.
@@ -49,7 +51,7 @@ pub(super) fn score_rows<I: Isa, const ROWS: usize>(
 pub(super) fn output_rows<I: Isa, const ROWS: usize>(
     isa: I,
     panels: &[Panel],
-    Run { keys, run }: Run,
+    Run { keys, run, .. }: Run,
     v_dim: usize,
     p: &[f32],
     o: &mut [f32],

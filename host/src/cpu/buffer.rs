@@ -12,8 +12,11 @@ const ALIGN: usize = 64;
 /// Zeroed memory on a cache-line boundary. Unlike a `Vec` it refuses instead of aborting when there is no room, and leaves it
 /// to the system to make pages on first use: a cache sized for a long context costs nothing until it is filled.
 pub(super) struct Buffer<T> {
+    /// The first of `len` elements, on a boundary.
     ptr: NonNull<T>,
     len: usize,
+    /// What was allocated.
+    base: NonNull<u8>,
     layout: Layout,
 }
 
@@ -25,6 +28,7 @@ unsafe impl<T: Sync> Sync for Buffer<T> {}
 impl<T: Zeroable + Copy> Buffer<T> {
     /// `len` zeros, `len` given as a product so that an overflow is found here.
     pub(super) fn zeroed(factors: &[usize], purpose: &'static str) -> Result<Self> {
+        const { assert!(align_of::<T>() <= ALIGN) };
         let len = factors.iter().try_fold(1usize, |product, &factor| product.checked_mul(factor));
         let bytes = len.and_then(|len| len.checked_mul(size_of::<T>()));
         let refused = || Error::OutOfMemory {
@@ -33,11 +37,15 @@ impl<T: Zeroable + Copy> Buffer<T> {
             purpose,
         };
         let (Some(len), Some(bytes)) = (len, bytes) else { return Err(refused()) };
-        // A zero-sized layout must not be allocated; one line stands for it.
-        let layout = Layout::from_size_align(bytes.max(ALIGN), ALIGN).map_err(|_| refused())?;
+        // The boundary is found here, a line of room beyond the elements: asked for it, Rust's allocator would clear the memory
+        // itself, and so touch every page.
+        let with_room = bytes.checked_add(ALIGN).ok_or_else(refused)?;
+        let layout = Layout::from_size_align(with_room, align_of::<usize>()).map_err(|_| refused())?;
         // SAFETY: the layout's size is not 0.
-        let ptr = unsafe { alloc_zeroed(layout) }.cast::<T>();
-        Ok(Buffer { ptr: NonNull::new(ptr).ok_or_else(refused)?, len, layout })
+        let base = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+        // SAFETY: a boundary is less than a line away, and the allocation has that beyond `bytes`.
+        let ptr = unsafe { base.add(base.align_offset(ALIGN)) }.cast::<T>();
+        Ok(Buffer { ptr, len, base, layout })
     }
 }
 
@@ -67,7 +75,7 @@ impl<T> DerefMut for Buffer<T> {
 impl<T> Drop for Buffer<T> {
     fn drop(&mut self) {
         // SAFETY: allocated in `zeroed` with this layout.
-        unsafe { dealloc(self.ptr.as_ptr().cast(), self.layout) }
+        unsafe { dealloc(self.base.as_ptr(), self.layout) }
     }
 }
 

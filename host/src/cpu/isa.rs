@@ -56,6 +56,24 @@ pub(super) trait Isa: Copy + Send + Sync {
     /// The largest lane.
     fn reduce_max(self, v: Self::V) -> f32;
 
+    /// Asks for the cache line at `at`, which is read soon. Any address will do: one that isn't there is ignored.
+    #[inline(always)]
+    fn prefetch(self, _at: *const u8) {}
+    /// As [`Isa::prefetch`], of a line that is written soon.
+    #[inline(always)]
+    fn prefetch_write(self, _at: *const u8) {}
+
+    /// Asks for part `part` of `parts` of the `bytes` at `at`: the parts are asked for between other work, so that memory is
+    /// fetched under it.
+    #[inline(always)]
+    fn prefetch_part(self, at: *const u8, bytes: usize, part: usize, parts: usize) {
+        const LINE_BYTES: usize = 64;
+        let lines = bytes.div_ceil(LINE_BYTES);
+        for line in lines * part / parts..lines * (part + 1) / parts {
+            self.prefetch(at.wrapping_add(line * LINE_BYTES));
+        }
+    }
+
     #[inline(always)]
     fn zero(self) -> Self::V {
         self.splat(0.0)

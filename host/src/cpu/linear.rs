@@ -6,6 +6,7 @@
 //! crate is not used because its order of summation follows from the shapes: a row would change with the rows beside it.
 use std::cell::RefCell;
 
+use super::accumulate::{Bf16, Element, F16, accumulate};
 use super::isa::{Isa, Kernel, LANES, Level};
 use super::matrix::{CpuMatrix, Panels};
 use super::parallel::{self, Shared};
@@ -19,88 +20,10 @@ const K_BLOCK: usize = 256;
 pub(super) const TILE_ROWS: usize = 6;
 /// Rows that a task takes through its panels: a `K_BLOCK` of them stays in a 512 KiB second-level cache.
 pub(super) const TASK_ROWS: usize = 32 * TILE_ROWS;
-/// Panels a task.
+/// Panels a task, at most.
 pub(super) const TASK_PANELS: usize = 8;
 /// Weights, in bytes, whose product with one row takes as long as waking a thread.
 pub(super) const WORTH_A_TASK: usize = 64 * 1024;
-
-/// An element that widens to f32 sixteen at a time.
-pub(super) trait Element: Copy {
-    /// # Safety
-    /// Sixteen elements are readable at `at`.
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V;
-}
-
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct Bf16(u16);
-#[derive(Clone, Copy)]
-#[repr(transparent)]
-struct F16(u16);
-
-impl Element for Bf16 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V {
-        // SAFETY: the caller's.
-        unsafe { isa.load_bf16(at.cast()) }
-    }
-}
-impl Element for F16 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V {
-        // SAFETY: the caller's.
-        unsafe { isa.load_f16(at.cast()) }
-    }
-}
-impl Element for f32 {
-    #[inline(always)]
-    unsafe fn load<I: Isa>(isa: I, at: *const Self) -> I::V {
-        // SAFETY: the caller's.
-        unsafe { isa.load(at) }
-    }
-}
-
-/// With more rows than this the optimiser would derive their addresses from the first's on every turn of the loop, which costs as
-/// many instructions as the loads; it is kept from seeing how they hang together.
-const OPAQUE_ROWS: usize = 3;
-
-/// Adds `a[r][i] * b[p][i][0..16]` to `acc[r][p]` for `i` in `0..k`, in that order.
-///
-/// # Safety
-/// `a` has `ROWS` rows of `k`, `a_stride` apart. `b` has `PANELS` panels, `b_panel` apart, of `k` vectors, `b_step` apart.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn accumulate<I: Isa, E: Element, const ROWS: usize, const PANELS: usize>(
-    isa: I,
-    mut acc: [[I::V; PANELS]; ROWS],
-    a: *const f32,
-    a_stride: usize,
-    b: *const E,
-    b_step: usize,
-    b_panel: usize,
-    k: usize,
-) -> [[I::V; PANELS]; ROWS] {
-    // SAFETY: the rows are there.
-    let mut rows: [*const f32; ROWS] = std::array::from_fn(|r| unsafe { a.add(r * a_stride) });
-    if ROWS > OPAQUE_ROWS {
-        rows = std::hint::black_box(rows);
-    }
-    for i in 0..k {
-        let mut columns = [isa.zero(); PANELS];
-        for (p, column) in columns.iter_mut().enumerate() {
-            // SAFETY: `p < PANELS`, `i < k`.
-            *column = unsafe { E::load(isa, b.add(p * b_panel + i * b_step)) };
-        }
-        for (sums, row) in acc.iter_mut().zip(rows) {
-            // SAFETY: `i < k`.
-            let x = isa.splat(unsafe { *row.add(i) });
-            for (sum, &column) in sums.iter_mut().zip(&columns) {
-                *sum = isa.fma(x, column, *sum);
-            }
-        }
-    }
-    acc
-}
 
 /// What a product does with its sums.
 #[derive(Clone, Copy)]
@@ -144,13 +67,16 @@ pub(super) fn linear(
             level.run(FewRows { product, first: panels * task / tasks, end: panels * (task + 1) / tasks });
         });
     } else {
-        let groups = panels.div_ceil(TASK_PANELS);
+        // Few tasks leave threads idle at the end: then they are halved.
+        let few = m.div_ceil(TASK_ROWS) * panels.div_ceil(TASK_PANELS) < 8 * parallel::threads();
+        let task_panels = if few { TASK_PANELS / 2 } else { TASK_PANELS };
+        let groups = panels.div_ceil(task_panels);
         parallel::run(m.div_ceil(TASK_ROWS) * groups, |task| {
-            let (row, panel) = (task / groups * TASK_ROWS, task % groups * TASK_PANELS);
+            let (row, panel) = (task / groups * TASK_ROWS, task % groups * task_panels);
             level.run(ManyRows {
                 product,
                 rows: row..(row + TASK_ROWS).min(m),
-                panels: panel..(panel + TASK_PANELS).min(panels),
+                panels: panel..(panel + task_panels).min(panels),
             });
         });
     }
@@ -271,6 +197,10 @@ struct Block<'a> {
     from: usize,
     /// It ends with the last column.
     last: bool,
+    /// The next panel's block, not widened: fetched while this one is multiplied, for a second-level cache has no room for
+    /// weights beside the rows.
+    next: *const u8,
+    next_bytes: usize,
 }
 
 /// A block of rows by a group of panels: bound by arithmetic.
@@ -313,7 +243,10 @@ impl ManyRows<'_> {
                     }
                 }
                 let at = (panel - self.panels.start) * TASK_ROWS * LANES;
-                let block = Block { panel, widened: &widened[..len * LANES], from, last: from + len == k };
+                let next = weights.wrapping_add(((panel + 1) * k + from) * LANES).cast();
+                let next_bytes = len * LANES * size_of::<E>();
+                let widened = &widened[..len * LANES];
+                let block = Block { panel, widened, from, last: from + len == k, next, next_bytes };
                 self.rows(isa, &block, &mut totals[at..][..TASK_ROWS * LANES]);
             }
         }
@@ -324,7 +257,9 @@ impl ManyRows<'_> {
     fn rows<I: Isa>(&self, isa: I, block: &Block<'_>, totals: &mut [f32]) {
         let mut row = 0;
         let rows = self.rows.len();
+        let tiles = rows.div_ceil(TILE_ROWS);
         while row + TILE_ROWS <= rows {
+            isa.prefetch_part(block.next, block.next_bytes, row / TILE_ROWS, tiles);
             self.tile::<I, TILE_ROWS>(isa, block, row, totals);
             row += TILE_ROWS;
         }
@@ -340,8 +275,16 @@ impl ManyRows<'_> {
 
     #[inline(always)]
     fn tile<I: Isa, const ROWS: usize>(&self, isa: I, block: &Block<'_>, row: usize, totals: &mut [f32]) {
-        let (x, &Block { panel, widened, from, last }) = (self.product.x, block);
+        let (x, &Block { panel, widened, from, last, .. }) = (self.product.x, block);
         let first_row = self.rows.start + row;
+        if last {
+            for r in 0..ROWS {
+                // SAFETY: the output has these rows and panels.
+                let out =
+                    unsafe { self.product.out.at((first_row + r) * self.product.out_stride + panel * LANES) };
+                isa.prefetch_write(out.cast_const().cast());
+            }
+        }
         // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row; this task
         // alone has these rows and panels.
         unsafe {

@@ -2,6 +2,7 @@
 //!
 //! Work is spread over rayon's pool: the one that the caller runs in, or the global one.
 
+mod accumulate;
 mod attention;
 mod attention_tile;
 mod buffer;

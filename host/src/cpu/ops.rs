@@ -92,6 +92,10 @@ impl Device for CpuDevice {
         CpuStep::new(batch)
     }
 
+    fn wanted_alone(&self, step: &CpuStep) -> Result<Option<CpuStep>> {
+        step.0.wanted_alone().map(|batch| CpuStep::new(&batch)).transpose()
+    }
+
     fn embed(&self, table: &CpuMatrix, step: &CpuStep, out: &mut CpuTensor) -> Result<()> {
         let ids = &step.0.ids;
         if let Some(id) = ids.iter().find(|&&id| id as usize >= table.rows) {

@@ -30,6 +30,12 @@ impl Seen {
         Seen { from, to: to.min(kv_len), drafts_start: usize::MAX, drafts: 0 }
     }
 
+    /// Whether each of `keys` is seen, as far as can be told without looking at drafts.
+    #[inline(always)]
+    pub(super) fn all(&self, keys: std::ops::Range<usize>) -> bool {
+        self.from <= keys.start && keys.end <= self.to.min(self.drafts_start)
+    }
+
     /// Sets the scores of keys `first..` that are hidden drafts to -inf.
     pub(super) fn hide_drafts(&self, first: usize, scores: &mut [f32]) {
         for (lane, score) in scores.iter_mut().enumerate().skip(self.drafts_start.saturating_sub(first)) {

@@ -29,6 +29,7 @@ pub struct Scratch<D: Device> {
     pub(super) activated: D::Tensor,
     /// The rows whose logits are wanted.
     pub(super) selected: D::Tensor,
+    pub(super) selected_q: D::Tensor,
     pub(super) selected_attended: D::Tensor,
     pub(super) selected_normed: D::Tensor,
     /// Where [`Decoder::forward`] leaves them.
@@ -65,6 +66,7 @@ impl<D: Device> Decoder<D> {
             gate_up: device.tensor(max_rows, 2 * config.intermediate_size)?,
             activated: device.tensor(max_rows, config.intermediate_size)?,
             selected: device.tensor(max_outputs, config.hidden_size)?,
+            selected_q: device.tensor(max_outputs, q_cols)?,
             selected_attended: device.tensor(max_outputs, q_cols)?,
             selected_normed: device.tensor(max_outputs, config.hidden_size)?,
             logits: device.logits(max_outputs, config.vocab_size)?,

@@ -54,10 +54,16 @@ impl<D: Device> Layer<D> {
         if wanted == 0 {
             return Ok(());
         }
-        device.attention(&s.q, cache, index, step, &self.attention, &mut s.attended)?;
-        // Of attention's output on, a row depends on itself alone.
+        // A query depends on no other, and of attention's output on, a row on itself alone.
+        if let Some(alone) = device.wanted_alone(step)? {
+            device.select_outputs(&s.q, step, &mut s.selected_q)?;
+            let (q, attended) = (&s.selected_q, &mut s.selected_attended);
+            device.attention(q, cache, index, &alone, &self.attention, attended)?;
+        } else {
+            device.attention(&s.q, cache, index, step, &self.attention, &mut s.attended)?;
+            device.select_outputs(&s.attended, step, &mut s.selected_attended)?;
+        }
         device.select_outputs(&s.residual, step, &mut s.selected)?;
-        device.select_outputs(&s.attended, step, &mut s.selected_attended)?;
         std::mem::swap(&mut s.residual, &mut s.selected);
         std::mem::swap(&mut s.attended, &mut s.selected_attended);
         let finished = self.finish(model, s);

@@ -3,8 +3,8 @@ use std::cell::RefCell;
 use super::pack::Segment;
 use super::{Code, Eight, Four, Product, TASK_PANELS, TASK_ROWS, TILE_ROWS};
 use crate::CodeBits;
+use crate::cpu::accumulate::accumulate;
 use crate::cpu::isa::{Isa, Kernel, LANES};
-use crate::cpu::linear::accumulate;
 
 /// Columns of the longest segment, padding included.
 const SEGMENT_COLS: usize = 256;

@@ -228,3 +228,36 @@ fn bad_attention_arguments_are_named() {
     }
     assert!(matches!(device.cache(CacheSpec { pages: usize::MAX, ..spec }), Err(Error::OutOfMemory { .. })));
 }
+
+#[test]
+fn wanted_rows_alone_have_the_same_bits() {
+    let heads = Heads { q_heads: 6, kv_heads: 2, head_dim: 40 };
+    let mut numbers = Numbers::new(6);
+    for device in devices() {
+        let mut batch = Batch::default();
+        batch.push(&[0; 70], 0, &[0], 128, Outputs::Last);
+        batch.push(&[0; 3], 0, &[1], 128, Outputs::None);
+        batch.push(&[0; 17], 0, &[2], 128, Outputs::All);
+        let step = device.step(&batch).unwrap();
+        let qkv = numbers.floats(batch.tokens() * heads.row());
+        let qkv = tensor(&device, batch.tokens(), heads.row(), &qkv);
+        let cols = heads.q_heads * heads.head_dim;
+        let mut cache = device
+            .cache(CacheSpec { layers: 1, pages: 3, page_size: 128, kv_heads: 2, head_dim: heads.head_dim })
+            .unwrap();
+        let rope = device.rope(&vec![0.1; heads.head_dim / 2], 1.0, 128).unwrap();
+        let [mut q, mut all] = [(); 2].map(|()| tensor(&device, batch.tokens(), cols, &[]));
+        let [mut chosen, mut q_alone, mut out] = [(); 3].map(|()| tensor(&device, 18, cols, &[]));
+        let args = RopeAppend { qkv: &qkv, qk_norm: None, rope: &rope, q_heads: heads.q_heads, layer: 0 };
+        device.rope_append(args, &step, &mut cache, &mut q).unwrap();
+        device.attention(&q, &cache, 0, &step, &CAUSAL, &mut all).unwrap();
+        device.select_outputs(&all, &step, &mut chosen).unwrap();
+
+        let alone = device.wanted_alone(&step).unwrap().unwrap();
+        device.select_outputs(&q, &step, &mut q_alone).unwrap();
+        device.attention(&q_alone, &cache, 0, &alone, &CAUSAL, &mut out).unwrap();
+        let [chosen, out] = [chosen, out].map(|tensor| device.read(&tensor).unwrap());
+        assert_eq!(out.len(), 18 * cols);
+        assert!(bits(&out) == bits(&chosen));
+    }
+}
