@@ -94,6 +94,11 @@ impl Tokenizer {
         self.inner.decode(ids, true).unwrap_or_default()
     }
 
+    /// The vocabulary's own spelling of a token: of byte-level vocabularies in their alphabet, of others with a mark for a space.
+    pub fn spelling(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// A decoder of the text that follows `prompt`.
     pub fn stream(&self, prompt: &[u32]) -> TextStream {
         TextStream::new(&prompt[prompt.len().saturating_sub(CONTEXT_TOKENS)..], |ids| self.decode(ids))
