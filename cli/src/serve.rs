@@ -1,3 +1,4 @@
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use crate::output::Failure;
 
 /// Where the key is looked for when no flag gives it: a command line is there for all to see.
 const KEY_VARIABLE: &str = "TILEWRIGHT_API_KEY";
-/// Pages' worth of cache for each running sequence where no flag says: a quarter of the context.
+/// Of the context, the part that the cache holds for each running sequence where no flag says.
 const CACHE_SHARE: usize = 4;
 
 impl From<ServeError> for Failure {
@@ -25,9 +26,13 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if api_key.as_ref().is_some_and(|key| key.is_empty() || !key.is_ascii()) {
         return Err(Failure::Message("api-key: expected ASCII characters, found none or others".into()));
     }
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log).map_err(|error| {
+        Failure::Message(format!("log: expected a level or a filter, found {:?}: {error}", args.log))
+    })?;
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
-        .with_env_filter(tracing_subscriber::EnvFilter::new(&args.log))
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
         .init();
     let model = load(&args.model)?;
     let draft = args.draft.as_ref().map(|dir| load_beside(dir, args.model.device)).transpose()?;

@@ -27,6 +27,9 @@ const MIN_HEAD_BYTES: usize = 8192;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often recorded times move from lists into histograms.
 const TIDY_EVERY: Duration = Duration::from_secs(5);
+/// Looks at an engine whose requests are gone, and the time between two: a step may take a while.
+const SETTLING_LOOKS: usize = 1000;
+const SETTLING_PAUSE: Duration = Duration::from_millis(5);
 /// Threads that read requests and judge prompts.
 const BLOCKING_THREADS: usize = 64;
 
@@ -98,10 +101,22 @@ impl Server {
         connections.shutdown().await;
         tidying.abort();
         match &app.backend {
-            Backend::Generates(generator) => Some(generator.engine.stats()),
+            Backend::Generates(generator) => Some(settled(&generator.engine).await),
             Backend::Embeds(_) => None,
         }
     }
+}
+
+/// What an engine has done once those have ended whom nobody waits for any more.
+async fn settled(engine: &Engine) -> EngineStats {
+    for _ in 0..SETTLING_LOOKS {
+        let stats = engine.stats();
+        if stats.running + stats.waiting == 0 || !engine.is_running() {
+            break;
+        }
+        tokio::time::sleep(SETTLING_PAUSE).await;
+    }
+    engine.stats()
 }
 
 /// Serves at an address until the process is told to end (SIGTERM, or an interrupt); told again, it ends at once. `bound` hears the

@@ -79,3 +79,29 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Stalls<S> {
         self.judge(context, progress)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_peer_that_does_not_read_is_given_up() {
+        let time = Duration::from_millis(50);
+        let (near, mut far) = tokio::io::duplex(16);
+        let mut near = Stalls::new(near, time);
+        // What is read in time goes through, however slowly.
+        let reading = async {
+            let mut bytes = [0; 8];
+            for _ in 0..8 {
+                tokio::time::sleep(time / 5).await;
+                far.read_exact(&mut bytes).await.expect("read");
+            }
+        };
+        let (written, ()) = tokio::join!(near.write_all(&[1; 64]), reading);
+        written.expect("written");
+        let error = near.write_all(&[1; 64]).await.expect_err("a stall");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

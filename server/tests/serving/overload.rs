@@ -124,35 +124,6 @@ async fn a_request_that_takes_too_long_is_ended() {
 }
 
 #[tokio::test]
-async fn who_does_not_read_is_left() {
-    let limits = Limits { body_time: Duration::from_millis(500), ..Limits::default() };
-    let server = Running::start(limits).await;
-    // More than the sockets' buffers hold, by far.
-    let mut body = endless(true);
-    body["logprobs"] = json!(20);
-    body["n"] = json!(8);
-    body["max_tokens"] = json!(500);
-    let connection = server.begin(&body).await;
-    while server.metric("tilewright_sequences_running").await < 8.0 {}
-    server.settles_slowly("tilewright_kv_pages_used", 0.0).await;
-    drop(connection);
-    assert_eq!(server.greedy(8).await, expected_greedy(8));
-    server.finish().await;
-}
-
-impl Running {
-    async fn settles_slowly(&self, name: &str, value: f64) {
-        for _ in 0..300 {
-            if self.metric(name).await == value {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{name} does not become {value}");
-    }
-}
-
-#[tokio::test]
 async fn the_end_lets_requests_under_way_finish() {
     let server = Running::start(Limits::default()).await;
     let mut body = endless(true);
