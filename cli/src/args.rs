@@ -27,6 +27,8 @@ pub enum Command {
     Quantize(QuantizeArgs),
     /// Check a checkpoint: every tensor, and one layer's products against the plain dequantisation of the file
     Doctor(DoctorArgs),
+    /// Serve OpenAI's HTTP API
+    Serve(ServeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -93,15 +95,20 @@ pub struct RunArgs {
 /// Drafts at most where their number follows what pays.
 const MOST_DRAFTS: usize = 8;
 
+/// Where drafts come from, by the flags that say so.
+fn speculation(draft: bool, ngram: bool, drafts: Option<usize>) -> Speculation {
+    let length = drafts.map_or(DraftLength::Adaptive(MOST_DRAFTS), DraftLength::Fixed);
+    match (draft, ngram) {
+        (true, _) => Speculation::DraftModel(length),
+        (false, true) => Speculation::NGram(length),
+        (false, false) => Speculation::Off,
+    }
+}
+
 impl RunArgs {
     /// Where drafts come from.
     pub fn speculation(&self) -> Speculation {
-        let length = self.speculate.map_or(DraftLength::Adaptive(MOST_DRAFTS), DraftLength::Fixed);
-        match (&self.draft, self.ngram) {
-            (Some(_), _) => Speculation::DraftModel(length),
-            (None, true) => Speculation::NGram(length),
-            (None, false) => Speculation::Off,
-        }
+        speculation(self.draft.is_some(), self.ngram, self.speculate)
     }
 
     pub fn sampling(&self) -> SamplingParams {
@@ -209,4 +216,72 @@ pub struct DoctorArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("served_drafts_from").args(["draft", "ngram"]))]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub model: ModelArgs,
+    /// Address to listen at
+    #[arg(long, default_value = "127.0.0.1", value_name = "ADDRESS")]
+    pub host: String,
+    /// Port to listen at; 0 for a free one
+    #[arg(short, long, default_value_t = 8000)]
+    pub port: u16,
+    /// The model's name; given again, a further one [default: the folder's]
+    #[arg(long, value_name = "NAME")]
+    pub name: Vec<String>,
+    /// Key that every route but /health asks for [default: the variable TILEWRIGHT_API_KEY]
+    #[arg(long, value_name = "KEY")]
+    pub api_key: Option<String>,
+    /// Tokens that all sequences together can cache [default: a quarter of the context for each that runs]
+    #[arg(long, value_name = "TOKENS")]
+    pub cache_tokens: Option<usize>,
+    /// Sequences that run at a time
+    #[arg(long, default_value_t = 32, value_name = "N")]
+    pub max_running: usize,
+    /// Sequences that may wait beyond those; more are answered 429
+    #[arg(long, default_value_t = 128, value_name = "N")]
+    pub max_queue: usize,
+    /// Compute prompts that begin alike each for itself
+    #[arg(long)]
+    pub no_prefix_cache: bool,
+    /// Speculate with the drafts of a smaller model of the same vocabulary
+    #[arg(long, value_name = "DIR", conflicts_with = "ngram")]
+    pub draft: Option<PathBuf>,
+    /// Speculate with what followed the last few tokens before
+    #[arg(long)]
+    pub ngram: bool,
+    /// Drafts a step, 1 to 15 [default: as many as pay, up to 8]
+    #[arg(long, value_name = "K", requires = "served_drafts_from")]
+    pub speculate: Option<usize>,
+    /// Answers to one prompt (n), at most
+    #[arg(long, default_value_t = 16, value_name = "N")]
+    pub max_choices: usize,
+    /// Bytes of a request's body, at most
+    #[arg(long, default_value_t = 4 << 20, value_name = "BYTES")]
+    pub max_body_bytes: usize,
+    /// Connections at a time
+    #[arg(long, default_value_t = 4096, value_name = "N")]
+    pub max_connections: usize,
+    /// Seconds that a request may take, waiting included
+    #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+    pub request_timeout: u64,
+    /// Seconds for a request's head to arrive, and for an idle connection to ask again
+    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    pub head_timeout: u64,
+    /// Seconds that requests get to finish after SIGTERM
+    #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+    pub drain_timeout: u64,
+    /// What is logged on standard error: error, warn, info, debug, or a filter by module
+    #[arg(long, default_value = "info", value_name = "LEVEL")]
+    pub log: String,
+}
+
+impl ServeArgs {
+    /// Where drafts come from.
+    pub fn speculation(&self) -> Speculation {
+        speculation(self.draft.is_some(), self.ngram, self.speculate)
+    }
 }

@@ -16,7 +16,8 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("tilewright-kernels", &["tilewright-simt"]),
     ("tilewright-host", &["tilewright-kernels"]),
     ("tilewright", &["tilewright-host"]),
-    ("tilewright-cli", &["tilewright"]),
+    ("tilewright-server", &["tilewright"]),
+    ("tilewright-cli", &["tilewright", "tilewright-server"]),
     ("xtask", &["tilewright-cuda-builder", "tilewright-kernels"]),
     (
         "tilewright-tests",

@@ -4,3 +4,5 @@ mod common;
 mod generate;
 mod quantise;
 mod refusals;
+#[cfg(unix)]
+mod serve;

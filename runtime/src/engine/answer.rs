@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 
 use super::request::{Output, Request};
 use super::track::Id;
@@ -17,6 +16,9 @@ pub(crate) struct Language {
     pub context: usize,
 }
 
+/// Hears what comes of a request's answers; says whether anybody still listens.
+pub(crate) type Listener = Arc<dyn Fn(Result<Output>) -> bool + Send + Sync>;
+
 /// Those that are being written, by their sequences.
 pub(crate) type Answers = BTreeMap<Id, Answer>;
 
@@ -32,7 +34,7 @@ pub(crate) struct Answer {
     index: usize,
     text: Option<TextStream>,
     stop: StopMatcher,
-    out: Sender<Result<Output>>,
+    listener: Listener,
 }
 
 /// Whether an answer goes on.
@@ -51,7 +53,7 @@ impl Answer {
         adjustment: Arc<Adjustment>,
         index: usize,
         language: &Language,
-        out: Sender<Result<Output>>,
+        listener: Listener,
     ) -> Answer {
         let key = DrawKey { seed: request.sampling.seed, request: request.key, choice: index as u32 };
         Answer {
@@ -63,7 +65,7 @@ impl Answer {
             stop: StopMatcher::new(&request.stop),
             request,
             adjustment,
-            out,
+            listener,
         }
     }
 
@@ -90,10 +92,10 @@ impl Answer {
         }
         let text = self.reveal(token, &mut finish, language);
         let output = Output { answer: self.index, id: token, text, logprobs, finish };
-        match (self.out.send(Ok(output)), finish) {
-            (Err(_), _) => Then::Unheard,
-            (Ok(()), Some(_)) => Then::Ends,
-            (Ok(()), None) => Then::GoesOn,
+        match ((self.listener)(Ok(output)), finish) {
+            (false, _) => Then::Unheard,
+            (true, Some(_)) => Then::Ends,
+            (true, None) => Then::GoesOn,
         }
     }
 
@@ -118,6 +120,6 @@ impl Answer {
     /// Nothing more comes, for this reason.
     pub fn fail(&self, error: crate::Error) {
         // Whoever doesn't listen needs no telling.
-        let _ = self.out.send(Err(error));
+        let _ = (self.listener)(Err(error));
     }
 }

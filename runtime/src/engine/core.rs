@@ -2,12 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Instant;
 
-use super::answer::{Answer, Answers, Language, Then};
+use super::answer::{Answer, Answers, Language, Listener, Then};
 use super::config::EngineConfig;
-use super::request::{Output, Request};
+use super::request::Request;
 use super::schedule::{Plan, Scheduler};
 use super::speculate::Speculator;
 use super::stats::EngineStats;
@@ -53,7 +52,7 @@ impl Core {
     }
 
     /// Takes a valid request; its answers' sequences have consecutive numbers from `first`, which nobody had before.
-    pub fn submit(&mut self, request: Request, first: Id, out: &Sender<Result<Output>>) {
+    pub fn submit(&mut self, request: Request, first: Id, listener: &Listener) {
         let request = Arc::new(request);
         let adjustment = Adjustment { penalties: request.penalties, bias: request.logit_bias.clone() };
         let adjustment = Arc::new(adjustment);
@@ -65,7 +64,8 @@ impl Core {
                 leader: (index > 0).then_some(first),
                 ..Track::default()
             };
-            let answer = Answer::new(request.clone(), adjustment.clone(), index, &self.language, out.clone());
+            let answer =
+                Answer::new(request.clone(), adjustment.clone(), index, &self.language, listener.clone());
             self.answers.insert(id, answer);
             self.scheduler.submit(track, request.priority);
         }
@@ -106,9 +106,15 @@ impl Core {
         if plan.works.iter().all(|work| work.is_last && work.len == 1) {
             self.speculator.record(plan.works.len(), said, began.elapsed().as_secs_f64());
         }
+        self.count();
+        self.stats.add(&plan, said, [began, planned, ran, Instant::now()]);
+    }
+
+    /// Brings up to date what the statistics say of who is here now.
+    pub fn count(&mut self) {
         let memory = &self.scheduler.memory;
         self.stats.pages_held = memory.total() - memory.available();
-        self.stats.add(&plan, said, [began, planned, ran, Instant::now()]);
+        (self.stats.running, self.stats.waiting) = self.scheduler.counts();
     }
 
     /// Copies, drafts, the forward pass, the choice of tokens.

@@ -67,5 +67,5 @@ mod track;
 
 pub use config::{Batching, DraftLength, EngineConfig, Speculation};
 pub use request::{Output, Request};
-pub use service::{Engine, TokenStream};
+pub use service::{Engine, Ticket, TokenStream};
 pub use stats::EngineStats;

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::answer::Language;
+use super::answer::{Language, Listener};
 use super::config::{EngineConfig, Speculation};
 use super::core::Core;
 use super::request::{Output, Request};
@@ -18,7 +18,7 @@ use crate::{Error, Model, Result};
 
 enum Command {
     /// A request, the number of its first answer's sequence, and who listens.
-    Submit(Box<Request>, Id, Sender<Result<Output>>),
+    Submit(Box<Request>, Id, Listener),
     Cancel(Range<Id>),
     /// Ends when all answers have.
     Drain,
@@ -75,14 +75,43 @@ impl Engine {
     /// # Errors
     /// A request that can't be served, and why; an engine that has stopped.
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
-        request.validate(&self.model, &self.config)?;
         let open = request.answers;
-        // Numbers need but be unlike each other.
-        let first = self.next_id.fetch_add(open as u64, Ordering::Relaxed);
         let (out, outputs) = channel();
-        let command = Command::Submit(Box::new(request), first, out);
+        let ticket = self.submit_to(request, move |output| out.send(output).is_ok())?;
+        Ok(TokenStream { outputs, open, ticket })
+    }
+
+    /// Submits a request whose tokens go to `listener` as they are made, on the engine's thread, which does nothing else meanwhile: it
+    /// had better hand them on at once. An answer ends early where it returns false; an error ends the one answer that met it. It is
+    /// dropped when nothing more comes, be it because the engine is gone.
+    ///
+    /// # Errors
+    /// As [`Engine::submit`].
+    pub fn submit_to(
+        &self,
+        request: Request,
+        listener: impl Fn(Result<Output>) -> bool + Send + Sync + 'static,
+    ) -> Result<Ticket> {
+        self.check(&request)?;
+        let answers = request.answers as u64;
+        // Numbers need but be unlike each other.
+        let first = self.next_id.fetch_add(answers, Ordering::Relaxed);
+        let command = Command::Submit(Box::new(request), first, Arc::new(listener));
         self.commands.send(command).map_err(|_| Error::Stopped)?;
-        Ok(TokenStream { outputs, ids: first..first + open as u64, open, commands: self.commands.clone() })
+        Ok(Ticket { ids: first..first + answers, commands: Some(self.commands.clone()) })
+    }
+
+    /// Whether [`Engine::submit`] would take a request.
+    ///
+    /// # Errors
+    /// Names what can't be served.
+    pub fn check(&self, request: &Request) -> Result<()> {
+        request.validate(&self.model, &self.config)
+    }
+
+    /// Whether its thread is there to serve anything.
+    pub fn is_running(&self) -> bool {
+        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
     /// The model it serves.
@@ -122,16 +151,38 @@ impl Drop for Engine {
     }
 }
 
+/// A request's place in the engine. Dropping it cancels the answers that haven't ended.
+pub struct Ticket {
+    /// The sequences' numbers.
+    ids: Range<Id>,
+    /// None once there's nothing left to cancel.
+    commands: Option<Sender<Command>>,
+}
+
+impl Ticket {
+    /// All answers have ended: nothing is left to cancel.
+    pub fn close(mut self) {
+        self.commands = None;
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        if let Some(commands) = &self.commands {
+            // An engine that has ended has nothing to cancel.
+            let _ = commands.send(Command::Cancel(self.ids.clone()));
+        }
+    }
+}
+
 /// The tokens of a request's answers, as they come; of several answers, interleaved. An error ends the one answer that met it.
 ///
 /// Dropping it cancels what hasn't ended.
 pub struct TokenStream {
     outputs: Receiver<Result<Output>>,
-    /// The sequences' numbers.
-    ids: Range<Id>,
     /// Answers that haven't ended.
     open: usize,
-    commands: Sender<Command>,
+    ticket: Ticket,
 }
 
 impl TokenStream {
@@ -161,9 +212,8 @@ impl Iterator for TokenStream {
 
 impl Drop for TokenStream {
     fn drop(&mut self) {
-        if self.open > 0 {
-            // An engine that has ended has nothing to cancel.
-            let _ = self.commands.send(Command::Cancel(self.ids.clone()));
+        if self.open == 0 {
+            self.ticket.commands = None;
         }
     }
 }
@@ -211,18 +261,17 @@ fn serve(mut core: Core, commands: &Receiver<Command>, stats: &Mutex<EngineStats
             false => commands.try_recv(),
         };
         match command {
-            Ok(Command::Submit(_, _, out)) if draining => {
+            Ok(Command::Submit(_, _, listener)) if draining => {
                 // Whoever doesn't listen needs no telling.
-                let _ = out.send(Err(Error::Stopped));
+                let _ = listener(Err(Error::Stopped));
             }
-            Ok(Command::Submit(request, first, out)) => core.submit(*request, first, &out),
+            Ok(Command::Submit(request, first, listener)) => core.submit(*request, first, &listener),
             Ok(Command::Cancel(ids)) => ids.for_each(|id| core.cancel(id)),
             Ok(Command::Drain) => draining = true,
             Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return core.stop(),
-            Err(TryRecvError::Empty) => {
-                core.step();
-                *stats.lock().unwrap_or_else(PoisonError::into_inner) = core.stats;
-            }
+            Err(TryRecvError::Empty) => core.step(),
         }
+        core.count();
+        *stats.lock().unwrap_or_else(PoisonError::into_inner) = core.stats;
     }
 }

@@ -35,6 +35,10 @@ pub struct EngineStats {
     pub pages: usize,
     /// Pages that sequences hold; what the prefix cache alone holds is free to be taken.
     pub pages_held: usize,
+    /// Sequences that run.
+    pub running: usize,
+    /// Sequences that wait, preempted ones among them.
+    pub waiting: usize,
     /// Bytes of keys and values.
     pub cache_bytes: usize,
 }

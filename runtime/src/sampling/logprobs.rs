@@ -10,8 +10,8 @@ pub struct Logprobs {
 }
 
 impl Logprobs {
-    /// Of `token` and the `top` likeliest.
-    pub(crate) fn of(logits: &[f32], token: u32, top: usize) -> Logprobs {
+    /// Of `token` and the `top` likeliest, by logits `[vocab]`.
+    pub fn of(logits: &[f32], token: u32, top: usize) -> Logprobs {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         // In one order, in f64: the same bits whatever else is computed.
         let sum: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();

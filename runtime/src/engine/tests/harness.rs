@@ -1,8 +1,10 @@
 //! Requests and their answers, bit for bit, in one thread.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
+use super::super::answer::Listener;
 use super::super::core::Core;
 use super::super::service::assemble;
 use super::super::{EngineConfig, Output, Request};
@@ -76,7 +78,8 @@ impl Bench {
     pub fn submit(&mut self, model: &Model, request: &Request) {
         request.validate(model, &self.config).expect("a valid request");
         let (out, stream) = channel();
-        self.core.submit(request.clone(), self.next, &out);
+        let listener: Listener = Arc::new(move |output| out.send(output).is_ok());
+        self.core.submit(request.clone(), self.next, &listener);
         self.next += request.answers as u64;
         self.streams.push(stream);
     }

@@ -1,5 +1,7 @@
 //! Text to token ids and back, a token at a time.
 
+mod trust;
+
 use std::path::Path;
 
 use serde_json::Value;
@@ -30,10 +32,7 @@ impl Tokenizer {
         if !path.exists() {
             return Ok(None);
         }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| Error::file(&path, "contents", "a tokenizer", error))?;
-        let mut tokenizer = Tokenizer { inner, bos: None };
+        let mut tokenizer = Tokenizer { inner: trust::read(&path)?, bos: None };
         let config_path = dir.join("tokenizer_config.json");
         if config_path.exists() {
             tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;
@@ -81,17 +80,21 @@ impl Tokenizer {
     }
 
     fn encode_with(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode(text, add_special)
-            .map_err(|error| Error::request("text", "a text that the tokenizer takes", error))?;
-        Ok(encoding.get_ids().to_vec())
+        let encoded = trust::guarded(|| self.inner.encode(text, add_special));
+        let encoded = encoded.and_then(|encoded| encoded.map_err(|error| error.to_string()));
+        let refuse = |found| Error::request("text", "a text that the tokenizer takes", found);
+        Ok(encoded.map_err(refuse)?.get_ids().to_vec())
     }
 
     /// The text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
-        // The only failures are of decoders that can't be configured from a file that loaded.
-        self.inner.decode(ids, true).unwrap_or_default()
+        // What a file's decoder can't do comes out as no text.
+        trust::guarded(|| self.inner.decode(ids, true)).ok().and_then(Result::ok).unwrap_or_default()
+    }
+
+    /// The vocabulary's own spelling of a token: of byte-level vocabularies in their alphabet, of others with a mark for a space.
+    pub fn spelling(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// A decoder of the text that follows `prompt`.

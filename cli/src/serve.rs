@@ -1,0 +1,107 @@
+use std::io::IsTerminal;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tilewright::Engine;
+use tilewright::engine::EngineConfig;
+use tilewright_server::{Limits, ServeError, Server, ServerConfig};
+
+use crate::args::ServeArgs;
+use crate::load::{load, load_beside, model_dir};
+use crate::output::Failure;
+
+/// Where the key is looked for when no flag gives it: a command line is there for all to see.
+const KEY_VARIABLE: &str = "TILEWRIGHT_API_KEY";
+/// Of the context, the part that the cache holds for each running sequence where no flag says.
+const CACHE_SHARE: usize = 4;
+
+impl From<ServeError> for Failure {
+    fn from(error: ServeError) -> Failure {
+        Failure::Message(error.to_string())
+    }
+}
+
+pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
+    let api_key = args.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok());
+    if api_key.as_ref().is_some_and(|key| key.is_empty() || !key.is_ascii()) {
+        return Err(Failure::Message("api-key: expected ASCII characters, found none or others".into()));
+    }
+    let filter = tracing_subscriber::EnvFilter::try_new(&args.log).map_err(|error| {
+        Failure::Message(format!("log: expected a level or a filter, found {:?}: {error}", args.log))
+    })?;
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_env_filter(filter)
+        .init();
+    let model = load(&args.model)?;
+    let draft = args.draft.as_ref().map(|dir| load_beside(dir, args.model.device)).transpose()?;
+    let context = model.config().context;
+    let wanted = (context / CACHE_SHARE).saturating_mul(args.max_running).max(context);
+    let defaults = EngineConfig::default();
+    let speculation = args.speculation();
+    let rows = args.max_running.saturating_mul(1 + speculation.max_drafts()).saturating_add(1);
+    let config = EngineConfig {
+        cache_tokens: args.cache_tokens.unwrap_or(wanted),
+        max_running: args.max_running,
+        step_tokens: defaults.step_tokens.max(rows),
+        prefix_cache: !args.no_prefix_cache,
+        speculation,
+        ..defaults
+    };
+    let device = model.device();
+    let engine = match &draft {
+        Some(draft) => Engine::with_draft(model, draft, config)?,
+        None => Engine::new(model, config)?,
+    };
+    let name = args.name.first().cloned().unwrap_or_else(|| name_of(args));
+    let server_config = ServerConfig {
+        aliases: args.name.iter().skip(1).cloned().collect(),
+        api_key,
+        limits: limits(args),
+        ..ServerConfig::new(name.clone())
+    };
+    let is_open = server_config.api_key.is_none();
+    let server = Server::generating(engine, server_config)?;
+    let template = if server.has_chat_template() { "the checkpoint's" } else { "plain" };
+    let address = format!("{}:{}", bracketed(&args.host), args.port);
+    let stats = tilewright_server::run(server, &address, |bound| {
+        if is_open && !bound.ip().is_loopback() {
+            eprintln!("note: anybody who reaches {bound} may use this server; --api-key keeps others out");
+        }
+        eprintln!("serving {name} on {device}, chat template {template}: http://{bound}/v1");
+    })?;
+    if let Some(stats) = stats {
+        eprintln!("ended: {} tokens in {} steps, {} pages held", stats.tokens, stats.steps, stats.pages_held);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn limits(args: &ServeArgs) -> Limits {
+    Limits {
+        body_bytes: args.max_body_bytes,
+        queue: args.max_queue,
+        choices: args.max_choices,
+        connections: args.max_connections,
+        request_time: Duration::from_secs(args.request_timeout),
+        drain_time: Duration::from_secs(args.drain_timeout),
+        head_time: Duration::from_secs(args.head_timeout),
+        ..Limits::default()
+    }
+}
+
+/// The model's folder's name; the demo's is told by its parent.
+fn name_of(args: &ServeArgs) -> String {
+    if args.model.model.is_none() {
+        return "tilewright-demo".into();
+    }
+    let dir = model_dir(&args.model);
+    // A path like '.' has no name of its own.
+    let dir = dir.canonicalize().unwrap_or(dir);
+    dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// An IPv6 address stands in brackets before a port.
+fn bracketed(host: &str) -> String {
+    if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host.to_string() }
+}

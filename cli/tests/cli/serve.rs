@@ -1,0 +1,64 @@
+//! The server as a process: told to end, and refused.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use crate::common::assert_refused;
+
+/// A server of the demo model on a free port, and its address.
+fn start() -> (Child, BufReader<std::process::ChildStderr>, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tilewright"))
+        .args(["serve", "--device", "cpu", "--port", "0", "--log", "error"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary starts");
+    let mut stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+    let mut line = String::new();
+    stderr.read_line(&mut line).expect("a line");
+    let address = line.trim().strip_suffix("/v1").and_then(|line| line.split("http://").nth(1));
+    let address = address.unwrap_or_else(|| panic!("no address in {line}")).to_string();
+    (child, stderr, address)
+}
+
+#[test]
+fn a_server_told_to_end_finishes_what_is_under_way() {
+    let (mut child, mut stderr, address) = start();
+    let body = r#"{"prompt": "fn main() {", "max_tokens": 100, "ignore_eos": true, "temperature": 0, "stream": true}"#;
+    let mut connection = TcpStream::connect(&address).expect("a connection");
+    let length = body.len();
+    write!(
+        connection,
+        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("sent");
+    let mut first = vec![0; 400];
+    connection.read_exact(&mut first).expect("the beginning");
+    let told = Command::new("kill").arg(child.id().to_string()).status().expect("kill");
+    assert!(told.success());
+    let mut rest = String::new();
+    connection.read_to_string(&mut rest).expect("the rest");
+    assert!(rest.contains("\"finish_reason\":\"length\"") && rest.contains("data: [DONE]"), "{rest}");
+    assert!(child.wait().expect("an end").success());
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).expect("text");
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("ended: 100 tokens in ") && said.contains(" 0 pages held"), "{said}");
+}
+
+#[test]
+fn a_server_that_cannot_be_is_refused() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    assert_refused(&["serve", "--device", "cpu", "--port", &port], &["127.0.0.1:", "in use"]);
+    assert_refused(&["serve", "--device", "cpu", "--api-key", ""], &["api-key: expected "]);
+    assert_refused(
+        &["serve", "--device", "cpu", "--max-running", "0"],
+        &["max_running: expected at least 1"],
+    );
+    assert_refused(&["serve", "--device", "cpu", "--log", "server=loud"], &["log: expected "]);
+    assert_refused(&["serve", "--port", "70000"], &["70000"]);
+    assert_refused(&["serve", "--speculate", "3"], &["--draft"]);
+}

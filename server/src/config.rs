@@ -1,0 +1,82 @@
+use std::time::Duration;
+
+/// What a server is called, who may use it, and how much it takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerConfig {
+    /// The model's name in `/v1/models` and in answers.
+    pub model_name: String,
+    /// Further names that requests may give the model.
+    pub aliases: Vec<String>,
+    /// The key that every route but `/health` asks for, where there is one.
+    pub api_key: Option<String>,
+    /// How much is taken.
+    pub limits: Limits,
+}
+
+impl ServerConfig {
+    /// An open server with the default limits.
+    pub fn new(model_name: impl Into<String>) -> ServerConfig {
+        let (aliases, api_key, limits) = (Vec::new(), None, Limits::default());
+        ServerConfig { model_name: model_name.into(), aliases, api_key, limits }
+    }
+}
+
+/// How much a server takes. What is beyond is refused with the limit's name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request's body.
+    pub body_bytes: usize,
+    /// Bytes of a request's head, at least 8192.
+    pub head_bytes: usize,
+    /// Headers of a request.
+    pub headers: usize,
+    /// Connections at a time; more wait to be accepted.
+    pub connections: usize,
+    /// Sequences that may wait beyond those that the engine runs.
+    pub queue: usize,
+    /// Answers to one prompt (`n`).
+    pub choices: usize,
+    /// Prompts, or inputs to embed, of one request.
+    pub prompts: usize,
+    /// Messages of one chat.
+    pub messages: usize,
+    /// Stop strings.
+    pub stops: usize,
+    /// Bytes of a stop string.
+    pub stop_bytes: usize,
+    /// Tokens with a bias.
+    pub logit_bias: usize,
+    /// Likeliest tokens told of at each position.
+    pub top_logprobs: usize,
+    /// Time for a request's head to arrive, and for an idle connection to ask again.
+    pub head_time: Duration,
+    /// Time for a request's body to arrive.
+    pub body_time: Duration,
+    /// Time for a request to be answered, waiting included.
+    pub request_time: Duration,
+    /// Time that requests under way get to finish after the server was told to end.
+    pub drain_time: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            body_bytes: 4 << 20,
+            head_bytes: 16 << 10,
+            headers: 64,
+            connections: 4096,
+            queue: 128,
+            choices: 16,
+            prompts: 128,
+            messages: 4096,
+            stops: 16,
+            stop_bytes: 256,
+            logit_bias: 1024,
+            top_logprobs: 20,
+            head_time: Duration::from_secs(10),
+            body_time: Duration::from_secs(30),
+            request_time: Duration::from_secs(600),
+            drain_time: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! Requests that can't be served are told why, and harm nobody.
+
+use serde_json::{Value, json};
+use tilewright::engine::EngineConfig;
+use tilewright_server::Limits;
+
+use super::client::{PROMPT, Running, expected_greedy};
+
+const CHAT: &str = "/v1/chat/completions";
+const TEXT: &str = "/v1/completions";
+
+/// Fields of a completion, each with the field that its refusal names.
+fn bad_fields() -> Vec<(Value, &'static str)> {
+    vec![
+        (json!({ "n": 1_000_000_000 }), "n"),
+        (json!({ "n": 0 }), "n"),
+        (json!({ "n": "2" }), "n"),
+        (json!({ "stop": vec!["x"; 100_000] }), "stop"),
+        (json!({ "stop": "" }), "stop"),
+        (json!({ "stop": [1] }), "stop"),
+        (json!({ "stop": "x".repeat(300) }), "stop"),
+        (json!({ "temperature": -0.1 }), "temperature"),
+        (json!({ "temperature": 1e300 }), "temperature"),
+        (json!({ "temperature": "NaN" }), "temperature"),
+        (json!({ "top_p": 1.5 }), "top_p"),
+        (json!({ "top_k": -1 }), "top_k"),
+        (json!({ "min_p": 2 }), "min_p"),
+        (json!({ "presence_penalty": 3 }), "presence_penalty"),
+        (json!({ "frequency_penalty": [] }), "frequency_penalty"),
+        (json!({ "repetition_penalty": 0 }), "repetition_penalty"),
+        (json!({ "seed": 1.5 }), "seed"),
+        (json!({ "seed": 18_446_744_073_709_551_615_u64 }), "seed"),
+        (json!({ "max_tokens": -1 }), "max_tokens"),
+        (json!({ "max_tokens": 0 }), "max_tokens"),
+        (json!({ "max_tokens": 2048 }), "max_tokens"),
+        (json!({ "max_tokens": 9_223_372_036_854_775_807_i64 }), "max_tokens"),
+        (json!({ "logprobs": 21 }), "logprobs"),
+        (json!({ "logprobs": true }), "logprobs"),
+        (json!({ "logit_bias": { "-1": 1 } }), "logit_bias"),
+        (json!({ "logit_bias": { "4096": 1 } }), "logit_bias"),
+        (json!({ "logit_bias": { "99999999999": 1 } }), "logit_bias"),
+        (json!({ "logit_bias": { "1": 101 } }), "logit_bias"),
+        (json!({ "logit_bias": [] }), "logit_bias"),
+        (json!({ "stream": 1 }), "stream"),
+        (json!({ "stream": true, "stream_options": { "include_usage": 1 } }), "stream_options.include_usage"),
+        (json!({ "best_of": 2 }), "best_of"),
+        (json!({ "suffix": "}" }), "suffix"),
+        (json!({ "response_format": { "type": "json_object" } }), "response_format"),
+        (json!({ "temprature": 1 }), "temprature"),
+        (json!({ "prompt": null }), "prompt"),
+        (json!({ "prompt": [] }), "prompt"),
+        (json!({ "prompt": [[]] }), "prompt"),
+        (json!({ "prompt": [-1] }), "prompt"),
+        (json!({ "prompt": [4096] }), "prompt"),
+        (json!({ "prompt": [99_999_999_999_u64] }), "prompt"),
+        (json!({ "prompt": [1.5] }), "prompt"),
+        (json!({ "prompt": ["a", 1] }), "prompt"),
+        (json!({ "prompt": { "a": 1 } }), "prompt"),
+        (json!({ "prompt": vec![1; 2048] }), "prompt"),
+        (json!({ "prompt": vec!["a"; 129] }), "prompt"),
+        (json!({ "model": 5 }), "model"),
+    ]
+}
+
+fn bad_chats() -> Vec<(Value, &'static str)> {
+    let user = json!([{ "role": "user", "content": "a" }]);
+    let with = |name: &str, value: Value| {
+        let mut body = json!({ "messages": user });
+        body[name] = value;
+        body
+    };
+    vec![
+        (json!({}), "messages"),
+        (json!({ "messages": [] }), "messages"),
+        (json!({ "messages": "a" }), "messages"),
+        (json!({ "messages": ["a"] }), "messages[0]"),
+        (json!({ "messages": [{ "role": "wizard", "content": "a" }] }), "messages[0].role"),
+        (
+            json!({ "messages": [{ "role": "tool", "content": "a", "tool_call_id": "x" }] }),
+            "messages[0].role",
+        ),
+        (json!({ "messages": [{ "role": "user" }] }), "messages[0].content"),
+        (json!({ "messages": [{ "role": "user", "content": [] }] }), "messages[0].content"),
+        (
+            json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url", "image_url": {} }] }] }),
+            "messages[0].content",
+        ),
+        (json!({ "messages": vec![json!({ "role": "user", "content": "" }); 4097] }), "messages"),
+        (json!({ "messages": [{ "role": "user", "content": "fn ".repeat(4000) }] }), "messages"),
+        (with("max_completion_tokens", json!(2048)), "max_completion_tokens"),
+        (with("max_tokens", json!(0)), "max_tokens"),
+        (with("tools", json!([{ "type": "function" }])), "tools"),
+        (with("tool_choice", json!("required")), "tool_choice"),
+        (with("response_format", json!({ "type": "json_schema", "json_schema": {} })), "response_format"),
+        (with("audio", json!({ "voice": "x" })), "audio"),
+        (with("modalities", json!(["audio"])), "modalities"),
+        (with("logprobs", json!(5)), "logprobs"),
+        (with("top_logprobs", json!(2)), "top_logprobs"),
+        (with("chat_template", json!("{{ 1 }}")), "chat_template"),
+        (with("store", json!(true)), "store"),
+        (with("echo", json!(true)), "echo"),
+    ]
+}
+
+#[tokio::test]
+async fn each_bad_field_is_named() {
+    let server = Running::start(Limits::default()).await;
+    for (fields, param) in bad_fields() {
+        let mut body = json!({ "prompt": PROMPT });
+        body.as_object_mut().expect("an object").extend(fields.as_object().expect("an object").clone());
+        let refusal = server.post(TEXT, &body).await;
+        assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some(param)), "{fields}");
+        let message = refusal.json()["error"]["message"].as_str().expect("a message").to_string();
+        assert!(message.len() < 300 && !message.contains('\n'), "{message}");
+    }
+    for (body, param) in bad_chats() {
+        let refusal = server.post(CHAT, &body).await;
+        assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some(param)), "{param}");
+    }
+    let refusal = server.post(TEXT, &json!({ "model": "other", "prompt": "a" })).await;
+    assert_eq!((refusal.status, refusal.param().as_deref()), (404, Some("model")));
+    assert_eq!(server.greedy(8).await, expected_greedy(8));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn bodies_that_are_no_requests_are_refused() {
+    let server = Running::start(Limits { body_bytes: 100_000, ..Limits::default() }).await;
+    let deep = format!("{{\"prompt\": {}", "[".repeat(90_000));
+    let long = format!("{{\"prompt\": \"{}\"}}", "a".repeat(300_000));
+    let cases: [(&[u8], u16, Option<&str>); 10] = [
+        (b"", 400, None),
+        (b"{", 400, None),
+        (b"[]", 400, None),
+        (b"null", 400, None),
+        (b"{\"prompt\": \"\xff\xfe\"}", 400, None),
+        (b"{\"prompt\": \"\\ud800\"}", 400, Some("prompt")),
+        (b"{\"prompt\": \"a\", \"temperature\": NaN}", 400, Some("temperature")),
+        (b"{\"prompt\": \"a\", \"temperature\": 1e999}", 400, Some("temperature")),
+        (deep.as_bytes(), 400, Some("prompt")),
+        (long.as_bytes(), 413, None),
+    ];
+    for (body, status, param) in cases {
+        let shown = String::from_utf8_lossy(&body[..body.len().min(40)]).into_owned();
+        let refusal = server.post_bytes(TEXT, body).await;
+        assert_eq!((refusal.status, refusal.param().as_deref()), (status, param), "{shown}");
+    }
+    let refusal = server.send(&server.request("POST", TEXT, "text/plain", b"{}")).await;
+    assert_eq!(refusal.status, 415);
+    for (method, path, status) in [
+        ("GET", "/", 404),
+        ("POST", "/v1/nothing", 404),
+        ("GET", "/v1/completions/", 404),
+        ("GET", TEXT, 405),
+        ("DELETE", "/v1/models", 405),
+        ("PUT", "/health", 405),
+    ] {
+        let refusal = server.send(&server.request(method, path, "application/json", b"{}")).await;
+        assert_eq!((refusal.status, refusal.param()), (status, None), "{method} {path}");
+    }
+    let head = |extra: &str| format!("GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{extra}\r\n");
+    assert_eq!(server.send(head("").as_bytes()).await.status, 200);
+    assert_eq!(server.send(head(&format!("A: {}\r\n", "a".repeat(40_000))).as_bytes()).await.status, 431);
+    assert_eq!(server.send(head(&"A: a\r\n".repeat(100)).as_bytes()).await.status, 431);
+    assert_eq!(server.send(b"nonsense\r\n\r\n").await.status, 400);
+    assert_eq!(server.greedy(8).await, expected_greedy(8));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn every_route_but_one_asks_for_the_key() {
+    let mut server = Running::with(Limits::default(), EngineConfig::default(), Some("s3cret")).await;
+    assert_eq!(server.greedy(4).await, expected_greedy(4));
+    for key in [None, Some("wrong"), Some("s3cre"), Some("s3crets"), Some("")] {
+        server.key = key;
+        for (method, path) in [
+            ("POST", CHAT),
+            ("POST", TEXT),
+            ("POST", "/v1/embeddings"),
+            ("GET", "/v1/models"),
+            ("GET", "/v1/models/demo"),
+            ("GET", "/metrics"),
+            ("GET", "/ready"),
+            ("GET", "/nothing"),
+            ("PUT", CHAT),
+        ] {
+            let refusal = server.send(&server.request(method, path, "application/json", b"{}")).await;
+            assert_eq!(refusal.status, 401, "{method} {path} with {key:?}");
+            assert_eq!(refusal.json()["error"]["code"], "invalid_api_key");
+        }
+        assert_eq!(server.get("/health").await.status, 200);
+    }
+    server.key = Some("s3cret");
+    assert_eq!(server.get("/metrics").await.status, 200);
+    server.finish().await;
+}
