@@ -5,6 +5,8 @@ use tilewright::engine::{DraftLength, Speculation};
 use tilewright::quantise::Method;
 use tilewright::{DeviceChoice, SamplingParams};
 
+use crate::plan::PlanArgs;
+
 /// Transformer inference with every kernel written in Rust.
 #[derive(Debug, Parser)]
 #[command(name = "tilewright", version, about)]
@@ -25,6 +27,8 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write a checkpoint with weights of four or eight bits
     Quantize(QuantizeArgs),
+    /// What a model takes of a device and what it can reach there, from its shape alone
+    Plan(PlanArgs),
     /// Check a checkpoint: every tensor, and one layer's products against the plain dequantisation of the file
     Doctor(DoctorArgs),
 }

@@ -6,6 +6,7 @@ mod eval;
 mod inspect;
 mod load;
 mod output;
+mod plan;
 mod quantize;
 mod run;
 mod verify;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Quantize(args) => quantize::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     match result {

@@ -2,5 +2,6 @@
 
 mod common;
 mod generate;
+mod plan;
 mod quantise;
 mod refusals;

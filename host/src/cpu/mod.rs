@@ -5,6 +5,7 @@
 mod attention;
 mod buffer;
 mod cache;
+mod ceilings;
 mod isa;
 mod layers;
 mod linear;
@@ -21,6 +22,7 @@ mod tests;
 mod x86;
 
 pub use cache::{CpuCache, CpuRope, CpuStep};
+pub use ceilings::Ceilings;
 pub use matrix::CpuMatrix;
 pub use tensor::{CpuLogits, CpuTensor, CpuVector};
 

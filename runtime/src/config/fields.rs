@@ -24,6 +24,11 @@ impl Fields {
         }
     }
 
+    /// Fields that come from no file; `origin` stands for its path.
+    pub fn of(origin: &Path, map: Map<String, Value>) -> Fields {
+        Fields { path: origin.to_path_buf(), prefix: String::new(), map }
+    }
+
     /// The value of a field that is there and not null.
     pub fn get(&self, field: &str) -> Option<&Value> {
         self.map.get(field).filter(|value| !value.is_null())

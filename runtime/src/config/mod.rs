@@ -92,8 +92,7 @@ impl ModelConfig {
     /// # Errors
     /// Names the file and the field, what was expected and what was found.
     pub fn load(dir: &Path) -> Result<ModelConfig> {
-        let fields = Fields::read(&dir.join("config.json"))?;
-        let mut config = ModelConfig::parse(&fields)?;
+        let mut config = ModelConfig::read(&dir.join("config.json"))?;
         let generation_path = dir.join("generation_config.json");
         if generation_path.exists() {
             let generation = Fields::read(&generation_path)?;
@@ -105,6 +104,22 @@ impl ModelConfig {
                 generation.token_ids("bos_token_id")?.first().copied().or(config.bos_token_id);
         }
         Ok(config)
+    }
+
+    /// Reads and validates one configuration file, whatever its name.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`].
+    pub fn read(path: &Path) -> Result<ModelConfig> {
+        ModelConfig::parse(&Fields::read(path)?)
+    }
+
+    /// Validates fields that come from no file; `origin` stands for its path in errors.
+    pub(crate) fn of_fields(
+        origin: &Path,
+        fields: serde_json::Map<String, serde_json::Value>,
+    ) -> Result<ModelConfig> {
+        ModelConfig::parse(&Fields::of(origin, fields))
     }
 
     /// Rows of the fused query, key and value projection.
