@@ -6,12 +6,16 @@
 //! | [`cells`] | the problems of the side-by-side run, by name |
 //! | [`kernels`] | one file a kernel family: buffers, parameters, grid |
 //! | [`check`](mod@check) | the oracle's word on a kernel before it is timed |
+//! | [`cpu`] | the CPU device's operations, checked and timed |
+//! | [`self_test`] | whether a device computes what the oracle says |
+//! | [`shapes`] | the cells of one model's shape |
 //! | `measure`, `runner` | timing on a CUDA device, with the feature `cuda` |
 //! | [`peers`] | the Python program that times the peers |
 //! | [`report`] | the table, the JSON and the charts |
 
 pub mod cells;
 pub mod check;
+pub mod cpu;
 mod error;
 pub mod kernels;
 pub mod machine;
@@ -24,6 +28,8 @@ pub mod random;
 pub mod report;
 #[cfg(feature = "cuda")]
 pub mod runner;
+pub mod self_test;
+pub mod shapes;
 pub mod stats;
 
 pub use error::{Error, Result};

@@ -16,7 +16,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("tilewright-kernels", &["tilewright-simt"]),
     ("tilewright-host", &["tilewright-kernels"]),
     ("tilewright", &["tilewright-host"]),
-    ("tilewright-cli", &["tilewright"]),
+    ("tilewright-cli", &["tilewright", "tilewright-benches"]),
     ("xtask", &["tilewright-cuda-builder", "tilewright-kernels"]),
     (
         "tilewright-tests",

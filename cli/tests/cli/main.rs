@@ -2,6 +2,7 @@
 
 mod common;
 mod generate;
+mod measure;
 mod plan;
 mod quantise;
 mod refusals;
