@@ -9,6 +9,8 @@
 //! | [`cpu`] | the CPU device's operations, checked and timed |
 //! | [`self_test`] | whether a device computes what the oracle says |
 //! | [`shapes`] | the cells of one model's shape |
+//! | [`dump`](mod@dump) | inputs and outputs in files, for programs that check them |
+//! | [`e2e`] | whole models through the engine |
 //! | `measure`, `runner` | timing on a CUDA device, with the feature `cuda` |
 //! | [`peers`] | the Python program that times the peers |
 //! | [`report`] | the table, the JSON and the charts |
@@ -16,6 +18,8 @@
 pub mod cells;
 pub mod check;
 pub mod cpu;
+pub mod dump;
+pub mod e2e;
 mod error;
 pub mod kernels;
 pub mod machine;

@@ -154,6 +154,15 @@ fn take(
     Ok(())
 }
 
+/// The entries of a GPU's module that `differences` says nothing of.
+pub fn left_out(
+    differences: &BTreeMap<&'static str, Difference>,
+    compute_capability: (u32, u32),
+) -> Vec<&'static str> {
+    let entries = tilewright_kernels::module::kernels_for(compute_capability).map(|spec| spec.name);
+    entries.filter(|name| differences.get(name).is_none_or(|difference| difference.elements == 0)).collect()
+}
+
 /// A table of [`compare`]'s answer.
 pub fn in_words(differences: &BTreeMap<&'static str, Difference>) -> String {
     let mut text = String::from(
@@ -190,6 +199,20 @@ mod tests {
         assert_eq!((found.elements, found.exact), (3, 2));
         assert!((found.worst_of_own - 2.0).abs() < 0.02, "{found:?}");
         assert!((found.worst_of_largest - 0.5).abs() < 1e-9, "{found:?}");
+    }
+
+    #[test]
+    fn an_entry_without_elements_is_left_out() {
+        let entries: Vec<&str> =
+            tilewright_kernels::module::kernels_for((9, 0)).map(|spec| spec.name).collect();
+        let compared = Difference { cases: 1, elements: 1, exact: 1, ..Difference::default() };
+        let mut all: BTreeMap<&'static str, Difference> =
+            entries.iter().map(|&name| (name, compared.clone())).collect();
+        assert!(left_out(&all, (9, 0)).is_empty());
+        all.insert(entries[0], Difference { elements: 0, ..compared });
+        all.remove(entries[entries.len() - 1]);
+        assert_eq!(left_out(&all, (9, 0)), [entries[0], entries[entries.len() - 1]]);
+        assert_eq!(left_out(&all, (8, 0)), [entries[0]]);
     }
 
     #[test]

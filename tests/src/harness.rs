@@ -27,7 +27,7 @@ pub struct Harness<D: Driver> {
 /// What a suite read back of a launch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadBack {
-    /// The first kernel launched on that memory.
+    /// The last kernel launched on that memory before.
     pub kernel: &'static str,
     /// The buffer.
     pub name: &'static str,
@@ -99,7 +99,7 @@ struct Region<D: Driver> {
 pub struct Arena<'h, D: Driver> {
     harness: &'h Harness<D>,
     regions: Vec<Region<D>>,
-    /// The first kernel launched.
+    /// The last kernel launched.
     kernel: &'static str,
 }
 
@@ -189,9 +189,7 @@ impl<D: Driver> Arena<'_, D> {
         grid: [u32; 3],
         params: &impl Params,
     ) -> Result<(), Failure> {
-        if self.kernel.is_empty() {
-            self.kernel = spec.name;
-        }
+        self.kernel = spec.name;
         // SAFETY: the suites size every buffer by the shapes they pass; that this suffices is what canaries, the emulator and
         // compute-sanitizer check.
         unsafe { self.harness.driver.launch(spec, grid, bytemuck::bytes_of(params)) }.map_err(failed)?;

@@ -6,23 +6,18 @@
 //! weight exactly 0 and leave its maximum, sum and output as they were.
 use std::cell::RefCell;
 
+use super::attention_tile::{Panel, Run, TILE_KEYS, TILE_PANELS, output_rows, score_rows};
 use super::cache::{CpuCache, Layout};
 use super::isa::{Isa, Kernel, LANES, Level};
 use super::layers::round_row;
-use super::linear::accumulate;
+use super::linear::TILE_ROWS;
 use super::parallel::{self, Shared};
 use super::seen::Seen;
 use super::tensor::CpuTensor;
 use crate::{AttentionSpec, Span};
 
-/// Keys a tile.
-const TILE_KEYS: usize = 64;
-/// Panels of sixteen keys a tile.
-const TILE_PANELS: usize = TILE_KEYS / LANES;
 /// Rows (queries times query heads of a key head) a task: tile, queries, scores and outputs fit a second-level cache.
 const TASK_ROWS: usize = 96;
-/// Rows of a register tile, as in `linear`.
-const TILE_ROWS: usize = 6;
 
 /// Operands of [`attention`]; checked.
 #[derive(Clone, Copy)]
@@ -124,13 +119,6 @@ impl<'a> Work<'a> {
     }
 }
 
-/// One panel of keys and its values.
-#[derive(Clone, Copy)]
-struct Panel {
-    keys: *const f32,
-    values: *const f32,
-}
-
 impl Kernel for Attend<'_> {
     #[inline(always)]
     fn run<I: Isa>(self, isa: I) {
@@ -150,11 +138,11 @@ impl Kernel for Attend<'_> {
         let mut tile = start / TILE_KEYS * TILE_KEYS;
         while tile < end {
             let keys = TILE_KEYS.min(end - tile);
-            let panels = self.panels(layout, tile, keys, &mut work);
+            let (panels, run) = self.panels(layout, tile, keys, &mut work);
             let count = keys.div_ceil(LANES);
             self.scores(isa, &panels[..count], head_dim, rows, &mut work);
             self.weights(isa, tile, count, rows, v_dim, &mut work);
-            self.outputs(isa, &panels[..count], keys, v_dim, rows, &mut work);
+            self.outputs(isa, &panels[..count], Run { keys, run }, v_dim, rows, &mut work);
             tile += TILE_KEYS;
         }
         self.store(isa, rows, head_dim, v_dim, &work);
@@ -180,9 +168,16 @@ impl Attend<'_> {
         }
     }
 
-    /// Where the tile's panels are: in the cache where a page holds them whole, else gathered.
+    /// Where the tile's panels are: in the cache where a page holds them whole, else gathered. And how many keys' values follow each
+    /// other there: all of the tile's, or a panel's.
     #[inline(always)]
-    fn panels(&self, layout: Layout, tile: usize, keys: usize, work: &mut Work<'_>) -> [Panel; TILE_PANELS] {
+    fn panels(
+        &self,
+        layout: Layout,
+        tile: usize,
+        keys: usize,
+        work: &mut Work<'_>,
+    ) -> ([Panel; TILE_PANELS], usize) {
         let (head_dim, v_dim) = (layout.spec.head_dim, layout.value_stride());
         let (page_size, head) = (layout.spec.page_size, self.task.kv_head);
         let (cached_k, cached_v) = &self.args.cache.layers[self.args.layer];
@@ -212,12 +207,15 @@ impl Attend<'_> {
             }
         }
         let (k_tile, v_tile) = (&*work.k_tile, &*work.v_tile);
-        std::array::from_fn(|index| {
+        let one_page = tile / page_size == (tile + keys - 1) / page_size;
+        let together = panels[0].is_some() && one_page || panels.iter().all(Option::is_none);
+        let panels = std::array::from_fn(|index| {
             panels[index].unwrap_or_else(|| Panel {
                 keys: k_tile[index * LANES * head_dim..].as_ptr(),
                 values: v_tile[index * LANES * v_dim..].as_ptr(),
             })
-        })
+        });
+        (panels, if together { TILE_KEYS } else { LANES })
     }
 
     /// `s = q * k^T` for the panels.
@@ -315,7 +313,7 @@ impl Attend<'_> {
         &self,
         isa: I,
         panels: &[Panel],
-        keys: usize,
+        run: Run,
         v_dim: usize,
         rows: usize,
         work: &mut Work<'_>,
@@ -325,12 +323,12 @@ impl Attend<'_> {
             let p = &work.s[row * TILE_KEYS..];
             let o = &mut work.o[row * v_dim..];
             row += match rows - row {
-                1 => output_rows::<I, 1>(isa, panels, keys, v_dim, p, o),
-                2 => output_rows::<I, 2>(isa, panels, keys, v_dim, p, o),
-                3 => output_rows::<I, 3>(isa, panels, keys, v_dim, p, o),
-                4 => output_rows::<I, 4>(isa, panels, keys, v_dim, p, o),
-                5 => output_rows::<I, 5>(isa, panels, keys, v_dim, p, o),
-                _ => output_rows::<I, TILE_ROWS>(isa, panels, keys, v_dim, p, o),
+                1 => output_rows::<I, 1>(isa, panels, run, v_dim, p, o),
+                2 => output_rows::<I, 2>(isa, panels, run, v_dim, p, o),
+                3 => output_rows::<I, 3>(isa, panels, run, v_dim, p, o),
+                4 => output_rows::<I, 4>(isa, panels, run, v_dim, p, o),
+                5 => output_rows::<I, 5>(isa, panels, run, v_dim, p, o),
+                _ => output_rows::<I, TILE_ROWS>(isa, panels, run, v_dim, p, o),
             };
         }
     }
@@ -348,55 +346,4 @@ impl Attend<'_> {
             round_row(out, self.args.round);
         }
     }
-}
-
-#[inline(always)]
-fn score_rows<I: Isa, const ROWS: usize>(
-    isa: I,
-    panels: &[Panel],
-    head_dim: usize,
-    q: &[f32],
-    s: &mut [f32],
-) -> usize {
-    debug_assert!(q.len() >= ROWS * head_dim && s.len() >= ROWS * TILE_KEYS);
-    for (index, panel) in panels.iter().enumerate() {
-        let zero = [[isa.zero(); 1]; ROWS];
-        // SAFETY: `ROWS` rows of queries and scores are there; a panel has `head_dim` vectors.
-        unsafe {
-            let sums = accumulate(isa, zero, q.as_ptr(), head_dim, panel.keys, LANES, 0, head_dim);
-            for (r, [sum]) in sums.into_iter().enumerate() {
-                isa.store(s.as_mut_ptr().add(r * TILE_KEYS + index * LANES), sum);
-            }
-        }
-    }
-    ROWS
-}
-
-#[inline(always)]
-fn output_rows<I: Isa, const ROWS: usize>(
-    isa: I,
-    panels: &[Panel],
-    keys: usize,
-    v_dim: usize,
-    p: &[f32],
-    o: &mut [f32],
-) -> usize {
-    debug_assert!(p.len() >= ROWS * TILE_KEYS && o.len() >= ROWS * v_dim);
-    for col in (0..v_dim).step_by(LANES) {
-        // SAFETY: `ROWS` rows of weights and outputs are there; each panel has values for its keys, `v_dim` apart.
-        unsafe {
-            let mut sums = [[isa.zero(); 1]; ROWS];
-            for (r, [sum]) in sums.iter_mut().enumerate() {
-                *sum = isa.load(o.as_ptr().add(r * v_dim + col));
-            }
-            for (index, panel) in panels.iter().enumerate() {
-                let (weights, k) = (p.as_ptr().add(index * LANES), LANES.min(keys - index * LANES));
-                sums = accumulate(isa, sums, weights, TILE_KEYS, panel.values.add(col), v_dim, 0, k);
-            }
-            for (r, [sum]) in sums.into_iter().enumerate() {
-                isa.store(o.as_mut_ptr().add(r * v_dim + col), sum);
-            }
-        }
-    }
-    ROWS
 }

@@ -95,6 +95,14 @@ pub(super) fn silu_mul(level: Level, gate_up: &CpuTensor, round: bool, out: &mut
     });
 }
 
+#[inline(always)]
+fn silu_group<I: Isa>(isa: I, gate: &[f32; LANES], up: &[f32; LANES], out: &mut [f32; LANES]) {
+    let (gate, up) = (isa.vector(gate), isa.vector(up));
+    let e = isa.exp(isa.sub(isa.zero(), gate));
+    let silu = isa.div(gate, isa.add(isa.splat(1.0), e));
+    *out = isa.to_array(isa.mul(silu, up));
+}
+
 struct SiluMul<'a> {
     gate_up: &'a CpuTensor,
     out: Shared<f32>,
@@ -111,17 +119,18 @@ impl Kernel for SiluMul<'_> {
             // SAFETY: each row is one task's.
             let out = unsafe { self.out.slice(row * self.stride, self.cols) };
             let (gate, up) = self.gate_up.row(row).split_at(self.cols);
-            let mut col = 0;
-            while col < self.cols {
-                let width = LANES.min(self.cols - col);
-                let (mut g, mut u) = ([0.0; LANES], [0.0; LANES]);
-                g[..width].copy_from_slice(&gate[col..col + width]);
-                u[..width].copy_from_slice(&up[col..col + width]);
-                let (g, u) = (isa.vector(&g), isa.vector(&u));
-                let e = isa.exp(isa.sub(isa.zero(), g));
-                let silu = isa.div(g, isa.add(isa.splat(1.0), e));
-                out[col..col + width].copy_from_slice(&isa.to_array(isa.mul(silu, u))[..width]);
-                col += width;
+            let (gates, gate_tail) = gate.as_chunks::<LANES>();
+            let (ups, up_tail) = up.as_chunks::<LANES>();
+            let (outs, out_tail) = out.as_chunks_mut::<LANES>();
+            for ((out, gate), up) in outs.iter_mut().zip(gates).zip(ups) {
+                silu_group(isa, gate, up, out);
+            }
+            if !out_tail.is_empty() {
+                let [mut gate, mut up, mut last] = [[0.0; LANES]; 3];
+                gate[..gate_tail.len()].copy_from_slice(gate_tail);
+                up[..up_tail.len()].copy_from_slice(up_tail);
+                silu_group(isa, &gate, &up, &mut last);
+                out_tail.copy_from_slice(&last[..out_tail.len()]);
             }
             round_row(out, self.round);
         }
@@ -178,6 +187,14 @@ fn rotate<I: Isa>(
     let (cos, sin) =
         args.rope.table[args.positions[token] as usize * head_dim..][..head_dim].split_at(head_dim / 2);
     let (first, second) = out.split_at_mut(head_dim / 2);
+    let (firsts, first) = first.as_chunks_mut::<LANES>();
+    let (seconds, second) = second.as_chunks_mut::<LANES>();
+    let ((cosines, cos), (sines, sin)) = (cos.as_chunks::<LANES>(), sin.as_chunks::<LANES>());
+    for (((a, b), cos), sin) in firsts.iter_mut().zip(seconds).zip(cosines).zip(sines) {
+        let (x, y, cos, sin) = (isa.vector(a), isa.vector(b), isa.vector(cos), isa.vector(sin));
+        *a = isa.to_array(isa.sub(isa.mul(x, cos), isa.mul(y, sin)));
+        *b = isa.to_array(isa.add(isa.mul(y, cos), isa.mul(x, sin)));
+    }
     for (((a, b), cos), sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
         (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
     }

@@ -60,6 +60,10 @@ impl Element for f32 {
     }
 }
 
+/// With more rows than this the optimiser would derive their addresses from the first's on every turn of the loop, which costs as
+/// many instructions as the loads; it is kept from seeing how they hang together.
+const OPAQUE_ROWS: usize = 3;
+
 /// Adds `a[r][i] * b[p][i][0..16]` to `acc[r][p]` for `i` in `0..k`, in that order.
 ///
 /// # Safety
@@ -76,15 +80,20 @@ pub(super) unsafe fn accumulate<I: Isa, E: Element, const ROWS: usize, const PAN
     b_panel: usize,
     k: usize,
 ) -> [[I::V; PANELS]; ROWS] {
+    // SAFETY: the rows are there.
+    let mut rows: [*const f32; ROWS] = std::array::from_fn(|r| unsafe { a.add(r * a_stride) });
+    if ROWS > OPAQUE_ROWS {
+        rows = std::hint::black_box(rows);
+    }
     for i in 0..k {
         let mut columns = [isa.zero(); PANELS];
         for (p, column) in columns.iter_mut().enumerate() {
             // SAFETY: `p < PANELS`, `i < k`.
             *column = unsafe { E::load(isa, b.add(p * b_panel + i * b_step)) };
         }
-        for (r, sums) in acc.iter_mut().enumerate() {
-            // SAFETY: `r < ROWS`, `i < k`.
-            let x = isa.splat(unsafe { *a.add(r * a_stride + i) });
+        for (sums, row) in acc.iter_mut().zip(rows) {
+            // SAFETY: `i < k`.
+            let x = isa.splat(unsafe { *row.add(i) });
             for (sum, &column) in sums.iter_mut().zip(&columns) {
                 *sum = isa.fma(x, column, *sum);
             }
@@ -250,8 +259,18 @@ impl FewRows<'_> {
 }
 
 thread_local! {
-    /// A widened block of a panel, then the running totals of a task.
+    /// A widened block of a panel, then the totals of a task between its blocks.
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A block of a panel's columns, as floats.
+struct Block<'a> {
+    panel: usize,
+    widened: &'a [f32],
+    /// The first of its columns.
+    from: usize,
+    /// It ends with the last column.
+    last: bool,
 }
 
 /// A block of rows by a group of panels: bound by arithmetic.
@@ -282,8 +301,8 @@ impl ManyRows<'_> {
     fn typed<I: Isa, E: Element>(&self, isa: I, weights: *const E, scratch: &mut [f32]) {
         let k = self.product.w.cols;
         let (widened, totals) = scratch.split_at_mut(K_BLOCK * LANES);
-        totals.fill(0.0);
-        for from in (0..k).step_by(K_BLOCK) {
+        // Without columns there is one empty block: it still writes the outputs.
+        for from in (0..k.max(1)).step_by(K_BLOCK) {
             let len = K_BLOCK.min(k - from);
             for panel in self.panels.clone() {
                 for i in 0..len {
@@ -294,56 +313,51 @@ impl ManyRows<'_> {
                     }
                 }
                 let at = (panel - self.panels.start) * TASK_ROWS * LANES;
-                self.rows(isa, &widened[..len * LANES], from, &mut totals[at..][..TASK_ROWS * LANES]);
-            }
-        }
-        for panel in self.panels.clone() {
-            for row in self.rows.clone() {
-                let at = ((panel - self.panels.start) * TASK_ROWS + row - self.rows.start) * LANES;
-                // SAFETY: the totals hold `TASK_PANELS * TASK_ROWS` vectors; this task alone has these rows and panels.
-                unsafe { self.product.finish(isa, row, panel, isa.load(totals.as_ptr().add(at))) };
+                let block = Block { panel, widened: &widened[..len * LANES], from, last: from + len == k };
+                self.rows(isa, &block, &mut totals[at..][..TASK_ROWS * LANES]);
             }
         }
     }
 
-    /// Adds one block's sums of all rows to `totals`.
+    /// Adds one block's sums of all rows to `totals`; the last block's to the outputs.
     #[inline(always)]
-    fn rows<I: Isa>(&self, isa: I, widened: &[f32], from: usize, totals: &mut [f32]) {
+    fn rows<I: Isa>(&self, isa: I, block: &Block<'_>, totals: &mut [f32]) {
         let mut row = 0;
         let rows = self.rows.len();
         while row + TILE_ROWS <= rows {
-            self.tile::<I, TILE_ROWS>(isa, widened, from, row, totals);
+            self.tile::<I, TILE_ROWS>(isa, block, row, totals);
             row += TILE_ROWS;
         }
         match rows - row {
             0 => {}
-            1 => self.tile::<I, 1>(isa, widened, from, row, totals),
-            2 => self.tile::<I, 2>(isa, widened, from, row, totals),
-            3 => self.tile::<I, 3>(isa, widened, from, row, totals),
-            4 => self.tile::<I, 4>(isa, widened, from, row, totals),
-            _ => self.tile::<I, 5>(isa, widened, from, row, totals),
+            1 => self.tile::<I, 1>(isa, block, row, totals),
+            2 => self.tile::<I, 2>(isa, block, row, totals),
+            3 => self.tile::<I, 3>(isa, block, row, totals),
+            4 => self.tile::<I, 4>(isa, block, row, totals),
+            _ => self.tile::<I, 5>(isa, block, row, totals),
         }
     }
 
     #[inline(always)]
-    fn tile<I: Isa, const ROWS: usize>(
-        &self,
-        isa: I,
-        widened: &[f32],
-        from: usize,
-        row: usize,
-        totals: &mut [f32],
-    ) {
-        let x = self.product.x;
-        // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row.
+    fn tile<I: Isa, const ROWS: usize>(&self, isa: I, block: &Block<'_>, row: usize, totals: &mut [f32]) {
+        let (x, &Block { panel, widened, from, last }) = (self.product.x, block);
+        let first_row = self.rows.start + row;
+        // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row; this task
+        // alone has these rows and panels.
         unsafe {
-            let a = x.elems().as_ptr().add((self.rows.start + row) * x.stride() + from);
+            let a = x.elems().as_ptr().add(first_row * x.stride() + from);
             let zero = [[isa.zero(); 1]; ROWS];
-            let block =
+            let sums =
                 accumulate(isa, zero, a, x.stride(), widened.as_ptr(), LANES, 0, widened.len() / LANES);
-            for (r, [sum]) in block.into_iter().enumerate() {
+            for (r, [sum]) in sums.into_iter().enumerate() {
                 let total = totals.as_mut_ptr().add((row + r) * LANES);
-                isa.store(total, isa.add(isa.load(total), sum));
+                let before = if from == 0 { isa.zero() } else { isa.load(total) };
+                let sum = isa.add(before, sum);
+                if last {
+                    self.product.finish(isa, first_row + r, panel, sum);
+                } else {
+                    isa.store(total, sum);
+                }
             }
         }
     }

@@ -3,6 +3,7 @@
 //! Work is spread over rayon's pool: the one that the caller runs in, or the global one.
 
 mod attention;
+mod attention_tile;
 mod buffer;
 mod cache;
 mod ceilings;

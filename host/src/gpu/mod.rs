@@ -7,8 +7,10 @@
 //! | `launch` | a layer's launches, their shape checks and parameters |
 //! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
+//! | `gated` | gates and what they gate, in turn, for the products that join them |
 //! | `gemm` | matrix products: which kernel computes which rows, the launches |
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
+//! | `replay` | steps like earlier ones, whose launches are made as one |
 //! | `quantized` | how quantised weights are kept |
 //! | [`select_tile`] | which tile of the baseline's GEMM a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
@@ -22,11 +24,13 @@ pub mod cuda;
 mod decode;
 mod device;
 mod driver;
+mod gated;
 mod gemm;
 mod launch;
 mod pages;
 mod prefill;
 mod quantized;
+mod replay;
 mod scratch;
 mod select;
 mod step;
@@ -34,6 +38,7 @@ mod storage;
 
 pub use device::GpuDevice;
 pub use driver::*;
+pub use replay::GpuReplays;
 pub use select::select_tile;
 pub use step::GpuStep;
 pub use storage::{GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuTensor, GpuVector};

@@ -114,12 +114,12 @@ impl ModelConfig {
         ModelConfig::parse(&Fields::read(path)?)
     }
 
-    /// Validates fields that come from no file; `origin` stands for its path in errors.
-    pub(crate) fn of_fields(
-        origin: &Path,
-        fields: serde_json::Map<String, serde_json::Value>,
-    ) -> Result<ModelConfig> {
-        ModelConfig::parse(&Fields::of(origin, fields))
+    /// Reads and validates what `config.json` would hold, of a model that is in no folder.
+    ///
+    /// # Errors
+    /// Names `origin` and the field, what was expected and what was found.
+    pub fn from_json(origin: &str, json: &str) -> Result<ModelConfig> {
+        ModelConfig::parse(&Fields::of(Path::new(origin), json.as_bytes())?)
     }
 
     /// Rows of the fused query, key and value projection.

@@ -29,9 +29,12 @@ pub struct Scratch<D: Device> {
     pub(super) activated: D::Tensor,
     /// The rows whose logits are wanted.
     pub(super) selected: D::Tensor,
+    pub(super) selected_attended: D::Tensor,
     pub(super) selected_normed: D::Tensor,
     /// Where [`Decoder::forward`] leaves them.
     pub logits: D::Logits,
+    /// Of one cache.
+    replays: D::Replays,
 }
 
 impl<D: Device> Decoder<D> {
@@ -62,27 +65,51 @@ impl<D: Device> Decoder<D> {
             gate_up: device.tensor(max_rows, 2 * config.intermediate_size)?,
             activated: device.tensor(max_rows, config.intermediate_size)?,
             selected: device.tensor(max_outputs, config.hidden_size)?,
+            selected_attended: device.tensor(max_outputs, q_cols)?,
             selected_normed: device.tensor(max_outputs, config.hidden_size)?,
             logits: device.logits(max_outputs, config.vocab_size)?,
+            replays: D::Replays::default(),
         })
     }
 
-    /// Runs a step: appends its keys and values to the cache and leaves the logits that it wants in `scratch`.
+    /// Runs a step: appends its keys and values to the cache and leaves the logits that it wants in `scratch`. Whoever calls it has one
+    /// cache for each scratch: steps like earlier ones may be done by what those left there.
     ///
     /// # Errors
     /// If the step doesn't fit scratch or cache, or the device fails.
     pub fn forward(&self, batch: &Batch, cache: &mut D::Cache, scratch: &mut Scratch<D>) -> Result<()> {
-        let device = &*self.device;
-        let step = device.step(batch)?;
-        device.embed(&self.embedding, &step, &mut scratch.residual)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            layer.forward(index, self, &step, cache, scratch)?;
+        let mut replays = std::mem::take(&mut scratch.replays);
+        let wanted = batch.outputs.len();
+        let done =
+            self.device.run_step(batch, &mut replays, |step| self.compute(step, wanted, cache, scratch));
+        scratch.replays = replays;
+        done?;
+        if wanted > 0 {
+            self.device.set_logit_rows(&mut scratch.logits, wanted)?;
         }
-        if batch.outputs.is_empty() {
+        Ok(())
+    }
+
+    /// A step's operations; logits of `wanted` rows.
+    fn compute(
+        &self,
+        step: &D::Step,
+        wanted: usize,
+        cache: &mut D::Cache,
+        scratch: &mut Scratch<D>,
+    ) -> Result<()> {
+        let device = &*self.device;
+        device.embed(&self.embedding, step, &mut scratch.residual)?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            if index + 1 < self.layers.len() {
+                layer.forward(index, self, step, cache, scratch)?;
+            } else {
+                layer.forward_selected(index, wanted, self, step, cache, scratch)?;
+            }
+        }
+        if wanted == 0 {
             return Ok(());
         }
-        // Rows are chosen before the last norm: it works on each row alone.
-        device.select_outputs(&scratch.residual, &step, &mut scratch.selected)?;
         let eps = self.config.rms_norm_eps;
         device.rms_norm(&scratch.selected, &self.norm, eps, &mut scratch.selected_normed)?;
         let lm_head = self.lm_head.as_ref().unwrap_or(&self.embedding);

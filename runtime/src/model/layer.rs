@@ -1,9 +1,9 @@
-use tilewright_host::{AttentionSpec, Device, RopeAppend};
+use tilewright_host::{AttentionSpec, Device, RopeAppend, Tensor};
 
 use super::{Decoder, Scratch};
 use crate::Result;
 
-/// One decoder layer's weights. Query, key and value are one matrix; gate and up another.
+/// One decoder layer's weights. Query, key and value are one matrix; gate and up another, [`Device::gated`] unless there is a bias.
 pub(crate) struct Layer<D: Device> {
     pub input_norm: D::Vector,
     pub qkv: D::Matrix,
@@ -29,6 +29,52 @@ impl<D: Device> Layer<D> {
         cache: &mut D::Cache,
         s: &mut Scratch<D>,
     ) -> Result<()> {
+        self.append(index, model, step, cache, s)?;
+        model.device.attention(&s.q, cache, index, step, &self.attention, &mut s.attended)?;
+        self.finish(model, s)
+    }
+
+    /// As [`Layer::forward`], but of a step's `wanted` rows alone, which are then `selected`: after the last layer nothing reads the
+    /// others. All rows' keys and values are appended.
+    pub fn forward_selected(
+        &self,
+        index: usize,
+        wanted: usize,
+        model: &Decoder<D>,
+        step: &D::Step,
+        cache: &mut D::Cache,
+        s: &mut Scratch<D>,
+    ) -> Result<()> {
+        let device = &*model.device;
+        if wanted == s.residual.rows() {
+            self.forward(index, model, step, cache, s)?;
+            return Ok(device.select_outputs(&s.residual, step, &mut s.selected)?);
+        }
+        self.append(index, model, step, cache, s)?;
+        if wanted == 0 {
+            return Ok(());
+        }
+        device.attention(&s.q, cache, index, step, &self.attention, &mut s.attended)?;
+        // Of attention's output on, a row depends on itself alone.
+        device.select_outputs(&s.residual, step, &mut s.selected)?;
+        device.select_outputs(&s.attended, step, &mut s.selected_attended)?;
+        std::mem::swap(&mut s.residual, &mut s.selected);
+        std::mem::swap(&mut s.attended, &mut s.selected_attended);
+        let finished = self.finish(model, s);
+        std::mem::swap(&mut s.residual, &mut s.selected);
+        std::mem::swap(&mut s.attended, &mut s.selected_attended);
+        finished
+    }
+
+    /// Leaves queries in `s` and appends keys and values to the cache.
+    fn append(
+        &self,
+        index: usize,
+        model: &Decoder<D>,
+        step: &D::Step,
+        cache: &mut D::Cache,
+        s: &mut Scratch<D>,
+    ) -> Result<()> {
         let device = &*model.device;
         let eps = model.config.rms_norm_eps;
 
@@ -42,12 +88,24 @@ impl<D: Device> Layer<D> {
             layer: index,
         };
         device.rope_append(args, step, cache, &mut s.q)?;
-        device.attention(&s.q, cache, index, step, &self.attention, &mut s.attended)?;
+        Ok(())
+    }
+
+    /// Adds what was attended, then the MLP.
+    fn finish(&self, model: &Decoder<D>, s: &mut Scratch<D>) -> Result<()> {
+        let device = &*model.device;
+        let eps = model.config.rms_norm_eps;
+
         device.linear_residual(&s.attended, &self.output, self.output_bias.as_ref(), &mut s.residual)?;
 
         device.rms_norm(&s.residual, &self.post_norm, eps, &mut s.normed)?;
-        device.linear(&s.normed, &self.gate_up, self.gate_up_bias.as_ref(), &mut s.gate_up)?;
-        device.silu_mul(&s.gate_up, &mut s.activated)?;
+        match &self.gate_up_bias {
+            None => device.linear_gated(&s.normed, &self.gate_up, &mut s.gate_up, &mut s.activated)?,
+            Some(bias) => {
+                device.linear(&s.normed, &self.gate_up, Some(bias), &mut s.gate_up)?;
+                device.silu_mul(&s.gate_up, &mut s.activated)?;
+            }
+        }
         device.linear_residual(&s.activated, &self.down, self.down_bias.as_ref(), &mut s.residual)?;
         Ok(())
     }

@@ -1,8 +1,6 @@
 //! Shapes of published models, as their `config.json` gives them.
 
-use std::path::Path;
-
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::config::ModelConfig;
 use crate::{Error, Result};
@@ -97,12 +95,13 @@ pub fn preset(name: &str) -> Result<ModelConfig> {
         let known: Vec<&str> = presets().collect();
         return Err(Error::request("preset", format!("one of {}", known.join(", ")), name));
     };
-    ModelConfig::of_fields(Path::new(shape.name), shape.fields())
+    ModelConfig::from_json(shape.name, &shape.json())
 }
 
 impl Shape {
-    fn fields(&self) -> Map<String, Value> {
-        let value = json!({
+    /// As `config.json` has it.
+    fn json(&self) -> String {
+        json!({
             "model_type": self.kind,
             "vocab_size": self.vocab,
             "hidden_size": self.hidden,
@@ -114,11 +113,8 @@ impl Shape {
             "max_position_embeddings": self.context,
             "tie_word_embeddings": self.tied,
             "sliding_window": self.window,
-        });
-        match value {
-            Value::Object(map) => map,
-            _ => Map::new(),
-        }
+        })
+        .to_string()
     }
 }
 

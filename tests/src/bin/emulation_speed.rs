@@ -20,7 +20,7 @@ struct Search {
     doubled: &'static [(&'static [&'static str], usize)],
 }
 
-const SEARCHES: [Search; 5] = [
+const SEARCHES: [Search; 8] = [
     Search {
         kernel: "attention_prefill",
         fixed: "head_dim=128,kv_heads=1,group=1",
@@ -46,6 +46,13 @@ const SEARCHES: [Search; 5] = [
         fixed: "block_m=128",
         doubled: &[(&["m"], 128), (&["n"], 128), (&["k"], 128)],
     },
+    Search {
+        kernel: "gemm_sm90",
+        fixed: "block_n=256",
+        doubled: &[(&["m"], 128), (&["n"], 256), (&["k"], 256)],
+    },
+    Search { kernel: "gemm_few", fixed: "kind=0,tokens=8,m=8", doubled: &[(&["n"], 512), (&["k"], 512)] },
+    Search { kernel: "gemm_few", fixed: "kind=2,tokens=8,m=8", doubled: &[(&["n"], 512), (&["k"], 512)] },
 ];
 
 fn main() -> ExitCode {

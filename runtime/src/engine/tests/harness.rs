@@ -10,8 +10,22 @@ use crate::{DeviceChoice, FinishReason, Model, Penalties, Result, SamplingParams
 
 /// A checkpoint small enough to run hundreds of requests.
 pub fn fixture(name: &str) -> Model {
+    fixture_on(name, DeviceChoice::Cpu)
+}
+
+pub fn fixture_on(name: &str, device: DeviceChoice) -> Model {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name);
-    Model::load(dir, DeviceChoice::Cpu).expect("the fixture loads")
+    Model::load(dir, device).expect("the fixture loads")
+}
+
+/// The CPU, and the first GPU where there is one and the crate was built for it.
+pub fn devices() -> Vec<DeviceChoice> {
+    #[cfg(feature = "cuda")]
+    match tilewright_host::gpu::cuda::CudaDriver::open(0) {
+        Ok(_) => return vec![DeviceChoice::Cpu, DeviceChoice::Cuda(0)],
+        Err(error) => eprintln!("not on a GPU: {error}"),
+    }
+    vec![DeviceChoice::Cpu]
 }
 
 /// Numbers that look random.
@@ -143,9 +157,9 @@ pub fn requests(count: usize, seed: u64) -> Vec<Request> {
 }
 
 /// Each request's answer when nobody else is served.
-pub fn alone(model: &Model, requests: &[Request]) -> Vec<Vec<Said>> {
+pub fn alone(model: &Model, requests: &[Request], page_size: usize) -> Vec<Vec<Said>> {
     let answer = |request: &Request| {
-        let mut bench = Bench::new(model, None, SMALL);
+        let mut bench = Bench::new(model, None, EngineConfig { page_size, ..SMALL });
         bench.submit(model, request);
         bench.run();
         bench.answers().remove(0)

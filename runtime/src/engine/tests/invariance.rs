@@ -1,8 +1,10 @@
 //! An answer depends on its request alone: the same tokens and the same logprobs, bit for bit, in every cell of the table.
 
-use super::super::{Batching, DraftLength, EngineConfig, Speculation};
+use std::collections::BTreeMap;
+
+use super::super::{Batching, DraftLength, EngineConfig, Request, Speculation};
 use super::harness::*;
-use crate::Model;
+use crate::{DeviceChoice, Model};
 
 /// Submits the requests in another order, a few at a time between steps (all at once where `at_once`), and holds the answers to `expected`. Speculation leaves only
 /// greedy answers as they were, and `greedy_only` looks at no others.
@@ -34,14 +36,36 @@ fn holds(
     }
 }
 
-fn cells(name: &str, count: usize) {
-    let model = fixture(name);
-    let expected = alone(&model, &requests(count, 1));
-    assert!(expected.iter().all(|said| said.last().is_some_and(|said| said.finish.is_some())));
-    let plain = |what: &str, config: EngineConfig, seed: u64| {
+/// What each request is answered alone. On a GPU the page size chooses the kernel that attends to a prompt, so that pages of one size are alike;
+/// on the CPU all are.
+struct Alone<'a> {
+    model: &'a Model,
+    device: DeviceChoice,
+    requests: Vec<Request>,
+    by_page_size: BTreeMap<usize, Vec<Vec<Said>>>,
+}
+
+impl<'a> Alone<'a> {
+    fn new(model: &'a Model, device: DeviceChoice, count: usize) -> Alone<'a> {
+        Alone { model, device, requests: requests(count, 1), by_page_size: BTreeMap::new() }
+    }
+
+    fn said(&mut self, page_size: usize) -> &[Vec<Said>] {
+        let page_size = if self.device == DeviceChoice::Cpu { SMALL.page_size } else { page_size };
+        self.by_page_size.entry(page_size).or_insert_with(|| alone(self.model, &self.requests, page_size))
+    }
+}
+
+fn cells(name: &str, count: usize, device: DeviceChoice) {
+    let model = fixture_on(name, device);
+    let mut expected = Alone::new(&model, device, count);
+    let ends = |said: &Vec<Said>| said.last().is_some_and(|said| said.finish.is_some());
+    assert!(expected.said(SMALL.page_size).iter().all(ends));
+    let mut plain = |what: &str, config: EngineConfig, seed: u64| {
         let mut bench = Bench::new(&model, None, config);
         // In a pool that is too small for all, all come at once.
-        holds(what, &model, &mut bench, &expected, seed, [false, config.cache_tokens < 1000]);
+        let at_once = config.cache_tokens < 1000;
+        holds(what, &model, &mut bench, expected.said(config.page_size), seed, [false, at_once]);
         bench
     };
     for seed in 0..3 {
@@ -56,30 +80,40 @@ fn cells(name: &str, count: usize) {
     }
     plain("no prefix cache", EngineConfig { prefix_cache: false, ..SMALL }, 6);
     plain("static batches", EngineConfig { batching: Batching::Static, ..SMALL }, 7);
-    let mut warm = plain("a cold prefix cache", SMALL, 8);
-    let before = warm.core.stats.cached_tokens;
-    holds("a warm prefix cache", &model, &mut warm, &expected, 9, [false, false]);
-    assert!(warm.core.stats.cached_tokens > before + 500, "{:?}", warm.core.stats);
     let tight = plain("preemption", EngineConfig { cache_tokens: 128, page_size: 4, ..SMALL }, 10);
     assert!(tight.core.stats.preemptions > 5, "{:?}", tight.core.stats);
+    let mut warm = plain("a cold prefix cache", SMALL, 8);
+    let before = warm.core.stats.cached_tokens;
+    holds("a warm prefix cache", &model, &mut warm, expected.said(SMALL.page_size), 9, [false, false]);
+    assert!(warm.core.stats.cached_tokens > before + 500, "{:?}", warm.core.stats);
 }
 
 #[test]
 fn answers_do_not_depend_on_scheduling() {
-    cells("llama-gqa-rope3", 50);
+    for device in devices() {
+        cells("llama-gqa-rope3", 50, device);
+    }
 }
 
 #[test]
 fn answers_do_not_depend_on_scheduling_under_a_window() {
-    cells("mistral-window16", 50);
+    for device in devices() {
+        cells("mistral-window16", 50, device);
+    }
 }
 
 #[test]
 fn greedy_answers_do_not_depend_on_drafts() {
-    let model = fixture("llama-gqa-rope3");
-    let expected = alone(&model, &requests(50, 1));
+    for device in devices() {
+        drafts_hold(device);
+    }
+}
+
+fn drafts_hold(device: DeviceChoice) {
+    let model = fixture_on("llama-gqa-rope3", device);
+    let mut expected = Alone::new(&model, device, 50);
     // Itself as its draft, all of whose drafts stand but those that only penalties part; and one that knows nothing.
-    let drafts = [fixture("llama-gqa-rope3"), fixture("qwen2-bias")];
+    let drafts = ["llama-gqa-rope3", "qwen2-bias"].map(|name| fixture_on(name, device));
     for length in
         [DraftLength::Fixed(1), DraftLength::Fixed(4), DraftLength::Fixed(9), DraftLength::Adaptive(4)]
     {
@@ -91,7 +125,7 @@ fn greedy_answers_do_not_depend_on_drafts() {
                 let config = EngineConfig { speculation, cache_tokens, page_size: 4, ..SMALL };
                 let mut bench = Bench::new(&model, Some(draft), config);
                 let what = format!("{speculation:?} of draft {index} in {cache_tokens}");
-                holds(&what, &model, &mut bench, &expected, 11, [true, cache_tokens < 1000]);
+                holds(&what, &model, &mut bench, expected.said(4), 11, [true, cache_tokens < 1000]);
                 let stats = bench.core.stats;
                 if let DraftLength::Fixed(_) = length {
                     assert!(stats.drafts > 100, "{what}: {stats:?}");
@@ -103,7 +137,7 @@ fn greedy_answers_do_not_depend_on_drafts() {
         }
         let config = EngineConfig { speculation: Speculation::NGram(length), ..SMALL };
         let mut bench = Bench::new(&model, None, config);
-        holds("n-grams", &model, &mut bench, &expected, 12, [true, false]);
+        holds("n-grams", &model, &mut bench, expected.said(SMALL.page_size), 12, [true, false]);
         let stats = bench.core.stats;
         assert!(matches!(length, DraftLength::Adaptive(_)) || stats.drafts > 10, "{stats:?}");
     }
