@@ -179,6 +179,7 @@ fn on_gpu(args: &BenchArgs, index: usize) -> Result<(Report, usize), Failure> {
         peers_file: None,
         ceilings: true,
         commit: None,
+        dump: None,
     };
     let mut runner = Runner::start(options, &cells, command()).map_err(failure)?;
     runner.ceilings().map_err(failure)?;

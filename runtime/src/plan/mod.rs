@@ -183,7 +183,7 @@ fn activation_bytes(config: &ModelConfig, device: &DeviceProfile) -> Result<u64>
     let elem = device.activation_bytes();
     let outputs = sizes.max_running * (1 + sizes.speculation.max_drafts());
     let chosen =
-        product(&[outputs, 2 * config.hidden_size, elem])? + product(&[outputs, config.vocab_size, 4])?;
+        product(&[outputs, 2 * config.hidden_size + q_cols, elem])? + product(&[outputs, config.vocab_size, 4])?;
     Ok(product(&[sizes.step_tokens, row, elem])? + chosen)
 }
 
