@@ -37,7 +37,7 @@ pub struct Cell {
 }
 
 impl Cell {
-    fn new(key: String, problem: Problem) -> Cell {
+    pub(crate) fn new(key: String, problem: Problem) -> Cell {
         let cost = problem.cost();
         let short = cost.bytes < GRAPH_BELOW_BYTES && cost.flops < GRAPH_BELOW_FLOPS;
         let mode = if short { Mode::Graph } else { Mode::Events };

@@ -6,6 +6,9 @@
 //! | [`cells`] | the problems of the side-by-side run, by name |
 //! | [`kernels`] | one file a kernel family: buffers, parameters, grid |
 //! | [`check`](mod@check) | the oracle's word on a kernel before it is timed |
+//! | [`cpu`] | the CPU device's operations, checked and timed |
+//! | [`self_test`] | whether a device computes what the oracle says |
+//! | [`shapes`] | the cells of one model's shape |
 //! | [`dump`](mod@dump) | inputs and outputs in files, for programs that check them |
 //! | [`e2e`] | whole models through the engine |
 //! | `measure`, `runner` | timing on a CUDA device, with the feature `cuda` |
@@ -14,6 +17,7 @@
 
 pub mod cells;
 pub mod check;
+pub mod cpu;
 pub mod dump;
 pub mod e2e;
 mod error;
@@ -28,6 +32,8 @@ pub mod random;
 pub mod report;
 #[cfg(feature = "cuda")]
 pub mod runner;
+pub mod self_test;
+pub mod shapes;
 pub mod stats;
 
 pub use error::{Error, Result};

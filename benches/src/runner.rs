@@ -105,6 +105,7 @@ impl Runner {
             results: Vec::new(),
             failures: Vec::new(),
             peers: Vec::new(),
+            end_to_end: Vec::new(),
         };
         if let Some(path) = &options.peers_file {
             read(path)?.into_iter().for_each(|answer| report.take(answer, cells));

@@ -5,6 +5,10 @@ use tilewright::engine::{DraftLength, Speculation};
 use tilewright::quantise::Method;
 use tilewright::{DeviceChoice, SamplingParams};
 
+use crate::bench::BenchArgs;
+use crate::ladder::LadderArgs;
+use crate::plan::PlanArgs;
+
 /// Transformer inference with every kernel written in Rust.
 #[derive(Debug, Parser)]
 #[command(name = "tilewright", version, about)]
@@ -25,10 +29,19 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Write a checkpoint with weights of four or eight bits
     Quantize(QuantizeArgs),
-    /// Check a checkpoint: every tensor, and one layer's products against the plain dequantisation of the file
+    /// Time kernels, each checked first, and whole models, against what the device was seen to do
+    Bench(BenchArgs),
+    /// What a model takes of a device and what it can reach there, from its shape alone
+    Plan(PlanArgs),
+    /// Measure what each optimisation is worth on this machine, beside what is claimed of it
+    Ladder(LadderArgs),
+    /// Check this machine; or a checkpoint: every tensor, and one layer's products against the plain dequantisation of the file
     Doctor(DoctorArgs),
     /// Serve OpenAI's HTTP API
     Serve(ServeArgs),
+    /// Print this reference, as docs/cli.md has it
+    #[command(hide = true)]
+    Reference,
 }
 
 #[derive(Debug, Args)]
@@ -208,8 +221,8 @@ pub struct QuantizeArgs {
 
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
-    /// Folder of the checkpoint
-    pub dir: PathBuf,
+    /// Folder of a checkpoint to check; without it the machine is
+    pub dir: Option<PathBuf>,
     /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,

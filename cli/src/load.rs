@@ -9,6 +9,8 @@ use crate::output::Failure;
 
 /// Where the demo model lies below the workspace.
 const DEMO: &str = "models/demo/target";
+/// Where its draft model does.
+const DEMO_DRAFT: &str = "models/demo/draft";
 
 /// The folder asked for, or the demo model's.
 pub fn model_dir(args: &ModelArgs) -> PathBuf {
@@ -17,8 +19,17 @@ pub fn model_dir(args: &ModelArgs) -> PathBuf {
 
 /// The demo model's folder.
 pub fn default_model_dir() -> PathBuf {
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(DEMO);
-    if built_in.exists() { built_in } else { PathBuf::from(DEMO) }
+    bundled(DEMO)
+}
+
+/// The folder of the demo model's draft model.
+pub fn default_draft_dir() -> PathBuf {
+    bundled(DEMO_DRAFT)
+}
+
+fn bundled(path: &str) -> PathBuf {
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    if built_in.exists() { built_in } else { PathBuf::from(path) }
 }
 
 /// Loads a model. Standard error gets a bar where it is a terminal, and a line where a GPU would have been used but can't be.

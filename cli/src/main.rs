@@ -1,12 +1,16 @@
 //! The `tilewright` command.
 
 mod args;
+mod bench;
 mod doctor;
 mod eval;
 mod inspect;
+mod ladder;
 mod load;
 mod output;
+mod plan;
 mod quantize;
+mod reference;
 mod run;
 mod serve;
 mod verify;
@@ -29,8 +33,12 @@ fn main() -> ExitCode {
         Command::Verify(args) => verify::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Quantize(args) => quantize::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Ladder(args) => ladder::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Reference => reference::run(),
     };
     match result {
         Ok(code) => code,

@@ -1,4 +1,5 @@
 use std::io::{self, Write};
+use std::path::Path;
 
 /// Why a command ended early.
 pub enum Failure {
@@ -35,6 +36,11 @@ pub fn print_line(text: &str) -> Result<(), Failure> {
 pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Message(error.to_string()))?;
     print_line(&text)
+}
+
+/// Writes a file, whose name is in what is said if that fails.
+pub fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    std::fs::write(path, text).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
 }
 
 /// Bytes in words.

@@ -27,6 +27,8 @@
 //! | [`sampling`] | how the next token is chosen |
 //! | [`generate`] | a request and the stream of its tokens |
 //! | [`engine`] | many requests at once |
+//! | [`ladder`] | what each optimisation is worth on this machine |
+//! | [`plan`] | what a model takes of a device, and what it can reach, without its weights |
 //! | [`doctor`] | whether a checkpoint is what it says |
 //! | [`eval`], [`verify`] | how good, and how right, a checkpoint's answers are |
 #![warn(missing_docs)]
@@ -41,7 +43,9 @@ mod error;
 pub mod eval;
 mod front;
 pub mod generate;
+pub mod ladder;
 pub mod model;
+pub mod plan;
 pub mod quantise;
 pub mod quantized;
 pub mod sampling;

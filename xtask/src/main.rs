@@ -5,7 +5,7 @@ mod stub_cuda;
 mod tidy;
 mod workspace;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand};
@@ -39,6 +39,8 @@ enum Chore {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Make docs/cli.md from the command's own help.
+    CliDocs,
     /// Make DIR look like a CUDA installation: enough to compile, lint and link the feature `cuda`, not to run it.
     StubCuda {
         /// Where to put it; pass it on as CUDA_LIBRARY_PATH.
@@ -57,12 +59,27 @@ fn emulate(args: &[String]) -> Outcome<ExitCode> {
     Ok(ended.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
+/// The command knows its own help; a test of it holds the page to this.
+fn cli_docs(root: &Path) -> Outcome {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["run", "--quiet", "--package", "tilewright-cli", "--", "reference"])
+        .output()
+        .map_err(|e| format!("cannot run cargo: {e}"))?;
+    if !output.status.success() {
+        return Err(format!("'tilewright reference' failed: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let path = root.join("docs/cli.md");
+    std::fs::write(&path, &output.stdout).map_err(|e| format!("cannot write {}: {e}", path.display()))
+}
+
 fn main() -> ExitCode {
     let root = workspace::root();
     let outcome = match Args::parse().chore {
         Chore::Ptx { check: false } => ptx::generate(root),
         Chore::Ptx { check: true } => ptx::check(root),
         Chore::Report => ptx::report(root),
+        Chore::CliDocs => cli_docs(root),
         Chore::Tidy => tidy::check(root),
         Chore::Emulate { args } => return emulate(&args).unwrap_or_else(failed),
         Chore::StubCuda { dir } => stub_cuda::make(root, &dir),

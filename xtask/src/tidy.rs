@@ -17,7 +17,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     ("tilewright-host", &["tilewright-kernels"]),
     ("tilewright", &["tilewright-host"]),
     ("tilewright-server", &["tilewright"]),
-    ("tilewright-cli", &["tilewright", "tilewright-server"]),
+    ("tilewright-cli", &["tilewright", "tilewright-benches", "tilewright-server"]),
     ("xtask", &["tilewright-cuda-builder", "tilewright-kernels"]),
     (
         "tilewright-tests",

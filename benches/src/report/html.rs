@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Limit, Report, bars, roofline};
+use super::{Bound, Limit, Report, bars, digits, roofline};
 use crate::error::Result;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#24292f}\
@@ -47,6 +47,7 @@ pub fn page(report: &Report) -> Result<String> {
         push(&mut page, &svg);
     }
     rows(&mut page, report);
+    end_to_end(&mut page, report);
     for failure in &report.failures {
         let (cell, by, reason) = (escaped(&failure.cell), escaped(&failure.by), escaped(&failure.reason));
         push(&mut page, &format!("<p>Not measured: {cell} by {by}: {reason}</p>\n"));
@@ -63,7 +64,7 @@ fn push(page: &mut String, text: &str) {
 fn rows(page: &mut String, report: &Report) {
     push(
         page,
-        "<table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>to the best peer<th>L2</tr>\n",
+        "<table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>bound<th>to the best peer<th>L2</tr>\n",
     );
     for row in &report.results {
         let class = if row.ours { " class=\"ours\"" } else { "" };
@@ -73,15 +74,16 @@ fn rows(page: &mut String, report: &Report) {
         push(
             page,
             &format!(
-                "<tr{class}><td>{}<td>{}<td>{:.2}<td>{:.2}<td>{:.2}<td>{:.2}<td>{:.1}<td>{:.3}<td>{fraction}<td>{speedup}<td>{}</tr>\n",
+                "<tr{class}><td>{}<td>{}<td>{:.2}<td>{:.2}<td>{:.2}<td>{:.2}<td>{}<td>{}<td>{fraction}<td>{}<td>{speedup}<td>{}</tr>\n",
                 escaped(&row.cell),
                 escaped(&row.by),
                 time.median_us,
                 time.min_us,
                 time.p10_us,
                 time.p90_us,
-                row.tflops(),
-                row.terabytes(),
+                digits(row.tflops()),
+                digits(row.terabytes()),
+                report.bound(row).map_or("-", Bound::name),
                 if row.cold { "cold" } else { "warm" },
             ),
         );
@@ -89,7 +91,31 @@ fn rows(page: &mut String, report: &Report) {
     push(page, "</table>\n");
 }
 
-fn escaped(text: &str) -> String {
+fn end_to_end(page: &mut String, report: &Report) {
+    if report.end_to_end.is_empty() {
+        return;
+    }
+    push(
+        page,
+        "<h2>Whole models</h2>\n<table>\n<tr class=\"end\"><th>model<th>what<th>tok/s<th>ceiling<th>of it</tr>\n",
+    );
+    for end in &report.end_to_end {
+        let (ceiling, part) = match end.ceiling {
+            None => ("-".to_string(), "-".to_string()),
+            Some(most) => (format!("{most:.0}"), format!("{:.1}%", 100.0 * end.tokens_per_second / most)),
+        };
+        let (model, what) = (escaped(&end.model), escaped(&end.what));
+        let rate = end.tokens_per_second;
+        push(
+            page,
+            &format!("<tr class=\"end\"><td>{model}<td>{what}<td>{rate:.1}<td>{ceiling}<td>{part}</tr>\n"),
+        );
+    }
+    push(page, "</table>\n");
+}
+
+/// Text for a page.
+pub fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

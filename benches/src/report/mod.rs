@@ -7,8 +7,8 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 pub use self::{
-    chart::{bars, roofline},
-    html::page,
+    chart::{Ratio, bars, ratios, roofline},
+    html::{escaped, page},
     table::table,
 };
 use crate::{
@@ -37,6 +37,42 @@ pub struct Report {
     pub failures: Vec<Failure>,
     /// Versions of the peers.
     pub peers: Vec<String>,
+    /// Whole models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub end_to_end: Vec<EndToEnd>,
+}
+
+/// A whole model's speed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EndToEnd {
+    /// What it did: `prefill 512`, `decode, 16 sequences`.
+    pub what: String,
+    /// The model.
+    pub model: String,
+    /// Tokens a second, of all sequences.
+    pub tokens_per_second: f64,
+    /// At most, by the ceilings.
+    pub ceiling: Option<f64>,
+}
+
+/// What a problem's time is held up by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// Bytes.
+    Memory,
+    /// Operations.
+    Compute,
+}
+
+impl Bound {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bound::Memory => "memory",
+            Bound::Compute => "compute",
+        }
+    }
 }
 
 /// What a ceiling limits.
@@ -47,6 +83,8 @@ pub enum Limit {
     Bandwidth,
     /// bf16 operations on tensor cores.
     Bf16,
+    /// f32 operations of a CPU's vectors.
+    F32,
     /// Other operations on tensor cores; no cell is held to it.
     Other,
 }
@@ -136,9 +174,21 @@ impl Report {
         of_kind.map(|ceiling| ceiling.per_second).max_by(f64::total_cmp)
     }
 
+    /// The highest ceiling of arithmetic, per second.
+    pub fn compute_ceiling(&self) -> Option<f64> {
+        self.ceiling(Limit::Bf16).or_else(|| self.ceiling(Limit::F32))
+    }
+
+    /// What the roofline says holds a row up: whether it moves bytes or computes longer, at the ceilings.
+    pub fn bound(&self, row: &Row) -> Option<Bound> {
+        let bytes = row.cost.bytes as f64 / self.ceiling(Limit::Bandwidth)?;
+        let flops = row.cost.flops as f64 / self.compute_ceiling()?;
+        Some(if flops > bytes { Bound::Compute } else { Bound::Memory })
+    }
+
     /// Sets every row's fraction by the ceilings there are.
     pub fn apply_ceilings(&mut self) {
-        let (bandwidth, bf16) = (self.ceiling(Limit::Bandwidth), self.ceiling(Limit::Bf16));
+        let (bandwidth, bf16) = (self.ceiling(Limit::Bandwidth), self.compute_ceiling());
         for row in &mut self.results {
             let least_seconds =
                 |work: u64, ceiling: Option<f64>| ceiling.map(|ceiling| work as f64 / ceiling);
@@ -170,6 +220,16 @@ impl Report {
     }
 }
 
+/// A rate in three digits or more: 0.0512, 4.17, 782.
+pub(crate) fn digits(value: f64) -> String {
+    let decimals = match value {
+        value if value >= 100.0 => 0,
+        value if value >= 1.0 || value <= 0.0 => 2,
+        value => (2.0 - value.log10().floor()).min(9.0) as usize,
+    };
+    format!("{value:.decimals$}")
+}
+
 /// A report of made-up numbers in every kind of cell, for looking at the charts and for tests.
 #[doc(hidden)]
 pub fn sample() -> Report {
@@ -194,6 +254,7 @@ pub fn sample() -> Report {
         results: Vec::new(),
         failures: Vec::new(),
         peers: Vec::new(),
+        end_to_end: Vec::new(),
     };
     for (index, cell) in cells.iter().enumerate() {
         let cost = cell.problem.cost();
@@ -250,6 +311,25 @@ mod tests {
             report.results.iter().filter(|row| row.cell.starts_with(op)).all(|row| row.fraction.is_some())
         };
         assert!(known("decode") && !known("prefill"));
+    }
+
+    #[test]
+    fn the_roofline_says_what_holds_a_row_up() {
+        let mut report = sample();
+        let bound = |report: &Report, cell: &str| {
+            report.bound(report.results.iter().find(|row| row.cell == cell).expect("a cell"))
+        };
+        assert_eq!(bound(&report, "decode/bf16/1x4096"), Some(Bound::Memory));
+        assert_eq!(bound(&report, "gemm/bf16/8192x8192x8192"), Some(Bound::Compute));
+        report.ceilings.retain(|ceiling| ceiling.limit == Limit::Bandwidth);
+        assert_eq!(bound(&report, "decode/bf16/1x4096"), None);
+        report.ceilings.push(Ceiling {
+            name: "fma".into(),
+            by: "x".into(),
+            limit: Limit::F32,
+            per_second: 1e11,
+        });
+        assert_eq!(bound(&report, "decode/bf16/1x4096"), Some(Bound::Compute));
     }
 
     #[test]

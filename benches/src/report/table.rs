@@ -1,4 +1,4 @@
-use super::{Limit, Report, Row};
+use super::{Bound, Limit, Report, Row, digits};
 use crate::cells::Mode;
 
 /// The report as text: the machine, the ceilings, a line a timing.
@@ -14,33 +14,52 @@ pub fn table(report: &Report) -> String {
             "ceiling {} by {}: {:.4} {unit}",
             ceiling.name,
             ceiling.by,
-            ceiling.per_second / 1e12
+            ceiling.per_second / 1e12,
         ));
     }
     let cell_width = report.results.iter().map(|row| row.cell.len()).max().unwrap_or(0).max(4);
     let by_width = report.results.iter().map(|row| row.by.len()).max().unwrap_or(0).max(2);
     lines.push(format!(
-        "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>6}  {:>8} {:7}  {:>7}  {:>7}  {}",
-        "cell", "by", "median us", "min us", "spread", "rate", "", "of most", "to peer", "how"
+        "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>6}  {:>8}  {:>8}  {:>7}  {:7}  {:>7}  {}",
+        "cell",
+        "by",
+        "median us",
+        "min us",
+        "spread",
+        "TFLOP/s",
+        "TB/s",
+        "of most",
+        "bound",
+        "to peer",
+        "how"
     ));
     for row in &report.results {
         let time = &row.time;
-        let (rate, unit) = row.rate();
         let percent = row.fraction.map_or("-".to_string(), |fraction| format!("{:.1}%", 100.0 * fraction));
         let speedup = report.speedup(row).map_or("-".to_string(), |speedup| format!("{speedup:.2}x"));
         lines.push(format!(
-            "{:cell_width$}  {:by_width$}  {:10.2}  {:10.2}  {:5.1}%  {:8.3} {:7}  {:>7}  {:>7}  {}",
+            "{:cell_width$}  {:by_width$}  {:10.2}  {:10.2}  {:5.1}%  {:>8}  {:>8}  {:>7}  {:7}  {:>7}  {}",
             row.cell,
             row.by,
             time.median_us,
             time.min_us,
             100.0 * time.spread(),
-            rate,
-            unit,
+            digits(row.tflops()),
+            digits(row.terabytes()),
             percent,
+            report.bound(row).map_or("-", Bound::name),
             speedup,
             how(row)
         ));
+    }
+    for end in &report.end_to_end {
+        let of = end.ceiling.map_or(String::new(), |ceiling| {
+            format!(
+                ", {:.1}% of the {ceiling:.0} that the ceilings allow",
+                100.0 * end.tokens_per_second / ceiling
+            )
+        });
+        lines.push(format!("{}, {}: {:.1} tok/s{of}", end.model, end.what, end.tokens_per_second));
     }
     for failure in &report.failures {
         lines.push(format!("not measured: {} by {}: {}", failure.cell, failure.by, failure.reason));
@@ -70,7 +89,7 @@ mod tests {
         assert_eq!(text.lines().count(), 2 + report.ceilings.len() + report.results.len() + 1);
         for row in &report.results {
             let line = text.lines().find(|line| line.starts_with(&row.cell) && line.contains(&row.by));
-            assert!(line.is_some_and(|line| line.contains(row.rate().1)), "{}", row.cell);
+            assert!(line.is_some_and(|line| line.contains(&digits(row.terabytes()))), "{}", row.cell);
         }
         assert!(text.ends_with("not measured: x/y by fa2: gone\n"));
     }

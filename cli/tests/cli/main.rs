@@ -2,6 +2,8 @@
 
 mod common;
 mod generate;
+mod measure;
+mod plan;
 mod quantise;
 mod refusals;
 #[cfg(unix)]

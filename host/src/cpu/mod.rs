@@ -7,6 +7,7 @@ mod attention;
 mod attention_tile;
 mod buffer;
 mod cache;
+mod ceilings;
 mod isa;
 mod layers;
 mod linear;
@@ -23,6 +24,7 @@ mod tests;
 mod x86;
 
 pub use cache::{CpuCache, CpuRope, CpuStep};
+pub use ceilings::Ceilings;
 pub use matrix::CpuMatrix;
 pub use tensor::{CpuLogits, CpuTensor, CpuVector};
 

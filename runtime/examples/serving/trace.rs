@@ -1,78 +1,15 @@
-//! Continuous against static batching: lengths log-normal, arrivals Poisson.
+//! Continuous against static batching.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tilewright::engine::{Batching, Engine, EngineConfig, EngineStats, Request};
+use tilewright::engine::{Batching, Engine, EngineConfig, EngineStats};
+use tilewright::ladder::trace::{TraceSpec, answer_tokens, serve};
 use tilewright::{Model, Result};
 
 use crate::percentile;
 
-const REQUESTS: usize = 96;
 /// Rounds in which both ways have their turn.
 const ROUNDS: usize = 3;
-/// Requests a second: more than either way of batching serves, so that throughput is the engine's.
-const RATE: f64 = 40.0;
-
-/// Numbers of the distributions that a trace takes.
-struct Numbers(u64);
-
-impl Numbers {
-    /// Uniform in (0, 1).
-    fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((self.0 >> 11) as f64 + 0.5) / (1u64 << 53) as f64
-    }
-
-    /// Log-normal of that median and spread, within bounds.
-    fn length(&mut self, median: f64, sigma: f64, most: usize) -> usize {
-        // Box and Muller, 1958.
-        let normal = (-2.0 * self.uniform().ln()).sqrt() * (std::f64::consts::TAU * self.uniform()).cos();
-        ((median * (sigma * normal).exp()) as usize).clamp(1, most)
-    }
-
-    fn pause(&mut self) -> f64 {
-        -self.uniform().ln() / RATE
-    }
-}
-
-struct Arrival {
-    seconds: f64,
-    request: Request,
-}
-
-fn trace(vocab: usize) -> Vec<Arrival> {
-    let mut numbers = Numbers(7);
-    let mut seconds = 0.0;
-    let arrival = |_| {
-        seconds += numbers.pause();
-        let len = numbers.length(48.0, 0.8, 512);
-        let prompt: Vec<u32> = (0..len).map(|_| (numbers.uniform() * vocab as f64) as u32).collect();
-        let max_tokens = numbers.length(32.0, 1.0, 320);
-        Arrival { seconds, request: Request { max_tokens, ignore_eos: true, ..Request::new(prompt) } }
-    };
-    (0..REQUESTS).map(arrival).collect()
-}
-
-/// Seconds from arrival to each token.
-fn serve(engine: &Engine, trace: &[Arrival]) -> Vec<Vec<f64>> {
-    let began = Instant::now();
-    std::thread::scope(|scope| {
-        let readers: Vec<_> = trace
-            .iter()
-            .map(|arrival| {
-                let at = Duration::from_secs_f64(arrival.seconds);
-                std::thread::sleep(at.saturating_sub(began.elapsed()));
-                let stream = engine.submit(arrival.request.clone()).expect("a request of the trace");
-                scope.spawn(move || {
-                    let seconds =
-                        |token: Result<_>| token.map(|_| (began.elapsed().saturating_sub(at)).as_secs_f64());
-                    stream.map(seconds).collect::<Result<Vec<f64>>>().expect("tokens")
-                })
-            })
-            .collect();
-        readers.into_iter().map(|reader| reader.join().expect("a reader")).collect()
-    })
-}
 
 fn report(name: &str, seconds: f64, tokens: &[Vec<f64>], stats: &EngineStats) {
     let count: usize = tokens.iter().map(Vec::len).sum();
@@ -98,13 +35,13 @@ fn report(name: &str, seconds: f64, tokens: &[Vec<f64>], stats: &EngineStats) {
 
 /// Serves the same trace both ways.
 pub fn measure(model: &Model) -> Result<()> {
-    let trace = trace(model.config().vocab_size);
-    let [prompt, answer] = [
-        trace.iter().map(|arrival| arrival.request.prompt.len()).sum::<usize>(),
-        trace.iter().map(|arrival| arrival.request.max_tokens).sum::<usize>(),
-    ];
+    let spec = TraceSpec::default();
+    let trace = spec.draw(model.config().vocab_size);
+    let prompt: usize = trace.iter().map(|arrival| arrival.request.prompt.len()).sum();
+    let answer = answer_tokens(&trace);
     println!(
-        "{REQUESTS} requests, {RATE} a second, {prompt} prompt and {answer} answer tokens; 16 at a time"
+        "{} requests, {} a second, {prompt} prompt and {answer} answer tokens; 16 at a time",
+        spec.requests, spec.rate
     );
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
@@ -114,7 +51,7 @@ pub fn measure(model: &Model) -> Result<()> {
                 EngineConfig { batching, max_running: 16, prefix_cache: false, ..EngineConfig::default() };
             let engine = Engine::new(model.clone(), config)?;
             let began = Instant::now();
-            let tokens = serve(&engine, &trace);
+            let tokens = serve(&engine, &trace)?;
             let seconds = began.elapsed().as_secs_f64();
             report(name, seconds, &tokens, &engine.shutdown());
             rates.push(answer as f64 / seconds);

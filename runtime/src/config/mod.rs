@@ -92,8 +92,7 @@ impl ModelConfig {
     /// # Errors
     /// Names the file and the field, what was expected and what was found.
     pub fn load(dir: &Path) -> Result<ModelConfig> {
-        let fields = Fields::read(&dir.join("config.json"))?;
-        let mut config = ModelConfig::parse(&fields)?;
+        let mut config = ModelConfig::read(&dir.join("config.json"))?;
         let generation_path = dir.join("generation_config.json");
         if generation_path.exists() {
             let generation = Fields::read(&generation_path)?;
@@ -105,6 +104,14 @@ impl ModelConfig {
                 generation.token_ids("bos_token_id")?.first().copied().or(config.bos_token_id);
         }
         Ok(config)
+    }
+
+    /// Reads and validates one configuration file, whatever its name.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::load`].
+    pub fn read(path: &Path) -> Result<ModelConfig> {
+        ModelConfig::parse(&Fields::read(path)?)
     }
 
     /// Reads and validates what `config.json` would hold, of a model that is in no folder.

@@ -8,7 +8,7 @@ use super::{FONT, GRID, INK, OURS, PEERS, drawn, ink};
 use crate::{
     error::Result,
     problem::Problem,
-    report::{Report, Row},
+    report::{Report, Row, digits},
 };
 
 /// Pixels of a bar, and between groups of bars.
@@ -188,7 +188,7 @@ impl Family<'_> {
                 drawn(root.draw(&Rectangle::new(corners, self.colour(*series).filled())))?;
                 let upright = (FONT, 11).into_font().transform(FontTransform::Rotate270).color(&INK);
                 let upright = upright.pos(Pos::new(HPos::Left, VPos::Center));
-                let text = if *value >= 100.0 { format!("{value:.0}") } else { format!("{value:.2}") };
+                let text = digits(*value);
                 drawn(root.draw(&Text::new(text, (left + BAR / 2, y(*value) - 4), upright)))?;
             }
             let middle = first + (width - GAP) / 2;
@@ -232,8 +232,7 @@ mod tests {
             assert_eq!(svg.matches("<rect").count(), 1 + family.series.len() + family.bars.len());
             for (group, _, value, row) in &family.bars {
                 assert!(svg.contains(&format!("\n{}\n", family.groups[*group])), "{}", row.cell);
-                let text =
-                    if *value >= 100.0 { format!("\n{value:.0}\n") } else { format!("\n{value:.2}\n") };
+                let text = format!("\n{}\n", digits(*value));
                 assert!(svg.contains(&text), "{}: {text}", row.cell);
             }
         }

@@ -1,11 +1,16 @@
 //! Charts as SVG.
 
 mod bars;
+mod ratios;
 mod roofline;
 
 use plotters::prelude::*;
 
-pub use self::{bars::bars, roofline::roofline};
+pub use self::{
+    bars::bars,
+    ratios::{Ratio, ratios},
+    roofline::roofline,
+};
 use crate::error::Error;
 
 const FONT: &str = "sans-serif";

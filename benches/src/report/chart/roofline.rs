@@ -7,7 +7,7 @@ use plotters::{
 use super::{FONT, GRID, INK, OURS, PEERS, drawn, ink};
 use crate::{
     error::Result,
-    report::{Limit, Report, Row},
+    report::{Limit, Report, Row, digits},
 };
 
 const SIZE: (u32, u32) = (980, 560);
@@ -20,8 +20,7 @@ type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, 
 /// # Errors
 /// [`crate::Error::Chart`].
 pub fn roofline(report: &Report) -> Result<Option<String>> {
-    let (Some(bandwidth), Some(flops)) = (report.ceiling(Limit::Bandwidth), report.ceiling(Limit::Bf16))
-    else {
+    let (Some(bandwidth), Some(flops)) = (report.ceiling(Limit::Bandwidth), report.compute_ceiling()) else {
         return Ok(None);
     };
     let (bandwidth, flops) = (bandwidth / 1e12, flops / 1e12);
@@ -60,8 +59,8 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
         Text::new(text, at, ink(13.0).pos(Pos::new(HPos::Right, VPos::Bottom)))
     };
     let labels = [
-        label(format!("{flops:.0} TFLOP/s measured"), (right / 1.05, flops * 1.06)),
-        label(format!("{bandwidth:.2} TB/s measured"), (ridge / 5.0, flops / 3.4)),
+        label(format!("{} TFLOP/s measured", digits(flops)), (right / 1.05, flops * 1.06)),
+        label(format!("{} TB/s measured", digits(bandwidth)), (ridge / 5.0, flops / 3.4)),
     ];
     drawn(chart.draw_series(labels))?;
     points(&mut chart, &rows)?;

@@ -1,3 +1,8 @@
+//! `doctor`: whether this machine, or a checkpoint, is sound.
+
+mod machine;
+
+use std::path::Path;
 use std::process::ExitCode;
 
 use tilewright::doctor::{CheckpointReport, examine};
@@ -6,7 +11,14 @@ use crate::args::DoctorArgs;
 use crate::output::{Failure, print_json, print_line};
 
 pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let report = examine(&args.dir, args.device)?;
+    match &args.dir {
+        Some(dir) => checkpoint(args, dir),
+        None => machine::run(args),
+    }
+}
+
+fn checkpoint(args: &DoctorArgs, dir: &Path) -> Result<ExitCode, Failure> {
+    let report = examine(dir, args.device)?;
     if args.json {
         print_json(&report)?;
     } else {

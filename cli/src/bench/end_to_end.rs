@@ -1,0 +1,110 @@
+use std::time::Instant;
+
+use tilewright::engine::{Engine, EngineConfig, Request};
+use tilewright::plan::{DeviceProfile, Given, PlanRequest, device, device_of_driver, plan};
+use tilewright::{DeviceChoice, GenerateParams, Model};
+use tilewright_benches::report::{EndToEnd, Limit, Report};
+
+use super::BenchArgs;
+use crate::load::default_model_dir;
+use crate::output::Failure;
+
+/// Sequences served at a time.
+const RUNNING: usize = 16;
+
+/// A prompt, one sequence, many: each beside what the measured ceilings allow.
+pub fn measure(args: &BenchArgs, report: &Report) -> Result<Vec<EndToEnd>, Failure> {
+    let dir = args.model.clone().unwrap_or_else(default_model_dir);
+    let choice = if report.machine.driver == "none" { DeviceChoice::Cpu } else { args.device };
+    let model = Model::load(&dir, choice)?;
+    let name = if args.model.is_some() { dir.display().to_string() } else { "the demo model".to_string() };
+    let profile = profile(report);
+    let context = model.config().context;
+    let (prompt, answer) = if args.quick { (32, 8) } else { (512, 128) };
+    let (prompt, answer) = (prompt.min(context / 2).max(1), answer.min(context / 2).max(1));
+    let rounds = if args.quick { 1 } else { 5 };
+    let ceiling = |phase: &str, context: usize, batch: usize| {
+        let request = PlanRequest { context: Some(context), batch: Some(batch), ..PlanRequest::default() };
+        let plan = plan(model.config(), profile.as_ref()?, &request).ok()?;
+        plan.phases.iter().find(|of| of.name == phase).map(|phase| phase.tokens_per_second)
+    };
+    let (prefill, decode) = best_of(rounds, || one(&model, prompt, answer))?;
+    let (served, _) = best_of(rounds.min(3), || Ok((many(&model, answer)?, 0.0)))?;
+    let row = |what: String, rate, ceiling| EndToEnd {
+        what,
+        model: name.clone(),
+        tokens_per_second: rate,
+        ceiling,
+    };
+    Ok(vec![
+        row(format!("a prompt of {prompt} tokens"), prefill, ceiling("prefill", prompt, 1)),
+        row(format!("{answer} tokens after it"), decode, ceiling("decode", prompt + answer / 2, 1)),
+        row(
+            format!("{RUNNING} sequences, {answer} tokens each"),
+            served,
+            ceiling("decode", (answer / 2).max(1), RUNNING),
+        ),
+    ])
+}
+
+/// The device with the ceilings that were measured, where they were.
+fn profile(report: &Report) -> Option<DeviceProfile> {
+    let on_cpu = report.machine.driver == "none";
+    let name = if on_cpu { "cpu" } else { device_of_driver(&report.machine.device)? };
+    let memory_bytes = if on_cpu { Some(u64::MAX >> 8) } else { None };
+    let given = Given {
+        memory_bytes,
+        bytes_per_second: report.ceiling(Limit::Bandwidth),
+        flops_per_second: report.compute_ceiling(),
+    };
+    // A CPU would be measured again where its ceilings weren't.
+    if on_cpu && given.flops_per_second.is_none() {
+        return None;
+    }
+    device(name, given).ok()
+}
+
+fn best_of(
+    rounds: usize,
+    mut run: impl FnMut() -> Result<(f64, f64), Failure>,
+) -> Result<(f64, f64), Failure> {
+    let mut best = (0.0_f64, 0.0_f64);
+    for _ in 0..rounds {
+        let found = run()?;
+        best = (best.0.max(found.0), best.1.max(found.1));
+    }
+    Ok(best)
+}
+
+/// Prompt tokens and generated tokens a second of one sequence.
+fn one(model: &Model, prompt: usize, answer: usize) -> Result<(f64, f64), Failure> {
+    let ids: Vec<u32> = (0..prompt).map(|index| (index * 37 % model.config().vocab_size) as u32).collect();
+    let params = GenerateParams { max_tokens: answer, ignore_eos: true, ..GenerateParams::default() };
+    let mut generation = model.generate(&ids[..], &params)?;
+    for token in generation.by_ref() {
+        token?;
+    }
+    let timings = generation.timings();
+    Ok((timings.prompt_rate(), timings.decode_rate()))
+}
+
+/// Tokens a second of many sequences.
+fn many(model: &Model, answer: usize) -> Result<f64, Failure> {
+    let config = EngineConfig { max_running: RUNNING, prefix_cache: false, ..EngineConfig::default() };
+    let engine = Engine::new(model.clone(), config)?;
+    let start = Instant::now();
+    let request = |index: usize| Request {
+        max_tokens: answer,
+        ignore_eos: true,
+        ..Request::new(vec![(index % model.config().vocab_size) as u32; 4])
+    };
+    let streams = (0..RUNNING).map(|index| engine.submit(request(index))).collect::<Result<Vec<_>, _>>()?;
+    let mut tokens = 0;
+    for stream in streams {
+        for output in stream {
+            output?;
+            tokens += 1;
+        }
+    }
+    Ok(f64::from(tokens) / start.elapsed().as_secs_f64())
+}

@@ -1,0 +1,200 @@
+//! `bench`: kernels and whole models against what the device was seen to do.
+
+mod cells;
+mod end_to_end;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use tilewright::DeviceChoice;
+use tilewright_benches::cells::Cell;
+use tilewright_benches::cpu::{CpuRunner, Effort};
+use tilewright_benches::peers;
+use tilewright_benches::report::{Report, page, table};
+
+use crate::output::{Failure, print_json, print_line, write_file};
+
+/// What is timed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum What {
+    /// Attention of prompts
+    Attention,
+    /// Products with weights of each format
+    Gemm,
+    /// Writing keys and values
+    Kv,
+    /// Attention of new tokens over cached ones
+    Decode,
+    /// Whole models
+    E2e,
+    /// All of it
+    All,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// What to time
+    #[arg(value_enum, default_value = "all")]
+    pub what: What,
+    /// Shapes of a published model (see 'plan --list'); may be given again [default: on a GPU a set of its own, on a CPU the demo model's
+    /// and llama-3.2-1b's]
+    #[arg(long, value_name = "NAME")]
+    pub preset: Vec<String>,
+    /// Tokens of a prompt [default: 4096, on a CPU 512]
+    #[arg(long, value_name = "TOKENS")]
+    pub seq: Option<usize>,
+    /// Prompts, and sequences that decode [default: 4, on a CPU 1]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<usize>,
+    /// Tokens cached of each sequence that decodes [default: 4096]
+    #[arg(long, value_name = "TOKENS")]
+    pub context: Option<usize>,
+    /// Rows of products; may be given again [default: 1, 16 and 4096, on a CPU 1 and 64]
+    #[arg(long, value_name = "N")]
+    pub rows: Vec<usize>,
+    /// Folder of the checkpoint that e2e runs [default: the bundled demo model]
+    #[arg(short, long = "model", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// auto, cpu, cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Timings of each row
+    #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub iters: u32,
+    /// Milliseconds of work before each row's first timing
+    #[arg(long, default_value_t = 60, value_name = "MS", value_parser = clap::value_parser!(u64).range(..=60_000))]
+    pub warm_ms: u64,
+    /// A trial in seconds: small shapes, few timings
+    #[arg(long)]
+    pub quick: bool,
+    /// Timings of peers to merge in: what benches/peers/peers.py wrote for the same cells
+    #[arg(long, value_name = "FILE")]
+    pub peers: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Write a page with roofline and charts, which needs nothing beside it
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
+    check(args)?;
+    let (mut report, wrong) = match args.device {
+        DeviceChoice::Cpu | DeviceChoice::CpuBf16 => on_cpu(args)?,
+        DeviceChoice::Cuda(index) => on_gpu(args, index)?,
+        DeviceChoice::Auto => match on_gpu(args, 0) {
+            Ok(done) => done,
+            Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
+            Err(Failure::Message(reason)) => {
+                if cfg!(feature = "cuda") {
+                    eprintln!("note: running on the CPU: {reason}");
+                }
+                on_cpu(args)?
+            }
+        },
+    };
+    if matches!(args.what, What::E2e | What::All) {
+        eprintln!("measuring: whole models");
+        report.end_to_end = end_to_end::measure(args, &report)?;
+    }
+    if let Some(path) = &args.html {
+        write_file(path, &page(&report).map_err(failure)?)?;
+    }
+    if args.json {
+        print_json(&report)?;
+    } else {
+        print_line(table(&report).trim_end())?;
+    }
+    Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn failure(error: tilewright_benches::Error) -> Failure {
+    Failure::Message(error.to_string())
+}
+
+/// Sizes of no tokens, and those that no machine has memory for.
+fn check(args: &BenchArgs) -> Result<(), Failure> {
+    const MOST: usize = 1 << 22;
+    let sizes = [("seq", args.seq), ("batch", args.batch), ("context", args.context)];
+    let rows = args.rows.iter().map(|&rows| ("rows", Some(rows)));
+    for (what, size) in sizes.into_iter().chain(rows) {
+        if let Some(size) = size.filter(|size| !(1..=MOST).contains(size)) {
+            return Err(Failure::Message(format!("{what}: expected 1 to {MOST}, found {size}")));
+        }
+    }
+    let tokens = |tokens: Option<usize>| tokens.unwrap_or(1) * args.batch.unwrap_or(1);
+    let most = tokens(args.seq).max(tokens(args.context));
+    if most > MOST {
+        return Err(Failure::Message(format!("batch: expected at most {MOST} tokens in all, found {most}")));
+    }
+    Ok(())
+}
+
+fn take_peers(args: &BenchArgs, report: &mut Report, cells: &[Cell]) -> Result<(), Failure> {
+    if let Some(path) = &args.peers {
+        peers::read(path).map_err(failure)?.into_iter().for_each(|answer| report.take(answer, cells));
+        report.apply_ceilings();
+    }
+    Ok(())
+}
+
+fn command() -> String {
+    std::env::args().collect::<Vec<_>>().join(" ")
+}
+
+/// The report, and how many operations were wrong.
+fn on_cpu(args: &BenchArgs) -> Result<(Report, usize), Failure> {
+    let cells = cells::of(args, false)?;
+    let effort = Effort {
+        iters: if args.quick { 3 } else { args.iters as usize },
+        warm: Duration::from_millis(if args.quick { 1 } else { args.warm_ms }),
+    };
+    eprintln!("measuring: what this CPU can do");
+    let mut runner = CpuRunner::start(effort, None, command());
+    for cell in &cells {
+        eprintln!("measuring: {}", cell.key);
+        runner.cell(cell).map_err(failure)?;
+    }
+    take_peers(args, &mut runner.report, &cells)?;
+    let wrong = runner.wrong();
+    Ok((runner.report, wrong))
+}
+
+#[cfg(feature = "cuda")]
+fn on_gpu(args: &BenchArgs, index: usize) -> Result<(Report, usize), Failure> {
+    use tilewright_benches::runner::{Options, Runner};
+
+    let cells = cells::of(args, true)?;
+    let options = Options {
+        device: index,
+        iters: if args.quick { 5 } else { args.iters as usize },
+        warm: Duration::from_millis(if args.quick { 5 } else { args.warm_ms }),
+        in_cache: false,
+        mode: None,
+        kernels: Vec::new(),
+        peers: None,
+        peers_file: None,
+        ceilings: true,
+        commit: None,
+        dump: None,
+    };
+    let mut runner = Runner::start(options, &cells, command()).map_err(failure)?;
+    runner.ceilings().map_err(failure)?;
+    for cell in &cells {
+        eprintln!("measuring: {}", cell.key);
+        runner.cell(cell, |_, _| {}).map_err(failure)?;
+    }
+    let (mut report, wrong) = (runner.report().clone(), runner.wrong());
+    take_peers(args, &mut report, &cells)?;
+    Ok((report, wrong))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn on_gpu(_: &BenchArgs, index: usize) -> Result<(Report, usize), Failure> {
+    Err(Failure::Message(format!(
+        "cuda:{index}: this program was built without CUDA; build it with --features cuda"
+    )))
+}

@@ -1,0 +1,93 @@
+//! `ladder`: what each optimisation is worth on this machine.
+
+mod page;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use tilewright::DeviceChoice;
+use tilewright::ladder::{Claim, Ladder, LadderOptions, Rung, measure};
+
+use crate::load::{default_draft_dir, default_model_dir};
+use crate::output::{Failure, print_json, print_line, write_file};
+
+#[derive(Debug, Args)]
+pub struct LadderArgs {
+    /// Folder of a checkpoint that isn't quantised [default: the bundled demo model]
+    #[arg(short, long = "model", value_name = "DIR")]
+    pub model: Option<PathBuf>,
+    /// Folder of a smaller model of the same vocabulary [default: the bundled draft model]
+    #[arg(long, value_name = "DIR")]
+    pub draft: Option<PathBuf>,
+    /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// A trial in seconds: short texts, one round each, four-bit weights rounded instead of calibrated
+    #[arg(long)]
+    pub quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Write a page with a chart, which needs nothing beside it
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
+    let options = LadderOptions {
+        target: args.model.clone().unwrap_or_else(default_model_dir),
+        draft: args.draft.clone().unwrap_or_else(default_draft_dir),
+        device: args.device,
+        quick: args.quick,
+    };
+    let ladder = measure(&options, &mut |what| eprintln!("measuring: {what}"))?;
+    if let Some(path) = &args.html {
+        write_file(path, &page::page(&ladder)?)?;
+    }
+    if args.json {
+        print_json(&ladder)?;
+    } else {
+        print_line(&in_words(&ladder))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The measurement as it stands beside a claim.
+fn measured(rung: &Rung) -> String {
+    match (rung.measured, rung.limits) {
+        (None, _) => "-".to_string(),
+        (Some(times), Claim::Times { .. }) => format!("{times:.2}x"),
+        (Some(percent), Claim::LossBelow { .. }) => format!("{percent:+.2}%"),
+    }
+}
+
+fn in_words(ladder: &Ladder) -> String {
+    let mut lines =
+        vec![format!("{}; {}{}", ladder.device, ladder.model.display(), trial(ladder)), String::new()];
+    let width = |of: &dyn Fn(&Rung) -> usize| ladder.rungs.iter().map(of).max().unwrap_or(0);
+    let (names, claims) = (width(&|rung| rung.name.len()), width(&|rung| rung.claim.len()));
+    lines.push(format!("{:names$}  {:claims$}  {:>9}  verdict", "", "claim", "measured"));
+    for rung in &ladder.rungs {
+        lines.push(format!(
+            "{:names$}  {:claims$}  {:>9}  {}",
+            rung.name,
+            rung.claim,
+            measured(rung),
+            rung.verdict.name()
+        ));
+    }
+    for rung in &ladder.rungs {
+        lines.push(String::new());
+        lines.push(format!("{}: {}", rung.name, if rung.of.is_empty() { "not measured" } else { &rung.of }));
+        lines.extend(rung.also.iter().map(|also| format!("  {}: {}", also.what, also.value)));
+        lines.extend(rung.reason.iter().map(|reason| format!("  {}: {reason}", rung.verdict.name())));
+    }
+    lines.push(String::new());
+    lines.push(format!("measured in {:.0} s", ladder.seconds));
+    lines.join("\n")
+}
+
+fn trial(ladder: &Ladder) -> &'static str {
+    if ladder.quick { "; a quick trial, no measurement to quote" } else { "" }
+}

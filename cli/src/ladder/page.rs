@@ -1,0 +1,59 @@
+use std::fmt::Write;
+
+use tilewright::ladder::{Claim, Ladder, Rung, Verdict};
+use tilewright_benches::report::{Ratio, escaped, ratios};
+
+use super::{measured, trial};
+use crate::output::Failure;
+
+const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#24292f}\
+    svg{max-width:100%;height:auto;border:1px solid #e1e4e8;margin:.6em 0}\
+    table{border-collapse:collapse;font-size:14px}\
+    td,th{padding:4px 10px;border-bottom:1px solid #e1e4e8;text-align:left;vertical-align:top}\
+    .met{color:#1a7f37}.partly{color:#9a6700}.not_here{color:#57606a}small{color:#57606a}";
+
+/// The ladder as one page that needs nothing beside it.
+pub fn page(ladder: &Ladder) -> Result<String, Failure> {
+    let bar = |rung: &Rung| match (rung.limits, rung.measured) {
+        (Claim::Times { from, to }, Some(measured)) => {
+            Some(Ratio { name: rung.name.to_string(), from, to, measured })
+        }
+        _ => None,
+    };
+    let bars: Vec<Ratio> = ladder.rungs.iter().filter_map(bar).collect();
+    let title = format!("What each optimisation is worth on {}", ladder.device);
+    let chart = ratios("Times gained: measured, and the claim as a band", &bars)
+        .map_err(|error| Failure::Message(error.to_string()))?;
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>Model {1}{2}; {3:.0} s.</p>\n{chart}\n<table>\n<tr><th>what<th>claim<th>measured<th>verdict<th>of what</tr>\n",
+        escaped(&title),
+        escaped(&ladder.model.display().to_string()),
+        trial(ladder),
+        ladder.seconds,
+    );
+    for rung in &ladder.rungs {
+        let class = match rung.verdict {
+            Verdict::Met => "met",
+            Verdict::Partly => "partly",
+            Verdict::NotHere => "not_here",
+        };
+        let mut of = escaped(&rung.of);
+        for also in &rung.also {
+            // Writing to a string can't fail.
+            let _ = write!(of, "<br><small>{}: {}</small>", escaped(&also.what), escaped(&also.value));
+        }
+        if let Some(reason) = &rung.reason {
+            let _ = write!(of, "<br><small>{}: {}</small>", rung.verdict.name(), escaped(reason));
+        }
+        let _ = writeln!(
+            page,
+            "<tr><td>{}<td>{}<td>{}<td class=\"{class}\">{}<td>{of}</tr>",
+            escaped(rung.name),
+            escaped(rung.claim),
+            escaped(&measured(rung)),
+            rung.verdict.name()
+        );
+    }
+    page.push_str("</table>\n</html>\n");
+    Ok(page)
+}

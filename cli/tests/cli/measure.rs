@@ -1,0 +1,82 @@
+//! `ladder`, `bench` and the machine's `doctor`, as trials: whether they work, not how fast the machine is.
+
+use crate::common::{assert_refused, json, tilewright};
+
+#[test]
+fn the_ladder_measures_every_claim_and_draws_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let page = folder.path().join("ladder.html");
+    let ladder =
+        json(&["ladder", "--quick", "--device", "cpu", "--json", "--html", page.to_str().expect("UTF-8")]);
+    let rungs = ladder["rungs"].as_array().expect("rungs");
+    assert_eq!((rungs.len(), &ladder["quick"]), (11, &true.into()));
+    let page = std::fs::read_to_string(page).expect("a page");
+    for rung in rungs {
+        assert!(rung["measured"].is_f64() && rung["seconds"].as_f64() > Some(0.0), "{rung}");
+        assert!(page.contains(rung["name"].as_str().expect("a name")), "{rung}");
+    }
+    assert!(page.contains("<svg") && !page.contains("src=") && !page.contains("href="));
+}
+
+#[test]
+fn the_bench_checks_times_and_judges() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (page, peers) = (folder.path().join("bench.html"), folder.path().join("peers.jsonl"));
+    let peer = r#"{"kind":"time","cell":"decode/demo/1x100","by":"a peer","mode":"events","sets":1,"cold":false,"times_us":[5.0,6.0]}"#;
+    std::fs::write(&peers, format!("{{\"kind\":\"ready\",\"versions\":[\"peer 1.0\"]}}\n{peer}\n"))
+        .expect("written");
+    let report = json(&[
+        "bench",
+        "all",
+        "--quick",
+        "--device",
+        "cpu",
+        "--json",
+        "--html",
+        page.to_str().expect("UTF-8"),
+        "--peers",
+        peers.to_str().expect("UTF-8"),
+    ]);
+    let results = report["results"].as_array().expect("results");
+    // Attention, decode, append, four products in three formats; and the peer's.
+    assert_eq!((results.len(), report["failures"].as_array().map(Vec::len)), (3 + 12 + 1, Some(0)));
+    assert!(results.iter().all(|row| row["fraction"].as_f64() > Some(0.0)), "{results:?}");
+    assert_eq!(results.iter().filter(|row| row["by"] == "a peer").count(), 1);
+    assert_eq!(report["end_to_end"].as_array().map(Vec::len), Some(3));
+    let page = std::fs::read_to_string(page).expect("a page");
+    assert!(page.contains("Roofline") && page.contains("Whole models") && page.contains("peer 1.0"));
+    let output = tilewright(&["bench", "kv", "--quick", "--device", "cpu", "--preset", "qwen3-0.6b"]);
+    let text = String::from_utf8(output.stdout).expect("UTF-8");
+    let row = text.lines().find(|line| line.starts_with("rope_append/qwen3-0.6b/64 ")).expect("a row");
+    assert!(row.contains(" memory ") || row.contains(" compute "), "{row}");
+}
+
+#[test]
+fn the_machine_is_examined() {
+    let report = json(&["doctor", "--device", "cpu", "--json"]);
+    assert_eq!(report["passed"], true);
+    let checks = report["checks"].as_array().expect("checks");
+    let verdict =
+        |what: &str| checks.iter().find(|check| check["what"] == what).map(|check| check["verdict"].clone());
+    for what in ["CPU", "demo models", "CPU: attention", "CPU: linear", "CPU: sample"] {
+        assert_eq!(verdict(what), Some("ok".into()), "{what}");
+    }
+    // A GPU that was asked for and isn't there is a fault.
+    let output = tilewright(&["doctor", "--device", "cuda:4000"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("FAILED"));
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    assert_refused(
+        &["bench", "gemm", "--rows", "0", "--device", "cpu"],
+        &["rows: expected 1 to 4194304, found 0"],
+    );
+    assert_refused(&["bench", "kv", "--seq", "99999999999"], &["seq: expected 1 to"]);
+    assert_refused(&["bench", "kv", "--preset", "gpt-9", "--device", "cpu"], &["preset: expected one of"]);
+    assert_refused(&["bench", "everything"], &["everything"]);
+    assert_refused(&["bench", "kv", "--quick", "--device", "cpu", "--peers", "no/such"], &["no/such"]);
+    assert_refused(&["bench", "kv", "--iters", "0"], &["--iters"]);
+    assert_refused(&["ladder", "-m", "no/such", "--device", "cpu", "--quick"], &["no/such"]);
+}
