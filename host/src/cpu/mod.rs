@@ -6,6 +6,7 @@ mod attention;
 mod attention_tile;
 mod buffer;
 mod cache;
+mod encoders;
 mod isa;
 mod layers;
 mod linear;
