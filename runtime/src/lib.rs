@@ -27,6 +27,7 @@
 //! | [`sampling`] | how the next token is chosen |
 //! | [`generate`] | a request and the stream of its tokens |
 //! | [`engine`] | many requests at once |
+//! | [`encoder`] | texts to vectors, images to classes |
 //! | [`doctor`] | whether a checkpoint is what it says |
 //! | [`eval`], [`verify`] | how good, and how right, a checkpoint's answers are |
 #![warn(missing_docs)]
@@ -36,6 +37,7 @@ pub mod checkpoint;
 pub mod config;
 mod device;
 pub mod doctor;
+pub mod encoder;
 pub mod engine;
 mod error;
 pub mod eval;
@@ -49,6 +51,7 @@ pub mod tokenizer;
 pub mod verify;
 
 pub use device::DeviceChoice;
+pub use encoder::{EmbedOptions, Embedder, Embeddings, ImageClassifier, Pooling};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use front::Model;

@@ -31,8 +31,11 @@ impl Tokenizer {
             return Ok(None);
         }
         let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
-        let inner = tokenizers::Tokenizer::from_bytes(&bytes)
-            .map_err(|error| Error::file(&path, "contents", "a tokenizer", error))?;
+        let unusable = |error: tokenizers::Error| Error::file(&path, "contents", "a tokenizer", error);
+        let mut inner = tokenizers::Tokenizer::from_bytes(&bytes).map_err(unusable)?;
+        // Some files ask for padding or cutting, as a batch of training wants them. A text is all of itself, and nothing else.
+        inner.with_padding(None);
+        inner.with_truncation(None).map_err(unusable)?;
         let mut tokenizer = Tokenizer { inner, bos: None };
         let config_path = dir.join("tokenizer_config.json");
         if config_path.exists() {
