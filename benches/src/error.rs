@@ -33,6 +33,20 @@ pub enum Error {
     /// The device refused something.
     #[error(transparent)]
     Device(#[from] tilewright_host::Error),
+    /// The engine refused something.
+    #[error(transparent)]
+    Model(#[from] tilewright::Error),
+    /// No shape is called so.
+    #[error("no shape '{name}'; there are {known}")]
+    UnknownShape {
+        /// As asked for.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// Numbers of a run that make no sense.
+    #[error("{0}")]
+    Plan(&'static str),
     /// A file could not be read or written.
     #[error("{}: {source}", path.display())]
     File {

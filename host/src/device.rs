@@ -134,6 +134,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     type Step: Send;
     /// f32 logits, `[rows, vocab]`.
     type Logits: Send;
+    /// What is kept of steps, so that steps like them take less: of one model, cache and set of activations.
+    type Replays: Default + Send;
 
     /// The device in words: name, threads or compute capability, memory.
     fn describe(&self) -> String;
@@ -150,6 +152,14 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn matrix(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix>;
     /// Takes quantised weights over, in the device's own packing: an operand of every product that a matrix is.
     fn quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix>;
+    /// Takes over what [`Device::linear_gated`] multiplies by: the rows of a gate, then as many of what it gates, in the device's own order.
+    fn gated(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix> {
+        self.matrix(weights)
+    }
+    /// As [`Device::gated`], of quantised weights.
+    fn gated_quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix> {
+        self.quantized(weights)
+    }
     /// Takes a vector over.
     fn vector(&self, values: &[f32]) -> Result<Self::Vector>;
     /// Tabulates `cos(p * f) * attention_factor` and the sine for positions below `max_position` and `head_dim / 2` frequencies.
@@ -163,6 +173,18 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn copy_pages(&self, cache: &mut Self::Cache, copies: &[(u32, u32)]) -> Result<()>;
     /// Brings a step's metadata over. Token ids must be below the vocabulary, positions below the rope's.
     fn step(&self, batch: &Batch) -> Result<Self::Step>;
+    /// Brings a step's metadata over and does `work` with it, or has done what the same work did for an earlier step like it. So `work`
+    /// asks for the same operations, over the same tensors and the same cache, whenever `replays` are the same, and for none that waits.
+    fn run_step<E: From<crate::Error>>(
+        &self,
+        batch: &Batch,
+        _replays: &mut Self::Replays,
+        mut work: impl FnMut(&Self::Step) -> Result<(), E>,
+    ) -> Result<(), E> {
+        work(&self.step(batch)?)
+    }
+    /// Uses the first `rows` of logits, which a step that was replayed has written.
+    fn set_logit_rows(&self, logits: &mut Self::Logits, rows: usize) -> Result<()>;
 
     /// `out[i] = table[ids[i]]` for the step's token ids.
     fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()>;
@@ -212,6 +234,17 @@ pub trait Device: Send + Sync + Sized + 'static {
         bias: Option<&Self::Vector>,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+    /// `out = silu(x * gate^T) * (x * up^T)` of a matrix of both that [`Device::gated`] made; `gate_up` is room for the products.
+    fn linear_gated(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        gate_up: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.linear(x, w, None, gate_up)?;
+        self.silu_mul(gate_up, out)
+    }
     /// `residual += x * w^T (+ bias)`.
     fn linear_residual(
         &self,

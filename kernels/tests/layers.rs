@@ -58,7 +58,7 @@ fn silu_mul_gates() {
     let x: Vec<f32> = Noise::new(3).bf16s(rows * 2 * inter).iter().map(|v| v * 8.0).collect();
     let mut b = Bench::new();
     let (g_x, out) = (b.bf16(&x), b.empty(rows * inter * 2));
-    let params = SiluMul { gate_up: g_x, out, rows: rows as u32, inter: inter as u32 };
+    let params = SiluMul { gate_up: g_x, out, rows: rows as u32, inter: inter as u32, ..SiluMul::default() };
     b.launch(&silu_mul::SILU_MUL, [rows as u32, 1, 1], params);
     let want: Vec<f32> = (0..rows * inter)
         .map(|i| {
@@ -205,7 +205,8 @@ fn argmax_of_ties_nan_and_infinities() {
     ];
     for (logits, want) in cases {
         let mut b = Bench::new();
-        let params = Argmax { logits: b.words(logits), out: b.empty(4), rows: 1, cols: logits.len() as u32 };
+        let (logits, cols) = (b.words(logits), logits.len() as u32);
+        let params = Argmax { logits, out: b.empty(4), rows: 1, cols, ..Argmax::default() };
         b.launch(&argmax::ARGMAX, [1, 1, 1], params);
         assert_eq!(b.read::<u32>(params.out, 1), [*want]);
     }

@@ -1,6 +1,7 @@
 //! Tensors of a safetensors checkpoint, one file or sharded, mapped into memory.
 
 mod integers;
+mod random;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};

@@ -74,6 +74,39 @@ impl Model {
         })
     }
 
+    /// A model of a shape, with random weights: for measurements of speed and memory, which don't depend on what weights say. It has
+    /// no tokenizer; prompts are token ids.
+    ///
+    /// # Errors
+    /// A quantisation other than symmetric GPTQ of four bits; a device that isn't there or has no room.
+    pub fn random(config: ModelConfig, seed: u64, device: DeviceChoice) -> Result<Model> {
+        Model::of_random(config, seed, |config, checkpoint| {
+            device::load(device, config, checkpoint, &mut |_, _| {})
+        })
+    }
+
+    /// As [`Model::random`], on a device of the caller's that rounds activations to bf16.
+    ///
+    /// # Errors
+    /// As [`Model::random`].
+    pub fn random_on<D: Device>(config: ModelConfig, seed: u64, device: Arc<D>) -> Result<Model> {
+        Model::of_random(config, seed, |config, checkpoint| {
+            let engine = device::engine(device, config, checkpoint, &mut |_, _| {})?;
+            Ok(Loaded { engine, computes_in_f32: false, no_gpu: None })
+        })
+    }
+
+    fn of_random(
+        config: ModelConfig,
+        seed: u64,
+        load: impl FnOnce(ModelConfig, &Checkpoint) -> Result<Loaded>,
+    ) -> Result<Model> {
+        let checkpoint = Checkpoint::random(&config, seed)?;
+        let Loaded { engine, computes_in_f32, no_gpu } = load(config.clone(), &checkpoint)?;
+        let dir = checkpoint.dir().to_path_buf();
+        Ok(Model { dir, config, tokenizer: None, engine, computes_in_f32, no_gpu })
+    }
+
     /// A model of what a folder holds and the engine made of it.
     fn assemble(
         dir: &Path,
@@ -206,6 +239,41 @@ mod tests {
         assert!(sequence.choose(&greedy, 0).is_ok());
         sequence.clear();
         assert!(sequence.choose(&greedy, 0).is_err());
+    }
+
+    #[test]
+    fn random_weights_are_a_model_of_their_shape() {
+        let shape = |quantised: bool| {
+            let json = serde_json::json!({
+                "model_type": "qwen3", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96,
+                "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+                "max_position_embeddings": 64, "attention_bias": true, "tie_word_embeddings": quantised,
+                "quantization_config": quantised.then(|| serde_json::json!({
+                    "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": true,
+                })),
+            });
+            ModelConfig::from_json("a test", &json.to_string()).expect("a shape")
+        };
+        for quantised in [false, true] {
+            let logits = |seed| {
+                let model = Model::random(shape(quantised), seed, DeviceChoice::Cpu).expect("a model");
+                let mut sequence = model.sequence(8).expect("a sequence");
+                let mut logits = Vec::new();
+                sequence.feed_all(&[5, 9, 2], &mut |_, row| logits.extend_from_slice(row)).expect("fed");
+                logits
+            };
+            let first = logits(1);
+            assert_eq!(first.len(), 3 * 96);
+            assert!(
+                first.iter().all(|logit| logit.is_finite()) && first.iter().any(|&logit| logit != first[0])
+            );
+            assert_eq!(first, logits(1));
+            assert_ne!(first, logits(2));
+        }
+        let mut awq = shape(true);
+        awq.quantization.as_mut().expect("there is one").symmetric = false;
+        let error = Model::random(awq, 1, DeviceChoice::Cpu).err().expect("refused").to_string();
+        assert!(error.starts_with("random weights: quantization_config: expected symmetric GPTQ"), "{error}");
     }
 
     #[test]

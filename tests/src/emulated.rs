@@ -10,7 +10,7 @@ use std::{
 
 use tilewright_host::{
     Error, Result,
-    gpu::{Driver, GpuInfo},
+    gpu::{Driver, GpuInfo, Launch as Recorded},
 };
 use tilewright_kernels::{
     abi::{KernelSpec, TensorMap, TensorMapSpec},
@@ -28,6 +28,8 @@ pub struct Emulated {
     device: Arc<Mutex<Device>>,
     allocated_bytes: Arc<AtomicUsize>,
     launched: Mutex<Vec<Launched>>,
+    replayed: Mutex<Vec<usize>>,
+    has_graphs: bool,
     one_launch: bool,
 }
 
@@ -103,6 +105,8 @@ impl Emulated {
             device: Arc::new(Mutex::new(Device::new())),
             allocated_bytes: Arc::default(),
             launched: Mutex::default(),
+            replayed: Mutex::default(),
+            has_graphs: true,
             one_launch: false,
         }
     }
@@ -121,6 +125,12 @@ impl Emulated {
         self
     }
 
+    /// The same, without graphs: every launch is made as it comes.
+    #[must_use]
+    pub fn without_graphs(self) -> Emulated {
+        Emulated { has_graphs: false, ..self }
+    }
+
     /// The same, refusing to go on after the first launch: for those who want that launch and nothing that follows it.
     #[must_use]
     pub fn for_one_launch(self) -> Emulated {
@@ -136,6 +146,11 @@ impl Emulated {
     /// Bytes of all that is allocated now.
     pub fn allocated_bytes(&self) -> usize {
         self.allocated_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Of the graphs replayed since the last call, how many launches each has.
+    pub fn take_replayed(&self) -> Vec<usize> {
+        std::mem::take(&mut lock(&self.replayed))
     }
 
     /// The launches since the last call that went well.
@@ -169,6 +184,7 @@ fn thread_seconds() -> Option<f64> {
 
 impl Driver for Emulated {
     type Buffer = EmulatedBuffer;
+    type Graph = Vec<Recorded>;
 
     fn info(&self) -> &GpuInfo {
         &self.info
@@ -240,6 +256,18 @@ impl Driver for Emulated {
         let done = Launched { kernel: spec.name, grid, threads: spec.threads, report, seconds };
         lock(&self.launched).push(done);
         Ok(())
+    }
+
+    unsafe fn graph(&self, launches: &[Recorded]) -> Result<Option<Vec<Recorded>>> {
+        Ok(self.has_graphs.then(|| launches.to_vec()))
+    }
+
+    unsafe fn replay(&self, graph: &Vec<Recorded>) -> Result<()> {
+        lock(&self.replayed).push(graph.len());
+        graph.iter().try_for_each(|Recorded { spec, grid, params }| {
+            // SAFETY: the emulator checks every access.
+            unsafe { self.launch(spec, *grid, params) }
+        })
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -8,6 +8,7 @@ mod gpu_device {
     pub mod errors;
     pub mod models;
     pub mod products;
+    pub mod replay;
     pub mod serving;
     pub mod setup;
 }

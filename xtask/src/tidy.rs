@@ -25,7 +25,7 @@ const MAY_DEPEND: &[(&str, &[&str])] = &[
     // The tests' library lends it the emulator, to prove off a GPU that what it times is checked.
     (
         "tilewright-benches",
-        &["tilewright-host", "tilewright-kernels", "tilewright-reference", "tilewright-tests"],
+        &["tilewright", "tilewright-host", "tilewright-kernels", "tilewright-reference", "tilewright-tests"],
     ),
 ];
 

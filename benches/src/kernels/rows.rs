@@ -1,11 +1,16 @@
-//! The kernels that work row by row, a block a row.
+//! The kernels that work row by row, a block a row or a few.
 
 use tilewright_host::{
     Result,
     gpu::{Driver, GpuInfo},
 };
 use tilewright_kernels::{
-    abi, argmax::ARGMAX, gather_rows::GATHER_ROWS, rms_norm::RMS_NORM, sample::SAMPLE, silu_mul::SILU_MUL,
+    abi,
+    argmax::{self, ARGMAX},
+    gather_rows::GATHER_ROWS,
+    rms_norm::RMS_NORM,
+    sample::SAMPLE,
+    silu_mul::{self, SILU_MUL},
 };
 
 use super::Kernel;
@@ -21,9 +26,14 @@ pub const EPS: f32 = 1e-5;
 /// Rows of the table that `gather_rows` looks up in, for each row it brings: the table is larger than what is read of it.
 const TABLE_ROWS_PER_ROW: usize = 4;
 
-/// A `Kernel` for one variant of `Problem`, a grid of one block a row.
+/// One block a row.
+fn whole(_: u32) -> u32 {
+    1
+}
+
+/// A `Kernel` for one variant of `Problem`, a grid of so many blocks a row of those columns.
 macro_rules! row_kernel {
-    ($(#[$doc:meta])* $kernel:ident, $name:literal, $spec:expr, |$prepared:ident, $rows:ident, $seed:ident| $params:expr) => {
+    ($(#[$doc:meta])* $kernel:ident, $name:literal, $spec:expr, $parts:expr, |$prepared:ident, $rows:ident, $seed:ident| $params:expr) => {
         $(#[$doc])*
         pub struct $kernel;
 
@@ -41,7 +51,8 @@ macro_rules! row_kernel {
                 if let Problem::$kernel($rows) = *problem {
                     let $prepared = &mut prepared;
                     let params = $params;
-                    prepared.launch($spec, [$rows.rows as u32, 1, 1], &params);
+                    let parts: fn(u32) -> u32 = $parts;
+                    prepared.launch($spec, [$rows.rows as u32, parts($rows.cols as u32), 1], &params);
                 }
                 Ok(prepared)
             }
@@ -51,7 +62,7 @@ macro_rules! row_kernel {
 
 row_kernel!(
     /// With a residual. Buffers: `x`, `residual`, `weight`, `out`.
-    RmsNorm, "rms_norm", &RMS_NORM, |prepared, shape, seed| {
+    RmsNorm, "rms_norm", &RMS_NORM, whole, |prepared, shape, seed| {
         let Rows { rows, cols } = shape;
         abi::RmsNorm {
             x: prepared.random("x", Kind::Bf16, rows * cols, seed)?,
@@ -68,20 +79,21 @@ row_kernel!(
 
 row_kernel!(
     /// Buffers: `gate_up`, `out`.
-    SiluMul, "silu_mul", &SILU_MUL, |prepared, shape, seed| {
+    SiluMul, "silu_mul", &SILU_MUL, silu_mul::parts, |prepared, shape, seed| {
         let Rows { rows, cols } = shape;
         abi::SiluMul {
             gate_up: prepared.random("gate_up", Kind::Bf16, 2 * rows * cols, seed)?,
             out: prepared.output("out", rows * cols * 2)?,
             rows: rows as u32,
             inter: cols as u32,
+            ..abi::SiluMul::default()
         }
     }
 );
 
 row_kernel!(
     /// Buffers: `table`, `ids`, `out`.
-    GatherRows, "gather_rows", &GATHER_ROWS, |prepared, shape, seed| {
+    GatherRows, "gather_rows", &GATHER_ROWS, whole, |prepared, shape, seed| {
         let Rows { rows, cols } = shape;
         let table_rows = TABLE_ROWS_PER_ROW * rows;
         let mut ids = shuffled(table_rows, seed);
@@ -98,11 +110,13 @@ row_kernel!(
 
 row_kernel!(
     /// Buffers: `logits`, `out`.
-    Argmax, "argmax", &ARGMAX, |prepared, shape, seed| {
+    Argmax, "argmax", &ARGMAX, argmax::parts, |prepared, shape, seed| {
         let Rows { rows, cols } = shape;
         abi::Argmax {
             logits: prepared.random("logits", Kind::F32, rows * cols, seed)?,
             out: prepared.output("out", rows * 4)?,
+            partials: prepared.u32s("partials", vec![0; rows * argmax::parts(cols as u32) as usize * 4])?,
+            counters: prepared.u32s("counters", vec![0; rows])?,
             rows: rows as u32,
             cols: cols as u32,
         }
@@ -117,7 +131,7 @@ pub fn sample_row(row: usize) -> abi::SampleRow {
 
 row_kernel!(
     /// Top-k 50, then top-p 0.95. Buffers: `logits`, `out`.
-    Sample, "sample", &SAMPLE, |prepared, shape, seed| {
+    Sample, "sample", &SAMPLE, whole, |prepared, shape, seed| {
         let Rows { rows, cols } = shape;
         let settings: Vec<abi::SampleRow> = (0..rows).map(sample_row).collect();
         abi::Sample {

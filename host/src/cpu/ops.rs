@@ -41,6 +41,7 @@ impl Device for CpuDevice {
     type Cache = CpuCache;
     type Step = CpuStep;
     type Logits = CpuLogits;
+    type Replays = ();
 
     fn describe(&self) -> String {
         let rounding = match self.precision {
@@ -321,6 +322,10 @@ impl Device for CpuDevice {
             unsafe { out.slice(row * stride, x.cols()) }.copy_from_slice(x.row(source as usize));
         }
         Ok(())
+    }
+
+    fn set_logit_rows(&self, logits: &mut CpuLogits, rows: usize) -> Result<()> {
+        logits.0.set_rows(rows)
     }
 
     fn project_logits(&self, x: &CpuTensor, w: &CpuMatrix, out: &mut CpuLogits) -> Result<()> {

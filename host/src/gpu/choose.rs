@@ -1,13 +1,34 @@
 //! Choosing tokens from logits, and logits on their way to the host.
 
 use bytemuck::{Zeroable, cast_slice, cast_slice_mut};
-use tilewright_kernels::{abi, argmax::ARGMAX, sample::SAMPLE};
+use tilewright_kernels::{
+    abi,
+    argmax::{self, ARGMAX},
+    sample::SAMPLE,
+};
 
 use super::{
     Driver, GpuDevice, GpuLogits,
+    scratch::{self, Scratch},
     storage::{WORD, dim, require},
 };
 use crate::{Error, Result, SampleRow};
+
+/// Bytes that a block of a row leaves for the last one.
+const PARTIAL_BYTES: usize = 16;
+
+/// What launches of `argmax` use one after the other: findings of blocks, and counters that every launch leaves zero.
+pub(super) struct ChooseScratch<Dr: Driver> {
+    partials: Scratch<Dr>,
+    counters: Scratch<Dr>,
+}
+
+impl<Dr: Driver> Default for ChooseScratch<Dr> {
+    fn default() -> Self {
+        let [partials, counters] = std::array::from_fn(|_| Scratch::new("argmax", "the parts of rows"));
+        Self { partials, counters }
+    }
+}
 
 impl<Dr: Driver> GpuDevice<Dr> {
     pub(super) fn launch_argmax(&self, logits: &GpuLogits<Dr>) -> Result<Vec<u32>> {
@@ -50,9 +71,16 @@ impl<Dr: Driver> GpuDevice<Dr> {
     fn argmax_rows(&self, logits: &GpuLogits<Dr>) -> Result<Vec<u32>> {
         let (rows, cols) = (dim("argmax", "rows", logits.rows)?, dim("argmax", "vocab", logits.vocab)?);
         let (buffer, out) = self.allocate("argmax", &[logits.rows, WORD], "tokens")?;
-        let params = abi::Argmax { logits: logits.address, out, rows, cols };
-        // SAFETY: `logits` is `[rows, cols]` and `out` `[rows]`.
-        unsafe { self.launch(&ARGMAX, [rows, 1, 1], params)? };
+        let parts = argmax::parts(cols);
+        let mut held = scratch::lock(&self.choose_scratch);
+        let partials = held.partials.at_least(self, logits.rows * parts as usize * PARTIAL_BYTES, false)?;
+        let counters = held.counters.at_least(self, logits.rows * WORD, true)?;
+        let params = abi::Argmax { logits: logits.address, out, partials, counters, rows, cols };
+        // SAFETY: `logits` is `[rows, cols]`, `out` `[rows]`, scratch as large as the parameters say, and counters are zero: fresh
+        // ones are, and launches leave them so. Launches that share scratch follow each other on one stream; the lock is held until
+        // this one is in it.
+        unsafe { self.launch(&ARGMAX, [rows, parts, 1], params)? };
+        drop(held);
         self.tokens(&buffer, logits.rows)
     }
 

@@ -1,15 +1,18 @@
-use std::sync::Mutex;
+use std::sync::{Mutex, atomic::AtomicU64};
 
 use half::bf16;
 
 use super::{
     Driver, GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuStep, GpuTensor, GpuVector,
+    choose::ChooseScratch,
     decode::DecodeScratch,
     gemm::GemmScratch,
+    replay::{GpuReplays, Recording},
     storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Gelu, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Result, RopeAppend,
+    SampleRow,
 };
 
 /// A device of kernel launches over a [`Driver`].
@@ -23,13 +26,24 @@ pub struct GpuDevice<Dr: Driver> {
     // Before the driver, which must outlive it.
     pub(super) decode_scratch: Mutex<DecodeScratch<Dr>>,
     pub(super) gemm_scratch: Mutex<GemmScratch<Dr>>,
+    pub(super) choose_scratch: Mutex<ChooseScratch<Dr>>,
+    /// How often scratch has moved: launches recorded before name memory that is gone.
+    pub(super) scratch_moves: AtomicU64,
+    pub(super) recording: Recording,
     pub(super) driver: Dr,
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
     /// A device over `driver`.
     pub fn new(driver: Dr) -> Self {
-        Self { decode_scratch: Mutex::default(), gemm_scratch: Mutex::default(), driver }
+        Self {
+            decode_scratch: Mutex::default(),
+            gemm_scratch: Mutex::default(),
+            choose_scratch: Mutex::default(),
+            scratch_moves: AtomicU64::default(),
+            recording: Recording::default(),
+            driver,
+        }
     }
 
     /// What the device runs on.
@@ -46,6 +60,7 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
     type Cache = GpuCache<Dr>;
     type Step = GpuStep<Dr>;
     type Logits = GpuLogits<Dr>;
+    type Replays = GpuReplays<Dr>;
 
     fn describe(&self) -> String {
         let info = self.driver.info();
@@ -77,6 +92,14 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         self.make_quantized(weights)
     }
 
+    fn gated(&self, weights: &HostMatrix<'_>) -> Result<Self::Matrix> {
+        self.make_gated(weights)
+    }
+
+    fn gated_quantized(&self, weights: &HostQuantized) -> Result<Self::Matrix> {
+        self.make_gated_quantized(weights)
+    }
+
     fn vector(&self, values: &[f32]) -> Result<Self::Vector> {
         self.make_vector(values)
     }
@@ -99,6 +122,19 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn step(&self, batch: &Batch) -> Result<Self::Step> {
         self.make_step(batch)
+    }
+
+    fn run_step<E: From<Error>>(
+        &self,
+        batch: &Batch,
+        replays: &mut GpuReplays<Dr>,
+        work: impl FnMut(&GpuStep<Dr>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.run_or_replay(batch, replays, work)
+    }
+
+    fn set_logit_rows(&self, logits: &mut GpuLogits<Dr>, rows: usize) -> Result<()> {
+        logits.resize("set_logit_rows", rows)
     }
 
     fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()> {
@@ -163,6 +199,16 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         out: &mut Self::Tensor,
     ) -> Result<()> {
         self.launch_linear(x, w, bias, out)
+    }
+
+    fn linear_gated(
+        &self,
+        x: &Self::Tensor,
+        w: &Self::Matrix,
+        gate_up: &mut Self::Tensor,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_linear_gated(x, w, gate_up, out)
     }
 
     fn linear_residual(

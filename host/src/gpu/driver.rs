@@ -15,11 +15,24 @@ pub struct GpuInfo {
     pub memory_bytes: u64,
 }
 
+/// One launch, to be made later.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Launch {
+    /// The kernel.
+    pub spec: &'static KernelSpec,
+    /// Blocks.
+    pub grid: [u32; 3],
+    /// Its parameter block.
+    pub params: Vec<u8>,
+}
+
 /// The little a GPU device needs from below: memory, copies and launches, in order on one stream. CUDA is one; the test suite's
 /// emulator is another, so that the very launches can be checked without a GPU.
 pub trait Driver: Send + Sync + 'static {
     /// An allocation, freed on drop, 256-byte aligned.
     type Buffer: Send + Sync;
+    /// Launches that are made as one.
+    type Graph: Send;
 
     /// What the driver runs on.
     fn info(&self) -> &GpuInfo;
@@ -43,6 +56,16 @@ pub trait Driver: Send + Sync + 'static {
     /// # Safety
     /// `params` are those of this kernel and what they address is large enough.
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()>;
+    /// Prepares launches, to be made in this order as often as [`Driver::replay`] is called; nothing where the driver can't.
+    ///
+    /// # Safety
+    /// As [`Driver::launch`], for every replay.
+    unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<Self::Graph>>;
+    /// Makes the launches of a graph.
+    ///
+    /// # Safety
+    /// What [`Driver::graph`] was promised holds still.
+    unsafe fn replay(&self, graph: &Self::Graph) -> Result<()>;
     /// Waits for all before it.
     fn synchronize(&self) -> Result<()>;
 }

@@ -10,6 +10,7 @@ use tilewright_kernels::{
 
 use super::{
     Driver, GpuDevice, GpuMatrix, GpuStep, GpuTensor, GpuVector,
+    step::End,
     storage::{Stored, dim, require},
 };
 use crate::{Gelu, Result};
@@ -28,6 +29,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             let numbers = matches!(matrix.stored, Stored::Bf16(_));
             require(numbers, op, "tables", "rows of numbers", "tiles of 4 bits")?;
         }
+        step.note(End::Ids, table.rows);
+        step.note(End::Positions, places.rows);
         for (what, end, rows) in
             [("token ids", plan.ids_end, table.rows), ("positions", plan.positions_end, places.rows)]
         {

@@ -9,14 +9,15 @@ use tilewright_kernels::{
     gather_rows::GATHER_ROWS,
     rms_norm::RMS_NORM,
     rope_append,
-    silu_mul::SILU_MUL,
+    silu_mul::{self, SILU_MUL},
 };
 
 use super::{
     Driver, GpuCache, GpuDevice, GpuMatrix, GpuStep, GpuTensor, GpuVector,
     decode::Planes,
     select::MAX_GRID_Y,
-    storage::{Stored, dim, require},
+    step::End,
+    storage::{BF16, Stored, dim, require},
 };
 use crate::{AttentionSpec, Result, RopeAppend};
 
@@ -33,6 +34,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
         params: P,
     ) -> Result<()> {
         if grid.contains(&0) {
+            return Ok(());
+        }
+        if self.recording.takes(spec, grid, bytes_of(&params)) {
             return Ok(());
         }
         // SAFETY: the caller's promise.
@@ -54,6 +58,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     ) -> Result<()> {
         let plan = &step.plan;
         require(out.cols == table.cols, "embed", "columns of out", table.cols, out.cols)?;
+        step.note(End::Ids, table.rows);
         require(
             plan.ids_end <= table.rows,
             "embed",
@@ -113,10 +118,29 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let op = "silu_mul";
         require(gate_up.cols == 2 * out.cols, op, "columns of gate_up", 2 * out.cols, gate_up.cols)?;
         out.resize(op, "out", gate_up.rows, gate_up.generated)?;
-        let (rows, inter) = (dim(op, "rows", gate_up.rows)?, dim(op, "cols", out.cols)?);
-        let params = abi::SiluMul { gate_up: gate_up.address, out: out.address, rows, inter };
+        self.silu_mul_rows(gate_up, out, 0, false)
+    }
+
+    /// Rows from `first` on; `out` has the rows of `gate_up` and half of its columns, as the callers checked.
+    pub(super) fn silu_mul_rows(
+        &self,
+        gate_up: &GpuTensor<Dr>,
+        out: &GpuTensor<Dr>,
+        first: usize,
+        is_paired: bool,
+    ) -> Result<()> {
+        let op = "silu_mul";
+        let (rows, inter) = (dim(op, "rows", gate_up.rows - first)?, dim(op, "cols", out.cols)?);
+        let params = abi::SiluMul {
+            gate_up: gate_up.address + (first * gate_up.cols * BF16) as u64,
+            out: out.address + (first * out.cols * BF16) as u64,
+            rows,
+            inter,
+            paired: u32::from(is_paired),
+            reserved: 0,
+        };
         // SAFETY: `gate_up` is `[rows, 2 * inter]` and `out` `[rows, inter]`, as checked above.
-        unsafe { self.launch(&SILU_MUL, [rows, 1, 1], params) }
+        unsafe { self.launch(&SILU_MUL, [rows, silu_mul::parts(inter), 1], params) }
     }
 
     pub(super) fn launch_rope_append(
@@ -133,9 +157,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
         require(qkv.rows == plan.tokens, op, "rows of qkv", plan.tokens, qkv.rows)?;
         require(q.cols == q_heads * spec.head_dim, op, "columns of q", q_heads * spec.head_dim, q.cols)?;
         require(rope.head_dim == spec.head_dim, op, "rope", spec.head_dim, rope.head_dim)?;
+        step.note(End::Positions, rope.max_position);
         let positions = || format!("below {}", rope.max_position);
         require(plan.positions_end <= rope.max_position, op, "positions", positions(), plan.positions_end)?;
         let slots = spec.pages * spec.page_size;
+        step.note(End::Slots, slots);
         require(plan.slots_end <= slots, op, "slots", format!("below {slots}"), plan.slots_end)?;
         let mut params = abi::RopeAppend { eps: 0.0, ..Zeroable::zeroed() };
         if let Some((q_norm, k_norm, eps)) = qk_norm {
@@ -191,6 +217,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         require(q.rows == plan.tokens, op, "rows of q", plan.tokens, q.rows)?;
         require(out.cols == q.cols, op, "columns of out", q.cols, out.cols)?;
         let (pages, page_size) = (held.pages, dim(op, "page_size", held.page_size)?);
+        step.note(End::Pages, pages);
+        step.note(End::PageSize, held.page_size);
         require(plan.pages_end <= pages, op, "pages", format!("below {pages}"), plan.pages_end)?;
         require(
             plan.min_page_size <= page_size,

@@ -8,8 +8,10 @@
 //! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `encoders` | what models without rotary positions and gates need beside that: layer norms, activations, learned positions |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
+//! | `gated` | gates and what they gate, in turn, for the products that join them |
 //! | `gemm` | matrix products: which kernel computes which rows, the launches |
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
+//! | `replay` | steps like earlier ones, whose launches are made as one |
 //! | `quantized` | how quantised weights are kept |
 //! | [`select_tile`] | which tile of the baseline's GEMM a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
@@ -24,11 +26,13 @@ mod decode;
 mod device;
 mod driver;
 mod encoders;
+mod gated;
 mod gemm;
 mod launch;
 mod pages;
 mod prefill;
 mod quantized;
+mod replay;
 mod scratch;
 mod select;
 mod step;
@@ -36,6 +40,7 @@ mod storage;
 
 pub use device::GpuDevice;
 pub use driver::*;
+pub use replay::GpuReplays;
 pub use select::select_tile;
 pub use step::GpuStep;
 pub use storage::{GpuCache, GpuLogits, GpuMatrix, GpuRope, GpuTensor, GpuVector};

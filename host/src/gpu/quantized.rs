@@ -38,7 +38,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         self.make_matrix(&HostMatrix { parts, cols: weights.cols(), dtype: DType::Bf16 })
     }
 
-    fn make_int4(&self, part: &QuantizedPart, group_size: usize) -> Result<GpuMatrix<Dr>> {
+    pub(super) fn make_int4(&self, part: &QuantizedPart, group_size: usize) -> Result<GpuMatrix<Dr>> {
         let scales_f16 = part.scale_type == DType::F16;
         let scales: Vec<u16> = part
             .scales
@@ -60,12 +60,12 @@ impl<Dr: Driver> GpuDevice<Dr> {
         self.upload(&buffer, 0, &packed.bytes)?;
         let Packed { tile_bytes, steps, groups, zeros, .. } = packed;
         let stored = Stored::Int4(Int4 { groups, tile_bytes, steps, zeros, scales_f16 });
-        Ok(GpuMatrix { _buffer: buffer, address, rows: part.rows, cols: part.cols, stored })
+        Ok(GpuMatrix { _buffer: buffer, address, rows: part.rows, cols: part.cols, stored, is_paired: false })
     }
 }
 
 /// The group size that a part is packed with, if the kernel takes it.
-fn group_in_tiles(part: &QuantizedPart) -> Option<usize> {
+pub(super) fn group_in_tiles(part: &QuantizedPart) -> Option<usize> {
     // One scale a row is one for each of its tiles.
     let group_size = if part.group == part.cols { part.cols.next_multiple_of(TILE_COLS) } else { part.group };
     let taken = part.bits == CodeBits::Four

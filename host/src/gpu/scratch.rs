@@ -1,6 +1,6 @@
 //! Memory that launches use one after the other, grown to the largest.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering};
 
 use super::{Driver, GpuDevice};
 use crate::Result;
@@ -30,6 +30,7 @@ impl<Dr: Driver> Scratch<Dr> {
         if zeros {
             device.driver.zero(&buffer)?;
         }
+        device.scratch_moves.fetch_add(1, Ordering::Relaxed);
         self.buffer = Some((buffer, address));
         self.bytes = bytes;
         Ok(address)

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::{
     Driver, GpuDevice,
     decode::DecodeWork,
@@ -9,12 +11,44 @@ use crate::{Batch, Result};
 
 /// A batch's metadata on the device: one allocation, brought over by one copy.
 pub struct GpuStep<Dr: Driver> {
-    _buffer: Dr::Buffer,
+    buffer: Dr::Buffer,
     address: u64,
     pub(super) plan: StepPlan,
+    limits: Limits,
+}
+
+/// What the numbers of a step must not exceed, as its operations found: a step that is replayed doesn't come by their checks.
+struct Limits([AtomicUsize; 5]);
+
+/// A number of a step that operations check, in the order of [`StepPlan::ends`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Ids,
+    Positions,
+    Slots,
+    Pages,
+    PageSize,
 }
 
 impl<Dr: Driver> GpuStep<Dr> {
+    /// Notes what an operation checks.
+    pub(super) fn note(&self, end: End, limit: usize) {
+        self.limits.0[end as usize].fetch_min(limit, Ordering::Relaxed);
+    }
+
+    /// Whether a plan keeps within all that operations noted of this step.
+    pub(super) fn admits(&self, plan: &StepPlan) -> bool {
+        let ends = plan.ends();
+        self.limits.0.iter().zip(ends).all(|(limit, end)| end <= limit.load(Ordering::Relaxed))
+    }
+
+    /// Gives the step another batch's metadata, of the same shape.
+    pub(super) fn rewrite(&mut self, device: &GpuDevice<Dr>, plan: StepPlan, words: &[u32]) -> Result<()> {
+        device.upload(&self.buffer, 0, bytemuck::cast_slice(words))?;
+        self.plan = plan;
+        Ok(())
+    }
+
     /// The device address of one of the plan's sections.
     pub(super) fn at(&self, section: Section) -> u64 {
         self.address + section.0 as u64
@@ -74,13 +108,48 @@ fn end(values: &[u32]) -> usize {
 }
 
 impl StepPlan {
+    /// What operations check, in the order of [`End`].
+    fn ends(&self) -> [usize; 5] {
+        let Self { ids_end, positions_end, slots_end, pages_end, min_page_size, .. } = *self;
+        [ids_end, positions_end, slots_end, pages_end, min_page_size as usize]
+    }
+
+    /// All that launches are made from, without what they only check: plans of one shape have the same launches.
+    pub(super) fn shape(&self) -> StepPlan {
+        StepPlan {
+            ids_end: 0,
+            positions_end: 0,
+            slots_end: 0,
+            pages_end: 0,
+            min_page_size: 0,
+            ..self.clone()
+        }
+    }
+
+    /// As [`StepPlan::new`], of a batch of generated tokens that is to be like others: block tables are as wide, and grids of decode
+    /// attention as large, as those of neighbouring lengths.
+    pub(super) fn rounded(batch: &Batch) -> Result<(StepPlan, Vec<u32>)> {
+        let pages = batch.spans.iter().map(|span| span.pages.len()).max().unwrap_or(0);
+        let (mut plan, words) = StepPlan::with_stride(batch, pages.next_power_of_two())?;
+        // Blocks past the last chunk find that there is none. Where no sequence has several, none needs scratch.
+        if plan.decode.items as usize > plan.decode.seqs {
+            let step = (plan.decode.items.next_power_of_two() / 8).max(1);
+            plan.decode.items = plan.decode.items.next_multiple_of(step);
+        }
+        Ok((plan, words))
+    }
+
     /// The plan of a batch, and the words that go to the device.
-    fn new(batch: &Batch) -> Result<(StepPlan, Vec<u32>)> {
+    pub(super) fn new(batch: &Batch) -> Result<(StepPlan, Vec<u32>)> {
+        StepPlan::with_stride(batch, batch.spans.iter().map(|span| span.pages.len()).max().unwrap_or(0))
+    }
+
+    /// As [`StepPlan::new`]; block tables have `stride` columns, as many as a sequence has pages or more.
+    fn with_stride(batch: &Batch, stride: usize) -> Result<(StepPlan, Vec<u32>)> {
         let tokens = batch.ids.len();
         check(batch)?;
         let generated = batch.generated_rows();
         let mut packer = Packer::default();
-        let stride = batch.spans.iter().map(|span| span.pages.len()).max().unwrap_or(0);
         let mut plan = StepPlan {
             ids: packer.push(batch.ids.iter().copied()),
             positions: packer.push(batch.positions.iter().copied()),
@@ -145,9 +214,15 @@ fn check(batch: &Batch) -> Result<()> {
 impl<Dr: Driver> GpuDevice<Dr> {
     pub(super) fn make_step(&self, batch: &Batch) -> Result<GpuStep<Dr>> {
         let (plan, words) = StepPlan::new(batch)?;
+        self.place_step(plan, &words)
+    }
+
+    /// Brings a plan's words over.
+    pub(super) fn place_step(&self, plan: StepPlan, words: &[u32]) -> Result<GpuStep<Dr>> {
         let (buffer, address) = self.allocate("step", &[words.len(), WORD], "a step's metadata")?;
-        self.upload(&buffer, 0, bytemuck::cast_slice(&words))?;
-        Ok(GpuStep { _buffer: buffer, address, plan })
+        self.upload(&buffer, 0, bytemuck::cast_slice(words))?;
+        let limits = Limits(std::array::from_fn(|_| AtomicUsize::new(usize::MAX)));
+        Ok(GpuStep { buffer, address, plan, limits })
     }
 }
 
@@ -195,6 +270,27 @@ mod tests {
         assert_eq!((plan.ids_end, plan.positions_end, plan.slots_end, plan.pages_end), (10, 10, 34, 5));
         assert_eq!((plan.min_page_size, plan.block_table_stride), (5, 2));
         assert_eq!((plan.generated, plan.generated_outputs), (2, 2));
+    }
+
+    #[test]
+    fn rounded_plans_of_neighbouring_lengths_have_one_shape() {
+        let plan = |lens: &[u32]| {
+            let mut batch = Batch::default();
+            for &len in lens {
+                let pages: Vec<u32> = (0..(len + 1).div_ceil(8)).collect();
+                batch.push_generated(&[len], len, &pages, 8, Outputs::Last);
+            }
+            let (plan, words) = StepPlan::rounded(&batch).expect("a valid batch");
+            (plan.shape(), words.len())
+        };
+        let ((a, a_words), (b, b_words)) = (plan(&[40, 60]), plan(&[33, 62]));
+        assert_eq!(a, b);
+        assert_eq!((a_words, a.block_table_stride, a.decode.items), (b_words, 8, 2));
+        assert_ne!(a, plan(&[40, 64]).0, "more pages");
+        assert_ne!(a, plan(&[40, 60, 1]).0, "more rows");
+        // Of 12 chunks in all the next 1/8 of a power of two is 12; of 17, 20.
+        assert_eq!(plan(&[4000, 1030, 7]).0.decode.items, 12);
+        assert_eq!(plan(&[4000, 4000, 7]).0.decode.items, 20);
     }
 
     #[test]

@@ -94,6 +94,8 @@ pub struct GpuMatrix<Dr: Driver> {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) stored: Stored,
+    /// Rows are eights of a gate and of what it gates in turn: an operand of `linear_gated` alone.
+    pub(super) is_paired: bool,
 }
 
 /// What a matrix is made of.
@@ -220,7 +222,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             offset += rows * cols * BF16;
         }
         let stored = Stored::Bf16(self.weight_maps(address, rows, cols)?);
-        Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored })
+        Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored, is_paired: false })
     }
 
     /// Uploads little-endian elements as bf16, rounded to nearest, ties to even, through one scratch of bounded size.

@@ -94,15 +94,17 @@ params! {
 }
 
 params! {
-    /// `out[i, j] = silu(gate_up[i, j]) * gate_up[i, inter + j]`.
+    /// `out[i, j] = silu(gate[i, j]) * up[i, j]`.
     pub struct SiluMul {
-        /// bf16 `[rows, 2 * inter]`.
+        /// bf16 `[rows, 2 * inter]`: all of a row's gates, then what they gate; or, if `paired`, eights of both in turn.
         pub gate_up: u64,
         /// bf16 `[rows, inter]`.
         pub out: u64,
         pub rows: u32,
         /// A multiple of 8.
         pub inter: u32,
+        pub paired: u32,
+        pub reserved: u32,
     }
 }
 

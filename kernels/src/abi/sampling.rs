@@ -4,12 +4,16 @@ use super::params;
 pub const INVALID_TOKEN: u32 = u32::MAX;
 
 params! {
-    /// The index of the largest logit of each row; the lowest index wins a tie. One block a row.
+    /// The index of the largest logit of each row; the lowest index wins a tie. Grid: `(rows, parts, 1)`.
     pub struct Argmax {
         /// f32 `[rows, cols]`.
         pub logits: u64,
         /// u32 `[rows]`, [`INVALID_TOKEN`] for a row with a NaN or without a finite logit.
         pub out: u64,
+        /// 16 bytes `[rows, parts]`, of more than one part: what blocks leave for the last of their row.
+        pub partials: u64,
+        /// u32 `[rows]`, of more than one part: zeros, which every launch leaves zero.
+        pub counters: u64,
         pub rows: u32,
         pub cols: u32,
     }

@@ -6,6 +6,7 @@ use crate::{abi::GatherRows, entry::kernel, ptx};
 kernel! {
     /// See [`GatherRows`].
     pub fn gather_rows(p: GatherRows) {
+        ptx::start_after_previous();
         let row = u64::from(ptx::ctaid_x());
         let row_bytes = u64::from(p.cols) * 2;
         let id = u64::from(ptx::ld_global_nc_b32(p.ids + row * 4));

@@ -17,5 +17,5 @@ pub static GATHER_ROWS: KernelSpec = KernelSpec {
     min_blocks: 8,
     shared_bytes: 0,
     allowance: None,
-    starts_early: false,
+    starts_early: true,
 };

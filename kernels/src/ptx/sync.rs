@@ -67,6 +67,25 @@ intrinsic! {
     }
 }
 
+/// Lets the next launch start (`griddepcontrol.launch_dependents`) and waits for the one before (`griddepcontrol.wait`), for kernels of
+/// every target whose launches may start early on sm_90a; elsewhere launches never do and there is nothing to wait for.
+///
+/// What earlier launches write or read may be touched after it alone; a launch that starts early waits, so that what is before this one is
+/// done once its own wait is over.
+///
+/// # Safety
+/// Every thread that touches such memory executes it first.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub unsafe fn start_after_previous() {
+    // SAFETY: both take no operands; the caller's promise.
+    #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+    unsafe {
+        super::grid_launch_dependents();
+        super::grid_wait();
+    }
+}
+
 /// `setmaxnreg.inc.sync.aligned.u32` where `INCREASE`, `.dec` otherwise (sm_90a): the warpgroup's registers a thread from here on.
 ///
 /// # Safety

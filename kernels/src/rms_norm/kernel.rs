@@ -12,6 +12,7 @@ use crate::{
 kernel! {
     /// See [`RmsNorm`].
     pub fn rms_norm(p: RmsNorm) {
+        ptx::start_after_previous();
         let row = u64::from(ptx::ctaid_x()) * u64::from(p.cols) * 2;
         let mut squares = 0.0;
         let mut col = ptx::tid_x() * 8;

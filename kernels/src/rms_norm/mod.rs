@@ -31,5 +31,5 @@ pub static RMS_NORM: KernelSpec = KernelSpec {
     min_blocks: 4,
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
-    starts_early: false,
+    starts_early: true,
 };

@@ -319,14 +319,17 @@ unsafe fn append<const FORMAT: u32>(p: &RopeAppend) {
     let (slot, angles) = unsafe {
         let position = ptx::ld_global_nc_b32(p.positions + u64::from(place.token) * 4);
         let slot = ptx::ld_global_nc_b32(p.slots + u64::from(place.token) * 4);
+        let g_cos = p.cos_sin + u64::from(position) * head_bytes * 2 + chunk * 32;
+        let angles = Angles { cos: load_f32x8(g_cos), sin: load_f32x8(g_cos + head_bytes) };
+        // A step's metadata and the table are no launch's work; the projection is.
+        ptx::start_after_previous();
         for s in 0..HELD {
             let head = (place.first_head + s as u32 * place.stride).min(heads - 1);
             let g_lower = g_chunk + u64::from(head) * head_bytes;
             raw[s][0] = ptx::ld_global_nc_v4_b32(g_lower);
             raw[s][1] = ptx::ld_global_nc_v4_b32(g_lower + head_bytes / 2);
         }
-        let g_cos = p.cos_sin + u64::from(position) * head_bytes * 2 + chunk * 32;
-        (Slot(slot), Angles { cos: load_f32x8(g_cos), sin: load_f32x8(g_cos + head_bytes) })
+        (Slot(slot), angles)
     };
     let step = |s: usize| {
         let first = s as u32 * place.stride;

@@ -16,8 +16,12 @@ pub(super) struct Fields {
 
 impl Fields {
     pub fn read(path: &Path) -> Result<Fields> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        match serde_json::from_slice(&bytes) {
+        Fields::of(path, &std::fs::read(path).map_err(Error::io(path))?)
+    }
+
+    /// The fields of JSON that errors say is in `path`.
+    pub fn of(path: &Path, json: &[u8]) -> Result<Fields> {
+        match serde_json::from_slice(json) {
             Ok(Value::Object(map)) => Ok(Fields { path: path.to_path_buf(), prefix: String::new(), map }),
             Ok(_) => Err(Error::file(path, "contents", "a JSON object", "another JSON value")),
             Err(error) => Err(Error::file(path, "contents", "JSON", error)),

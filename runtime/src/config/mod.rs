@@ -151,6 +151,14 @@ impl ModelConfig {
         Ok(config)
     }
 
+    /// Reads and validates what `config.json` would hold, of a model that is in no folder.
+    ///
+    /// # Errors
+    /// Names `origin` and the field, what was expected and what was found.
+    pub fn from_json(origin: &str, json: &str) -> Result<ModelConfig> {
+        ModelConfig::parse(&Fields::of(Path::new(origin), json.as_bytes())?)
+    }
+
     /// Rows of the fused query, key and value projection.
     pub fn qkv_rows(&self) -> usize {
         (self.q_heads + 2 * self.kv_heads) * self.head_dim

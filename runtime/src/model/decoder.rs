@@ -29,6 +29,8 @@ pub struct Scratch<D: Device> {
     pub(super) selected_normed: D::Tensor,
     /// Where [`Decoder::forward`] leaves them.
     pub logits: D::Logits,
+    /// Of one cache.
+    replays: D::Replays,
 }
 
 impl<D: Device> Decoder<D> {
@@ -61,26 +63,44 @@ impl<D: Device> Decoder<D> {
             selected: Selected::new(device, widths, max_outputs)?,
             selected_normed: device.tensor(max_outputs, config.hidden_size)?,
             logits: device.logits(max_outputs, config.vocab_size)?,
+            replays: D::Replays::default(),
         })
     }
 
-    /// Runs a step: appends its keys and values to the cache and leaves the logits that it wants in `scratch`.
+    /// Runs a step: appends its keys and values to the cache and leaves the logits that it wants in `scratch`. Whoever calls it has one
+    /// cache for each scratch: steps like earlier ones may be done by what those left there.
     ///
     /// # Errors
     /// If the step doesn't fit scratch or cache, or the device fails.
     pub fn forward(&self, batch: &Batch, cache: &mut D::Cache, scratch: &mut Scratch<D>) -> Result<()> {
+        let mut replays = std::mem::take(&mut scratch.replays);
+        let wanted = batch.outputs.len();
+        let done =
+            self.device.run_step(batch, &mut replays, |step| self.compute(step, wanted, cache, scratch));
+        scratch.replays = replays;
+        done?;
+        if wanted > 0 {
+            self.device.set_logit_rows(&mut scratch.logits, wanted)?;
+        }
+        Ok(())
+    }
+
+    /// A step's operations; logits of `wanted` rows.
+    fn compute(
+        &self,
+        step: &D::Step,
+        wanted: usize,
+        cache: &mut D::Cache,
+        scratch: &mut Scratch<D>,
+    ) -> Result<()> {
         let device = &*self.device;
-        let step = device.step(batch)?;
         let activations = &mut scratch.activations;
         match &self.positions {
-            None => device.embed(&self.embedding, &step, &mut activations.residual)?,
-            Some(places) => {
-                device.embed_sum(&self.embedding, places, &step, &mut activations.residual)?;
-            }
+            None => device.embed(&self.embedding, step, &mut activations.residual)?,
+            Some(places) => device.embed_sum(&self.embedding, places, step, &mut activations.residual)?,
         }
-        let wanted = batch.outputs.len();
         for (cache_layer, layer) in self.layers.iter().enumerate() {
-            let pass = Pass { device, rope: &self.rope, step: &step, cache_layer };
+            let pass = Pass { device, rope: &self.rope, step, cache_layer };
             if cache_layer + 1 < self.layers.len() {
                 layer.forward(&pass, cache, activations)?;
             } else {

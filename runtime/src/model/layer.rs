@@ -4,7 +4,8 @@ use super::parts::Norm;
 use crate::Result;
 use crate::config::Activation;
 
-/// One layer's weights, of a decoder or an encoder. Query, key and value are one matrix; gate and up another.
+/// One layer's weights, of a decoder or an encoder. Query, key and value are one matrix; gate and up another, [`Device::gated`] unless
+/// there is a bias.
 pub(crate) struct Layer<D: Device> {
     /// Of attention.
     pub input_norm: Norm<D>,
@@ -173,14 +174,30 @@ impl<D: Device> Layer<D> {
         }
 
         let x = self.normed(device, &self.post_norm, &s.residual, &mut s.normed)?;
-        device.linear(x, &self.gate_up, self.gate_up_bias.as_ref(), &mut s.gate_up)?;
-        self.activation.apply(device, &s.gate_up, &mut s.activated)?;
+        self.activate(device, x, &mut s.gate_up, &mut s.activated)?;
         device.linear_residual(&s.activated, &self.down, self.down_bias.as_ref(), &mut s.residual)?;
         if self.norms == NormPlace::After {
             // The second time: residual stream and normed rows have changed places and changed back.
             s.norm_residual(device, &self.post_norm)?;
         }
         Ok(())
+    }
+
+    /// The MLP up to its second matrix; `gate_up` is room for the product of its first.
+    pub fn activate(
+        &self,
+        device: &D,
+        x: &D::Tensor,
+        gate_up: &mut D::Tensor,
+        activated: &mut D::Tensor,
+    ) -> Result<()> {
+        match (self.activation, &self.gate_up_bias) {
+            (Activation::SwiGlu, None) => Ok(device.linear_gated(x, &self.gate_up, gate_up, activated)?),
+            (activation, bias) => {
+                device.linear(x, &self.gate_up, bias.as_ref(), gate_up)?;
+                activation.apply(device, gate_up, activated)
+            }
+        }
     }
 
     /// What attention or the MLP reads: the residual stream, normed where norms come before.

@@ -258,9 +258,7 @@ impl<D: Device> Gptq<D> {
             Stage::GateUp => layer.post_norm.apply(&**device, residual, &mut self.normed)?,
             Stage::Down => {
                 layer.post_norm.apply(&**device, residual, &mut self.normed)?;
-                let bias = layer.gate_up_bias.as_ref();
-                device.linear(&self.normed, &layer.gate_up, bias, &mut self.gate_up)?;
-                layer.activation.apply(&**device, &self.gate_up, &mut self.activated)?;
+                layer.activate(device, &self.normed, &mut self.gate_up, &mut self.activated)?;
             }
         }
         Ok(())

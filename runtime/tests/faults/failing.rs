@@ -58,6 +58,7 @@ impl<D: Device> Device for Failing<D> {
     type Cache = D::Cache;
     type Step = D::Step;
     type Logits = D::Logits;
+    type Replays = D::Replays;
 
     fn describe(&self) -> String {
         self.inner.describe()
@@ -110,6 +111,10 @@ impl<D: Device> Device for Failing<D> {
     fn step(&self, batch: &Batch) -> Result<D::Step> {
         self.allocate("a step's metadata")?;
         self.inner.step(batch)
+    }
+
+    fn set_logit_rows(&self, logits: &mut D::Logits, rows: usize) -> Result<()> {
+        self.inner.set_logit_rows(logits, rows)
     }
 
     fn embed(&self, table: &D::Matrix, step: &D::Step, out: &mut D::Tensor) -> Result<()> {

@@ -1,12 +1,15 @@
 use proptest::prelude::*;
 use tilewright_host::gpu::Driver;
-use tilewright_kernels::{abi, argmax::ARGMAX};
+use tilewright_kernels::{
+    abi,
+    argmax::{ARGMAX, MAX_PARTS},
+};
 use tilewright_reference::argmax;
 
 use super::sizes;
 use crate::{
     agreement::Scalar,
-    harness::{Failure, Harness},
+    harness::{Failure, Harness, same_bits},
     random::Random,
     runner::Property,
     shape::Shape,
@@ -18,6 +21,8 @@ pub struct Argmax;
 pub struct Case {
     rows: usize,
     cols: usize,
+    /// Blocks a row.
+    parts: usize,
     /// Logits are multiples of this, so that there are ties; 0 for none.
     step: f32,
     seed: u64,
@@ -30,19 +35,20 @@ impl Property for Argmax {
 
     fn cases() -> BoxedStrategy<Case> {
         let step = prop_oneof![Just(0.0f32), Just(0.5), Just(4.0)];
-        (1..8usize, sizes(512, 2100), step, any::<u64>())
-            .prop_map(|(rows, cols, step, seed)| Case { rows, cols, step, seed })
+        (1..8usize, sizes(512, 2100), 1..6usize, step, any::<u64>())
+            .prop_map(|(rows, cols, parts, step, seed)| Case { rows, cols, parts, step, seed })
             .boxed()
     }
 
     fn corners() -> Vec<Case> {
-        let corner = |rows, cols, step| Case { rows, cols, step, seed: 3 };
+        let corner = |rows, cols, parts, step| Case { rows, cols, parts, step, seed: 3 };
         vec![
-            corner(8, 1, 0.0),
-            corner(8, 511, 4.0),
-            corner(8, 512, 4.0),
-            corner(8, 513, 0.0),
-            corner(1, 4099, 4.0),
+            corner(8, 1, 1, 0.0),
+            corner(8, 511, 2, 4.0),
+            corner(8, 512, 1, 4.0),
+            corner(8, 513, 3, 0.0),
+            corner(1, 4099, 1, 4.0),
+            corner(2, 20_000, MAX_PARTS as usize, 4.0),
         ]
     }
 
@@ -57,6 +63,7 @@ impl Property for Argmax {
         Some(Case {
             rows,
             cols,
+            parts: shape.size("parts", 1, 1, "blocks a row, at most 32").min(MAX_PARTS as usize),
             step: shape.number(
                 "step",
                 0.0,
@@ -75,14 +82,24 @@ impl Property for Argmax {
         let mut arena = harness.arena();
         let g_logits = arena.input_f32("logits", &logits)?;
         let out = arena.alloc("out", case.rows * 4)?;
+        let partials = arena.alloc("partials", case.rows * case.parts * 16)?;
+        let counters = arena.alloc("counters", case.rows * 4)?;
+        arena.write(counters, 0, &vec![0; case.rows * 4])?;
         let params = abi::Argmax {
             logits: arena.address(g_logits),
             out: arena.address(out),
+            partials: arena.address(partials),
+            counters: arena.address(counters),
             rows: case.rows as u32,
             cols: case.cols as u32,
         };
-        arena.launch(&ARGMAX, [case.rows as u32, 1, 1], &params)?;
+        let grid = [case.rows as u32, case.parts as u32, 1];
+        arena.launch(&ARGMAX, grid, &params)?;
         let actual = arena.u32s(out)?;
+        // What counts is left as it was found.
+        arena.launch(&ARGMAX, grid, &params)?;
+        same_bits("the second run", &arena.all_bytes(out)?, &u32_bytes(&actual))?;
+        same_bits("the counters", &vec![0; case.rows * 4], &arena.all_bytes(counters)?)?;
         for (row, (&actual, logits)) in actual.iter().zip(logits.chunks(case.cols)).enumerate() {
             let expected = argmax(logits);
             if actual != expected {
@@ -91,6 +108,10 @@ impl Property for Argmax {
         }
         Ok(())
     }
+}
+
+fn u32_bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// Makes ties, and some rows what vocabularies with masks and broken models have: -inf, NaN, nothing at all.

@@ -7,6 +7,7 @@ mod attention_decode_case;
 mod attention_layout;
 mod attention_prefill;
 mod attention_prefill_sm90;
+mod dequantize_int4;
 mod embed_sum;
 mod gather_rows;
 mod gelu;
@@ -44,6 +45,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<silu_mul::SiluMul>(),
         Suite::of::<gelu::Gelu>(),
         Suite::of::<embed_sum::EmbedSum>(),
+        Suite::of::<dequantize_int4::DequantizeInt4>(),
         Suite::of::<gather_rows::GatherRows>(),
     ]
 }

@@ -1,6 +1,9 @@
 use proptest::prelude::*;
 use tilewright_host::gpu::Driver;
-use tilewright_kernels::{abi, silu_mul::SILU_MUL};
+use tilewright_kernels::{
+    abi,
+    silu_mul::{SILU_MUL, parts},
+};
 use tilewright_reference::{Bound, Floor, compare, silu_mul};
 
 use super::{eights, mismatch};
@@ -53,7 +56,7 @@ impl Property for SiluMul {
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
         let gate_up = Random::new(case.seed).bf16s(case.rows * 2 * case.inter, case.deviation);
-        let run = |gate_up: &[f32]| -> Result<Vec<u8>, Failure> {
+        let run_as = |gate_up: &[f32], parts: u32, paired: bool| -> Result<Vec<u8>, Failure> {
             let rows = gate_up.len() / (2 * case.inter);
             let mut arena = harness.arena();
             let g_gate_up = arena.input_bf16("gate_up", gate_up)?;
@@ -63,17 +66,29 @@ impl Property for SiluMul {
                 out: arena.address(out),
                 rows: rows as u32,
                 inter: case.inter as u32,
+                paired: u32::from(paired),
+                ..abi::SiluMul::default()
             };
-            arena.launch(&SILU_MUL, [rows as u32, 1, 1], &params)?;
+            arena.launch(&SILU_MUL, [rows as u32, parts, 1], &params)?;
             arena.all_bytes(out)
         };
-        let actual = run(&gate_up)?;
-        same_bits("the second run", &actual, &run(&gate_up)?)?;
+        let run = |gate_up: &[f32], parts: u32| run_as(gate_up, parts, false);
+        let actual = run(&gate_up, parts(case.inter as u32))?;
+        same_bits("the second run", &actual, &run(&gate_up, parts(case.inter as u32))?)?;
+        let paired: Vec<f32> = gate_up.chunks(2 * case.inter).flat_map(pairs).collect();
+        same_bits("eights in turn", &actual, &run_as(&paired, parts(case.inter as u32), true)?)?;
+        same_bits("a block a row", &actual, &run(&gate_up, 1)?)?;
         let truth: Vec<f64> = silu_mul(&gate_up, case.inter);
         let plain: Vec<f32> = silu_mul(&gate_up, case.inter);
         let bound = Bound::from_plain(&[case.rows, case.inter], &truth, &plain, Floor::BF16);
         compare("silu_mul", &bf16_values(&actual), &truth, &bound).map_err(mismatch)?;
         let last = (case.rows - 1) * case.inter;
-        same_bits("the last row alone", &actual[last * 2..], &run(&gate_up[last * 2..])?)
+        same_bits("the last row alone", &actual[last * 2..], &run(&gate_up[last * 2..], 1)?)
     }
+}
+
+/// A row of gates and what they gate, in eights of both in turn.
+fn pairs(row: &[f32]) -> Vec<f32> {
+    let (gates, gated) = row.split_at(row.len() / 2);
+    gates.chunks(8).zip(gated.chunks(8)).flat_map(|(gates, gated)| [gates, gated].concat()).collect()
 }

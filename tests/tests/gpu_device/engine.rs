@@ -14,14 +14,14 @@ use tilewright::{
 };
 use tilewright_host::{
     Result,
-    gpu::{Driver, GpuDevice, GpuInfo},
+    gpu::{Driver, GpuDevice, GpuInfo, Launch},
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 use tilewright_tests::emulated::Emulated;
 
 use super::setup::gpu;
 
-const CONFIG: EngineConfig = EngineConfig {
+pub const CONFIG: EngineConfig = EngineConfig {
     cache_tokens: 512,
     page_size: 16,
     step_tokens: 64,
@@ -32,12 +32,12 @@ const CONFIG: EngineConfig = EngineConfig {
     speculation: Speculation::Off,
 };
 
-fn fixture() -> PathBuf {
+pub fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama-gqa-rope3")
 }
 
 /// Prompts of one token, of a page and one more, two that begin alike; greedy but for two.
-fn requests() -> Vec<Request> {
+pub fn requests() -> Vec<Request> {
     let prompts = [(0..17).collect::<Vec<u32>>(), vec![5], (0..33).collect(), vec![7, 8, 7, 8, 7, 8, 7]];
     let request = |(index, prompt): (usize, Vec<u32>)| Request {
         max_tokens: 6 + index,
@@ -51,10 +51,10 @@ fn requests() -> Vec<Request> {
 }
 
 /// Tokens and logprobs' bits.
-type Said = Vec<(u32, u32)>;
+pub type Said = Vec<(u32, u32)>;
 
 /// The answers to requests that come at once.
-fn answers(model: &Model, config: EngineConfig, requests: &[Request]) -> (Vec<Said>, EngineStats) {
+pub fn answers(model: &Model, config: EngineConfig, requests: &[Request]) -> (Vec<Said>, EngineStats) {
     let engine = Engine::with_draft(model.clone(), model, config).expect("an engine");
     let streams: Vec<_> =
         requests.iter().map(|request| engine.submit(request.clone()).expect("a stream")).collect();
@@ -120,6 +120,7 @@ impl Failing {
 
 impl Driver for Failing {
     type Buffer = <Emulated as Driver>::Buffer;
+    type Graph = <Emulated as Driver>::Graph;
 
     fn info(&self) -> &GpuInfo {
         self.inner.info()
@@ -160,6 +161,18 @@ impl Driver for Failing {
         self.call("launch")?;
         // SAFETY: the caller's promise.
         unsafe { self.inner.launch(spec, grid, params) }
+    }
+
+    unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<Self::Graph>> {
+        self.call("graph")?;
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.graph(launches) }
+    }
+
+    unsafe fn replay(&self, graph: &Self::Graph) -> Result<()> {
+        self.call("replay")?;
+        // SAFETY: the caller's promise.
+        unsafe { self.inner.replay(graph) }
     }
 
     fn synchronize(&self) -> Result<()> {

@@ -2,8 +2,8 @@
 //! the class of a row alone.
 
 use tilewright_host::{
-    ActivationBits, CodeBits, DType, Device, HostQuantized, QuantizedPart, QuantizedSpec, cpu::CpuDevice,
-    gpu::GpuDevice,
+    ActivationBits, CodeBits, DType, Device, Error, HostMatrix, HostQuantized, QuantizedPart, QuantizedSpec,
+    cpu::CpuDevice, gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 
@@ -85,7 +85,7 @@ impl Case {
                 }
             }
         }
-        kernels.retain(|name| name.starts_with("gemm"));
+        kernels.retain(|name| name.starts_with("gemm") || *name == "dequantize_int4");
         kernels.sort_unstable();
         kernels.dedup();
         kernels
@@ -98,7 +98,7 @@ fn bf16_rows_go_by_their_class() {
         let weights = Weights::Bf16(Numbers::new(7).take(n * k, 1.0));
         Case { rows, generated, n, k, weights }.check(&format!("{rows} x {n} x {k}, {generated} generated"))
     };
-    // Five lines of `k`: two splits.
+    // Five lines of `k`: two portions.
     assert_eq!(case(3, 1, 264, 320), ["gemm_few_bf16_8", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(70, 66, 72, 328), ["gemm_few_bf16_64", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(12, 12, 136, 40), ["gemm_few_bf16_16"]);
@@ -166,16 +166,21 @@ fn packed_weights_stay_packed() {
         Case { rows, generated, n, k, weights: stacked(vec![spec]) }.check(&what)
     };
     let [f16, bf16] = [DType::F16, DType::Bf16];
-    assert_eq!(case(3, 1, part(264, 512, 128, f16, true)), ["gemm_few_int4_g128_8"]);
-    assert_eq!(case(20, 3, part(72, 320, 64, bf16, false)), ["gemm_few_int4_g64_128", "gemm_few_int4_g64_8"]);
-    assert_eq!(case(9, 9, part(264, 192, 32, f16, false)), ["gemm_few_int4_g32_16"]);
+    let both = ["dequantize_int4", "gemm_few_int4_g128_8", "gemm_sm90_bf16_128x128"];
+    assert_eq!(case(3, 1, part(264, 512, 128, f16, true)), both);
     assert_eq!(
-        case(40, 2, part(16, 576, 256, f16, false)),
+        case(20, 3, part(72, 320, 64, bf16, false)),
+        ["dequantize_int4", "gemm_few_int4_g64_8", both[2]]
+    );
+    assert_eq!(case(9, 9, part(264, 192, 32, f16, false)), ["gemm_few_int4_g32_16"]);
+    assert_eq!(case(40, 2, part(16, 576, 256, f16, false)), both);
+    assert_eq!(
+        case(40, 40, part(16, 576, 256, f16, false)),
         ["gemm_few_int4_g128_64", "gemm_few_int4_g128_8"]
     );
     // A scale a row, of whatever length.
-    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), ["gemm_few_int4_g128_8"]);
-    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), ["gemm_few_int4_g128_8"]);
+    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), both);
+    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), both);
 }
 
 #[test]
@@ -208,4 +213,70 @@ fn packed_weights_take_a_quarter_of_the_memory() {
     assert_eq!(bytes, 512 * 1024 / 2 + 512 * 8 * 2);
     drop(packed);
     assert_eq!(device.driver().allocated_bytes(), before);
+}
+
+/// `silu(gate) * up` of `rows` rows, the first `generated` generated ones, of which `from..to` are computed.
+fn gated<D: Device>(device: &D, case: &Case, from: usize, to: usize) -> Vec<f32> {
+    let (rows, inter, k) = (to - from, case.n / 2, case.k);
+    let x = &Numbers::new(6).take(case.rows * k, 0.25)[from * k..to * k];
+    let x = tensor_of(device, x, k, case.generated.clamp(from, to) - from);
+    let w = match &case.weights {
+        Weights::Bf16(values) => {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let (gate, up) = bytes.split_at(bytes.len() / 2);
+            let parts = vec![(inter, gate), (inter, up)];
+            device.gated(&HostMatrix { parts, cols: k, dtype: DType::F32 }).expect("a matrix")
+        }
+        Weights::Quantized(weights) => device.gated_quantized(weights).expect("a matrix"),
+    };
+    let mut gate_up = device.tensor(rows, case.n).expect("a tensor");
+    let mut out = device.tensor(rows, inter).expect("a tensor");
+    device.linear_gated(&x, &w, &mut gate_up, &mut out).expect("a product");
+    device.read(&out).expect("activations")
+}
+
+#[test]
+fn gates_are_joined_with_what_they_gate() {
+    let bf16 = |rows, generated, n: usize, k: usize| {
+        let weights = Weights::Bf16(Numbers::new(7).take(n * k, 0.5));
+        Case { rows, generated, n, k, weights }
+    };
+    let int4 = |rows, generated, n, k| {
+        let weights =
+            stacked(vec![part(n / 2, k, 128, DType::F16, true), part(n / 2, k, 128, DType::F16, true)]);
+        Case { rows, generated, n, k, weights }
+    };
+    let cases = [
+        bf16(3, 2, 272, 320),
+        bf16(70, 66, 48, 72),
+        bf16(4, 0, 32, 64),
+        int4(3, 2, 272, 256),
+        int4(11, 11, 48, 128),
+    ];
+    for (index, case) in cases.iter().enumerate() {
+        let what = format!("gated product {index}");
+        let device = hopper();
+        let found = gated(&device, case, 0, case.rows);
+        let silus = device.driver().take_launched().iter().filter(|it| it.kernel == "silu_mul").count();
+        let is_apart = [true, true, true, false, false][index];
+        assert_eq!(silus > 0, is_apart, "{what}");
+        // Products that are stored before they are joined are rounded once more.
+        assert_close(&what, &found, &gated(&CpuDevice::new(), case, 0, case.rows), 2.0 * TWO_ROUNDINGS, 0.02);
+        let inter = case.n / 2;
+        for row in [0, case.generated.saturating_sub(1), case.generated, case.rows - 1] {
+            if row < case.rows {
+                let alone = gated(&device, case, row, row + 1);
+                assert!(bits(&alone) == bits(&found[row * inter..][..inter]), "{what}: row {row} alone");
+            }
+        }
+    }
+    let device = hopper();
+    let w = device.gated_quantized(match &int4(1, 1, 48, 128).weights {
+        Weights::Quantized(weights) => weights,
+        Weights::Bf16(_) => panic!("of 4 bits"),
+    });
+    let x = tensor_of(&device, &[0.5; 128], 128, 1);
+    let refused =
+        device.linear(&x, &w.expect("a matrix"), None, &mut device.tensor(1, 48).expect("a tensor"));
+    assert!(matches!(refused, Err(Error::Shape { what: "w", .. })), "{refused:?}");
 }

@@ -8,7 +8,8 @@ use std::ffi::{CStr, c_char, c_int, c_uchar, c_uint, c_void};
 use cust::{
     error::CudaError,
     sys::{
-        CUcontext, CUdevice, CUdeviceptr, CUfunction, CUgraph, CUgraphExec, CUmemoryPool, CUmodule, CUstream,
+        CUcontext, CUdevice, CUdeviceptr, CUevent, CUfunction, CUgraph, CUgraphExec, CUmemoryPool, CUmodule,
+        CUstream,
     },
 };
 
@@ -27,6 +28,8 @@ pub(super) const JIT_ERROR_LOG: c_int = 5;
 pub(super) const JIT_ERROR_LOG_BYTES: c_int = 6;
 /// `CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE`.
 pub(super) const L2_CACHE_BYTES: c_int = 38;
+/// `CU_EVENT_RECORD_EXTERNAL`: of a captured event, every replay records it.
+pub(super) const RECORD_EXTERNAL: c_uint = 1;
 /// `CU_STREAM_CAPTURE_MODE_THREAD_LOCAL`.
 pub(super) const CAPTURE_THREAD_LOCAL: c_uint = 1;
 
@@ -89,6 +92,10 @@ unsafe extern "C" {
         bytes: usize,
         stream: CUstream,
     ) -> u32;
+    pub(super) fn cuEventCreate(event: *mut CUevent, flags: c_uint) -> u32;
+    pub(super) fn cuEventDestroy_v2(event: CUevent) -> u32;
+    pub(super) fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> u32;
+    pub(super) fn cuEventRecordWithFlags(event: CUevent, stream: CUstream, flags: c_uint) -> u32;
     pub(super) fn cuStreamBeginCapture_v2(stream: CUstream, mode: c_uint) -> u32;
     pub(super) fn cuStreamEndCapture(stream: CUstream, graph: *mut CUgraph) -> u32;
     pub(super) fn cuGraphInstantiateWithFlags(exec: *mut CUgraphExec, graph: CUgraph, flags: u64) -> u32;

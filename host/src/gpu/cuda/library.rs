@@ -152,6 +152,7 @@ forward! {
     fn cuEventElapsedTime(*mut f32, CUevent, CUevent);
     fn cuEventQuery(CUevent);
     fn cuEventRecord(CUevent, CUstream);
+    fn cuEventRecordWithFlags(CUevent, CUstream, c_uint);
     fn cuEventSynchronize(CUevent);
     fn cuExternalMemoryGetMappedBuffer(
         *mut CUdeviceptr, CUexternalMemory,

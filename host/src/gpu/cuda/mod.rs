@@ -22,14 +22,20 @@ use std::{
 use cust::{
     context::{Context, ContextHandle as _},
     event::{Event, EventFlags},
-    stream::Stream,
+    stream::{Stream, StreamFlags},
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
-pub use self::timing::CudaGraph;
-use self::{module::Module, staging::Staging};
-use super::{Driver, GpuDevice, GpuInfo};
+pub use self::timing::{CudaGraph, CudaMark};
+use self::{
+    module::Module,
+    staging::{Landing, Staging},
+};
+use super::{Driver, GpuDevice, GpuInfo, Launch};
 use crate::{Error, Result};
+
+/// The compute capability whose module waits where it may start early; that of the others would not.
+const STARTS_EARLY: (u32, u32) = (9, 0);
 
 /// A CUDA GPU.
 pub type CudaDevice = GpuDevice<CudaDriver>;
@@ -56,6 +62,7 @@ struct Inner {
     device: String,
     module: Module,
     staging: Mutex<Staging>,
+    landing: Mutex<Landing>,
     /// The last kernel launched.
     launched: Mutex<Option<&'static str>>,
     stream: Stream,
@@ -149,6 +156,7 @@ impl CudaDriver {
 
 impl Driver for CudaDriver {
     type Buffer = CudaBuffer;
+    type Graph = CudaGraph;
 
     fn info(&self) -> &GpuInfo {
         &self.inner.info
@@ -184,6 +192,11 @@ impl Driver for CudaDriver {
     fn download(&self, src: &CudaBuffer, offset: usize, out: &mut [u8]) -> Result<()> {
         let from = src.range("download", offset, out.len())?;
         self.inner.bind()?;
+        if Landing::holds(out.len()) {
+            let wait = || self.inner.synchronize("a download");
+            // SAFETY: the range is in the buffer, it has room, and the context is current.
+            return unsafe { lock(&self.inner.landing).download(from, out, &self.inner.stream, wait) };
+        }
         // SAFETY: the range is in the buffer; `out` is borrowed until the stream has been waited for below.
         let code = unsafe {
             api::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), from, out.len(), self.inner.stream.as_inner())
@@ -207,13 +220,49 @@ impl Driver for CudaDriver {
 
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         self.inner.bind()?;
+        // SAFETY: the caller's promise.
+        unsafe { self.launch_on(&self.inner.stream, spec, grid, params) }
+    }
+
+    unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<CudaGraph>> {
+        self.inner.bind()?;
+        // A stream of its own: what other threads launch meanwhile goes to the device's.
+        let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::NON_BLOCKING, None))?;
+        let captured = self.capture_of(&stream, || {
+            launches.iter().try_for_each(|Launch { spec, grid, params }| {
+                // SAFETY: the caller's promise.
+                unsafe { self.launch_on(&stream, spec, *grid, params) }
+            })
+        });
+        captured.map(Some)
+    }
+
+    unsafe fn replay(&self, graph: &CudaGraph) -> Result<()> {
+        graph.replay()
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.inner.synchronize("synchronize")
+    }
+}
+
+impl CudaDriver {
+    /// # Safety
+    /// As [`Driver::launch`]; the context is current.
+    unsafe fn launch_on(
+        &self,
+        stream: &Stream,
+        spec: &'static KernelSpec,
+        grid: [u32; 3],
+        params: &[u8],
+    ) -> Result<()> {
         let function = self.inner.module.function(spec)?;
         let mut param: *mut c_void = params.as_ptr().cast_mut().cast();
         // SAFETY: the driver reads the one parameter before it returns; that it is this kernel's is the caller's promise.
         let code = unsafe {
-            let stream = self.inner.stream.as_inner();
+            let stream = stream.as_inner();
             let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
-            if spec.starts_early {
+            if spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY {
                 library::launch_kernel_early(function, grid, threads, shared_bytes, stream, &mut param)
             } else {
                 let [x, y, z] = grid;
@@ -237,9 +286,5 @@ impl Driver for CudaDriver {
             let before = previous.map(|kernel| format!(", after {kernel}")).unwrap_or_default();
             Some(format!("{} over {grid:?} blocks{before}", spec.name))
         })
-    }
-
-    fn synchronize(&self) -> Result<()> {
-        self.inner.synchronize("synchronize")
     }
 }

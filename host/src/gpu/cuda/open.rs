@@ -11,7 +11,11 @@ use cust::{
 };
 use tilewright_kernels::module::ptx_for;
 
-use super::{CudaDriver, GpuInfo, Inner, api, library, module::Module, staging::Staging};
+use super::{
+    CudaDriver, GpuInfo, Inner, api, library,
+    module::Module,
+    staging::{Landing, Staging},
+};
 use crate::{Error, Result};
 
 /// The oldest compute capability: bf16 tensor cores and `cp.async` came with 8.0.
@@ -43,7 +47,8 @@ impl CudaDriver {
         let module = Module::load(ptx, info.compute_capability)?;
         let staging = Mutex::new(Staging::new()?);
         let launched = Mutex::new(None);
-        let inner = Inner { info, device: name, module, staging, launched, stream, context };
+        let landing = Mutex::new(Landing::new()?);
+        let inner = Inner { info, device: name, module, staging, landing, launched, stream, context };
         Ok(CudaDriver { inner: Arc::new(inner) })
     }
 }

@@ -14,6 +14,60 @@ const SLOT_BYTES: usize = 1 << 20;
 /// Slots: copies in flight while the next is filled.
 const SLOTS: usize = 8;
 
+/// Bytes of [`Landing`]: tokens of a step fit many times over.
+const LANDING_BYTES: usize = 64 << 10;
+
+/// Page-locked memory to which small downloads go: the driver would take a detour for memory that isn't.
+pub(super) struct Landing {
+    base: *mut u8,
+}
+
+// SAFETY: the memory belongs to the landing alone, and any thread may touch it.
+unsafe impl Send for Landing {}
+
+impl Landing {
+    pub(super) fn new() -> Result<Landing> {
+        let mut base = null_mut();
+        // SAFETY: writes the address of the new memory.
+        let code = unsafe { api::cuMemHostAlloc(&mut base, LANDING_BYTES, 0) };
+        api::check("cuMemHostAlloc", code, || Some("landing memory".into()))?;
+        Ok(Landing { base: base.cast() })
+    }
+
+    /// Whether so many bytes have room.
+    pub(super) fn holds(bytes: usize) -> bool {
+        bytes <= LANDING_BYTES
+    }
+
+    /// Copies device memory to `out`, once `wait` has waited for the stream.
+    ///
+    /// # Safety
+    /// `from` is the address of as many bytes as `out` has, which the landing holds, and the context is current.
+    pub(super) unsafe fn download(
+        &mut self,
+        from: CUdeviceptr,
+        out: &mut [u8],
+        stream: &Stream,
+        wait: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        // SAFETY: the landing has room; nobody reads it before the stream has been waited for.
+        let code = unsafe { api::cuMemcpyDtoHAsync_v2(self.base.cast(), from, out.len(), stream.as_inner()) };
+        let waited = wait();
+        api::check("cuMemcpyDtoHAsync", code, || Some("a download".into()))?;
+        waited?;
+        // SAFETY: the copy is done.
+        unsafe { copy_nonoverlapping(self.base, out.as_mut_ptr(), out.len()) };
+        Ok(())
+    }
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // SAFETY: allocated by `new`; every copy into it was waited for. An error has nobody to go to.
+        let _ = unsafe { api::cuMemFreeHost(self.base.cast()) };
+    }
+}
+
 /// Page-locked memory through which uploads go, so that the caller's bytes are free at once and the copy is asynchronous.
 pub(super) struct Staging {
     base: *mut u8,

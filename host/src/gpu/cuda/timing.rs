@@ -5,11 +5,13 @@ use std::{ffi::c_int, ptr::null_mut, sync::Arc, time::Duration};
 use cust::{
     device::Device,
     event::{Event, EventFlags},
-    sys::{CUgraph, CUgraphExec},
+    stream::{Stream, StreamFlags},
+    sys::{CUevent, CUgraph, CUgraphExec},
 };
 
 use super::{CudaBuffer, CudaDriver, Inner, api};
 use crate::Result;
+use crate::gpu::Launch;
 
 /// Launches captured once and replayed as one, without the gaps that separate launches have.
 pub struct CudaGraph {
@@ -21,7 +23,79 @@ pub struct CudaGraph {
 // SAFETY: the handles name objects of the driver, which any thread with the context current may use, one at a time.
 unsafe impl Send for CudaGraph {}
 
+/// A place in a graph, as the device reached it in the last replay.
+pub struct CudaMark {
+    event: CUevent,
+    inner: Arc<Inner>,
+}
+
+// SAFETY: the handle names an object of the driver, which any thread with the context current may use.
+unsafe impl Send for CudaMark {}
+
+impl Drop for CudaMark {
+    fn drop(&mut self) {
+        if self.inner.bind().is_ok() {
+            // SAFETY: made by `CudaDriver::new_mark`; the driver keeps what a replay under way needs. An error has nobody to go to.
+            let _ = unsafe { api::cuEventDestroy_v2(self.event) };
+        }
+    }
+}
+
 impl CudaDriver {
+    fn new_mark(&self) -> Result<CudaMark> {
+        let mut mark = CudaMark { event: null_mut(), inner: self.inner.clone() };
+        // SAFETY: writes the handle of a new event.
+        let code = unsafe { api::cuEventCreate(&mut mark.event, 0) };
+        api::check("cuEventCreate", code, || None)?;
+        Ok(mark)
+    }
+
+    /// The device's time from one mark to a later one of the same replay, which has ended.
+    ///
+    /// # Errors
+    /// Where it hasn't, and the driver's own.
+    pub fn between(&self, start: &CudaMark, end: &CudaMark) -> Result<Duration> {
+        self.inner.bind()?;
+        let mut milliseconds = 0.0f32;
+        // SAFETY: writes one float; both are events of this context.
+        let code = unsafe { api::cuEventElapsedTime(&mut milliseconds, start.event, end.event) };
+        api::check("cuEventElapsedTime", code, || None)?;
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
+    }
+
+    /// As [`Driver::graph`], with a mark before the first launch and after each, which every replay sets anew. A launch that has a mark
+    /// before it doesn't start early.
+    ///
+    /// # Safety
+    /// As [`Driver::graph`].
+    ///
+    /// # Errors
+    /// The driver's own.
+    pub unsafe fn timed_graph(&self, launches: &[Launch]) -> Result<(CudaGraph, Vec<CudaMark>)> {
+        self.inner.bind()?;
+        let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::NON_BLOCKING, None))?;
+        let mut marks = Vec::with_capacity(launches.len() + 1);
+        for _ in 0..=launches.len() {
+            marks.push(self.new_mark()?);
+        }
+        let record = |mark: &CudaMark| {
+            // SAFETY: both live until the capture has ended, and marks are handed out beside the graph that sets them.
+            let code =
+                unsafe { api::cuEventRecordWithFlags(mark.event, stream.as_inner(), api::RECORD_EXTERNAL) };
+            api::check("cuEventRecordWithFlags", code, || None)
+        };
+        let graph = self.capture_of(&stream, || {
+            record(&marks[0])?;
+            for (Launch { spec, grid, params }, mark) in launches.iter().zip(&marks[1..]) {
+                // SAFETY: the caller's promise.
+                unsafe { self.launch_on(&stream, spec, *grid, params)? };
+                record(mark)?;
+            }
+            Ok(())
+        })?;
+        Ok((graph, marks))
+    }
+
     /// The second-level cache, in bytes.
     ///
     /// # Errors
@@ -63,9 +137,14 @@ impl CudaDriver {
     /// # Errors
     /// Those of `work`, and of the driver.
     pub fn capture(&self, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
+        self.capture_of(&self.inner.stream, work)
+    }
+
+    /// As [`CudaDriver::capture`], of a stream that captures nothing yet.
+    pub(super) fn capture_of(&self, stream: &Stream, work: impl FnOnce() -> Result<()>) -> Result<CudaGraph> {
         self.inner.bind()?;
-        let stream = self.inner.stream.as_inner();
-        // SAFETY: the stream lives as long as `self` and captures nothing yet.
+        let stream = stream.as_inner();
+        // SAFETY: the stream is borrowed until the capture has ended, and captures nothing yet.
         let code = unsafe { api::cuStreamBeginCapture_v2(stream, api::CAPTURE_THREAD_LOCAL) };
         api::check("cuStreamBeginCapture", code, || None)?;
         let done = work();

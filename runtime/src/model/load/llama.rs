@@ -36,7 +36,10 @@ pub(super) fn layer<D: Device>(
         output: tensors.matrix(&[(name("self_attn.o_proj.weight"), hidden)], q_rows)?,
         output_bias: tensors.vector_if(config.output_bias, &[(name("self_attn.o_proj.bias"), hidden)])?,
         post_norm: tensors.norm(config.norm, &name("post_attention_layernorm"), hidden, config.norm_eps)?,
-        gate_up: tensors.matrix(&gate_up("weight"), hidden)?,
+        gate_up: match config.mlp_bias {
+            true => tensors.matrix(&gate_up("weight"), hidden)?,
+            false => tensors.gated(&gate_up("weight"), hidden)?,
+        },
         gate_up_bias: tensors.vector_if(config.mlp_bias, &gate_up("bias"))?,
         activation: config.activation,
         down: tensors.matrix(&[(name("mlp.down_proj.weight"), hidden)], inter)?,

@@ -8,6 +8,11 @@ use crate::model::Norm;
 use crate::quantized::{Reader, check_matrix};
 use crate::{Error, Result};
 
+/// The linear layer that a weight is of.
+fn layer_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
 /// Brings a checkpoint's tensors to a device, and notes which it took.
 pub(crate) struct Tensors<'a, D: Device> {
     pub device: &'a D,
@@ -80,10 +85,30 @@ impl<'a, D: Device> Tensors<'a, D> {
 
     /// Parts stacked along their rows.
     pub fn matrix(&mut self, parts: &[(impl AsRef<str>, usize)], cols: usize) -> Result<D::Matrix> {
-        if let Some(matrix) = self.quantized(parts, cols)? {
+        if let Some(weights) = self.quantized(parts, cols)? {
+            let matrix = self.device.quantized(&weights)?;
+            self.check(parts[0].0.as_ref(), &weights, &matrix)?;
             return Ok(matrix);
         }
-        let mut views: Vec<MatrixView<'_>> = Vec::with_capacity(parts.len());
+        Ok(self.device.matrix(&self.plain(parts, cols)?)?)
+    }
+
+    /// A gate's rows and those of what it gates.
+    pub fn gated(&mut self, parts: &[(impl AsRef<str>, usize); 2], cols: usize) -> Result<D::Matrix> {
+        if let Some(weights) = self.quantized(parts, cols)? {
+            if !self.checked {
+                // Rows may be in another order in what is kept.
+                let plain = self.device.quantized(&weights)?;
+                self.check(parts[0].0.as_ref(), &weights, &plain)?;
+            }
+            return Ok(self.device.gated_quantized(&weights)?);
+        }
+        Ok(self.device.gated(&self.plain(parts, cols)?)?)
+    }
+
+    /// Parts that aren't quantised, as they lie in the file.
+    fn plain(&mut self, parts: &[(impl AsRef<str>, usize)], cols: usize) -> Result<HostMatrix<'a>> {
+        let mut views: Vec<MatrixView<'a>> = Vec::with_capacity(parts.len());
         for (name, rows) in parts {
             let name = name.as_ref();
             let view = self.checkpoint.matrix(name, *rows, cols)?;
@@ -97,34 +122,36 @@ impl<'a, D: Device> Tensors<'a, D> {
         }
         let dtype = views[0].dtype;
         let parts = views.iter().map(|view| (view.rows, view.bytes)).collect();
-        Ok(self.device.matrix(&HostMatrix { parts, cols, dtype })?)
+        Ok(HostMatrix { parts, cols, dtype })
     }
 
     /// Parts stacked along their rows, where the first of them is quantised; then all must be.
-    fn quantized(&mut self, parts: &[(impl AsRef<str>, usize)], cols: usize) -> Result<Option<D::Matrix>> {
+    fn quantized(
+        &mut self,
+        parts: &[(impl AsRef<str>, usize)],
+        cols: usize,
+    ) -> Result<Option<HostQuantized>> {
         let Some(reader) = &mut self.reader else { return Ok(None) };
-        let layer = |name: &str| name.strip_suffix(".weight").unwrap_or(name).to_string();
-        let first = layer(parts[0].0.as_ref());
-        if !reader.holds(&first) {
+        if !reader.holds(layer_of(parts[0].0.as_ref())) {
             return Ok(None);
         }
-        let read = parts.iter().map(|(name, rows)| reader.part(&layer(name.as_ref()), *rows, cols));
-        let weights = HostQuantized::new(read.collect::<Result<_>>()?)?;
-        let matrix = self.device.quantized(&weights)?;
-        if !self.checked {
-            let check = check_matrix(self.device, &first, &weights, &matrix, false)?;
-            if !check.passed {
-                let expected = format!("{} as output {} of a product", check.expected, check.output);
-                let found = format!("{} on {}", check.found, self.device.describe());
-                return Err(Error::tensor(
-                    self.checkpoint.path_of(parts[0].0.as_ref()),
-                    &first,
-                    expected,
-                    found,
-                ));
-            }
+        let read = parts.iter().map(|(name, rows)| reader.part(layer_of(name.as_ref()), *rows, cols));
+        Ok(Some(HostQuantized::new(read.collect::<Result<_>>()?)?))
+    }
+
+    /// That a device's product with quantised weights is that of the file's, unless that is known already.
+    fn check(&self, name: &str, weights: &HostQuantized, matrix: &D::Matrix) -> Result<()> {
+        if self.checked {
+            return Ok(());
         }
-        Ok(Some(matrix))
+        let layer = layer_of(name);
+        let check = check_matrix(self.device, layer, weights, matrix, false)?;
+        if check.passed {
+            return Ok(());
+        }
+        let expected = format!("{} as output {} of a product", check.expected, check.output);
+        let found = format!("{} on {}", check.found, self.device.describe());
+        Err(Error::tensor(self.checkpoint.path_of(name), layer, expected, found))
     }
 
     /// Parts one behind the other.

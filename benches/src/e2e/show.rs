@@ -1,0 +1,102 @@
+//! The tables.
+
+use serde::Serialize;
+
+use super::{observe::Operation, run::Cell, shape::Weights};
+use crate::machine::Machine;
+
+/// What a model came to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Measured {
+    /// The shape's name.
+    pub shape: String,
+    /// How its weights are stored.
+    pub weights: Weights,
+    /// Bytes that a step reads of them.
+    pub weight_bytes: f64,
+    /// Making them and bringing them to the device.
+    pub load_seconds: f64,
+    /// A batch each.
+    pub cells: Vec<Cell>,
+    /// Where a step's time goes, of each batch that was looked into.
+    pub profiles: Vec<Profile>,
+}
+
+/// Where the time of steps goes.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Profile {
+    /// Requests at a time.
+    pub batch: usize,
+    /// Steps, those of prompts included.
+    pub steps: usize,
+    /// Every kernel and grid, the longest in all first.
+    pub operations: Vec<Operation>,
+}
+
+/// All of it, as JSON has it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// What it ran on.
+    pub machine: Machine,
+    /// The device in words.
+    pub device: String,
+    /// What was built.
+    pub commit: String,
+    /// When.
+    pub date: String,
+    /// Bytes a second that walls are made of.
+    pub read_bytes_per_second: f64,
+    /// A model each.
+    pub models: Vec<Measured>,
+}
+
+/// A model's cells as a table.
+pub fn table(measured: &Measured) -> String {
+    let mut text = format!(
+        "{} {:?}: {:.2} GB of weights a step, loaded in {:.1} s\n",
+        measured.shape,
+        measured.weights,
+        measured.weight_bytes / 1e9,
+        measured.load_seconds
+    );
+    text += "| batch | in/out | tok/s | decode tok/s | ms/step | wall tok/s | of wall | with cache | host | launches/step (single) | prompts s |\n";
+    text += "|---|---|---|---|---|---|---|---|---|---|---|\n";
+    for cell in &measured.cells {
+        text += &format!(
+            "| {} | {}/{} | {:.1} | {:.1} | {:.3} | {:.1} | {:.1}% | {:.1}% | {:.1}% | {:.0} ({:.0}) | {:.4} |\n",
+            cell.batch,
+            cell.prompt,
+            cell.new_tokens,
+            cell.tokens_per_second,
+            cell.decode_tokens_per_second,
+            cell.milliseconds_per_step,
+            cell.wall_tokens_per_second,
+            cell.of_wall * 100.0,
+            cell.of_wall_with_cache * 100.0,
+            cell.host_share * 100.0,
+            cell.launches_per_step,
+            cell.single_launches_per_step,
+            cell.prompt_seconds,
+        );
+    }
+    text
+}
+
+/// A profile as a table.
+pub fn profile(profile: &Profile) -> String {
+    let all: f64 = profile.operations.iter().map(|operation| operation.total_us).sum();
+    let mut text = format!("batch {}: {} steps, {all:.0} us in launches\n", profile.batch, profile.steps);
+    text += "| kernel | blocks | launches | median us | total us | share |\n|---|---|---|---|---|---|\n";
+    for operation in &profile.operations {
+        let [x, y, z] = operation.grid;
+        text += &format!(
+            "| {} | {x}x{y}x{z} | {} | {:.2} | {:.0} | {:.1}% |\n",
+            operation.kernel,
+            operation.count,
+            operation.median_us,
+            operation.total_us,
+            operation.total_us / all.max(f64::MIN_POSITIVE) * 100.0
+        );
+    }
+    text
+}

@@ -1,0 +1,106 @@
+//! Steps that are replayed: what they compute, and when they must not be.
+
+use std::sync::Arc;
+
+use tilewright::Model;
+use tilewright_host::{Batch, Device, Error, Outputs, Result, gpu::GpuDevice};
+use tilewright_tests::emulated::Emulated;
+
+use super::{
+    engine::{CONFIG, answers, fixture, requests},
+    setup::{Numbers, bits, hopper, matrix, tensor_of},
+};
+
+#[test]
+fn answers_are_those_of_launches_one_by_one() {
+    let devices =
+        [Emulated::default(), Emulated::default().without_graphs()].map(|it| Arc::new(GpuDevice::new(it)));
+    let said = devices.clone().map(|device| {
+        let model = Model::load_on(fixture(), device).expect("the fixture loads");
+        // Ragged, and alone: shapes come and go.
+        let together = answers(&model, CONFIG, &requests()).0;
+        (together, answers(&model, CONFIG, &requests()[2..3]).0)
+    });
+    assert_eq!(said[0], said[1]);
+    let replayed = devices[0].driver().take_replayed();
+    assert!(replayed.len() > 8, "{replayed:?}");
+    // Of two layers; all but the choice of tokens.
+    assert!(replayed.iter().all(|&launches| launches == replayed[0] && launches > 18), "{replayed:?}");
+    assert!(devices[1].driver().take_replayed().is_empty());
+}
+
+/// A table of 16 rows and a product whose columns are split, over generated tokens.
+struct Work {
+    table: <GpuDevice<Emulated> as Device>::Matrix,
+    weights: <GpuDevice<Emulated> as Device>::Matrix,
+    embedded: <GpuDevice<Emulated> as Device>::Tensor,
+    out: <GpuDevice<Emulated> as Device>::Tensor,
+}
+
+const COLS: usize = 1024;
+
+impl Work {
+    fn new(device: &GpuDevice<Emulated>) -> Work {
+        Work {
+            table: matrix(device, &Numbers::new(1).take(16 * COLS, 1.0), COLS),
+            weights: matrix(device, &Numbers::new(2).take(64 * COLS, 1.0), COLS),
+            embedded: device.tensor(4, COLS).expect("a tensor"),
+            out: device.tensor(4, 64).expect("a tensor"),
+        }
+    }
+
+    fn run(
+        &mut self,
+        device: &GpuDevice<Emulated>,
+        ids: &[u32],
+        replays: &mut <GpuDevice<Emulated> as Device>::Replays,
+    ) -> Result<Vec<u32>> {
+        let mut batch = Batch::default();
+        for &id in ids {
+            batch.push_generated(&[id], 3, &[0], 8, Outputs::None);
+        }
+        device.run_step(&batch, replays, |step| -> Result<()> {
+            device.embed(&self.table, step, &mut self.embedded)?;
+            device.linear(&self.embedded, &self.weights, None, &mut self.out)
+        })?;
+        Ok(bits(&device.read(&self.out)?))
+    }
+}
+
+#[test]
+fn ids_that_are_not_there_are_refused_by_a_replayed_step_too() {
+    let device = hopper();
+    let mut work = Work::new(&device);
+    let mut replays = Default::default();
+    let first = work.run(&device, &[3, 15], &mut replays).expect("launched");
+    let second = work.run(&device, &[15, 3], &mut replays).expect("recorded");
+    assert_eq!([&first[64..], &first[..64]].concat(), second);
+    assert_eq!(work.run(&device, &[3, 15], &mut replays).expect("replayed"), first);
+    assert_eq!(device.driver().take_replayed().len(), 2);
+    let refused = work.run(&device, &[3, 16], &mut replays);
+    assert!(matches!(&refused, Err(Error::Shape { what: "token ids", .. })), "{refused:?}");
+    assert!(device.driver().take_replayed().is_empty());
+    assert_eq!(work.run(&device, &[3, 15], &mut replays).expect("replayed"), first);
+    assert_eq!(device.driver().take_replayed().len(), 1);
+}
+
+#[test]
+fn a_record_is_made_anew_when_scratch_has_moved() {
+    let device = hopper();
+    let mut work = Work::new(&device);
+    let mut replays = Default::default();
+    let first = work.run(&device, &[1], &mut replays).expect("launched");
+    for _ in 0..2 {
+        assert_eq!(work.run(&device, &[1], &mut replays).expect("replayed"), first);
+    }
+    // More rows than any step had, of more columns: their splits take more scratch, which frees what the record names.
+    let x = tensor_of(&device, &Numbers::new(5).take(40 * COLS, 1.0), COLS, 40);
+    let wide = matrix(&device, &Numbers::new(6).take(512 * COLS, 1.0), COLS);
+    let mut out = device.tensor(40, 512).expect("a tensor");
+    device.linear(&x, &wide, None, &mut out).expect("a product");
+    // Freed memory would be a fault of the emulator's.
+    assert_eq!(work.run(&device, &[1], &mut replays).expect("recorded anew"), first);
+    assert_eq!(work.run(&device, &[1], &mut replays).expect("replayed"), first);
+    let launched = device.driver().take_launched();
+    assert!(launched.iter().any(|launch| launch.kernel.starts_with("gemm_few") && launch.grid[0] > 1));
+}
