@@ -20,7 +20,7 @@ pub const THREADS: u32 = 256;
 pub static DEQUANTIZE_INT4: KernelSpec = KernelSpec {
     name: "dequantize_int4",
     threads: THREADS,
-    min_blocks: 4,
+    min_blocks: 2,
     shared_bytes: 0,
     allowance: None,
     starts_early: false,
