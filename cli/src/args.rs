@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use tilewright::engine::{DraftLength, Speculation};
 use tilewright::quantise::Method;
-use tilewright::{DeviceChoice, SamplingParams};
+use tilewright::{DeviceChoice, Pooling, SamplingParams};
 
 use crate::bench::BenchArgs;
 use crate::ladder::LadderArgs;
@@ -21,6 +21,8 @@ pub struct Cli {
 pub enum Command {
     /// Continue a prompt
     Run(RunArgs),
+    /// Vectors of texts, by a BERT-like checkpoint
+    Embed(EmbedArgs),
     /// Negative log-likelihood a token and perplexity of a text file
     Eval(EvalArgs),
     /// Hold a checkpoint against the expected values beside it
@@ -133,6 +135,38 @@ impl RunArgs {
             seed: self.seed,
         }
     }
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("texts_from").args(["texts", "file"]).required(true))]
+pub struct EmbedArgs {
+    /// Texts
+    #[arg(value_name = "TEXT")]
+    pub texts: Vec<String>,
+    /// File with a text a line
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Folder of the checkpoint
+    #[arg(short, long = "model", value_name = "DIR")]
+    pub model: PathBuf,
+    /// auto, cpu, cpu-bf16 (rounds as a GPU does), cuda or cuda:N
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// How a text's tokens become one vector: mean, cls or pooler [default: as the checkpoint says, or mean]
+    #[arg(long)]
+    pub pooling: Option<Pooling>,
+    /// Leave vectors as long as they are, instead of scaling them to length 1
+    #[arg(long)]
+    pub no_normalize: bool,
+    /// Cut texts that are longer than the model's context, instead of refusing them
+    #[arg(long)]
+    pub truncate: bool,
+    /// Texts are token ids, separated by commas or spaces
+    #[arg(long)]
+    pub ids: bool,
+    /// Print one JSON object: device, dims, pooling, normalised, embeddings
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Args)]

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod doctor;
+mod embed;
 mod eval;
 mod inspect;
 mod ladder;
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     };
     let result = match &cli.command {
         Command::Run(args) => run::run(args),
+        Command::Embed(args) => embed::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Verify(args) => verify::run(args),
         Command::Inspect(args) => inspect::run(args),

@@ -147,7 +147,8 @@ fn read_stdin() -> Result<String, Failure> {
     })
 }
 
-fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {
+/// Token ids separated by commas or spaces.
+pub fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {
     text.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|part| !part.is_empty())
         .map(|part| {

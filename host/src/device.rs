@@ -72,6 +72,15 @@ pub struct AttentionSpec {
     pub softcap: Option<f32>,
 }
 
+/// Forms of the Gaussian error linear unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gelu {
+    /// `x * P(N < x)` for a normal `N`, by the error function.
+    Erf,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
+    Tanh,
+}
+
 /// How one row of logits is sampled; validated by the caller. The ranking and the order of the filters are those of
 /// [`tilewright_kernels::abi::Sample`].
 pub use tilewright_kernels::abi::SampleRow;
@@ -130,6 +139,11 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// The device in words: name, threads or compute capability, memory.
     fn describe(&self) -> String;
+    /// The least head size from `head_dim` on that attention takes: heads filled up with zeros to it have the scores and the outputs
+    /// that they would have had. `head_dim` itself where there is none.
+    fn padded_head_dim(&self, head_dim: usize) -> usize {
+        head_dim
+    }
     /// Uninitialised activations.
     fn tensor(&self, max_rows: usize, cols: usize) -> Result<Self::Tensor>;
     /// Uninitialised logits.
@@ -179,6 +193,27 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// `out[i] = table[ids[i]]` for the step's token ids.
     fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()>;
+    /// `out[i] = table[ids[i]] + places[positions[i]]` for the step's token ids and positions: embedding with learned positions.
+    fn embed_sum(
+        &self,
+        table: &Self::Matrix,
+        places: &Self::Matrix,
+        step: &Self::Step,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// Writes whole rows of activations, row-major, from the host.
+    fn write(&self, values: &[f32], out: &mut Self::Tensor) -> Result<()>;
+    /// `out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias`, row by row.
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        bias: Option<&Self::Vector>,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()>;
+    /// `out = gelu(x)`, element by element.
+    fn gelu(&self, x: &Self::Tensor, form: Gelu, out: &mut Self::Tensor) -> Result<()>;
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, row by row.
     fn rms_norm(
         &self,

@@ -22,6 +22,8 @@ macro_rules! entries {
 
 entries! {
     gather_rows in crate::gather_rows::kernel: GatherRows,
+    gelu in crate::gelu::kernel: Gelu,
+    embed_sum in crate::embed_sum::kernel: EmbedSum,
     page_copy in crate::page_copy::kernel: PageCopy,
     layer_norm in crate::layer_norm::kernel: LayerNorm,
     page_copy_out in crate::page_copy::kernel: PageCopy,

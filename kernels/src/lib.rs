@@ -14,7 +14,9 @@ pub mod attention_decode;
 pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod dequantize_int4;
+pub mod embed_sum;
 pub mod gather_rows;
+pub mod gelu;
 pub mod gemm_bf16;
 pub mod gemm_few;
 pub mod gemm_sm90;
@@ -68,7 +70,9 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &attention_prefill::HD128_F16,
     &attention_prefill::HD192_F16,
     &attention_prefill::HD256_F16,
+    &embed_sum::EMBED_SUM,
     &gather_rows::GATHER_ROWS,
+    &gelu::GELU,
     &gemm_bf16::TILE_128X128,
     &gemm_bf16::TILE_64X64,
     &gemm_bf16::TILE_16X64,

@@ -100,6 +100,71 @@ pub fn silu_mul<R: Real>(gate_up: &[f32], inter: usize) -> Vec<R> {
     out
 }
 
+/// Which form of the Gaussian error linear unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GeluForm {
+    /// `x * P(N < x)` for a normal `N`.
+    Erf,
+    /// `x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x^3)))`.
+    Tanh,
+}
+
+/// The Gaussian error linear unit of each element.
+pub fn gelu<R: Real>(x: &[f32], form: GeluForm) -> Vec<R> {
+    let of = R::of_f64;
+    x.iter()
+        .map(|&x| {
+            let x = R::of(x);
+            let below = match form {
+                GeluForm::Erf => of(0.5) * of(erfc(-x.to_f64() * std::f64::consts::FRAC_1_SQRT_2)),
+                // (1 + tanh(u)) / 2 is 1 / (1 + exp(-2 * u)), which keeps its digits where the tangent is near -1.
+                GeluForm::Tanh => {
+                    let u = of((2.0 / std::f64::consts::PI).sqrt()) * (x + of(0.044715) * x * x * x);
+                    of(1.0) / (of(1.0) + (-(u + u)).exp())
+                }
+            };
+            (x * below).stored()
+        })
+        .collect()
+}
+
+/// The complementary error function, to some 13 digits. Source: Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.6 (a
+/// series of positive terms) and 7.1.14 (a continued fraction, for the tail).
+fn erfc(x: f64) -> f64 {
+    if x < 0.0 {
+        return 2.0 - erfc(-x);
+    }
+    if x.is_nan() {
+        return x;
+    }
+    let gaussian = (-x * x).exp();
+    if x < 2.5 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..100 {
+            term *= 2.0 * x * x / f64::from(2 * n + 1);
+            sum += term;
+        }
+        return 1.0 - 2.0 / std::f64::consts::PI.sqrt() * gaussian * sum;
+    }
+    let mut fraction = 0.0;
+    for n in (1..200).rev() {
+        fraction = f64::from(n) / 2.0 / (x + fraction);
+    }
+    gaussian / std::f64::consts::PI.sqrt() / (x + fraction)
+}
+
+/// `out[i, :] = table[ids[i], :] + places[positions[i], :]`.
+pub fn embed_sum<R: Real>(
+    table: &[f32],
+    places: &[f32],
+    cols: usize,
+    ids: &[u32],
+    positions: &[u32],
+) -> Vec<R> {
+    let (tokens, places) = (gather(table, cols, ids), gather(places, cols, positions));
+    tokens.iter().zip(&places).map(|(&token, &place)| (R::of(token) + R::of(place)).stored()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,6 +208,37 @@ mod tests {
         let out: Vec<f64> = silu_mul(&[0.0, 1.0, 7.0, 2.0], 2);
         assert_eq!(out[0], 0.0);
         assert!((out[1] - 2.0 / (1.0 + (-1.0f64).exp())).abs() < 1e-15);
+    }
+
+    #[test]
+    fn known_values_of_the_error_function() {
+        // Abramowitz and Stegun, table 7.1 (erf) and 7.3 (x * exp(x^2) * erfc(x) at 1 / x^2 = 0.04).
+        for (x, erf) in [(0.0, 0.0), (0.5, 0.520_499_877_8), (1.0, 0.842_700_792_9), (2.0, 0.995_322_265_0)] {
+            assert!((1.0 - erfc(x) - erf).abs() < 1e-10, "{x}");
+            assert!((erfc(-x) - 1.0 - erf).abs() < 1e-10, "-{x}");
+        }
+        let (series, fraction) = (erfc(2.499_999_999), erfc(2.5));
+        assert!((series / fraction - 1.0).abs() < 1e-7, "{series} beside {fraction}");
+        let scaled = 5.0 * 25f64.exp() * erfc(5.0);
+        assert!((scaled - 0.553_523_2).abs() < 1e-6, "{scaled}");
+    }
+
+    #[test]
+    fn known_gelu() {
+        let exact: Vec<f64> = gelu(&[0.0, 1.0, -1.0, -30.0], GeluForm::Erf);
+        assert_eq!(exact[0], 0.0);
+        assert!((exact[1] - 0.841_344_746_068_543).abs() < 1e-12);
+        assert!((exact[2] + 0.158_655_253_931_457).abs() < 1e-12);
+        assert!(exact[3] < 0.0 && exact[3] > -1e-190);
+        let tanh: Vec<f64> = gelu(&[1.0, -1.0], GeluForm::Tanh);
+        let by_tangent = 0.5 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * 1.044715f64).tanh());
+        assert!((tanh[0] - by_tangent).abs() < 1e-14 && (tanh[1] - (by_tangent - 1.0)).abs() < 1e-14);
+    }
+
+    #[test]
+    fn sums_of_rows() {
+        let sums: Vec<f64> = embed_sum(&[1.0, 2.0, 3.0, 4.0], &[10.0, 20.0], 2, &[1, 0], &[0, 0]);
+        assert_eq!(sums, [13.0, 24.0, 11.0, 22.0]);
     }
 
     #[test]

@@ -182,8 +182,11 @@ impl Checkpoint {
     }
 
     /// Complains of the first tensor that isn't in `used`, unless it's one that checkpoints carry without need.
-    pub(crate) fn expect_all_used(&self, used: &HashSet<String>, tied: bool) -> Result<()> {
-        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || tied && name == "lm_head.weight";
+    pub(crate) fn expect_all_used(
+        &self,
+        used: &HashSet<String>,
+        harmless: impl Fn(&str) -> bool,
+    ) -> Result<()> {
         match self.entries.keys().find(|name| !used.contains(*name) && !harmless(name)) {
             None => Ok(()),
             Some(name) => {

@@ -119,6 +119,14 @@ pub(crate) fn on_device<J: DeviceJob>(choice: DeviceChoice, job: J) -> Result<J:
     }
 }
 
+/// Why work on the device chosen didn't go to a GPU, where the choice was left open and the program knows GPUs.
+pub(crate) fn why_no_gpu(choice: DeviceChoice) -> Option<String> {
+    if choice != DeviceChoice::Auto || !cfg!(feature = "cuda") {
+        return None;
+    }
+    open_cuda(0).err().map(|error| error.to_string())
+}
+
 /// A checkpoint's weights on a device.
 pub(crate) fn engine<D: Device>(
     device: Arc<D>,

@@ -7,8 +7,9 @@ use serde::Serialize;
 use tilewright_host::{DType, Device, HostMatrix, HostQuantized};
 
 use crate::checkpoint::Checkpoint;
-use crate::config::{ModelConfig, QuantizationConfig};
+use crate::config::{EncoderConfig, ModelConfig, QuantizationConfig};
 use crate::device::{DeviceJob, on_device};
+use crate::encoder;
 use crate::model::Decoder;
 use crate::quantized::{MatrixCheck, Reader, check_matrix, check_plain};
 use crate::{DeviceChoice, Error, Result};
@@ -24,7 +25,7 @@ pub struct CheckpointReport {
     pub tensors: usize,
     /// Why it can't be loaded, where it can't.
     pub fault: Option<String>,
-    /// The projections of the first layer.
+    /// The projections of the first layer; none of GPT-2, which stores them transposed, and of encoders.
     pub checks: Vec<MatrixCheck>,
     /// Whether it can be loaded and all checks passed.
     pub passed: bool,
@@ -66,6 +67,10 @@ impl DeviceJob for Examination<'_> {
 
 impl Examination<'_> {
     fn examine<D: Device>(&self, device: Arc<D>, in_f32: bool, report: &mut CheckpointReport) -> Result<()> {
+        if EncoderConfig::describes(self.dir)? {
+            report.tensors = Checkpoint::open(self.dir)?.tensors().count();
+            return encoder::load_on(self.dir, device).map(drop);
+        }
         let config = ModelConfig::load(self.dir)?;
         report.quantization.clone_from(&config.quantization);
         let checkpoint = Checkpoint::open(self.dir)?;

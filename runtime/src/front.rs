@@ -137,8 +137,11 @@ impl Model {
         self.tokenizer.as_deref()
     }
 
-    /// Its tokenizer, or the error that text needs one.
-    pub(crate) fn require_tokenizer(&self) -> Result<&Tokenizer> {
+    /// Its tokenizer.
+    ///
+    /// # Errors
+    /// That text needs one, where the checkpoint has none.
+    pub fn require_tokenizer(&self) -> Result<&Tokenizer> {
         self.tokenizer.as_deref().ok_or_else(|| {
             Error::file(&self.dir, "tokenizer", "tokenizer.json, or a prompt of token ids", "none")
         })

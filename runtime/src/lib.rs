@@ -27,6 +27,7 @@
 //! | [`sampling`] | how the next token is chosen |
 //! | [`generate`] | a request and the stream of its tokens |
 //! | [`engine`] | many requests at once |
+//! | [`encoder`] | texts to vectors, images to classes |
 //! | [`ladder`] | what each optimisation is worth on this machine |
 //! | [`plan`] | what a model takes of a device, and what it can reach, without its weights |
 //! | [`doctor`] | whether a checkpoint is what it says |
@@ -38,6 +39,7 @@ pub mod checkpoint;
 pub mod config;
 mod device;
 pub mod doctor;
+pub mod encoder;
 pub mod engine;
 mod error;
 pub mod eval;
@@ -53,6 +55,7 @@ pub mod tokenizer;
 pub mod verify;
 
 pub use device::DeviceChoice;
+pub use encoder::{EmbedOptions, Embedder, Embeddings, ImageClassifier, Pooling};
 pub use engine::Engine;
 pub use error::{Error, Result};
 pub use front::Model;

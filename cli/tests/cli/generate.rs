@@ -181,6 +181,7 @@ fn fixtures_verify_in_f32_and_in_bf16() {
         "qwen2-bias",
         "qwen3-qknorm",
         "mistral-window16",
+        "gpt2",
         "llama-gptq-g128",
         "llama-gptq-actorder-g64",
     ] {
@@ -198,6 +199,31 @@ fn fixtures_verify_in_f32_and_in_bf16() {
         }
         assert_eq!(json(&["verify", dir, "--device", "cpu-bf16", "--json"])["passed"], true);
     }
+}
+
+#[test]
+fn gpt2_continues_a_prompt() {
+    let dir = workspace("tests/fixtures/gpt2");
+    let dir = dir.to_str().expect("UTF-8");
+    let run = |flags: &[&str]| {
+        json(
+            &[&["run", "7 9 11", "--ids", "-m", dir, "-n", "12", "--json", "--device", "cpu"], flags]
+                .concat(),
+        )
+    };
+    let cached = run(&[]);
+    assert_eq!(cached["output_ids"].as_array().map(Vec::len), Some(12));
+    assert_eq!(cached["output_ids"], run(&["--no-kv-cache"])["output_ids"]);
+    assert_eq!(cached["output_ids"], run(&["--ngram", "--speculate", "3"])["output_ids"]);
+    let inspect = json(&["inspect", dir, "--json"]);
+    assert_eq!(
+        (&inspect["config"]["architecture"], &inspect["config"]["positions"]),
+        (&"gpt2".into(), &"learned".into())
+    );
+    let encoder = workspace("tests/fixtures/bert");
+    let encoder = json(&["inspect", encoder.to_str().expect("UTF-8"), "--json"]);
+    assert_eq!(encoder["config"]["input"]["kind"], "bert");
+    assert!(encoder.get("kv_bytes_per_token").is_none());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The binary as its user meets it.
 
 mod common;
+mod encoders;
 mod generate;
 mod measure;
 mod plan;

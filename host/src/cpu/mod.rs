@@ -8,6 +8,7 @@ mod attention_tile;
 mod buffer;
 mod cache;
 mod ceilings;
+mod encoders;
 mod isa;
 mod layers;
 mod linear;

@@ -1,4 +1,5 @@
 use super::attention::{self, attention};
+use super::encoders;
 use super::layers::{self, MAX_HEAD_DIM, RopeArgs};
 use super::linear::{Epilogue, linear};
 use super::parallel;
@@ -7,7 +8,8 @@ use super::{
     shape,
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow, Tensor,
+    AttentionSpec, Batch, CacheSpec, Device, Gelu, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
+    Tensor,
 };
 
 impl CpuDevice {
@@ -110,6 +112,69 @@ impl Device for CpuDevice {
                 table.read_row(ids[row] as usize, unsafe { out.slice(row * stride, cols) });
             }
         });
+        Ok(())
+    }
+
+    fn embed_sum(
+        &self,
+        table: &CpuMatrix,
+        places: &CpuMatrix,
+        step: &CpuStep,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        let op = "embed_sum";
+        if table.cols != places.cols {
+            return Err(shape(op, "places", format!("{} columns", table.cols), places.cols));
+        }
+        for (what, indices, rows) in
+            [("ids", &step.0.ids, table.rows), ("positions", &step.0.positions, places.rows)]
+        {
+            if let Some(index) = indices.iter().find(|&&index| index as usize >= rows) {
+                return Err(shape(op, what, format!("below {rows}"), index));
+            }
+        }
+        out.prepare(op, "out", step.0.tokens(), table.cols)?;
+        encoders::embed_sum((table, &step.0.ids), (places, &step.0.positions), self.rounds(), out);
+        Ok(())
+    }
+
+    fn write(&self, values: &[f32], out: &mut CpuTensor) -> Result<()> {
+        let cols = out.cols();
+        if cols == 0 || !values.len().is_multiple_of(cols) {
+            return Err(shape("write", "values", format!("a multiple of {cols}"), values.len()));
+        }
+        out.prepare("write", "out", values.len() / cols, cols)?;
+        let (stride, out) = (out.stride(), out.shared());
+        for (row, values) in values.chunks_exact(cols).enumerate() {
+            // SAFETY: the rows are within the output, which is borrowed exclusively.
+            let out = unsafe { out.slice(row * stride, cols) };
+            out.copy_from_slice(values);
+            layers::round_row(out, self.rounds());
+        }
+        Ok(())
+    }
+
+    fn layer_norm(
+        &self,
+        x: &CpuTensor,
+        weight: &CpuVector,
+        bias: Option<&CpuVector>,
+        eps: f32,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        let op = "layer_norm";
+        weight.expect(op, "weight", x.cols())?;
+        if let Some(bias) = bias {
+            bias.expect(op, "bias", x.cols())?;
+        }
+        out.prepare(op, "out", x.rows(), x.cols())?;
+        encoders::layer_norm(self.level, x, (weight, bias, eps), self.rounds(), out);
+        Ok(())
+    }
+
+    fn gelu(&self, x: &CpuTensor, form: Gelu, out: &mut CpuTensor) -> Result<()> {
+        out.prepare("gelu", "out", x.rows(), x.cols())?;
+        encoders::gelu(self.level, x, form, self.rounds(), out);
         Ok(())
     }
 

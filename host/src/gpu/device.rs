@@ -8,10 +8,11 @@ use super::{
     decode::DecodeScratch,
     gemm::GemmScratch,
     replay::{GpuReplays, Recording},
-    storage::{BF16, WORD},
+    storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Result, RopeAppend,
+    SampleRow,
 };
 
 /// A device of kernel launches over a [`Driver`].
@@ -69,6 +70,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
             "{}, compute capability {major}.{minor}, {} multiprocessors, {gib:.1} GiB",
             info.name, info.multiprocessors
         )
+    }
+
+    fn padded_head_dim(&self, head_dim: usize) -> usize {
+        HEAD_DIMS.into_iter().find(|&served| served >= head_dim).unwrap_or(head_dim)
     }
 
     fn tensor(&self, max_rows: usize, cols: usize) -> Result<Self::Tensor> {
@@ -134,6 +139,35 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn embed(&self, table: &Self::Matrix, step: &Self::Step, out: &mut Self::Tensor) -> Result<()> {
         self.launch_embed(table, step, out)
+    }
+
+    fn embed_sum(
+        &self,
+        table: &Self::Matrix,
+        places: &Self::Matrix,
+        step: &Self::Step,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_embed_sum(table, places, step, out)
+    }
+
+    fn write(&self, values: &[f32], out: &mut Self::Tensor) -> Result<()> {
+        self.upload_rows(values, out)
+    }
+
+    fn layer_norm(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        bias: Option<&Self::Vector>,
+        eps: f32,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_layer_norm(x, weight, bias, eps, out)
+    }
+
+    fn gelu(&self, x: &Self::Tensor, form: Gelu, out: &mut Self::Tensor) -> Result<()> {
+        self.launch_gelu(x, form, out)
     }
 
     fn rms_norm(

@@ -6,6 +6,7 @@
 //! | [`GpuDevice`] | [`crate::Device`] over any driver: bf16 activations and caches, f32 accumulation and logits |
 //! | `launch` | a layer's launches, their shape checks and parameters |
 //! | `choose`, `pages` | tokens of logits; copies of pages |
+//! | `encoders` | what models without rotary positions and gates need beside that: layer norms, activations, learned positions |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
 //! | `gated` | gates and what they gate, in turn, for the products that join them |
 //! | `gemm` | matrix products: which kernel computes which rows, the launches |
@@ -24,6 +25,7 @@ pub mod cuda;
 mod decode;
 mod device;
 mod driver;
+mod encoders;
 mod gated;
 mod gemm;
 mod launch;

@@ -4,6 +4,8 @@ use tilewright_kernels::abi::TensorMap;
 use super::{Driver, GpuDevice};
 use crate::{CacheSpec, DType, Error, HostMatrix, Result, Tensor};
 
+/// Elements a head that both prefill and decode attention take, ascending.
+pub(super) const HEAD_DIMS: [usize; 2] = [64, 128];
 /// Bytes of a bf16.
 pub(super) const BF16: usize = 2;
 /// Bytes of an f32 or a u32.
@@ -272,7 +274,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
 
     pub(super) fn make_cache(&self, spec: CacheSpec) -> Result<GpuCache<Dr>> {
         let CacheSpec { layers, pages, page_size, kv_heads, head_dim } = spec;
-        require(matches!(head_dim, 64 | 128), "cache", "head_dim", "64 or 128", head_dim)?;
+        require(HEAD_DIMS.contains(&head_dim), "cache", "head_dim", "64 or 128", head_dim)?;
         for (what, value) in [("kv_heads", kv_heads), ("page_size", page_size)] {
             require(value > 0, "cache", what, "above 0", value)?;
         }

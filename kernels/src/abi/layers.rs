@@ -107,3 +107,43 @@ params! {
         pub reserved: u32,
     }
 }
+
+/// [`Gelu::kind`]: exact, by the error function.
+pub const GELU_ERF: u32 = 0;
+/// [`Gelu::kind`]: approximated by the hyperbolic tangent.
+pub const GELU_TANH: u32 = 1;
+
+params! {
+    /// `out[i, j] = x[i, j] * P(N < x[i, j])` for a normal `N`, in f32, or its approximation.
+    pub struct Gelu {
+        /// bf16 `[rows, cols]`.
+        pub x: u64,
+        /// bf16 `[rows, cols]`.
+        pub out: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+        /// [`GELU_ERF`] or [`GELU_TANH`].
+        pub kind: u32,
+        pub reserved: u32,
+    }
+}
+
+params! {
+    /// `out[i, :] = table[ids[i], :] + places[positions[i], :]`, in f32: embedding lookup with learned positions.
+    pub struct EmbedSum {
+        /// bf16 `[table_rows, cols]`.
+        pub table: u64,
+        /// bf16 `[place_rows, cols]`.
+        pub places: u64,
+        /// u32 `[rows]`; each must be below `table_rows` (the launcher checks).
+        pub ids: u64,
+        /// u32 `[rows]`; each must be below `place_rows` (the launcher checks).
+        pub positions: u64,
+        /// bf16 `[rows, cols]`.
+        pub out: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+    }
+}

@@ -1,6 +1,8 @@
 //! `config.json` and `generation_config.json` of a Hugging Face checkpoint.
 
+mod encoder;
 mod fields;
+mod gpt2;
 mod quantization;
 mod rope;
 
@@ -9,6 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::Result;
+pub use encoder::{EncoderConfig, EncoderInput};
 use fields::Fields;
 pub use quantization::{QuantFormat, QuantizationConfig};
 pub use rope::{FrequencyPrecision, Rope, RopeScaling};
@@ -38,6 +41,41 @@ pub enum Architecture {
     Qwen3,
     /// `MistralForCausalLM`: a sliding window.
     Mistral,
+    /// `GPT2LMHeadModel`: learned positions, layer norms, biases everywhere, no gates.
+    Gpt2,
+}
+
+/// What norms divide by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NormKind {
+    /// The root mean square.
+    Rms,
+    /// The deviation, once the mean is subtracted; with a bias.
+    Layer,
+}
+
+/// How a token's position becomes known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// Queries and keys are rotated.
+    Rotary,
+    /// A row of a table is added to each token's embedding.
+    Learned,
+}
+
+/// What an MLP does between its matrices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Activation {
+    /// `silu(gate) * up`.
+    SwiGlu,
+    /// The Gaussian error linear unit.
+    Gelu,
+    /// Its approximation by a hyperbolic tangent.
+    GeluTanh,
 }
 
 /// A decoder's shape and constants, validated.
@@ -61,9 +99,15 @@ pub struct ModelConfig {
     pub head_dim: usize,
     /// Tokens of the longest text, `max_position_embeddings`.
     pub context: usize,
+    /// What norms divide by.
+    pub norm: NormKind,
     /// Epsilon of every norm.
-    pub rms_norm_eps: f32,
-    /// Rotary embedding.
+    pub norm_eps: f32,
+    /// What the MLP does between its matrices.
+    pub activation: Activation,
+    /// How positions become known.
+    pub positions: Positions,
+    /// Rotary embedding, where positions are rotary.
     pub rope: Rope,
     /// For each layer the keys a query sees, itself included, where it doesn't see all.
     pub windows: Vec<Option<usize>>,
@@ -127,8 +171,19 @@ impl ModelConfig {
         (self.q_heads + 2 * self.kv_heads) * self.head_dim
     }
 
+    /// Rotary frequencies of a head; zeros, which rotate nothing, where positions are learned.
+    pub fn inv_freq(&self) -> Vec<f32> {
+        match self.positions {
+            Positions::Rotary => self.rope.inv_freq(self.head_dim),
+            Positions::Learned => vec![0.0; self.head_dim / 2],
+        }
+    }
+
     fn parse(fields: &Fields) -> Result<ModelConfig> {
         let architecture = architecture(fields)?;
+        if architecture == Architecture::Gpt2 {
+            return gpt2::parse(fields);
+        }
         if fields.text("hidden_act")?.is_some_and(|act| act != "silu") {
             return Err(fields.wrong("hidden_act", "\"silu\""));
         }
@@ -146,7 +201,10 @@ impl ModelConfig {
             kv_heads,
             head_dim,
             context: bounded(fields, "max_position_embeddings", MAX_CONTEXT)?,
-            rms_norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(DEFAULT_EPS) as f32,
+            norm: NormKind::Rms,
+            norm_eps: fields.positive("rms_norm_eps")?.unwrap_or(DEFAULT_EPS) as f32,
+            activation: Activation::SwiGlu,
+            positions: Positions::Rotary,
             rope: Rope::parse(fields)?,
             windows: windows(fields, architecture, layers)?,
             qkv_bias: attention_bias || architecture == Architecture::Qwen2,
@@ -168,7 +226,9 @@ fn architecture(fields: &Fields) -> Result<Architecture> {
         Some("qwen2") => Ok(Architecture::Qwen2),
         Some("qwen3") => Ok(Architecture::Qwen3),
         Some("mistral") => Ok(Architecture::Mistral),
-        _ => Err(fields.wrong("model_type", "\"llama\", \"qwen2\", \"qwen3\" or \"mistral\"")),
+        Some("gpt2") => Ok(Architecture::Gpt2),
+        _ => Err(fields
+            .wrong("model_type", "\"llama\", \"qwen2\", \"qwen3\", \"mistral\" or \"gpt2\" of a decoder")),
     }
 }
 
@@ -198,14 +258,45 @@ fn heads(fields: &Fields, architecture: Architecture, hidden_size: usize) -> Res
         Some(head_dim) => head_dim,
         None => hidden_size / q_heads,
     };
-    if !head_dim.is_multiple_of(2) || head_dim > MAX_HEAD_DIM {
-        let expected = format!("an even head size of at most {MAX_HEAD_DIM}, not {head_dim}");
-        return Err(fields.wrong("head_dim", &expected));
-    }
-    if q_heads * head_dim > i32::MAX as usize / 4 {
-        return Err(fields.wrong("num_attention_heads", "heads that fit a projection of 2^29 rows"));
-    }
+    check_heads(fields, ("head_dim", head_dim), ("num_attention_heads", q_heads))?;
     Ok((q_heads, kv_heads, head_dim))
+}
+
+/// That heads have a size that is served and aren't too many. With each number goes the field to complain of.
+fn check_heads(fields: &Fields, head_dim: (&str, usize), heads: (&str, usize)) -> Result<()> {
+    if !head_dim.1.is_multiple_of(2) || head_dim.1 > MAX_HEAD_DIM {
+        let expected = format!("an even head size of at most {MAX_HEAD_DIM}, not {}", head_dim.1);
+        return Err(fields.wrong(head_dim.0, &expected));
+    }
+    if heads.1 * head_dim.1 > i32::MAX as usize / 4 {
+        return Err(fields.wrong(heads.0, "heads that fit a projection of 2^29 rows"));
+    }
+    Ok(())
+}
+
+/// The activation that transformers calls so, of an MLP without a gate.
+fn gelu(fields: &Fields, field: &str, default: Activation) -> Result<Activation> {
+    match fields.text(field)? {
+        None => Ok(default),
+        Some("gelu") => Ok(Activation::Gelu),
+        Some("gelu_new" | "gelu_pytorch_tanh") => Ok(Activation::GeluTanh),
+        Some(_) => Err(fields.wrong(field, "\"gelu\", \"gelu_new\" or \"gelu_pytorch_tanh\"")),
+    }
+}
+
+/// Equal heads that divide the hidden size.
+fn equal_heads(
+    fields: &Fields,
+    (hidden_field, hidden): (&str, usize),
+    heads_field: &str,
+) -> Result<(usize, usize)> {
+    let heads = fields.required_size(heads_field)?;
+    if !hidden.is_multiple_of(heads) {
+        let expected = format!("a multiple of {heads_field}, which is {heads}");
+        return Err(fields.wrong(hidden_field, &expected));
+    }
+    check_heads(fields, (heads_field, hidden / heads), (heads_field, heads))?;
+    Ok((heads, hidden / heads))
 }
 
 fn sliding_window(fields: &Fields) -> Result<Option<usize>> {
@@ -216,7 +307,7 @@ fn sliding_window(fields: &Fields) -> Result<Option<usize>> {
 /// `layer_types` lists or else those from `max_window_layers` on.
 fn windows(fields: &Fields, architecture: Architecture, layers: usize) -> Result<Vec<Option<usize>>> {
     let window = match architecture {
-        Architecture::Llama => None,
+        Architecture::Llama | Architecture::Gpt2 => None,
         Architecture::Mistral => sliding_window(fields)?,
         Architecture::Qwen2 | Architecture::Qwen3 if fields.flag("use_sliding_window")?.unwrap_or(false) => {
             sliding_window(fields)?

@@ -218,3 +218,77 @@ fn quantisation_that_is_not_read_is_named() {
         assert!(!error.contains('\n'), "{error}");
     }
 }
+
+fn gpt2(changes: Value) -> Result<ModelConfig> {
+    let mut value = json!({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 100,
+        "n_positions": 512, "n_inner": null});
+    for (key, change) in changes.as_object().expect("an object") {
+        value[key] = change.clone();
+    }
+    load(&value)
+}
+
+#[test]
+fn gpt2_has_names_and_defaults_of_its_own() {
+    let config = gpt2(json!({})).expect("a valid configuration");
+    assert_eq!((config.intermediate_size, config.head_dim, config.context), (256, 16, 512));
+    assert_eq!((config.norm, config.positions), (NormKind::Layer, Positions::Learned));
+    assert!(config.tie_word_embeddings && config.qkv_bias && config.norm_eps == 1e-5);
+    assert_eq!(config.activation, Activation::GeluTanh);
+    assert_eq!(config.inv_freq(), [0.0; 8]);
+    assert_eq!(gpt2(json!({"activation_function": "gelu"})).expect("valid").activation, Activation::Gelu);
+    for (changes, expected) in [
+        (json!({"n_head": 3}), "n_embd: expected a multiple of n_head, which is 3, found 64"),
+        (json!({"n_embd": 68}), "n_head: expected an even head size of at most 256, not 17"),
+        (json!({"n_positions": 0}), "n_positions: expected an integer from 1"),
+        (json!({"activation_function": "relu"}), "activation_function: expected \"gelu\", \"gelu_new\""),
+        (json!({"scale_attn_weights": false}), "scale_attn_weights: expected true, found false"),
+        (json!({"add_cross_attention": true}), "add_cross_attention: expected false, found true"),
+        (json!({"quantization_config": {"quant_method": "gptq"}}), "quantization_config: expected nothing"),
+    ] {
+        let error = gpt2(changes.clone()).expect_err("refused").to_string();
+        assert!(error.contains(expected), "{changes}: {error}");
+    }
+}
+
+#[test]
+fn encoders_are_read_and_damage_is_named() {
+    let load = |value: &Value| {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        std::fs::write(dir.path().join("config.json"), value.to_string()).expect("config.json");
+        assert_eq!(EncoderConfig::describes(dir.path()).expect("JSON"), value["model_type"] != "gpt2");
+        EncoderConfig::load(dir.path())
+    };
+    let base = json!({"model_type": "bert", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 32, "image_size": 32,
+        "patch_size": 8, "id2label": {"0": "a", "1": "b"}});
+    let with = |changes: Value| {
+        let mut value = base.clone();
+        for (key, change) in changes.as_object().expect("an object") {
+            value[key] = change.clone();
+        }
+        value
+    };
+    let bert = load(&base).expect("valid");
+    assert_eq!((bert.context(), bert.places(), bert.head_dim), (32, 64, 16));
+    let vit = load(&with(json!({"model_type": "vit"}))).expect("valid");
+    assert_eq!((vit.context(), vit.places()), (17, 17));
+    for (changes, expected) in [
+        (json!({"model_type": "gpt2"}), "model_type: expected \"bert\" or \"vit\" of an encoder"),
+        (json!({"hidden_act": "silu"}), "hidden_act: expected \"gelu\""),
+        (
+            json!({"position_embedding_type": "relative_key"}),
+            "position_embedding_type: expected \"absolute\"",
+        ),
+        (json!({"is_decoder": true}), "is_decoder: expected false"),
+        (json!({"type_vocab_size": 1_000_000}), "type_vocab_size: expected at most 1024"),
+        (json!({"num_attention_heads": 5}), "hidden_size: expected a multiple of num_attention_heads"),
+        (json!({"model_type": "vit", "patch_size": 5}), "patch_size: expected a divisor of image_size"),
+        (json!({"model_type": "vit", "image_size": 1 << 20}), "image_size: expected at most 16384"),
+        (json!({"model_type": "vit", "qkv_bias": false}), "qkv_bias: expected true"),
+        (json!({"model_type": "vit", "id2label": {"1": "a"}}), "id2label: expected a name for each number"),
+    ] {
+        let error = load(&with(changes.clone())).expect_err("refused").to_string();
+        assert!(error.contains("config.json: field ") && error.contains(expected), "{changes}: {error}");
+    }
+}

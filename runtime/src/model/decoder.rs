@@ -2,7 +2,8 @@ use std::sync::Arc;
 
 use tilewright_host::{Batch, Device};
 
-use super::layer::Layer;
+use super::layer::{Activations, Layer, Pass, Selected, Widths};
+use super::parts::Norm;
 use crate::Result;
 use crate::config::ModelConfig;
 
@@ -11,8 +12,10 @@ pub struct Decoder<D: Device> {
     pub(super) device: Arc<D>,
     pub(super) config: ModelConfig,
     pub(super) embedding: D::Matrix,
+    /// Where positions are learned.
+    pub(super) positions: Option<D::Matrix>,
     pub(super) layers: Vec<Layer<D>>,
-    pub(super) norm: D::Vector,
+    pub(super) norm: Norm<D>,
     /// Where it isn't the embedding table.
     pub(super) lm_head: Option<D::Matrix>,
     pub(super) rope: D::Rope,
@@ -20,17 +23,9 @@ pub struct Decoder<D: Device> {
 
 /// Activations of one step, reused by all.
 pub struct Scratch<D: Device> {
-    pub(super) residual: D::Tensor,
-    pub(super) normed: D::Tensor,
-    pub(super) qkv: D::Tensor,
-    pub(super) q: D::Tensor,
-    pub(super) attended: D::Tensor,
-    pub(super) gate_up: D::Tensor,
-    pub(super) activated: D::Tensor,
+    pub(super) activations: Activations<D>,
     /// The rows whose logits are wanted.
-    pub(super) selected: D::Tensor,
-    pub(super) selected_q: D::Tensor,
-    pub(super) selected_attended: D::Tensor,
+    pub(super) selected: Selected<D>,
     pub(super) selected_normed: D::Tensor,
     /// Where [`Decoder::forward`] leaves them.
     pub logits: D::Logits,
@@ -56,18 +51,16 @@ impl<D: Device> Decoder<D> {
     pub fn scratch(&self, max_rows: usize, max_outputs: usize) -> Result<Scratch<D>> {
         let config = &self.config;
         let device = &*self.device;
-        let q_cols = config.q_heads * config.head_dim;
+        let widths = Widths {
+            hidden: config.hidden_size,
+            qkv: config.qkv_rows(),
+            q: config.q_heads * config.head_dim,
+            gate_up: config.activation.columns(config.intermediate_size),
+            intermediate: config.intermediate_size,
+        };
         Ok(Scratch {
-            residual: device.tensor(max_rows, config.hidden_size)?,
-            normed: device.tensor(max_rows, config.hidden_size)?,
-            qkv: device.tensor(max_rows, config.qkv_rows())?,
-            q: device.tensor(max_rows, q_cols)?,
-            attended: device.tensor(max_rows, q_cols)?,
-            gate_up: device.tensor(max_rows, 2 * config.intermediate_size)?,
-            activated: device.tensor(max_rows, config.intermediate_size)?,
-            selected: device.tensor(max_outputs, config.hidden_size)?,
-            selected_q: device.tensor(max_outputs, q_cols)?,
-            selected_attended: device.tensor(max_outputs, q_cols)?,
+            activations: Activations::new(device, widths, max_rows)?,
+            selected: Selected::new(device, widths, max_outputs)?,
             selected_normed: device.tensor(max_outputs, config.hidden_size)?,
             logits: device.logits(max_outputs, config.vocab_size)?,
             replays: D::Replays::default(),
@@ -101,19 +94,23 @@ impl<D: Device> Decoder<D> {
         scratch: &mut Scratch<D>,
     ) -> Result<()> {
         let device = &*self.device;
-        device.embed(&self.embedding, step, &mut scratch.residual)?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            if index + 1 < self.layers.len() {
-                layer.forward(index, self, step, cache, scratch)?;
+        let activations = &mut scratch.activations;
+        match &self.positions {
+            None => device.embed(&self.embedding, step, &mut activations.residual)?,
+            Some(places) => device.embed_sum(&self.embedding, places, step, &mut activations.residual)?,
+        }
+        for (cache_layer, layer) in self.layers.iter().enumerate() {
+            let pass = Pass { device, rope: &self.rope, step, cache_layer };
+            if cache_layer + 1 < self.layers.len() {
+                layer.forward(&pass, cache, activations)?;
             } else {
-                layer.forward_selected(index, wanted, self, step, cache, scratch)?;
+                layer.forward_selected(wanted, &pass, cache, activations, &mut scratch.selected)?;
             }
         }
         if wanted == 0 {
             return Ok(());
         }
-        let eps = self.config.rms_norm_eps;
-        device.rms_norm(&scratch.selected, &self.norm, eps, &mut scratch.selected_normed)?;
+        self.norm.apply(device, &scratch.selected.residual, &mut scratch.selected_normed)?;
         let lm_head = self.lm_head.as_ref().unwrap_or(&self.embedding);
         device.project_logits(&scratch.selected_normed, lm_head, &mut scratch.logits)?;
         Ok(())

@@ -24,7 +24,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
+use crate::config::{Architecture, ModelConfig};
 use crate::device::{DeviceJob, on_device};
 use crate::{Error, Result};
 use files::Output;
@@ -72,6 +72,10 @@ pub fn quantise(
             "a checkpoint that isn't quantised",
             "one that is",
         ));
+    }
+    if config.architecture == Architecture::Gpt2 {
+        let found = "one of GPT-2, whose linear layers are stored transposed";
+        return Err(Error::file(dir, "model_type", "a checkpoint of the Llama family", found));
     }
     options.check(&config)?;
     let checkpoint = Checkpoint::open(dir)?;

@@ -100,7 +100,7 @@ impl<D: Device> Gptq<D> {
             steps.push(step);
         }
         Ok(Gptq {
-            rope: device.rope(&config.rope.inv_freq(config.head_dim), 1.0, config.context)?,
+            rope: device.rope(&config.inv_freq(), 1.0, config.context)?,
             cache: device.cache(spec)?,
             normed: device.tensor(rows, config.hidden_size)?,
             qkv: device.tensor(rows, config.qkv_rows())?,
@@ -239,15 +239,15 @@ impl<D: Device> Gptq<D> {
             Stream::Quantised => &self.residuals[text],
             Stream::Original => &self.originals[text],
         };
-        let (eps, step) = (config.rms_norm_eps, &self.steps[text]);
+        let step = &self.steps[text];
         match stage {
-            Stage::Qkv => device.rms_norm(residual, &layer.input_norm, eps, &mut self.normed)?,
+            Stage::Qkv => layer.input_norm.apply(&**device, residual, &mut self.normed)?,
             Stage::Output => {
-                device.rms_norm(residual, &layer.input_norm, eps, &mut self.normed)?;
+                layer.input_norm.apply(&**device, residual, &mut self.normed)?;
                 device.linear(&self.normed, &layer.qkv, layer.qkv_bias.as_ref(), &mut self.qkv)?;
                 let args = RopeAppend {
                     qkv: &self.qkv,
-                    qk_norm: layer.qk_norm.as_ref().map(|(q, k)| (q, k, eps)),
+                    qk_norm: layer.qk_norm.as_ref().map(|(q, k, eps)| (q, k, *eps)),
                     rope: &self.rope,
                     q_heads: config.q_heads,
                     layer: 0,
@@ -255,12 +255,10 @@ impl<D: Device> Gptq<D> {
                 device.rope_append(args, step, &mut self.cache, &mut self.q)?;
                 device.attention(&self.q, &self.cache, 0, step, &layer.attention, &mut self.attended)?;
             }
-            Stage::GateUp => device.rms_norm(residual, &layer.post_norm, eps, &mut self.normed)?,
+            Stage::GateUp => layer.post_norm.apply(&**device, residual, &mut self.normed)?,
             Stage::Down => {
-                device.rms_norm(residual, &layer.post_norm, eps, &mut self.normed)?;
-                let bias = layer.gate_up_bias.as_ref();
-                device.linear(&self.normed, &layer.gate_up, bias, &mut self.gate_up)?;
-                device.silu_mul(&self.gate_up, &mut self.activated)?;
+                layer.post_norm.apply(&**device, residual, &mut self.normed)?;
+                layer.activate(device, &self.normed, &mut self.gate_up, &mut self.activated)?;
             }
         }
         Ok(())

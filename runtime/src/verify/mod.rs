@@ -1,12 +1,14 @@
 //! A checkpoint held against what another implementation answered.
 //!
-//! `expected.safetensors` beside a checkpoint holds `input_ids`, the `logits` of each position and the `greedy` continuation.
+//! `expected.safetensors` beside a checkpoint holds `input_ids`, the `logits` of each position and the `greedy` continuation; of an
+//! encoder `input_ids` (and `attention_mask`, `token_type_ids`) and `last_hidden`, or `pixel_values` and `class_logits`.
 //! A device that computes in f32 must come within [`F32_BOUND`] of the largest logit, and continue in the same way. A device
 //! that rounds to bf16 may be [`BF16_FACTOR`] times as far off as the plain bf16 computation of [`DeviceChoice::CpuBf16`],
 //! plus [`F32_BOUND`] of the largest logit, and may part from the expected continuation only from the first step on whose two
 //! best logits lie closer together than that.
 
 mod compare;
+mod encoders;
 mod expected;
 
 use std::path::Path;
@@ -15,7 +17,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use tilewright_host::Device;
 
-use crate::config::{FrequencyPrecision, ModelConfig};
+use crate::config::{EncoderConfig, FrequencyPrecision, ModelConfig};
+use crate::encoder;
 use crate::{DeviceChoice, Error, Model, Result, SamplingParams};
 use compare::{largest_magnitude, top_two_gap, worst};
 use expected::Expected;
@@ -93,6 +96,10 @@ pub struct GreedyVerdict {
 /// As [`Model::load`]; expected values that don't fit the model. A disagreement isn't an error but a verdict.
 pub fn verify(dir: impl AsRef<Path>, expected: Option<&Path>, device: DeviceChoice) -> Result<Verification> {
     let dir = dir.as_ref();
+    std::fs::read_dir(dir).map_err(Error::io(dir))?;
+    if EncoderConfig::describes(dir)? {
+        return verify_encoder(dir, expected, &|| encoder::load(dir, device));
+    }
     verify_model(dir, expected, &|precision| load(dir, device, precision))
 }
 
@@ -106,6 +113,10 @@ pub fn verify_on<D: Device>(
     device: Arc<D>,
 ) -> Result<Verification> {
     let dir = dir.as_ref();
+    std::fs::read_dir(dir).map_err(Error::io(dir))?;
+    if EncoderConfig::describes(dir)? {
+        return verify_encoder(dir, expected, &|| encoder::load_on(dir, Arc::clone(&device)));
+    }
     let load = |precision| Model::load_on_with_frequencies(dir, Arc::clone(&device), precision);
     verify_model(dir, expected, &load)
 }
@@ -114,13 +125,21 @@ fn load(dir: &Path, device: DeviceChoice, precision: FrequencyPrecision) -> Resu
     Model::load_with_frequencies(dir, device, precision, &mut |_, _| {})
 }
 
+fn verify_encoder(
+    dir: &Path,
+    expected: Option<&Path>,
+    on_device: &dyn Fn() -> Result<encoder::LoadedEncoder>,
+) -> Result<Verification> {
+    let beside = dir.join("expected.safetensors");
+    encoders::verify(dir, expected.unwrap_or(&beside), on_device)
+}
+
 /// Verifies what `on_device` loads, given the precision of the rotary frequencies.
 fn verify_model(
     dir: &Path,
     expected: Option<&Path>,
     on_device: &dyn Fn(FrequencyPrecision) -> Result<Model>,
 ) -> Result<Verification> {
-    std::fs::read_dir(dir).map_err(Error::io(dir))?;
     let beside = dir.join("expected.safetensors");
     let mut expected = Expected::load(expected.unwrap_or(&beside), &ModelConfig::load(dir)?)?;
     // Before anything is compared: a device that isn't there is the first thing to say.
@@ -145,7 +164,7 @@ fn verify_model(
         );
         (logits(&model, &expected.input_ids)?, BF16_FACTOR * plain_error + floor, words)
     };
-    let tensor = verdict(&expected, &found, bound);
+    let tensor = tensor_verdict(expected.logits_name, &expected.shape, &expected.logits, &found, bound);
     let undecided_below = (!model.computes_in_f32()).then_some(bound);
     let greedy = greedy_verdicts(&model, &reference, &expected, undecided_below)?;
     Ok(Verification {
@@ -179,16 +198,16 @@ fn reference(dir: &Path, expected: &Expected) -> Result<(Model, Vec<f32>)> {
     Ok((exact, exact_logits))
 }
 
-fn verdict(expected: &Expected, found: &[f32], bound: f64) -> TensorVerdict {
-    let (worst_error, at) = worst(&expected.logits, found);
+fn tensor_verdict(name: &str, shape: &[usize], expected: &[f32], found: &[f32], bound: f64) -> TensorVerdict {
+    let (worst_error, at) = worst(expected, found);
     TensorVerdict {
-        name: expected.logits_name.to_string(),
-        shape: expected.shape.clone(),
+        name: name.to_string(),
+        shape: shape.to_vec(),
         worst_error,
-        coordinate: coordinate(at, &expected.shape),
-        expected: expected.logits[at],
+        coordinate: coordinate(at, shape),
+        expected: expected.get(at).copied().unwrap_or(f32::NAN),
         found: found.get(at).copied().unwrap_or(f32::NAN),
-        largest: largest_magnitude(&expected.logits),
+        largest: largest_magnitude(expected),
         bound,
         passed: worst_error <= bound,
     }

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Result, RopeAppend,
+    SampleRow,
 };
 
 /// Another device whose operation number `at` fails.
@@ -119,6 +120,39 @@ impl<D: Device> Device for Failing<D> {
     fn embed(&self, table: &D::Matrix, step: &D::Step, out: &mut D::Tensor) -> Result<()> {
         self.launch("embed")?;
         self.inner.embed(table, step, out)
+    }
+
+    fn embed_sum(
+        &self,
+        table: &D::Matrix,
+        places: &D::Matrix,
+        step: &D::Step,
+        out: &mut D::Tensor,
+    ) -> Result<()> {
+        self.launch("embed_sum")?;
+        self.inner.embed_sum(table, places, step, out)
+    }
+
+    fn write(&self, values: &[f32], out: &mut D::Tensor) -> Result<()> {
+        self.launch("write")?;
+        self.inner.write(values, out)
+    }
+
+    fn layer_norm(
+        &self,
+        x: &D::Tensor,
+        weight: &D::Vector,
+        bias: Option<&D::Vector>,
+        eps: f32,
+        out: &mut D::Tensor,
+    ) -> Result<()> {
+        self.launch("layer_norm")?;
+        self.inner.layer_norm(x, weight, bias, eps, out)
+    }
+
+    fn gelu(&self, x: &D::Tensor, form: Gelu, out: &mut D::Tensor) -> Result<()> {
+        self.launch("gelu")?;
+        self.inner.gelu(x, form, out)
     }
 
     fn rms_norm(&self, x: &D::Tensor, weight: &D::Vector, eps: f32, out: &mut D::Tensor) -> Result<()> {

@@ -8,7 +8,9 @@ mod attention_layout;
 mod attention_prefill;
 mod attention_prefill_sm90;
 mod dequantize_int4;
+mod embed_sum;
 mod gather_rows;
+mod gelu;
 mod gemm_bf16;
 mod gemm_few;
 mod gemm_sm90;
@@ -41,6 +43,8 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<rms_norm::RmsNorm>(),
         Suite::of::<layer_norm::LayerNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
+        Suite::of::<gelu::Gelu>(),
+        Suite::of::<embed_sum::EmbedSum>(),
         Suite::of::<dequantize_int4::DequantizeInt4>(),
         Suite::of::<gather_rows::GatherRows>(),
     ]

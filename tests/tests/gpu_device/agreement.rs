@@ -5,8 +5,8 @@
 //! differently (and, in attention, weights to bf16) can move.
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, Outputs, RopeAppend, SampleRow, Tensor as _, cpu::CpuDevice,
-    gpu::select_tile,
+    AttentionSpec, Batch, CacheSpec, Device, Gelu, Outputs, RopeAppend, SampleRow, Tensor as _,
+    cpu::CpuDevice, gpu::select_tile,
 };
 
 use super::setup::*;
@@ -61,6 +61,51 @@ fn norms() {
         });
         assert_close(&format!("norms of {rows} x {cols}"), &found, &expected, TWO_ROUNDINGS, 1e-5);
     }
+}
+
+#[test]
+fn layer_norms_and_activations_of_encoders() {
+    for (rows, cols) in [(1, 8), (3, 96), (5, 2056)] {
+        let x = Numbers::new(2).take(rows * cols, 3.0);
+        let (weight, bias) = (Numbers::new(4).take(cols, 1.5), Numbers::new(5).take(cols, 1.0));
+        let (found, expected) = both!(|device| {
+            let mut written = device.tensor(rows + 1, cols).expect("a tensor");
+            device.write(&x, &mut written).expect("rows of the host");
+            assert_eq!(written.rows(), rows);
+            let mut all = device.read(&written).expect("activations");
+            let vector = |values: &[f32]| device.vector(values).expect("a vector");
+            let (weight, bias) = (vector(&weight), vector(&bias));
+            let mut out = device.tensor(rows, cols).expect("a tensor");
+            for bias in [None, Some(&bias)] {
+                device.layer_norm(&written, &weight, bias, 1e-5, &mut out).expect("a norm");
+                all.extend(device.read(&out).expect("activations"));
+            }
+            for form in [Gelu::Erf, Gelu::Tanh] {
+                device.gelu(&written, form, &mut out).expect("an activation");
+                all.extend(device.read(&out).expect("activations"));
+            }
+            all
+        });
+        assert_close(&format!("encoders' {rows} x {cols}"), &found, &expected, TWO_ROUNDINGS, 1e-5);
+    }
+}
+
+#[test]
+fn embeddings_take_their_places() {
+    let (table, places) = (Numbers::new(1).take(11 * 24, 4.0), Numbers::new(2).take(9 * 24, 1.0));
+    let (found, expected) = both!(|device| {
+        let mut batch = Batch::default();
+        batch.push_generated(&[5], 3, &[1], 16, Outputs::Last);
+        batch.push(&[10, 0, 10, 4], 5, &[0], 16, Outputs::Last);
+        let step = device.step(&batch).expect("a step");
+        let mut out = device.tensor(16, 24).expect("a tensor");
+        let (table, places) = (matrix(device, &table, 24), matrix(device, &places, 24));
+        device.embed_sum(&table, &places, &step, &mut out).expect("an embedding");
+        assert_eq!(out.rows(), 5);
+        device.read(&out).expect("activations")
+    });
+    assert_close("embed_sum", &found, &expected, TWO_ROUNDINGS, 0.0);
+    assert_eq!(expected[..24], std::array::from_fn::<f32, 24, _>(|i| table[5 * 24 + i] + places[3 * 24 + i]));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What doesn't fit is refused before anything is launched, and a row of NaNs names itself.
 
 use tilewright_host::{
-    ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, Error, HostMatrix,
+    ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, Error, Gelu, HostMatrix,
     HostQuantized, Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend, SampleRow, Tensor as _,
     gpu::GpuDevice,
 };
@@ -66,6 +66,30 @@ fn operations_refuse_arguments_that_do_not_fit() {
         "rows of residual",
         device.linear_residual(&zeros(2, 8), &weights(8, 8), None, &mut zeros(1, 8)),
     );
+    refused(
+        "embed_sum",
+        "token ids",
+        device.embed_sum(&weights(7, 8), &weights(2, 8), &step, &mut zeros(2, 8)),
+    );
+    refused(
+        "embed_sum",
+        "positions",
+        device.embed_sum(&weights(8, 8), &weights(1, 8), &step, &mut zeros(2, 8)),
+    );
+    refused(
+        "embed_sum",
+        "columns of places",
+        device.embed_sum(&weights(8, 8), &weights(2, 16), &step, &mut zeros(2, 8)),
+    );
+    refused("write", "values", device.write(&[0.0; 9], &mut zeros(2, 8)));
+    refused("write", "out", device.write(&[0.0; 24], &mut zeros(2, 8)));
+    let short = vector(7);
+    refused(
+        "layer_norm",
+        "bias",
+        device.layer_norm(&zeros(2, 8), &vector(8), Some(&short), 1e-5, &mut zeros(2, 8)),
+    );
+    refused("gelu", "columns of out", device.gelu(&zeros(2, 24), Gelu::Erf, &mut zeros(2, 8)));
     refused("silu_mul", "columns of gate_up", device.silu_mul(&zeros(2, 24), &mut zeros(2, 8)));
     let mut logits = device.logits(1, 8).expect("logits");
     refused("project_logits", "logits", device.project_logits(&zeros(2, 8), &weights(8, 8), &mut logits));

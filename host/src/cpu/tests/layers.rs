@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Batch, CacheSpec, Outputs, RopeAppend};
+use crate::{Batch, CacheSpec, Gelu, Outputs, RopeAppend};
 
 fn normalised(x: &[f64], weight: &[f32], eps: f64) -> Vec<f64> {
     let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
@@ -148,4 +148,114 @@ fn the_exponential_is_exact_where_attention_relies_on_it() {
         }
     }
     devices().into_iter().for_each(|device| device.level.run(Check));
+}
+
+/// The complementary error function by the trapezoidal rule over `exp(-u^2)`, which converges faster than any power of the step.
+fn erfc(x: f64) -> f64 {
+    if x < 0.0 {
+        return 2.0 - erfc(-x);
+    }
+    // The integral over u >= 0 of exp(-(x + u)^2), by the substitution u = exp(s - exp(-s)).
+    let step = 1.0 / 64.0;
+    let sum: f64 = (-400..400)
+        .map(|i| f64::from(i) * step)
+        .map(|s| {
+            let u = (s - (-s).exp()).exp();
+            (-(x + u).powi(2)).exp() * u * (1.0 + (-s).exp())
+        })
+        .sum();
+    2.0 / std::f64::consts::PI.sqrt() * sum * step
+}
+
+#[test]
+fn gelu_agrees_with_its_definition_in_the_tails_too() {
+    assert!((erfc(0.5) - 0.479_500_122_186_953).abs() < 1e-12, "{}", erfc(0.5));
+    let mut numbers = Numbers::new(9);
+    for device in devices() {
+        for (rows, cols) in [(1, 1), (3, 37), (20, 640)] {
+            let mut x: Vec<f32> = numbers.floats(rows * cols).iter().map(|x| x * 6.0).collect();
+            x[0] = [-40.0, 40.0, 0.0][rows % 3];
+            let t = tensor(&device, rows, cols, &x);
+            let mut out = tensor(&device, rows, cols, &[]);
+            device.gelu(&t, Gelu::Erf, &mut out).unwrap();
+            let exact: Vec<f64> = widened(&x).into_iter().map(|x| 0.5 * x * erfc(-x / 2f64.sqrt())).collect();
+            let found = device.read(&out).unwrap();
+            assert_close(&device, "gelu", &found, &exact, 1e-6);
+            if device.precision == Precision::F32 {
+                // Where it is small it still has digits.
+                for (&found, &exact) in found.iter().zip(&exact) {
+                    assert!(
+                        (f64::from(found) - exact).abs() <= 1e-5 * exact.abs() + 1e-37,
+                        "{found} {exact}"
+                    );
+                }
+            }
+            device.gelu(&t, Gelu::Tanh, &mut out).unwrap();
+            let tanh = |x: f64| {
+                0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+            };
+            let expected: Vec<f64> = widened(&x).into_iter().map(tanh).collect();
+            assert_close(&device, "gelu by tanh", &device.read(&out).unwrap(), &expected, 1e-6);
+        }
+    }
+}
+
+#[test]
+fn layer_norms_agree_with_plain_loops_far_from_zero_too() {
+    let mut numbers = Numbers::new(10);
+    for device in devices() {
+        for (rows, cols) in [(1, 1), (3, 16), (5, 100), (40, 2000)] {
+            for offset in [0.0, 1000.0] {
+                let x: Vec<f32> = numbers.floats(rows * cols).iter().map(|x| x + offset).collect();
+                let (weight, bias) = (numbers.floats(cols), numbers.floats(cols));
+                let vectors = (device.vector(&weight).unwrap(), device.vector(&bias).unwrap());
+                let t = tensor(&device, rows, cols, &x);
+                let mut out = tensor(&device, rows, cols, &[]);
+                device.layer_norm(&t, &vectors.0, Some(&vectors.1), 1e-5, &mut out).unwrap();
+                let expected: Vec<f64> = widened(&x)
+                    .chunks(cols)
+                    .flat_map(|row| {
+                        let mean = row.iter().sum::<f64>() / cols as f64;
+                        let centred: Vec<f64> = row.iter().map(|x| x - mean).collect();
+                        let variance = centred.iter().map(|x| x * x).sum::<f64>() / cols as f64;
+                        (0..cols)
+                            .map(|j| {
+                                let scaled = centred[j] / (variance + 1e-5).sqrt();
+                                scaled * f64::from(weight[j]) + f64::from(bias[j])
+                            })
+                            .collect::<Vec<_>>()
+                    })
+                    .collect();
+                // Sums of some hundred numbers near 1000 are off by some thousandths at most; the deviation is about 0.6.
+                let floor = if offset == 0.0 { 2e-6 } else { 5e-3 };
+                assert_close(&device, "layer_norm", &device.read(&out).unwrap(), &expected, floor);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_of_the_host_and_sums_of_tables() {
+    for device in devices() {
+        let values = Numbers::new(11).floats(6 * 20);
+        let mut written = tensor(&device, 6, 20, &[]);
+        device.write(&values[..3 * 20], &mut written).unwrap();
+        let stored = stored(&values, DType::F32, device.precision);
+        assert_close(&device, "write", &device.read(&written).unwrap(), &stored[..3 * 20], 0.0);
+        assert!(device.write(&values[..21], &mut written).is_err());
+        let (table, places) = (
+            matrix(&device, 6, 20, &values, DType::F32),
+            matrix(&device, 3, 20, &values[20..80], DType::F32),
+        );
+        let mut batch = Batch::default();
+        batch.push(&[4, 5], 1, &[0], 16, Outputs::None);
+        let step = device.step(&batch).unwrap();
+        device.embed_sum(&table, &places, &step, &mut written).unwrap();
+        // Positions 1 and 2 of the places are rows 2 and 3 of the values.
+        let expected: Vec<f64> = (0..40).map(|i| stored[80 + i] + stored[40 + i]).collect();
+        assert_close(&device, "embed_sum", &device.read(&written).unwrap(), &expected, 1e-6);
+        batch.positions[1] = 3;
+        let step = device.step(&batch).unwrap();
+        assert!(device.embed_sum(&table, &places, &step, &mut written).is_err());
+    }
 }

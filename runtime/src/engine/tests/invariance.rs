@@ -103,6 +103,13 @@ fn answers_do_not_depend_on_scheduling_under_a_window() {
 }
 
 #[test]
+fn answers_do_not_depend_on_scheduling_with_learned_positions() {
+    for device in devices() {
+        cells("gpt2", 50, device);
+    }
+}
+
+#[test]
 fn greedy_answers_do_not_depend_on_drafts() {
     for device in devices() {
         drafts_hold(device);
