@@ -160,6 +160,8 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
             let is_item = index < p.tiles * p.shared.q_heads;
             let item = if is_item { Item::load(p, index, plan.block_m()) } else { Item::NONE };
             ptx::mbarrier_wait(s_stage + plan.q_empty(), q_ring.parity(plan.q_stages) ^ 1);
+            // Of one stage, this warp's own lanes have read the item before in the same place.
+            ptx::bar_warp_sync();
             if ptx::lane() == 0 {
                 item.share(s_item);
                 let bytes = if is_item { plan.q_bytes() } else { 0 };
