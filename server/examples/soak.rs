@@ -49,7 +49,7 @@ fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
     let workers = arguments.next().transpose()?.unwrap_or(24);
     let demo = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo/target");
     let model = Model::load(demo, DeviceChoice::Cpu)?;
-    // Little cache and a short queue, so that sequences are preempted and requests refused.
+    // A short queue, so that requests are refused; as much cache as the running sequences fill.
     let config = EngineConfig { cache_tokens: 2048, max_running: 8, ..EngineConfig::default() };
     let engine = Engine::new(model, config)?;
     let limits = Limits { queue: 8, head_time: Duration::from_secs(2), ..Limits::default() };
