@@ -117,6 +117,10 @@ fn failure(error: tilewright_benches::Error) -> Failure {
 
 /// Sizes of no tokens, and those that no machine has memory for.
 fn check(args: &BenchArgs) -> Result<(), Failure> {
+    if let Some(path) = &args.peers {
+        // Before anything is measured for nothing.
+        peers::read(path).map(drop).map_err(failure)?;
+    }
     const MOST: usize = 1 << 22;
     let sizes = [("seq", args.seq), ("batch", args.batch), ("context", args.context)];
     let rows = args.rows.iter().map(|&rows| ("rows", Some(rows)));

@@ -54,7 +54,7 @@ pub(super) fn speculation(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     );
     let rung = Rung::times(NAME, CLAIM, [2.0, 4.0], found[1].1, of);
     let rung = rung.because(format!(
-        "{accepted:.0}% of the drafts stood, not 80%; and where weights lie in caches, verifying {} tokens takes longer than computing one",
+        "{accepted:.0}% of the drafts stood, and where weights lie in caches a step that verifies {} tokens takes longer than one that computes one",
         1 + DRAFTS
     ));
     let each = 1.0 + stats.accepted as f64 / stats.verified.max(1) as f64;

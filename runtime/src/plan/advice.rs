@@ -245,7 +245,7 @@ impl Planner<'_> {
         }
         let slack = cache.slack_bytes() as f64 / cache.paged_bytes as f64;
         reasons.push(format!(
-            "pages of {} tokens leave {:.2}% of a sequence's {} unused; smaller pages waste less and read no slower than the kernels' tiles allow",
+            "pages of {} tokens leave {:.2}% of a sequence's {} unused; smaller pages waste less",
             cache.page_size,
             100.0 * slack,
             gigabytes(cache.paged_bytes)

@@ -182,8 +182,8 @@ fn activation_bytes(config: &ModelConfig, device: &DeviceProfile) -> Result<u64>
     let row = 2 * config.hidden_size + config.qkv_rows() + 2 * q_cols + 3 * config.intermediate_size;
     let elem = device.activation_bytes();
     let outputs = sizes.max_running * (1 + sizes.speculation.max_drafts());
-    let chosen =
-        product(&[outputs, 2 * config.hidden_size + q_cols, elem])? + product(&[outputs, config.vocab_size, 4])?;
+    let chosen = product(&[outputs, 2 * config.hidden_size + q_cols, elem])?
+        + product(&[outputs, config.vocab_size, 4])?;
     Ok(product(&[sizes.step_tokens, row, elem])? + chosen)
 }
 
