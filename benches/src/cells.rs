@@ -70,9 +70,19 @@ pub fn all() -> Vec<Cell> {
 fn prefill() -> Vec<Cell> {
     const TOKENS: usize = 16_384;
     let mut cells = Vec::new();
-    for (head_dim, heads) in [(128, 16), (64, 32)] {
+    const LENGTHS: [usize; 6] = [512, 1024, 2048, 4096, 8192, 16_384];
+    // Heads that fewer models have are timed at fewer lengths.
+    const FEW_LENGTHS: [usize; 3] = [512, 2048, 8192];
+    let heads = [
+        (128, 16, &LENGTHS[..]),
+        (64, 32, &LENGTHS),
+        (96, 16, &FEW_LENGTHS),
+        (192, 8, &FEW_LENGTHS),
+        (256, 8, &FEW_LENGTHS),
+    ];
+    for (head_dim, heads, lengths) in heads {
         for causal in [false, true] {
-            for seq_len in [512, 1024, 2048, 4096, 8192, 16_384] {
+            for &seq_len in lengths {
                 let mask = if causal { "causal" } else { "full" };
                 let key = format!("prefill/hd{head_dim}/{mask}/{seq_len}");
                 let problem = Prefill {

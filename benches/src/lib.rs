@@ -6,6 +6,7 @@
 //! | [`cells`] | the problems of the side-by-side run, by name |
 //! | [`kernels`] | one file a kernel family: buffers, parameters, grid |
 //! | [`check`](mod@check) | the oracle's word on a kernel before it is timed |
+//! | [`dump`](mod@dump) | inputs and outputs in files, for programs that check them |
 //! | [`e2e`] | whole models through the engine |
 //! | `measure`, `runner` | timing on a CUDA device, with the feature `cuda` |
 //! | [`peers`] | the Python program that times the peers |
@@ -13,6 +14,7 @@
 
 pub mod cells;
 pub mod check;
+pub mod dump;
 pub mod e2e;
 mod error;
 pub mod kernels;

@@ -183,6 +183,11 @@ impl<'d, D: Driver> Prepared<'d, D> {
         Ok(&self.region(name)?.buffer)
     }
 
+    /// The buffers.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.regions.iter().map(|region| region.name)
+    }
+
     /// The length of a buffer.
     pub fn len_bytes(&self, name: &str) -> Result<usize> {
         Ok(self.region(name)?.bytes)

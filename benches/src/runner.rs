@@ -11,6 +11,7 @@ use tilewright_host::gpu::{Driver, cuda::CudaDriver};
 use crate::{
     cells::{Cell, Mode},
     check::{Extent, check, check_small},
+    dump::dump,
     error::{Error, Result},
     kernels::{self, Kernel},
     machine::{Machine, Sampler, commit, driver_version, now},
@@ -53,6 +54,8 @@ pub struct Options {
     pub ceilings: bool,
     /// The commit, as told.
     pub commit: Option<String>,
+    /// Where each cell's first inputs and outputs go.
+    pub dump: Option<PathBuf>,
 }
 
 /// A run.
@@ -228,6 +231,9 @@ impl Runner {
         }
         sets[0].run()?;
         check(kernel.name(), &sets[0], problem, Extent::Sampled)?;
+        if let Some(folder) = &self.options.dump {
+            dump(folder, kernel.name(), cell, &sets[0])?;
+        }
         let mode = self.options.mode.unwrap_or(cell.mode);
         let effort = Effort { iters: self.options.iters, warm: self.options.warm };
         let began = Instant::now();

@@ -13,6 +13,7 @@ pub mod argmax;
 pub mod attention_decode;
 pub mod attention_prefill;
 pub mod attention_prefill_sm90;
+pub mod dequantize_int4;
 pub mod gather_rows;
 pub mod gemm_bf16;
 pub mod gemm_few;
@@ -81,16 +82,23 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &rope_append::FP8,
     &sample::SAMPLE,
     &silu_mul::SILU_MUL,
+    &dequantize_int4::DEQUANTIZE_INT4,
 ];
 
 /// The further entries of the module for compute capability 9.0.
 pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &attention_prefill_sm90::HD64,
     &attention_prefill_sm90::HD64_SHORT,
+    &attention_prefill_sm90::HD96,
     &attention_prefill_sm90::HD128,
+    &attention_prefill_sm90::HD192,
+    &attention_prefill_sm90::HD256,
     &attention_prefill_sm90::HD64_F16,
     &attention_prefill_sm90::HD64_SHORT_F16,
+    &attention_prefill_sm90::HD96_F16,
     &attention_prefill_sm90::HD128_F16,
+    &attention_prefill_sm90::HD192_F16,
+    &attention_prefill_sm90::HD256_F16,
     &gemm_sm90::BF16_WIDE,
     &gemm_sm90::BF16_NARROW,
     &gemm_sm90::INT8_WIDE,

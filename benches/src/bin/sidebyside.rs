@@ -67,6 +67,9 @@ struct Args {
     /// The commit that was built, where git can't say; else TILEWRIGHT_COMMIT.
     #[arg(long)]
     commit: Option<String>,
+    /// Writes each cell's inputs and outputs into this folder, see benches/peers/attention_error.py.
+    #[arg(long, value_name = "FOLDER")]
+    dump: Option<PathBuf>,
     /// Prints the cells' names and measures nothing; with --requests, what the peers' script is asked.
     #[arg(long)]
     list: bool,
@@ -162,6 +165,7 @@ fn measure(args: &Args, cells: &[Cell]) -> Result<bool> {
         peers_file: args.peers.clone(),
         ceilings: !args.no_ceilings,
         commit: args.commit.clone(),
+        dump: args.dump.clone(),
     };
     let command = std::env::args().collect::<Vec<_>>().join(" ");
     let began = std::time::Instant::now();

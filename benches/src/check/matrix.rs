@@ -1,6 +1,6 @@
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::gemm_few::{ROWS, layout};
-use tilewright_reference::{Floor, GemmProblem, bf16_from_bits, gemm, gemm_magnitude};
+use tilewright_reference::{Floor, GemmProblem, bf16_bits, bf16_from_bits, gemm, gemm_magnitude};
 
 use super::{Extent, Failure, compare_bf16, finite_bf16, inputs};
 use crate::{
@@ -67,6 +67,8 @@ fn int4<D: Driver>(
     k: usize,
 ) -> Result<Vec<f32>, Failure> {
     let bytes = prepared.elements("packed")?;
+    // Weights that were made bf16 first are the product's.
+    let rounded = prepared.elements("w").is_ok();
     let steps = k.div_ceil(layout::TILE_K as usize);
     let mut w = Vec::with_capacity(rows.len() * k);
     for row in rows {
@@ -78,7 +80,8 @@ fn int4<D: Driver>(
             let value = byte(at + shift / 8) >> (shift % 8) & 15;
             let at = layout::scale(ROWS, 0, of_tile);
             let scale = bf16_from_bits(u16::from_le_bytes([byte(at), byte(at + 1)]));
-            w.push((f32::from(value) - 8.0) * scale);
+            let weight = (f32::from(value) - 8.0) * scale;
+            w.push(if rounded { bf16_from_bits(bf16_bits(weight)) } else { weight });
         }
     }
     Ok(w)

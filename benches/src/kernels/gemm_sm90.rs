@@ -4,6 +4,8 @@ use tilewright_host::{
 };
 use tilewright_kernels::{
     abi,
+    dequantize_int4::DEQUANTIZE_INT4,
+    gemm_few::{ROWS, layout},
     gemm_sm90::{
         BLOCK_M,
         launch::{BAND, Element, MapShape, choose, tiles},
@@ -14,10 +16,10 @@ use super::Kernel;
 use crate::{
     prepared::Prepared,
     problem::{Gemm, GemmWeights, Problem},
-    random::Kind,
+    random::{INT4_TILE_BYTES, Kind},
 };
 
-/// The kernel for many rows. Buffers: `a`, `w`, `out`, and `a_scales`, `w_scales` of bytes.
+/// The kernel for many rows. Buffers: `a`, `w`, `out`, and `a_scales`, `w_scales` of bytes; `packed` of 4 bits, which become `w` first.
 pub struct Hopper;
 
 impl<D: Driver> Kernel<D> for Hopper {
@@ -28,9 +30,8 @@ impl<D: Driver> Kernel<D> for Hopper {
     fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
         let Problem::Gemm(Gemm { weights, m, n, k }) = problem else { return false };
         let line = match weights {
-            GemmWeights::Bf16 => 8,
+            GemmWeights::Bf16 | GemmWeights::Int4 => 8,
             GemmWeights::Int8 => 16,
-            GemmWeights::Int4 => return false,
         };
         info.compute_capability == (9, 0) && *m > 64 && n.is_multiple_of(8) && k.is_multiple_of(line)
     }
@@ -43,7 +44,10 @@ impl<D: Driver> Kernel<D> for Hopper {
             GemmWeights::Bf16 | GemmWeights::Int4 => (Element::Bf16, Kind::Bf16),
         };
         let a = prepared.random("a", kind, m * k, seed)?;
-        let w = prepared.random("w", kind, n * k, seed)?;
+        let w = match weights {
+            GemmWeights::Int4 => dequantized(&mut prepared, n, k, seed)?,
+            GemmWeights::Bf16 | GemmWeights::Int8 => prepared.random("w", kind, n * k, seed)?,
+        };
         let out = prepared.output("out", m * n * 2)?;
         let (a_scales, w_scales) = match element {
             Element::Int8 => (
@@ -72,4 +76,26 @@ impl<D: Driver> Kernel<D> for Hopper {
         prepared.launch(spec, [blocks, 1, 1], &params);
         Ok(prepared)
     }
+}
+
+/// Random 4-bit weights and the launch that makes bf16 of them; the address of these.
+fn dequantized<D: Driver>(prepared: &mut Prepared<'_, D>, n: usize, k: usize, seed: u64) -> Result<u64> {
+    let (n32, k32) = (n as u32, k as u32);
+    let steps = k32.div_ceil(layout::TILE_K);
+    let tiles = n32.div_ceil(ROWS) * steps;
+    let packed = prepared.random("packed", Kind::Int4Tile, tiles as usize * INT4_TILE_BYTES, seed)?;
+    let out = prepared.output("w", n * k * 2)?;
+    let tile_bytes = INT4_TILE_BYTES as u32;
+    let params = abi::DequantizeInt4 {
+        packed,
+        out,
+        n: n32,
+        k: k32,
+        steps,
+        tile_bytes,
+        groups: 1,
+        ..Default::default()
+    };
+    prepared.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], &params);
+    Ok(out)
 }

@@ -4,7 +4,7 @@ use tilewright_host::{
 };
 use tilewright_kernels::{
     abi,
-    attention_prefill::{BLOCK_M, HD64, HD128},
+    attention_prefill::{BLOCK_M, Element, spec},
 };
 
 use super::Kernel;
@@ -23,14 +23,14 @@ impl<D: Driver> Kernel<D> for Baseline {
     }
 
     fn takes(&self, problem: &Problem, _: &GpuInfo) -> bool {
-        matches!(problem, Problem::Prefill(Prefill { head_dim: 64 | 128, .. }))
+        matches!(problem, Problem::Prefill(problem) if spec(Element::Bf16, problem.head_dim as u32).is_some())
     }
 
     fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
         let mut prepared = Prepared::new(driver);
         if let Problem::Prefill(problem) = problem {
+            let Some(kernel) = spec(Element::Bf16, problem.head_dim as u32) else { return Ok(prepared) };
             let params = params(&mut prepared, problem, seed)?;
-            let kernel = if problem.head_dim == 64 { &HD64 } else { &HD128 };
             let grid = [(problem.seq_len as u32).div_ceil(BLOCK_M), params.q_heads, problem.seqs as u32];
             prepared.launch(kernel, grid, &params);
         }

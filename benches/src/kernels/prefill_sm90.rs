@@ -23,7 +23,7 @@ impl<D: Driver> Kernel<D> for Hopper {
     }
 
     fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
-        matches!(problem, Problem::Prefill(Prefill { head_dim: 64 | 128, .. }))
+        matches!(problem, Problem::Prefill(Prefill { head_dim: 64 | 96 | 128 | 192 | 256, .. }))
             && info.compute_capability == (9, 0)
     }
 
@@ -34,8 +34,7 @@ impl<D: Driver> Kernel<D> for Hopper {
         let shared = prefill::params(&mut prepared, problem, seed)?;
         let len = seq_len as u32;
         let spans: Vec<Span> = (0..seqs as u32).map(|seq| Span { seq, q_len: len, kv_len: len }).collect();
-        let Some((tile, kernel)) = choose(Element::Bf16, problem.head_dim as u32, problem.causal, &spans)
-        else {
+        let Some((tile, kernel)) = choose(Element::Bf16, problem.head_dim as u32, &spans) else {
             return Ok(prepared);
         };
         let work = work_list(tile, &spans);

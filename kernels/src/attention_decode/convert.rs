@@ -1,4 +1,8 @@
-//! Four 8-bit elements of a register to bf16, exactly, by bits alone (so that sm_80 can), and the query elements that meet them.
+//! Four 8-bit elements of a register to f16, exactly but for a power of two, and the query elements that meet them.
+//!
+//! An 8-bit element is few bits of an f16, and the products need no more than its ratio to the others: an int8 is left in the lowest
+//! bits, where f16 is a fixed-point number of unit 2^-24, and an e4m3 keeps its exponent, 8 less than f16's. So two elements cost one
+//! or two instructions and no arithmetic. The unit comes back by [`unit`], with the key's or the value's scale.
 //!
 //! The two bytes of a pair come from the even or from the odd places: that is what one mask over a register gives. Keys and
 //! queries agree on the order of dims within a product, so the order itself is free.
@@ -8,58 +12,71 @@ use crate::{
     ptx,
 };
 
-/// Bytes 0 and 2 of four elements.
+/// What an int8 key's element has been raised by, so that it isn't negative: the scores of a row are that many times the sum of its
+/// query too large.
+pub(super) const INT8_BIAS: f32 = 128.0;
+
+/// What a converted element has to be multiplied by.
 #[inline(always)]
-pub(super) fn even<const FORMAT: u32>(codes: u32) -> u32 {
-    if FORMAT == KV_INT8 { int8(codes) } else { fp8(codes << 8, codes << 4) }
+pub(super) const fn unit<const FORMAT: u32>() -> f32 {
+    if FORMAT == KV_INT8 { (1u32 << 24) as f32 } else { 256.0 }
 }
 
-/// Bytes 1 and 3 of four elements.
+/// Elements 0 and 2, then 1 and 3, of four of a key; those of int8 are [`INT8_BIAS`] too large.
 #[inline(always)]
-pub(super) fn odd<const FORMAT: u32>(codes: u32) -> u32 {
-    if FORMAT == KV_INT8 { int8(codes >> 8) } else { fp8(codes, codes >> 4) }
+pub(super) fn keys<const FORMAT: u32>(codes: u32) -> [u32; 2] {
+    if FORMAT == KV_INT8 {
+        let raised = codes ^ 0x8080_8080;
+        [raised & 0x00ff_00ff, ptx::prmt::<0x4341>(raised, 0)]
+    } else {
+        [e4m3(codes << 8, codes << 7), e4m3(codes, codes >> 1)]
+    }
 }
 
-/// Two's complement in the low byte of each half. Its low seven bits under the exponent of 128 are 128 + m, and the addend takes
-/// away 128, or 256 where bit 7 is set.
+/// Elements 0 and 2, then 1 and 3, of four of a value.
 #[inline(always)]
-fn int8(halves: u32) -> u32 {
-    let magnitude = halves & 0x007f_007f | 0x4300_4300;
-    let addend = halves & 0x0080_0080 | 0xc300_c300;
-    ptx::fma_bf16x2(magnitude, 0x3f80_3f80, addend)
+pub(super) fn values<const FORMAT: u32>(codes: u32) -> [u32; 2] {
+    let pairs = keys::<FORMAT>(codes);
+    // -128 in units of 2^-24. Left in, it would be the sum of the row's rounded weights that had to be kept.
+    if FORMAT == KV_INT8 { pairs.map(|pair| ptx::add_f16x2(pair, 0x8080_8080)) } else { pairs }
 }
 
-/// e4m3, its sign at the top of each half of `signs` and its other bits from bit 10 down in `rest`: a bf16 whose exponent is off
-/// by 120, subnormals too.
+/// An e4m3, its sign at the top of each half of `signs` and its other bits from bit 13 down in `rest`; subnormals too.
 #[inline(always)]
-fn fp8(signs: u32, rest: u32) -> u32 {
+fn e4m3(signs: u32, rest: u32) -> u32 {
     const { assert!(KV_FP8 != KV_INT8) };
-    let bits = signs & 0x8000_8000 | rest & 0x07f0_07f0;
-    ptx::fma_bf16x2(bits, 0x7b80_7b80, 0x8000_8000)
+    ptx::and_or::<0x8000_8000>(signs, rest & 0x3f80_3f80)
 }
 
-/// The query elements 0 and 2, then 1 and 3, of four: what meets [`even`] and [`odd`].
+/// The query elements 0 and 2, then 1 and 3, of four: what meets [`keys`].
 #[inline(always)]
-pub(super) fn split_query(pairs: [u32; 2]) -> [u32; 2] {
-    [pairs[0] & 0xffff | pairs[1] << 16, pairs[0] >> 16 | pairs[1] & 0xffff_0000]
+pub(super) fn split_query(four: [f32; 4]) -> [u32; 2] {
+    [ptx::pack_f16(four[0], four[2]), ptx::pack_f16(four[1], four[3])]
+}
+
+/// A power of two, `2^(field - 127)`, of fields 1 to 254.
+#[inline(always)]
+pub(super) fn power(field: u32) -> f32 {
+    f32::from_bits(field << 23)
 }
 
 #[cfg(all(test, not(target_arch = "nvptx64")))]
 mod tests {
     use super::*;
-    use crate::ptx::{bf16_hi, bf16_lo};
 
-    fn four<const FORMAT: u32>(codes: [u8; 4]) -> [f32; 4] {
-        let codes = u32::from_le_bytes(codes);
-        let (even, odd) = (even::<FORMAT>(codes), odd::<FORMAT>(codes));
-        [bf16_lo(even), bf16_lo(odd), bf16_hi(even), bf16_hi(odd)]
+    fn four<const FORMAT: u32>([even, odd]: [u32; 2]) -> [f32; 4] {
+        let value = |bits: u32| ptx::f16_to_f32(bits as u16) * unit::<FORMAT>();
+        [value(even), value(odd), value(even >> 16), value(odd >> 16)]
     }
 
     #[test]
     fn every_int8_is_itself() {
         for code in 0..=255u8 {
             let codes = [code, !code, code ^ 0x55, 7];
-            assert_eq!(four::<KV_INT8>(codes), codes.map(|c| f32::from(c as i8)));
+            let word = u32::from_le_bytes(codes);
+            assert_eq!(four::<KV_INT8>(values::<KV_INT8>(word)), codes.map(|c| f32::from(c as i8)));
+            let raised = codes.map(|c| f32::from(c as i8) + INT8_BIAS);
+            assert_eq!(four::<KV_INT8>(keys::<KV_INT8>(word)), raised);
         }
     }
 
@@ -75,13 +92,22 @@ mod tests {
         };
         for code in (0..=255u8).filter(|code| code & 0x7f != 0x7f) {
             let codes = [code, code ^ 0x80, 1, code];
-            assert_eq!(four::<KV_FP8>(codes).map(f32::to_bits), codes.map(value).map(f32::to_bits));
+            let word = u32::from_le_bytes(codes);
+            for pairs in [keys::<KV_FP8>(word), values::<KV_FP8>(word)] {
+                assert_eq!(four::<KV_FP8>(pairs).map(f32::to_bits), codes.map(value).map(f32::to_bits));
+            }
         }
     }
 
     #[test]
     fn queries_meet_their_elements() {
-        let [a, b, c, d] = [1u32, 2, 3, 4];
-        assert_eq!(split_query([a | b << 16, c | d << 16]), [a | c << 16, b | d << 16]);
+        let [even, odd] = split_query([1.0, 2.0, 3.0, 4.0]);
+        let halves = [even, odd, even >> 16, odd >> 16].map(|bits| ptx::f16_to_f32(bits as u16));
+        assert_eq!(halves, [1.0, 2.0, 3.0, 4.0]);
+    }
+
+    #[test]
+    fn powers_are_powers() {
+        assert_eq!([1, 127, 128, 254].map(power), [2f32.powi(-126), 1.0, 2.0, 2f32.powi(127)]);
     }
 }

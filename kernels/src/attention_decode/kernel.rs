@@ -2,12 +2,13 @@
 
 use super::{
     STAGES, SharedPlan, WARPS,
+    convert::unit,
     item::{Item, RowMask, group},
     join::{is_last_block, join_chunks, merge_warps, share},
     products::{Queries, ReadPlan, add_values, load_queries, query_address, scores},
     ring::{Copier, Lookup, Scales},
     row_bytes,
-    softmax::{Scale, Softmax, mask, own_scales, scale_keys, scale_values},
+    softmax::{Scale, Softmax, ValueUnit, mask, own_scales, scale_keys, scale_values},
     tile_keys,
 };
 use crate::{
@@ -28,7 +29,7 @@ struct Rows<const STEPS: usize, const ROWS8: usize> {
 
 impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
     /// # Safety
-    /// The item is the block's, and `count` of its rows, from its row tile on, are there.
+    /// The whole warp calls it. The item is the block's, and `count` of its rows, from its row tile on, are there.
     #[inline(always)]
     unsafe fn load<const FORMAT: u32, const HEAD_DIM: u32>(
         p: &AttentionDecode,
@@ -53,7 +54,7 @@ impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
                 }
             }
         }
-        // SAFETY: heads of the sequence's queries.
+        // SAFETY: heads of the sequence's queries, and the warp is whole.
         Self { q: unsafe { load_queries::<FORMAT, STEPS, ROWS8>(g_rows) }, masks }
     }
 }
@@ -125,6 +126,8 @@ unsafe fn attend<
         }
         let mut place = lookup.next();
         let rows = Rows::<STEPS, ROWS8>::load::<FORMAT, HEAD_DIM>(p, item, rows);
+        let factors = rows.q.units.map(|rows| rows.map(|unit| unit * scale.factor()));
+        let mut value_unit = ValueUnit::new();
         // Keys from `open` up to the drafts are visible to every row.
         let open = if p.window == 0 { 0 } else { item.kv_len.saturating_sub(p.window) };
         let drafts = item.kv_len.saturating_sub(item.queries);
@@ -134,15 +137,19 @@ unsafe fn attend<
             ptx::bar_warp_sync();
             let s_stage = s_ring + stage;
             let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(&rows.q, s_stage, &reads);
-            let own = if quantised { own_scales::<KEYS16>(scales[0]) } else { [[Scales::NONE; 2]; KEYS16] };
+            let mut own = [[Scales::NONE; 2]; KEYS16];
+            let mut rescale_out = 1.0;
             if quantised {
+                scales[0].k *= unit::<FORMAT>();
+                rescale_out = value_unit.take(&mut scales[0].v);
+                own = own_scales::<KEYS16>(scales[0]);
                 scale_keys(&mut s, &own);
             }
-            scale.apply_all(&mut s);
+            scale.apply_all(&mut s, &factors);
             if key < open || key + TILE_KEYS > drafts {
                 mask(&mut s, key, item.drafts_start(), &rows.masks);
             }
-            softmax.update(&mut s);
+            softmax.update(&mut s, rescale_out);
             if quantised {
                 scale_values(&mut s, &own);
             }
@@ -164,6 +171,10 @@ unsafe fn attend<
             stage = if stage + stage_bytes == plan.ring_bytes() { 0 } else { stage + stage_bytes };
             tile += 1;
             key += walk.round;
+        }
+        if quantised {
+            softmax.scale_out(value_unit.unit());
+            softmax.scale_out(unit::<FORMAT>());
         }
     }
     softmax
@@ -234,10 +245,10 @@ entries! {
     attention_decode_bf16_hd128_rows16: KV_BF16, 128, 16, 16, 2;
     attention_decode_int8_hd64_rows8: KV_INT8, 64, 4, 32, 1;
     attention_decode_int8_hd64_rows16: KV_INT8, 64, 4, 32, 2;
-    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 16, 1;
-    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 16, 2;
+    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 32, 1;
+    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 32, 2;
     attention_decode_fp8_hd64_rows8: KV_FP8, 64, 4, 32, 1;
     attention_decode_fp8_hd64_rows16: KV_FP8, 64, 4, 32, 2;
-    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 16, 1;
-    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 16, 2;
+    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 32, 1;
+    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 32, 2;
 }

@@ -13,8 +13,8 @@
 //! ```
 //!
 //! Where a chunk ends and which warp takes which key depend on the sequence's length alone ([`split`]), so a sequence has the
-//! same bits alone and in any batch. Quantised caches are widened in registers, exactly: an 8-bit element is a bf16, its key's
-//! scale goes into the score and its value's into the exponential. Shapes: head dim 64 or 128, any page size, any group.
+//! same bits alone and in any batch. Quantised caches are widened in registers, exactly: an 8-bit element is an f16 but for a power of
+//! two, its key's scale goes into the score and its value's into the exponential. Shapes: head dim 64 or 128, any page size, any group.
 //!
 //! Source: Dao et al., "Flash-Decoding for long-context inference", 2023; Milakov and Gimelshein, "Online normalizer calculation
 //! for softmax", 2018; the last-block join is that of Harris, "Optimizing parallel reduction in CUDA" and its successors.
@@ -116,7 +116,7 @@ pub struct Variant {
 
 /// Keys of a warp's tile: 4 or 8 KiB of keys and values.
 pub const fn tile_keys(format: u32, head_dim: u32) -> u32 {
-    if row_bytes(format, head_dim) == 256 || format != KV_BF16 && head_dim == 128 { 16 } else { 32 }
+    if row_bytes(format, head_dim) == 256 { 16 } else { 32 }
 }
 
 const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> Variant {
@@ -125,9 +125,9 @@ const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> V
     assert!(plan.holds());
     // As many blocks as registers allow: a block spends microseconds on loads that wait for each other and on its fence, during
     // which the others must keep the memory busy.
-    let min_blocks = match (rows, format) {
-        (8, KV_BF16) => 3,
-        (8, _) => 4,
+    let min_blocks = match (rows, row_bytes) {
+        (8, 64) => 4,
+        (8, _) => 3,
         _ => 2,
     };
     let spec = KernelSpec {

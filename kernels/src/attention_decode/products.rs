@@ -4,11 +4,11 @@
 //! `2t + 1` of key `g`, registers 2 and 3 those of key `g + 8`.
 
 use super::{
-    convert::{even, odd, split_query},
+    convert::{INT8_BIAS, keys, power, split_query, unit, values},
     ring::swizzle_keys,
 };
 use crate::{
-    abi::{AttentionDecode, KV_BF16},
+    abi::{AttentionDecode, KV_BF16, KV_INT8},
     ptx,
     tile::swizzle,
 };
@@ -16,46 +16,137 @@ use crate::{
 /// A tile's scores or exponentials: by 16 keys, by 8 query rows.
 pub(super) type Scores<const KEYS16: usize, const ROWS8: usize> = [[[f32; 4]; ROWS8]; KEYS16];
 
-/// Query rows as operands of the first product: by 8 rows, by 16 dims.
+/// Query rows as operands of the first product.
+#[derive(Clone, Copy)]
+pub(super) struct Queries<const STEPS: usize, const ROWS8: usize> {
+    /// By 8 rows, by 16 dims. Of bf16 keys bf16, else f16, for which [`Bound`] has brought a row within reach.
+    pub pairs: Pairs<STEPS, ROWS8>,
+    /// Of a lane's two rows of each 8: what its scores have to be multiplied by, beside their keys' scales and units.
+    pub units: [[f32; 2]; ROWS8],
+    /// What its products start at: they are to be without the bias of int8 keys.
+    pub starts: [[f32; 2]; ROWS8],
+}
+
+/// By 8 rows, by 16 dims.
 ///
 /// Lane `(g, t)` has of row `g` the 16-byte pieces (32-byte ones for 8-bit keys) that meet what it reads of a key: chunk `4j + t`.
 /// Dims are summed in that order rather than in their own, which is all the same to a sum.
-pub(super) type Queries<const STEPS: usize, const ROWS8: usize> = [[[u32; 2]; STEPS]; ROWS8];
+type Pairs<const STEPS: usize, const ROWS8: usize> = [[[u32; 2]; STEPS]; ROWS8];
 
 /// Loads the queries of `g_rows`, the bf16 addresses of rows `g` of each 8 (0 for zeros).
 ///
 /// # Safety
-/// The addresses are those of heads.
+/// Every lane of the warp calls it; the addresses are those of heads.
 #[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
 pub(super) unsafe fn load_queries<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
     g_rows: [u64; ROWS8],
 ) -> Queries<STEPS, ROWS8> {
-    let mut q = [[[0u32; 2]; STEPS]; ROWS8];
+    let mut pairs = [[[0u32; 2]; STEPS]; ROWS8];
+    let (mut units, mut starts) = ([[1.0; 2]; ROWS8], [[0.0; 2]; ROWS8]);
     let t = u64::from(ptx::lane() % 4);
+    // A key's chunk is 8 dims of bf16, 16 of 8 bits.
+    let pieces = if FORMAT == KV_BF16 { 1 } else { 2 };
     for n in 0..ROWS8 {
         if g_rows[n] != 0 {
-            // SAFETY: the caller's promise.
+            for i in 0..STEPS / 2 {
+                let (j, piece) = (i as u64 / pieces, i as u64 % pieces);
+                let at = g_rows[n] + (j * 4 + t) * pieces * 16 + piece * 16;
+                // SAFETY: the caller's promise.
+                let piece = unsafe { ptx::ld_global_nc_v4_b32(at) };
+                pairs[n][2 * i] = [piece[0], piece[1]];
+                pairs[n][2 * i + 1] = [piece[2], piece[3]];
+            }
+        }
+        if FORMAT != KV_BF16 {
+            // SAFETY: the warp is whole.
             unsafe {
-                if FORMAT == KV_BF16 {
-                    for j in 0..STEPS / 2 {
-                        let piece = ptx::ld_global_nc_v4_b32(g_rows[n] + j as u64 * 64 + t * 16);
-                        q[n][2 * j] = [piece[0], piece[1]];
-                        q[n][2 * j + 1] = [piece[2], piece[3]];
-                    }
-                } else {
-                    for j in 0..STEPS / 4 {
-                        for half in 0..2 {
-                            let at = j as u64 * 128 + t * 32 + half as u64 * 16;
-                            let piece = ptx::ld_global_nc_v4_b32(g_rows[n] + at);
-                            q[n][4 * j + 2 * half] = split_query([piece[0], piece[1]]);
-                            q[n][4 * j + 2 * half + 1] = split_query([piece[2], piece[3]]);
-                        }
+                let bound = Bound::of_row(&pairs[n]);
+                let sum = bound.convert(&mut pairs[n]);
+                for e in 0..2 {
+                    let lane = (ptx::lane() % 4 * 2 + e as u32) * 4;
+                    units[n][e] = bound.from(lane).unit();
+                    if FORMAT == KV_INT8 {
+                        let sum = f32::from_bits(ptx::shfl_idx(sum.to_bits(), lane));
+                        starts[n][e] = -(INT8_BIAS / unit::<FORMAT>()) * sum;
                     }
                 }
             }
         }
     }
-    q
+    Queries { pairs, units, starts }
+}
+
+/// The exponent field of a row's largest element, which becomes an f16's largest power of two: elements down to 2^-29 of the largest
+/// keep all their bits, and those below 2^-39 of it are lost, as they are to an f32 sum.
+#[derive(Clone, Copy)]
+struct Bound(u32);
+
+impl Bound {
+    /// The field that becomes 2^15.
+    const TOP: u32 = 15 + 127;
+
+    /// Of the row of which a quad has `pairs` of bf16.
+    ///
+    /// # Safety
+    /// Every lane of the warp calls it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn of_row<const STEPS: usize>(pairs: &[[u32; 2]; STEPS]) -> Bound {
+        let mut max = 0;
+        for step in 0..STEPS {
+            for pair in pairs[step] {
+                max = max.max(pair & 0x7fff).max(pair >> 16 & 0x7fff);
+            }
+        }
+        // SAFETY: the warp is whole.
+        unsafe {
+            max = max.max(ptx::shfl_bfly(max, 1));
+            max = max.max(ptx::shfl_bfly(max, 2));
+        }
+        // Within what keeps both powers of two finite and normal.
+        Bound((max >> 7).clamp(Self::TOP - 126, 254))
+    }
+
+    /// That of the row that `lane` has a part of.
+    ///
+    /// # Safety
+    /// Every lane of the warp calls it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn from(self, lane: u32) -> Bound {
+        // SAFETY: the warp is whole.
+        Bound(unsafe { ptx::shfl_idx(self.0, lane) })
+    }
+
+    /// What the row's f16 have to be multiplied by.
+    #[inline(always)]
+    fn unit(self) -> f32 {
+        power(self.0 + 127 - Self::TOP)
+    }
+
+    /// Makes pairs of f16 of a row's pairs of bf16, in the order of [`keys`]. The sum of the row's elements.
+    ///
+    /// # Safety
+    /// Every lane of the warp calls it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn convert<const STEPS: usize>(self, pairs: &mut [[u32; 2]; STEPS]) -> f32 {
+        let factor = power(127 + Self::TOP - self.0);
+        let mut sum = 0.0;
+        for step in 0..STEPS {
+            let [a, b] = pairs[step];
+            let four =
+                [ptx::bf16_lo(a), ptx::bf16_hi(a), ptx::bf16_lo(b), ptx::bf16_hi(b)].map(|q| q * factor);
+            sum += (four[0] + four[1]) + (four[2] + four[3]);
+            pairs[step] = split_query(four);
+        }
+        // SAFETY: the warp is whole.
+        unsafe {
+            sum += ptx::shfl_bfly_f32(sum, 1);
+            sum + ptx::shfl_bfly_f32(sum, 2)
+        }
+    }
 }
 
 /// Where a lane reads in a stage. Columns are reached by XOR, which their bits allow: rows are aligned to their length.
@@ -99,11 +190,16 @@ pub(super) unsafe fn scores<
     s_keys: u32,
     plan: &ReadPlan,
 ) -> Scores<KEYS16, ROWS8> {
-    // Of a bf16 tile even and odd steps add up apart: half as long a chain of products that wait for each other. Blocks of 8-bit
-    // tiles are more to a multiprocessor and have no registers for that.
+    // Of a bf16 tile even and odd steps add up apart: half as long a chain of products that wait for each other. Of an 8-bit tile two
+    // times 16 keys do already.
     let chains = if FORMAT == KV_BF16 { 2 } else { 1 };
     let mut s = [[[[0.0f32; 4]; ROWS8]; KEYS16]; 2];
     for m in 0..KEYS16 {
+        for n in 0..ROWS8 {
+            for i in 0..4 {
+                s[0][m][n][i] = q.starts[n][i & 1];
+            }
+        }
         for j in 0..CHUNKS / 4 {
             let at = s_keys + (plan.keys ^ (j * 64)) + m as u32 * 16 * CHUNKS * 16;
             // SAFETY: the caller's promise.
@@ -114,13 +210,13 @@ pub(super) unsafe fn scores<
                 let a = if FORMAT == KV_BF16 {
                     [lower[2 * i], upper[2 * i], lower[2 * i + 1], upper[2 * i + 1]]
                 } else {
-                    let (lower, upper) = (lower[i], upper[i]);
-                    [even::<FORMAT>(lower), even::<FORMAT>(upper), odd::<FORMAT>(lower), odd::<FORMAT>(upper)]
+                    let (lower, upper) = (keys::<FORMAT>(lower[i]), keys::<FORMAT>(upper[i]));
+                    [lower[0], upper[0], lower[1], upper[1]]
                 };
                 for n in 0..ROWS8 {
                     let sum = &mut s[i % chains][m][n];
                     // SAFETY: the caller's promise.
-                    *sum = unsafe { ptx::mma_m16n8k16_bf16(a, q[n][j as usize * steps + i], *sum) };
+                    *sum = unsafe { mma::<FORMAT>(a, q.pairs[n][j as usize * steps + i], *sum) };
                 }
             }
         }
@@ -166,10 +262,8 @@ pub(super) unsafe fn add_values<
             let p = &p[m][n];
             // SAFETY: the warp is whole. Fragments have keys by quad; as an operand they must have them within the quad.
             b[n] = unsafe {
-                [
-                    ptx::movmatrix_trans(ptx::pack_bf16(p[0], p[1])),
-                    ptx::movmatrix_trans(ptx::pack_bf16(p[2], p[3])),
-                ]
+                let pack = if FORMAT == KV_BF16 { ptx::pack_bf16 } else { ptx::pack_f16 };
+                [ptx::movmatrix_trans(pack(p[0], p[1])), ptx::movmatrix_trans(pack(p[2], p[3]))]
             };
         }
         for pair in 0..CHUNKS / 2 {
@@ -177,17 +271,12 @@ pub(super) unsafe fn add_values<
             // SAFETY: the caller's promise.
             let v = unsafe { ptx::ldmatrix_x4_trans(at) };
             if FORMAT == KV_BF16 {
-                accumulate(&mut out[pair as usize], v, &b);
+                accumulate::<FORMAT, ROWS8>(&mut out[pair as usize], v, &b);
             } else {
                 for half in 0..2 {
-                    let (first, next) = (v[2 * half], v[2 * half + 1]);
-                    let a = [
-                        even::<FORMAT>(first),
-                        odd::<FORMAT>(first),
-                        even::<FORMAT>(next),
-                        odd::<FORMAT>(next),
-                    ];
-                    accumulate(&mut out[2 * pair as usize + half], a, &b);
+                    let (first, next) = (values::<FORMAT>(v[2 * half]), values::<FORMAT>(v[2 * half + 1]));
+                    let a = [first[0], first[1], next[0], next[1]];
+                    accumulate::<FORMAT, ROWS8>(&mut out[2 * pair as usize + half], a, &b);
                 }
             }
         }
@@ -196,10 +285,27 @@ pub(super) unsafe fn add_values<
 
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-fn accumulate<const ROWS8: usize>(out: &mut [[f32; 4]; ROWS8], a: [u32; 4], b: &[[u32; 2]; ROWS8]) {
+fn accumulate<const FORMAT: u32, const ROWS8: usize>(
+    out: &mut [[f32; 4]; ROWS8],
+    a: [u32; 4],
+    b: &[[u32; 2]; ROWS8],
+) {
     for n in 0..ROWS8 {
         // SAFETY: `add_values` has the whole warp here.
-        out[n] = unsafe { ptx::mma_m16n8k16_bf16(a, b[n], out[n]) };
+        out[n] = unsafe { mma::<FORMAT>(a, b[n], out[n]) };
+    }
+}
+
+/// The product for a format: of bf16, or of f16 where 8-bit elements are widened.
+///
+/// # Safety
+/// The whole warp calls it.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn mma<const FORMAT: u32>(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if FORMAT == KV_BF16 { ptx::mma_m16n8k16_bf16(a, b, c) } else { ptx::mma_m16n8k16_f16(a, b, c) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::f32::consts::LOG2_E;
 
-use super::{item::RowMask, products::Scores, ring::Scales};
+use super::{convert::power, item::RowMask, products::Scores, ring::Scales};
 use crate::ptx;
 
 /// How products become base-2 exponents.
@@ -13,24 +13,39 @@ pub(super) struct Scale {
 }
 
 impl Scale {
+    /// What a score is multiplied by before [`Scale::cap`].
     #[inline(always)]
-    fn apply(&self, score: f32) -> f32 {
-        if self.softcap == 0.0 {
-            score * (self.scale * LOG2_E)
-        } else {
-            // tanh(x) = 1 - 2 / (1 + e^2x), whose error is that of f32 where `tanh.approx` has 2^-11.
-            let (inner, outer) = (self.scale / self.softcap * (2.0 * LOG2_E), self.softcap * LOG2_E);
-            outer * (1.0 - 2.0 * ptx::rcp(1.0 + ptx::ex2(score * inner)))
-        }
+    pub fn factor(&self) -> f32 {
+        if self.softcap == 0.0 { self.scale * LOG2_E } else { self.scale / self.softcap * (2.0 * LOG2_E) }
     }
 
-    /// Of a whole tile.
+    /// Of a score times [`Scale::factor`].
     #[inline(always)]
-    pub fn apply_all<const KEYS16: usize, const ROWS8: usize>(&self, s: &mut Scores<KEYS16, ROWS8>) {
+    fn cap(&self, score: f32) -> f32 {
+        // tanh(x) = 1 - 2 / (1 + e^2x), whose error is that of f32 where `tanh.approx` has 2^-11.
+        self.softcap * LOG2_E * (1.0 - 2.0 * ptx::rcp(1.0 + ptx::ex2(score)))
+    }
+
+    /// Of a whole tile, by the factors of a lane's rows.
+    #[inline(always)]
+    pub fn apply_all<const KEYS16: usize, const ROWS8: usize>(
+        &self,
+        s: &mut Scores<KEYS16, ROWS8>,
+        factors: &[[f32; 2]; ROWS8],
+    ) {
         for m in 0..KEYS16 {
             for n in 0..ROWS8 {
                 for i in 0..4 {
-                    s[m][n][i] = self.apply(s[m][n][i]);
+                    s[m][n][i] *= factors[n][i & 1];
+                }
+            }
+        }
+        if self.softcap != 0.0 {
+            for m in 0..KEYS16 {
+                for n in 0..ROWS8 {
+                    for i in 0..4 {
+                        s[m][n][i] = self.cap(s[m][n][i]);
+                    }
                 }
             }
         }
@@ -111,6 +126,52 @@ pub(super) fn mask<const KEYS16: usize, const ROWS8: usize>(
     }
 }
 
+/// The power of two by which a warp has its output, for 8-bit values: weights times their values' scales are to be f16.
+///
+/// The largest scale so far is brought to 2^14, so that a weight of 1 stays below f16's largest number, and weights down to 2^-28 of
+/// it keep all their bits.
+#[derive(Clone, Copy)]
+pub(super) struct ValueUnit {
+    /// The exponent field of the largest scale so far.
+    field: u32,
+}
+
+impl ValueUnit {
+    /// The field that becomes 2^14.
+    const TOP: u32 = 14 + 127;
+
+    #[inline(always)]
+    pub fn new() -> ValueUnit {
+        ValueUnit { field: Self::TOP - 126 }
+    }
+
+    /// Brings the scale of the lane's value within the unit, which that of any lane may raise. What the output has to be multiplied
+    /// by then.
+    ///
+    /// # Safety
+    /// Every lane of the warp calls it.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    pub unsafe fn take(&mut self, scale: &mut f32) -> f32 {
+        // SAFETY: the warp is whole. Bits without the sign ascend with the magnitude.
+        let field = unsafe { ptx::redux_max(scale.to_bits() & 0x7fff_ffff) } >> 23;
+        let mut rescale = 1.0;
+        if field > self.field {
+            let field = field.min(254);
+            rescale = power((self.field + 127).saturating_sub(field));
+            self.field = field;
+        }
+        *scale *= power(127 + Self::TOP - self.field);
+        rescale
+    }
+
+    /// What an output has to be multiplied by in the end, beside the elements' own unit.
+    #[inline(always)]
+    pub fn unit(&self) -> f32 {
+        power(self.field + 127 - Self::TOP)
+    }
+}
+
 /// `combine` over the lanes that share `lane % 4`: all the keys of a row.
 ///
 /// # Safety
@@ -142,15 +203,16 @@ impl<const STEPS: usize, const ROWS8: usize> Softmax<STEPS, ROWS8> {
         Self { max: [[f32::NEG_INFINITY; 2]; ROWS8], sum: [[0.0; 2]; ROWS8], out: [[[0.0; 4]; ROWS8]; STEPS] }
     }
 
-    /// Turns scores into exponentials under the new maxima, and brings sums and outputs under them.
+    /// Turns scores into exponentials under the new maxima, and brings sums and outputs under them; outputs are multiplied by
+    /// `rescale_out` as well.
     ///
     /// # Safety
     /// Every lane of the warp calls it.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub unsafe fn update<const KEYS16: usize>(&mut self, s: &mut Scores<KEYS16, ROWS8>) {
+    pub unsafe fn update<const KEYS16: usize>(&mut self, s: &mut Scores<KEYS16, ROWS8>, rescale_out: f32) {
         let mut rescale = [[1.0f32; 2]; ROWS8];
-        let mut moved = false;
+        let mut moved = rescale_out != 1.0;
         for n in 0..ROWS8 {
             for e in 0..2 {
                 let mut max = self.max[n][e];
@@ -180,8 +242,20 @@ impl<const STEPS: usize, const ROWS8: usize> Softmax<STEPS, ROWS8> {
             for d in 0..STEPS {
                 for n in 0..ROWS8 {
                     for i in 0..4 {
-                        self.out[d][n][i] *= rescale[n][i & 1];
+                        self.out[d][n][i] *= rescale[n][i & 1] * rescale_out;
                     }
+                }
+            }
+        }
+    }
+
+    /// Multiplies the output.
+    #[inline(always)]
+    pub fn scale_out(&mut self, factor: f32) {
+        for d in 0..STEPS {
+            for n in 0..ROWS8 {
+                for i in 0..4 {
+                    self.out[d][n][i] *= factor;
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! Device code of [`super::HD64`] and [`super::HD128`].
+//! Device code of [`super::HD64`] and its siblings.
 
 use super::{
-    Q_STAGES, TILE_HD64, TILE_HD64_SHORT, TILE_HD128, Tile,
+    TILE_HD64, TILE_HD64_SHORT, TILE_HD96, TILE_HD128, TILE_HD192, TILE_HD256, Tile,
     consumer::consume,
     producer::{Maps, produce, produce_values},
 };
@@ -30,6 +30,7 @@ unsafe fn prefill<
     [f32; S]: Wgmma,
     [f32; O]: Wgmma,
 {
+    const { assert!(S == 8 * P) };
     // SAFETY: the whole block is here; each role is one branch, whole warpgroups.
     unsafe {
         if ptx::tid_x() == 0 {
@@ -63,7 +64,7 @@ unsafe fn init_barriers(plan: Tile) {
     let warps = plan.consumers * 4;
     // SAFETY: nobody uses the barriers yet.
     unsafe {
-        for stage in 0..Q_STAGES {
+        for stage in 0..plan.q_stages {
             ptx::mbarrier_init(base + plan.q_full() + stage * 8, 1);
             // And one of the warp that brings values, which reads the item.
             ptx::mbarrier_init(base + plan.q_empty() + stage * 8, warps + 1);
@@ -88,50 +89,31 @@ unsafe fn maps(address: u64) -> Maps {
     Maps { q, k: q.at(1), v: q.at(2) }
 }
 
-kernel! {
-    /// See [`AttentionPrefillSm90`].
-    pub fn attention_prefill_sm90_hd64(p: AttentionPrefillSm90) {
-        let maps = maps(param_address!(attention_prefill_sm90_hd64, p));
-        prefill::<false, 64, 8, 32, 0, 32, 160>(&p, maps, TILE_HD64);
-    }
+macro_rules! entries {
+    ($($name:ident: $f16:literal, $s:literal, $o:literal, $k:literal, [$producer:literal, $consumer:literal], $tile:ident;)*) => {
+        $(kernel! {
+            /// See [`AttentionPrefillSm90`].
+            pub fn $name(p: AttentionPrefillSm90) {
+                let maps = maps(param_address!($name, p));
+                prefill::<$f16, $s, { $s / 8 }, $o, $k, $producer, $consumer>(&p, maps, $tile);
+            }
+        })*
+    };
 }
 
-kernel! {
-    /// See [`AttentionPrefillSm90`].
-    pub fn attention_prefill_sm90_hd64_f16(p: AttentionPrefillSm90) {
-        let maps = maps(param_address!(attention_prefill_sm90_hd64_f16, p));
-        prefill::<true, 64, 8, 32, 0, 32, 160>(&p, maps, TILE_HD64);
-    }
-}
-
-kernel! {
-    /// See [`AttentionPrefillSm90`].
-    pub fn attention_prefill_sm90_hd64_short(p: AttentionPrefillSm90) {
-        let maps = maps(param_address!(attention_prefill_sm90_hd64_short, p));
-        prefill::<false, 64, 8, 32, 4, 40, 232>(&p, maps, TILE_HD64_SHORT);
-    }
-}
-
-kernel! {
-    /// See [`AttentionPrefillSm90`].
-    pub fn attention_prefill_sm90_hd64_short_f16(p: AttentionPrefillSm90) {
-        let maps = maps(param_address!(attention_prefill_sm90_hd64_short_f16, p));
-        prefill::<true, 64, 8, 32, 4, 40, 232>(&p, maps, TILE_HD64_SHORT);
-    }
-}
-
-kernel! {
-    /// See [`AttentionPrefillSm90`].
-    pub fn attention_prefill_sm90_hd128(p: AttentionPrefillSm90) {
-        let maps = maps(param_address!(attention_prefill_sm90_hd128, p));
-        prefill::<false, 64, 8, 64, 8, 40, 232>(&p, maps, TILE_HD128);
-    }
-}
-
-kernel! {
-    /// See [`AttentionPrefillSm90`].
-    pub fn attention_prefill_sm90_hd128_f16(p: AttentionPrefillSm90) {
-        let maps = maps(param_address!(attention_prefill_sm90_hd128_f16, p));
-        prefill::<true, 64, 8, 64, 8, 40, 232>(&p, maps, TILE_HD128);
-    }
+// Whether f16, accumulators of scores and of output a thread, steps of queries in registers (0: they are read from shared memory),
+// registers of producers and consumers.
+entries! {
+    attention_prefill_sm90_hd64: false, 64, 32, 0, [32, 160], TILE_HD64;
+    attention_prefill_sm90_hd64_f16: true, 64, 32, 0, [32, 160], TILE_HD64;
+    attention_prefill_sm90_hd64_short: false, 64, 32, 4, [40, 232], TILE_HD64_SHORT;
+    attention_prefill_sm90_hd64_short_f16: true, 64, 32, 4, [40, 232], TILE_HD64_SHORT;
+    attention_prefill_sm90_hd96: false, 64, 48, 6, [40, 232], TILE_HD96;
+    attention_prefill_sm90_hd96_f16: true, 64, 48, 6, [40, 232], TILE_HD96;
+    attention_prefill_sm90_hd128: false, 64, 64, 8, [40, 232], TILE_HD128;
+    attention_prefill_sm90_hd128_f16: true, 64, 64, 8, [40, 232], TILE_HD128;
+    attention_prefill_sm90_hd192: false, 48, 96, 0, [40, 232], TILE_HD192;
+    attention_prefill_sm90_hd192_f16: true, 48, 96, 0, [40, 232], TILE_HD192;
+    attention_prefill_sm90_hd256: false, 40, 128, 0, [40, 232], TILE_HD256;
+    attention_prefill_sm90_hd256_f16: true, 40, 128, 0, [40, 232], TILE_HD256;
 }

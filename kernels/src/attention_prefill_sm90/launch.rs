@@ -1,8 +1,8 @@
 //! What the launcher decides: which tiles, in what order, by which boxes.
 
 use super::{
-    HD64, HD64_F16, HD64_SHORT, HD64_SHORT_F16, HD128, HD128_F16, LINE, TILE_HD64, TILE_HD64_SHORT,
-    TILE_HD128, Tile,
+    HD64, HD64_F16, HD64_SHORT, HD64_SHORT_F16, HD96, HD96_F16, HD128, HD128_F16, HD192, HD192_F16, HD256,
+    HD256_F16, LINE, TILE_HD64, TILE_HD64_SHORT, TILE_HD96, TILE_HD128, TILE_HD192, TILE_HD256, Tile,
 };
 use crate::{
     abi::{KernelSpec, TensorMapSpec},
@@ -11,6 +11,10 @@ use crate::{
 
 /// Bytes of keys and values that a section of heads may bring into the L2 at a time: half of an H100's.
 const SECTION_BYTES: u64 = 24 << 20;
+
+/// How much more of the rows three warpgroups may have as padding than two, in hundredths: they hide each other's latencies better,
+/// and each passes by what its own rows don't see. Sequences of 512 and 1024 queries have 12 more.
+const MORE_PADDING: u64 = 13;
 
 /// Queries and keys of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,28 +27,22 @@ pub struct Span {
     pub kv_len: u32,
 }
 
-/// The kernel for a head dim, a mask and the queries of a step, or none for another head dim. The bits don't depend on the choice: a row's
+/// The kernel for a head dim and the queries of a step, or none for another head dim. The bits don't depend on the choice: a row's
 /// keys are walked in the same tiles whatever rows stand beside it.
-pub fn choose(
-    element: Element,
-    head_dim: u32,
-    causal: bool,
-    spans: &[Span],
-) -> Option<(Tile, &'static KernelSpec)> {
+pub fn choose(element: Element, head_dim: u32, spans: &[Span]) -> Option<(Tile, &'static KernelSpec)> {
     let rows = |tile: Tile| -> u64 {
         spans.iter().map(|span| u64::from(span.q_len.div_ceil(tile.block_m()) * tile.block_m())).sum()
     };
-    // How much more of the rows three warpgroups may have as padding than two, in hundredths: they hide each other's latencies
-    // better, but a causal mask wastes more of a larger tile. H200, 2026-11-25: at 512 and 1024 queries (12% more) 221 and 290
-    // TFLOP/s against 193 and 260 causal, but 334 and 365 against 328 and 408 full.
-    let more = if causal { 5 } else { 13 };
     let of = |tile, bf16, f16| Some((tile, if element == Element::Bf16 { bf16 } else { f16 }));
     match head_dim {
-        64 if rows(TILE_HD64) * 100 <= rows(TILE_HD64_SHORT) * (100 + more) => {
+        64 if rows(TILE_HD64) * 100 <= rows(TILE_HD64_SHORT) * (100 + MORE_PADDING) => {
             of(TILE_HD64, &HD64, &HD64_F16)
         }
         64 => of(TILE_HD64_SHORT, &HD64_SHORT, &HD64_SHORT_F16),
+        96 => of(TILE_HD96, &HD96, &HD96_F16),
         128 => of(TILE_HD128, &HD128, &HD128_F16),
+        192 => of(TILE_HD192, &HD192, &HD192_F16),
+        256 => of(TILE_HD256, &HD256, &HD256_F16),
         _ => None,
     }
 }
@@ -82,16 +80,19 @@ fn head_bytes(tile: Tile, tokens: u64) -> u64 {
     tokens * u64::from(tile.head_dim) * 4
 }
 
-/// Rows of a box of keys: a page, or a tile where pages are larger. None if pages of this size can't be cut into boxes: then the
+/// Rows of a box of keys: as many as divide both a page and a tile. None if pages of this size can't be cut into boxes: then the
 /// baseline kernel serves.
 pub fn box_rows(tile: Tile, page_size: u32, pages_per_seq: u32) -> Option<u32> {
-    if page_size.is_multiple_of(tile.block_n) || pages_per_seq <= 1 {
+    if pages_per_seq <= 1 {
         return Some(tile.block_n);
     }
+    let (mut rows, mut rest) = (tile.block_n, page_size.max(1));
+    while rest != 0 {
+        (rows, rest) = (rest, rows % rest);
+    }
     // A lane brings one box, and boxes are whole atoms of eight lines.
-    let boxes = tile.block_n / page_size.max(1) * tile.halves();
-    (tile.block_n.is_multiple_of(page_size) && page_size.is_multiple_of(8) && boxes <= 32)
-        .then_some(page_size)
+    let boxes = tile.block_n / rows * tile.halves();
+    (rows.is_multiple_of(8) && boxes <= 32).then_some(rows)
 }
 
 /// Query heads that are worked on at a time: whole groups, dividing `q_heads`, whose keys and values of all sequences (`kv_tokens`)
@@ -166,12 +167,13 @@ mod tests {
     fn short_sequences_get_the_tiles_that_waste_less() {
         let name = |q_len| {
             let spans = [Span { seq: 0, q_len, kv_len: q_len }];
-            choose(Element::Bf16, 64, true, &spans).map(|(_, spec)| spec.name)
+            choose(Element::Bf16, 64, &spans).map(|(_, spec)| spec.name)
         };
-        assert_eq!(name(512), Some("attention_prefill_sm90_hd64_short"));
+        assert_eq!(name(512), Some("attention_prefill_sm90_hd64"));
+        assert_eq!(name(128), Some("attention_prefill_sm90_hd64_short"));
         assert_eq!(name(1), Some("attention_prefill_sm90_hd64_short"));
         assert_eq!(name(16384), Some("attention_prefill_sm90_hd64"));
-        assert!(choose(Element::F16, 96, true, &[]).is_none());
+        assert!(choose(Element::F16, 80, &[]).is_none());
     }
 
     #[test]
@@ -185,10 +187,13 @@ mod tests {
             (100, 2, None),
             (4, 2, None),
             (1, 2, None),
-            (192, 2, None),
+            (192, 2, Some(64)),
         ] {
             assert_eq!(box_rows(TILE_HD128, page_size, pages), rows, "pages of {page_size}");
         }
+        // 20 boxes of 16 rows, then 40 of 8.
+        let wide = [(80, 9), (16, 9), (8, 9), (128, 2), (100, 1)].map(|(p, n)| box_rows(TILE_HD256, p, n));
+        assert_eq!(wide, [Some(80), Some(16), None, Some(16), Some(80)]);
     }
 
     #[test]
@@ -201,7 +206,7 @@ mod tests {
 
     #[test]
     fn barriers_and_tiles_fit_a_multiprocessor() {
-        for tile in [TILE_HD64, TILE_HD64_SHORT, TILE_HD128] {
+        for tile in [TILE_HD64, TILE_HD64_SHORT, TILE_HD96, TILE_HD128, TILE_HD192, TILE_HD256] {
             assert!(tile.shared_bytes() <= 227 << 10, "{tile:?}");
             assert!(tile.s_k() % 1024 == 0 && tile.s_v() % 1024 == 0 && tile.s_items() % 16 == 0);
             assert!(tile.threads() <= 1024);

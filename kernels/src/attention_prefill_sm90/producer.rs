@@ -2,7 +2,7 @@
 //! and a tile of small pages is many boxes.
 
 use super::{
-    ITEM_BYTES, LINE, LINE_BYTES, Q_STAGES, Tile,
+    ITEM_BYTES, LINE, LINE_BYTES, Tile,
     item::{Item, ItemKeys, Ring, key_tiles},
 };
 use crate::{
@@ -155,11 +155,11 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
     // SAFETY: the whole warp takes the same branches; indices below the number of items are the launch's.
     unsafe {
         loop {
-            let s_stage = base + q_ring.stage(Q_STAGES) * 8;
-            let s_item = base + plan.s_items() + q_ring.stage(Q_STAGES) * ITEM_BYTES;
+            let s_stage = base + q_ring.stage(plan.q_stages) * 8;
+            let s_item = base + plan.s_items() + q_ring.stage(plan.q_stages) * ITEM_BYTES;
             let is_item = index < p.tiles * p.shared.q_heads;
             let item = if is_item { Item::load(p, index, plan.block_m()) } else { Item::NONE };
-            ptx::mbarrier_wait(s_stage + plan.q_empty(), q_ring.parity(Q_STAGES) ^ 1);
+            ptx::mbarrier_wait(s_stage + plan.q_empty(), q_ring.parity(plan.q_stages) ^ 1);
             if ptx::lane() == 0 {
                 item.share(s_item);
                 let bytes = if is_item { plan.q_bytes() } else { 0 };
@@ -173,7 +173,7 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
             if lane < plan.halves() {
                 let s_q = base
                     + plan.s_q()
-                    + q_ring.stage(Q_STAGES) * plan.q_bytes()
+                    + q_ring.stage(plan.q_stages) * plan.q_bytes()
                     + lane * plan.block_m() * LINE_BYTES;
                 let coords = [(lane * LINE) as i32, item.head as i32, item.token as i32];
                 ptx::bulk_tensor_load_3d(s_q, maps.q, coords, s_stage + plan.q_full());
@@ -199,9 +199,9 @@ pub(super) unsafe fn produce_values(p: &AttentionPrefillSm90, maps: Maps, plan: 
     // SAFETY: the whole warp takes the same branches. Items come in the order of `produce`, and stay until this warp has arrived.
     unsafe {
         loop {
-            let s_stage = base + q_ring.stage(Q_STAGES) * 8;
-            let s_item = base + plan.s_items() + q_ring.stage(Q_STAGES) * ITEM_BYTES;
-            ptx::mbarrier_wait(s_stage + plan.q_full(), q_ring.parity(Q_STAGES));
+            let s_stage = base + q_ring.stage(plan.q_stages) * 8;
+            let s_item = base + plan.s_items() + q_ring.stage(plan.q_stages) * ITEM_BYTES;
+            ptx::mbarrier_wait(s_stage + plan.q_full(), q_ring.parity(plan.q_stages));
             if Item::shared(s_item).rows == 0 {
                 return;
             }

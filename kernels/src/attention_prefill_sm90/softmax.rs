@@ -48,7 +48,7 @@ pub(super) fn mask<const S: usize>(s: &mut [f32; S], first_key: u32, rows: [KeyR
 /// As [`mask`], by two instructions an element rather than three, and more registers.
 #[inline(always)]
 pub(super) fn mask_by_bits<const S: usize>(s: &mut [f32; S], first_key: u32, rows: [KeyRange; 2]) {
-    const { assert!(S == 64, "a lane's columns of a row are the bits of a word") };
+    const { assert!(S <= 64, "a lane's columns of a row are the bits of a word") };
     let lane_key = (first_key + ptx::lane() % 4 * 2) as i32;
     for r in 0..2 {
         let seen = columns_below(rows[r].end - lane_key) & !columns_below(rows[r].start - lane_key);

@@ -1,4 +1,4 @@
-//! Pairs of bf16 in one register, the lower element in the low half: arithmetic, and a transposition within the warp.
+//! Pairs of bf16 or f16 in one register, the lower element in the low half: arithmetic, and a transposition within the warp.
 
 #[cfg(target_arch = "nvptx64")]
 use core::arch::asm;
@@ -26,6 +26,26 @@ pub fn fma_bf16x2(a: u32, b: u32, c: u32) -> u32 {
         let lo = half(super::bf16_lo(a), super::bf16_lo(b), super::bf16_lo(c));
         let hi = half(super::bf16_hi(a), super::bf16_hi(b), super::bf16_hi(c));
         super::pack_bf16(lo as f32, hi as f32)
+    }
+}
+
+/// `add.rn.f16x2` (sm_53): each half rounded to nearest even. Subnormals are kept. Pure.
+#[inline(always)]
+pub fn add_f16x2(a: u32, b: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: u32;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("add.rn.f16x2 {}, {}, {};", out(reg32) out, in(reg32) a, in(reg32) b, options(pure, nomem, nostack));
+        }
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        // An f32 holds any sum of two f16 exactly but for one that it rounds where an f16 has long lost it.
+        let half = |shift| super::f16_to_f32((a >> shift) as u16) + super::f16_to_f32((b >> shift) as u16);
+        super::pack_f16(half(0), half(16))
     }
 }
 

@@ -54,6 +54,9 @@ impl Property for AttentionDecode {
         for format in [KV_BF16, KV_INT8, KV_FP8] {
             // Maxima so large that a log-sum-exp would lose the sums.
             corners.push(Case { seqs: vec![(1, 600), (2, 33)], deep: true, format, ..plain.clone() });
+            // Values' scales that a warp's unit has to follow, over several tiles of each.
+            let seqs = vec![(1, 512), (3, 700)];
+            corners.push(Case { seqs, wide_scales: true, head_dim: 128, format, ..plain.clone() });
         }
         corners
     }

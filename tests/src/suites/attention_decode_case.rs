@@ -31,6 +31,8 @@ pub struct Case {
     pub softcap: f32,
     /// Whether every score is about -1e30.
     pub deep: bool,
+    /// Whether the scales of values lie 40 powers of two apart.
+    pub wide_scales: bool,
     /// Added to every page, so that offsets in the cache pass 2^31.
     pub first_page: usize,
     pub seed: u64,
@@ -47,11 +49,13 @@ pub fn cases() -> BoxedStrategy<Case> {
         prop_oneof![9 => vec((queries.clone(), before), 1..4), 1 => vec((queries, 0..20usize), 30..40)];
     let window = prop_oneof![3 => Just(0u32), 1 => 1..20u32, 1 => 60..70u32, 1 => 1..700u32];
     let softcap = prop_oneof![3 => Just(0.0f32), 1 => Just(5.0)];
-    (shape, seqs, any::<bool>(), window, softcap, any::<u64>())
-        .prop_map(|((head_dim, kv_heads, group, page_size, format), seqs, tree, window, softcap, seed)| {
+    let flags = (any::<bool>(), proptest::bool::weighted(0.25));
+    (shape, seqs, flags, window, softcap, any::<u64>())
+        .prop_map(|((head_dim, kv_heads, group, page_size, format), seqs, flags, window, softcap, seed)| {
+            let (tree, wide_scales) = flags;
             let seqs = seqs.into_iter().map(|(queries, before)| (queries, queries + before)).collect();
             let case = Case { head_dim, kv_heads, group, page_size, format, ..Case::plain() };
-            Case { seqs, tree, window, softcap, seed, ..case }
+            Case { seqs, tree, wide_scales, window, softcap, seed, ..case }
         })
         .boxed()
 }
@@ -137,6 +141,7 @@ impl Case {
             window: 0,
             softcap: 0.0,
             deep: false,
+            wide_scales: false,
             first_page: 0,
             seed: 1,
         }
@@ -180,8 +185,8 @@ impl Case {
         let tokens = q_starts[q_starts.len() - 1] as usize;
         let mut q = random.bf16s(tokens * self.row_elems(), 1.5);
         let rows = live_pages * self.page_rows();
-        let k = self.plane(&mut random, rows, self.deep);
-        let v = self.plane(&mut random, rows, false);
+        let k = self.plane(&mut random, rows, self.deep, false);
+        let v = self.plane(&mut random, rows, false, self.wide_scales);
         if self.deep {
             q.chunks_mut(self.head_dim).for_each(|head| head[0] = 8e28);
         }
@@ -204,8 +209,8 @@ impl Case {
         input
     }
 
-    /// Random rows of the cache. `deep` ones have the same large negative first element.
-    fn plane(&self, random: &mut Random, rows: usize, deep: bool) -> Plane {
+    /// Random rows of the cache. `deep` ones have the same large negative first element, `wide` ones scales of any size.
+    fn plane(&self, random: &mut Random, rows: usize, deep: bool, wide: bool) -> Plane {
         let mut plane = Plane { values: Vec::new(), bytes: Vec::new(), scales: Vec::new() };
         for _ in 0..rows {
             if self.format == KV_BF16 {
@@ -223,7 +228,8 @@ impl Case {
             } else if deep {
                 0.5
             } else {
-                0.01 * (1.0 + random.uniform())
+                let power = if wide { random.below(41) as i32 - 20 } else { 0 };
+                0.01 * (1.0 + random.uniform()) * 2f32.powi(power)
             };
             for element in 0..self.head_dim {
                 let (code, value) = self.element(random, deep && element == 0, zero);

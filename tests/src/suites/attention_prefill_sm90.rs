@@ -37,7 +37,10 @@ const CHOICE: Choice = Choice { blocks: 3, with_lse: true, narrow_sections: fals
 
 /// Pages that can't be cut into boxes become pages of 16.
 fn with_boxes(base: Base) -> Base {
-    let page_size = if base.page_size < 8 || !base.page_size.is_power_of_two() { 16 } else { base.page_size };
+    // A tile of the largest heads would be more than 32 boxes of 8 rows.
+    let least = if base.head_dim > 128 { 16 } else { 8 };
+    let page_size =
+        if base.page_size < least || !base.page_size.is_power_of_two() { 16 } else { base.page_size };
     Base { page_size, ..base }
 }
 
@@ -51,7 +54,12 @@ impl Property for AttentionPrefillSm90 {
     type Case = Case;
 
     fn cases() -> BoxedStrategy<Case> {
-        let base = cases(sizes(128, 260), 300).prop_map(with_boxes);
+        let head_dim = select(vec![64usize, 64, 96, 128, 128, 192, 256]);
+        let base = (cases(sizes(128, 260), 300), head_dim).prop_map(|(base, head_dim)| {
+            // Large heads are slow to emulate, and differ in the size of a tile alone.
+            let group = if head_dim > 128 { base.group.min(2) } else { base.group };
+            with_boxes(Base { head_dim, group, ..base })
+        });
         let half = prop_oneof![2 => Just(Half::Bf16), 1 => Just(Half::F16)];
         let layout = select(vec![Layout::Paged, Layout::Contiguous]);
         let deep = prop_oneof![4 => Just(false), 1 => Just(true)];
@@ -105,6 +113,21 @@ impl Property for AttentionPrefillSm90 {
             of(Base { seqs: vec![(40, 40)], window: 2, ..base.clone() }, Half::Bf16, Layout::Paged, true),
             of(Base { seqs: vec![(0, 3), (150, 180)], ..wide }, Half::F16, Layout::Contiguous, false),
         ]);
+        // Around the tiles of 80 and of 96 keys. Four items and more for three blocks: a query tile is used again.
+        for (head_dim, tile) in [(96, 128), (192, 96), (256, 80)] {
+            let large = Base {
+                head_dim,
+                seqs: vec![(129, tile + 1), (3, 2 * tile), (1, 1)],
+                group: 2,
+                ..base.clone()
+            };
+            corners.push(of(large.clone(), Half::Bf16, Layout::Paged, false));
+            let full =
+                Base { causal: false, seqs: vec![(65, tile - 1), (2, 300)], page_size: 64, ..large.clone() };
+            corners.push(of(full, Half::F16, Layout::Contiguous, false));
+            let deep = Base { window: 2, seqs: vec![(40, 40)], group: 1, page_size: 128, ..large };
+            corners.push(of(deep, Half::Bf16, Layout::Paged, true));
+        }
         corners
     }
 
@@ -113,16 +136,15 @@ impl Property for AttentionPrefillSm90 {
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
-        let case = Case::shaped(shape, &[64, 128]);
+        let case = Case::shaped(shape, &[64, 96, 128, 192, 256]);
         Some(Case { base: with_boxes(case.base), ..case })
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
         let input = case.input();
         let all: Vec<u32> = (0..case.base.seqs.len() as u32).collect();
-        let chosen =
-            launch::choose(element(case), case.base.head_dim as u32, case.base.causal, &spans(case, &all))
-                .ok_or("no kernel of this head dim")?;
+        let chosen = launch::choose(element(case), case.base.head_dim as u32, &spans(case, &all))
+            .ok_or("no kernel of this head dim")?;
         let (out, lse) = run(harness, case, &input, &all, chosen, CHOICE)?;
         case.compare("attention_prefill_sm90", &input, &out, &f32_values(&lse))?;
         let other = Choice { blocks: CHOICE.blocks + 2, narrow_sections: true, ..CHOICE };

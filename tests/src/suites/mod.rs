@@ -7,6 +7,7 @@ mod attention_decode_case;
 mod attention_layout;
 mod attention_prefill;
 mod attention_prefill_sm90;
+mod dequantize_int4;
 mod gather_rows;
 mod gemm_bf16;
 mod gemm_few;
@@ -40,6 +41,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<rms_norm::RmsNorm>(),
         Suite::of::<layer_norm::LayerNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
+        Suite::of::<dequantize_int4::DequantizeInt4>(),
         Suite::of::<gather_rows::GatherRows>(),
     ]
 }

@@ -157,7 +157,7 @@ fn a_sequence_has_the_same_bits_alone_and_in_a_batch_with_4_bit_weights() {
     let device = hopper();
     same_bits_alone_and_in_a_batch(&device, EVEN_VOCAB, Kind::Int4);
     let launched = device.driver().take_launched();
-    assert!(launched.iter().any(|launched| launched.kernel == "gemm_few_int4_g32_128"));
+    assert!(launched.iter().any(|launched| launched.kernel == "dequantize_int4"));
 }
 
 /// Every operation must pass the classes of rows on to the next.

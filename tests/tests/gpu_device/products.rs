@@ -85,7 +85,7 @@ impl Case {
                 }
             }
         }
-        kernels.retain(|name| name.starts_with("gemm"));
+        kernels.retain(|name| name.starts_with("gemm") || *name == "dequantize_int4");
         kernels.sort_unstable();
         kernels.dedup();
         kernels
@@ -98,7 +98,7 @@ fn bf16_rows_go_by_their_class() {
         let weights = Weights::Bf16(Numbers::new(7).take(n * k, 1.0));
         Case { rows, generated, n, k, weights }.check(&format!("{rows} x {n} x {k}, {generated} generated"))
     };
-    // Five lines of `k`: two splits.
+    // Five lines of `k`: two portions.
     assert_eq!(case(3, 1, 264, 320), ["gemm_few_bf16_8", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(70, 66, 72, 328), ["gemm_few_bf16_64", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(12, 12, 136, 40), ["gemm_few_bf16_16"]);
@@ -166,16 +166,21 @@ fn packed_weights_stay_packed() {
         Case { rows, generated, n, k, weights: stacked(vec![spec]) }.check(&what)
     };
     let [f16, bf16] = [DType::F16, DType::Bf16];
-    assert_eq!(case(3, 1, part(264, 512, 128, f16, true)), ["gemm_few_int4_g128_8"]);
-    assert_eq!(case(20, 3, part(72, 320, 64, bf16, false)), ["gemm_few_int4_g64_128", "gemm_few_int4_g64_8"]);
-    assert_eq!(case(9, 9, part(264, 192, 32, f16, false)), ["gemm_few_int4_g32_16"]);
+    let both = ["dequantize_int4", "gemm_few_int4_g128_8", "gemm_sm90_bf16_128x128"];
+    assert_eq!(case(3, 1, part(264, 512, 128, f16, true)), both);
     assert_eq!(
-        case(40, 2, part(16, 576, 256, f16, false)),
+        case(20, 3, part(72, 320, 64, bf16, false)),
+        ["dequantize_int4", "gemm_few_int4_g64_8", both[2]]
+    );
+    assert_eq!(case(9, 9, part(264, 192, 32, f16, false)), ["gemm_few_int4_g32_16"]);
+    assert_eq!(case(40, 2, part(16, 576, 256, f16, false)), both);
+    assert_eq!(
+        case(40, 40, part(16, 576, 256, f16, false)),
         ["gemm_few_int4_g128_64", "gemm_few_int4_g128_8"]
     );
     // A scale a row, of whatever length.
-    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), ["gemm_few_int4_g128_8"]);
-    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), ["gemm_few_int4_g128_8"]);
+    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), both);
+    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), both);
 }
 
 #[test]

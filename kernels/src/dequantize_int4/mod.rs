@@ -1,0 +1,27 @@
+//! 4-bit weights in the tiles of [`gemm_few::layout`](crate::gemm_few::layout) as a bf16 matrix: for products of so many rows that
+//! converting the weights once and multiplying them as bf16 (`gemm_sm90`) beats converting them for every tile of the output.
+//!
+//! ```text
+//! block    a tile: 256 rows by 128 of k
+//! thread   rows g and g + 8 by 8 of k at a time: 4 words in, 16 bytes out for each row; 8 lanes write a line of a row
+//! ```
+//!
+//! An element is `(nibble - zero point) * scale`, exact in f32, rounded to bf16 once. Bound by memory: half a byte in, two out.
+
+use crate::abi::KernelSpec;
+
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub mod kernel;
+
+/// Threads a block: all rows of a 64th, by the chunks of eight of its half of `k`.
+pub const THREADS: u32 = 256;
+
+/// Grid: `(tiles, 1, 1)`.
+pub static DEQUANTIZE_INT4: KernelSpec = KernelSpec {
+    name: "dequantize_int4",
+    threads: THREADS,
+    min_blocks: 2,
+    shared_bytes: 0,
+    allowance: None,
+    starts_early: false,
+};
