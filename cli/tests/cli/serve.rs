@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use crate::common::assert_refused;
+use crate::common::{assert_refused, workspace};
 
 /// A server of the demo model on a free port, and its address.
 fn start() -> (Child, BufReader<std::process::ChildStderr>, String) {
@@ -61,4 +61,17 @@ fn a_server_that_cannot_be_is_refused() {
     assert_refused(&["serve", "--device", "cpu", "--log", "server=loud"], &["log: expected "]);
     assert_refused(&["serve", "--port", "70000"], &["70000"]);
     assert_refused(&["serve", "--speculate", "3"], &["--draft"]);
+    // A tokenizer that its reader would panic on.
+    let dir = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(workspace("models/demo/draft").join(file), dir.path().join(file)).expect("copied");
+    }
+    let tokenizer = r#"{"version": "1.0", "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"},
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}"#;
+    std::fs::write(dir.path().join("tokenizer.json"), tokenizer).expect("written");
+    let dir = dir.path().to_str().expect("UTF-8");
+    assert_refused(
+        &["serve", "--device", "cpu", "-m", dir],
+        &["tokenizer.json: contents: expected a tokenizer"],
+    );
 }

@@ -1,7 +1,9 @@
 //! What of a `tokenizer.json` is checked before it's let near a text: the file comes with the weights, from anywhere.
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::sync::Once;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -52,10 +54,27 @@ pub(super) fn read(path: &Path) -> Result<tokenizers::Tokenizer> {
     Ok(tokenizer)
 }
 
-/// Runs what may panic on what a file says.
+thread_local! {
+    /// Whether a panic of this thread will be told of as an error, and so needs no report of its own.
+    static IS_GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may panic on what a file says; the panic becomes its message, and nothing is printed.
 pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> std::result::Result<T, String> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_GUARDED.get() {
+                before(panic);
+            }
+        }));
+    });
+    let outer = IS_GUARDED.replace(true);
     // What is borrowed is only read, and given up where it broke.
-    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| {
+    let result = catch_unwind(AssertUnwindSafe(work));
+    IS_GUARDED.set(outer);
+    result.map_err(|panic| {
         let said = panic.downcast_ref::<&str>().map(|text| text.to_string());
         said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "one that breaks".into())
     })
@@ -155,6 +174,12 @@ mod tests {
             }),
             tokenizer(|file| {
                 file["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" })
+            }),
+            tokenizer(|file| {
+                file["post_processor"] = json!({
+                    "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "x", "type_id": 0 } }],
+                    "pair": [], "special_tokens": {},
+                });
             }),
             tokenizer(|file| file["normalizer"] = bomb.clone()),
             tokenizer(|file| file["decoder"] = decoding.clone()),
