@@ -26,7 +26,7 @@ const CALIBRATED: &[&str] = &[
     include_str!("../generate/mod.rs"),
     include_str!("../checkpoint.rs"),
     include_str!("../front.rs"),
-    include_str!("../tokenizer.rs"),
+    include_str!("../tokenizer/mod.rs"),
 ];
 const BF16: &str = "2 times smaller and faster than FP32";
 const INT8_SIZE: &str = "2 times smaller";
