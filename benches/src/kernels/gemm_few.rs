@@ -6,7 +6,7 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         ROWS, Weights,
-        launch::{blocks, choose, partial_bytes, portions, tiles, whole_tiles},
+        launch::{blocks, choose, partial_bytes, splits, tiles},
         layout,
     },
     gemm_sm90::launch::MapShape,
@@ -19,7 +19,7 @@ use crate::{
     random::{INT4_TILE_BYTES, Kind},
 };
 
-/// Rows up to which tiles are dealt in portions.
+/// Rows up to which `k` is split.
 const MOST_SPLIT: usize = 128;
 
 /// The kernel for few rows. Buffers: `a`, `out`, `w` or of 4 bits `packed`, and `a_scales`, `w_scales` of bytes.
@@ -70,12 +70,12 @@ impl<D: Driver> Kernel<D> for Few {
             params.w_scales = prepared.random("w_scales", Kind::Scale, n, seed)?;
         }
         // Many rows fill the device without.
-        params.portions = if m > MOST_SPLIT { whole_tiles(n32) } else { portions(n32, k32, stage_k) };
+        params.splits = if m > MOST_SPLIT { 1 } else { splits(n32, k32, stage_k) };
         params.partials =
-            prepared.output("partials", partial_bytes(variant, params.m, n32, params.portions))?;
+            prepared.output("partials", partial_bytes(variant, params.m, n32, params.splits))?;
         let counters = tiles(variant, params.m, n32) as usize;
         params.counters = prepared.u32s("counters", vec![0; counters])?;
-        let blocks = blocks(variant, params.m, params.portions, driver.info().multiprocessors);
+        let blocks = blocks(variant, params.m, n32, params.splits, driver.info().multiprocessors);
         prepared.launch(&variant.spec, [blocks, 1, 1], &params);
         Ok(prepared)
     }

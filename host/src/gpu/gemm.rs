@@ -2,8 +2,8 @@
 //!
 //! | weights | rows of generated tokens | rows of prompts |
 //! |---|---|---|
-//! | bf16 on Hopper | `gemm_few`, in portions | `gemm_sm90` |
-//! | 4 bits on Hopper | `gemm_few`, in portions | `dequantize_int4`, then `gemm_sm90` |
+//! | bf16 on Hopper | `gemm_few`, `k` split | `gemm_sm90` |
+//! | 4 bits on Hopper | `gemm_few`, `k` split | `dequantize_int4`, then `gemm_sm90` |
 //! | bf16 elsewhere, or rows of weights no multiple of 8 | `gemm_bf16` | `gemm_bf16` |
 //!
 //! The sums of a column's two kernels differ in the last bits; within each a row's bits don't depend on the rows beside it. So the
@@ -31,12 +31,12 @@ use crate::Result;
 const HOPPER: (u32, u32) = (9, 0);
 /// Columns of bf16 a line, a stage of a dense product.
 const LINE_COLS: u32 = gemm_few::LINE_BYTES / BF16 as u32;
-/// Rows of a launch in portions: what they leave for each other then stays within some 64 MiB.
+/// Rows of a launch whose `k` is split: what the splits leave for each other then stays within some 32 MiB.
 const MOST_SPLIT_ROWS: u32 = 256;
 /// Rows of a box of `gemm_sm90`'s store.
 const STORE_ROWS: u32 = gemm_sm90::STORE_BOX_BYTES / gemm_sm90::LINE_BYTES;
 
-/// What launches use one after the other: sums of tiles' parts, counters that every launch leaves zero, and dequantised weights.
+/// What launches use one after the other: sums of splits, counters that every launch leaves zero, and dequantised weights.
 pub(super) struct GemmScratch<Dr: Driver> {
     partials: Scratch<Dr>,
     counters: Scratch<Dr>,
@@ -45,7 +45,7 @@ pub(super) struct GemmScratch<Dr: Driver> {
 
 impl<Dr: Driver> Default for GemmScratch<Dr> {
     fn default() -> Self {
-        let [partials, counters] = std::array::from_fn(|_| Scratch::new("linear", "the parts of products"));
+        let [partials, counters] = std::array::from_fn(|_| Scratch::new("linear", "the splits of products"));
         Self { partials, counters, dequantized: Scratch::new("linear", "dequantised weights") }
     }
 }
@@ -94,7 +94,7 @@ impl WeightMaps {
         abi::GemmFew {
             w_map: self.wide,
             steps: k.div_ceil(LINE_COLS),
-            portions: gemm_few::launch::portions(n, k, LINE_COLS),
+            splits: gemm_few::launch::splits(n, k, LINE_COLS),
             ..abi::GemmFew::default()
         }
     }
@@ -102,11 +102,11 @@ impl WeightMaps {
 
 impl Int4 {
     /// The weights' part of a launch's parameters.
-    fn operand(&self, packed: u64, portions: u32) -> abi::GemmFew {
+    fn operand(&self, packed: u64, splits: u32) -> abi::GemmFew {
         abi::GemmFew {
             packed,
             steps: self.steps,
-            portions,
+            splits,
             tile_bytes: self.tile_bytes,
             zeros: u32::from(self.zeros),
             scales_f16: u32::from(self.scales_f16),
@@ -173,9 +173,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
                 self.launch_many(prompts, maps)
             }
             Stored::Int4(int4) => {
-                let portions = gemm_few::launch::portions(n, product.k, gemm_few::layout::TILE_K);
+                let splits = gemm_few::launch::splits(n, product.k, gemm_few::layout::TILE_K);
                 let weights = Weights::Int4 { groups: int4.groups };
-                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, portions))?;
+                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, splits))?;
                 self.launch_dequantized(prompts, *int4, w.address)
             }
         }
@@ -209,9 +209,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let apart = Product { out: gate_up.address, gated: false, ..joined };
         match &w.stored {
             Stored::Int4(int4) => {
-                let portions = gemm_few::launch::portions(n, joined.k, gemm_few::layout::TILE_K);
+                let splits = gemm_few::launch::splits(n, joined.k, gemm_few::layout::TILE_K);
                 let weights = Weights::Int4 { groups: int4.groups };
-                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, portions))?;
+                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, splits))?;
                 self.launch_dequantized(apart.rows(first_of_prompts, m), *int4, w.address)?;
                 Ok(prompts.m == 0)
             }
@@ -302,8 +302,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         weights: Weights,
         operand: abi::GemmFew,
     ) -> Result<()> {
-        let whole = operand.portions == gemm_few::launch::whole_tiles(product.n);
-        let most = if whole { product.m } else { MOST_SPLIT_ROWS };
+        let most = if operand.splits == 1 { product.m } else { MOST_SPLIT_ROWS };
         let mut first = 0;
         while first < product.m {
             let end = product.m.min(first.saturating_add(most));
@@ -324,9 +323,10 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let variant = gemm_few::launch::choose(weights, m)
             .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
         let mut held = scratch::lock(&self.gemm_scratch);
-        let (partials, counters) = match gemm_few::launch::partial_bytes(variant, m, n, operand.portions) {
-            0 => (0, 0),
-            partial_bytes => {
+        let (partials, counters) = match operand.splits {
+            1 => (0, 0),
+            splits => {
+                let partial_bytes = gemm_few::launch::partial_bytes(variant, m, n, splits);
                 let tiles = gemm_few::launch::tiles(variant, m, n) as usize;
                 (
                     held.partials.at_least(self, partial_bytes, false)?,
@@ -348,7 +348,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             ..operand
         };
         let multiprocessors = self.driver.info().multiprocessors;
-        let blocks = gemm_few::launch::blocks(variant, m, operand.portions, multiprocessors);
+        let blocks = gemm_few::launch::blocks(variant, m, n, operand.splits, multiprocessors);
         // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
         // are multiples of 8. Scratch is as large as the launcher says, and counters are zero: fresh ones are, and launches leave
         // them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.

@@ -54,9 +54,8 @@ params! {
 }
 
 params! {
-    /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(items, 1, 1)`, or of the
-    /// variants of most tokens any: an item is a portion of the steps of `w`'s tiles of 256 rows (or of their halves) by the variant's `tokens`
-    /// rows of `a`.
+    /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(token tiles * row tiles * splits, 1, 1)`
+    /// of the variant's `tokens` rows of `a` and 256 rows of `w`.
     pub struct GemmFew {
         /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
         pub a_map: TensorMap,
@@ -74,17 +73,17 @@ params! {
         pub a_scales: u64,
         /// f32 `[n]`, of bytes only.
         pub w_scales: u64,
-        /// f32 `[items, 2, tokens, the block's rows]`, scratch; not used where portions are whole tiles.
+        /// f32 `[blocks of the grid, tokens, 256]`, scratch; not used where `splits` is 1.
         pub partials: u64,
-        /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where portions are whole tiles.
+        /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
         pub counters: u64,
         pub m: u32,
         /// A multiple of 8; of 16 with `silu`.
         pub n: u32,
         /// Stages of `k`: lines of a dense `w`, tiles of 4 bits.
         pub steps: u32,
-        /// What the steps of all tiles of 256 rows are dealt to: at least 1, at most as many as there are steps.
-        pub portions: u32,
+        /// At least 1, at most `steps`.
+        pub splits: u32,
         /// Bytes of a tile of 4-bit `w`.
         pub tile_bytes: u32,
         /// Whether tiles have zero points.

@@ -1,6 +1,6 @@
 //! Products of weights that are operands as they are.
 
-use super::{LINE_BYTES, Tile};
+use super::{LINE_BYTES, Tile, item::Item};
 use crate::{
     ptx,
     tile::{Accumulators, Ring},
@@ -9,16 +9,16 @@ use crate::{
 /// Bytes of `k` that one product takes.
 const STEP_BYTES: u32 = 32;
 
-/// The warpgroup's 64 rows of `w` times the tokens, over the next `steps` stages.
+/// The warpgroup's 64 rows of `w` times the tokens, over the item's stages.
 ///
 /// # Safety
 /// One consumer warpgroup calls it, the `index`-th; the barriers are initialised.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, steps: u32, ring: &mut Ring, index: u32) -> A {
+pub(super) unsafe fn multiply<A: Accumulators>(plan: Tile, item: Item, ring: &mut Ring, index: u32) -> A {
     let base = ptx::shared_base();
     let mut acc = A::zeros();
-    for _ in 0..steps {
+    for _ in item.first..item.end {
         let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let a = ptx::descriptor(s_a, 0);

@@ -1,79 +1,72 @@
-//! From a part's sums to the output.
+//! From a split's sums to the output.
 
-use super::{
-    Tile,
-    item::{Item, Sharers},
-};
+use super::{Tile, item::Item};
 use crate::{abi::GemmFew, ptx, silu_mul::kernel::silu};
 
 /// The barrier of all consumers.
 const CONSUMERS_BARRIER: u32 = 1;
-/// Items whose sums are on their way at once, at most: each round of loads takes as long as a trip to the L2.
+/// Splits whose sums are on their way at once, at most: each round of loads takes as long as a trip to the L2.
 const MOST_AHEAD: usize = 8;
 
-/// Joins what a tile's items have summed and stores `N` sums a thread, of `TALL` tiles of 16 rows. All but the tile's last item just leave
-/// their sums.
+/// Joins the splits and stores `N` sums a thread, of `TALL` tiles of 16 rows. Blocks that aren't their tile's last just leave their sums.
 ///
 /// # Safety
-/// All consumers call it with what they computed of the part of item `index` that has `step`.
+/// All consumers call it with what they computed of item `index`.
 #[inline(always)]
 pub(super) unsafe fn finish<const N: usize, const TALL: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
     index: u32,
-    step: u32,
     sums: &mut [f32; N],
 ) {
     // Found again rather than kept in registers through the products.
     let item = Item::new(p, plan, ptx::here(index));
-    let sharers = item.sharers(p, plan, step);
     // SAFETY: the caller's promise.
     unsafe {
-        if sharers.count > 1 {
-            leave(p, plan, sharers.place(item.index), sums);
-            if !is_last(p, plan, sharers) {
+        if p.splits > 1 {
+            leave(p, plan, item, sums);
+            if !is_last(p, plan, item) {
                 return;
             }
-            join(p, plan, sharers, sums);
+            join(p, plan, item, sums);
         }
-        let at = Place { row: item.row(p, plan, step), token: item.token_tile * plan.tokens };
-        store::<N, TALL, SCALED>(p, at, sums);
+        store::<N, TALL, SCALED>(p, plan, item, sums);
     }
 }
 
-/// Where four of a thread's sums are in the scratch's part `place`.
+/// Where four of a thread's sums of an item are in the scratch.
 #[inline(always)]
-fn scratch<const R: usize>(p: &GemmFew, plan: Tile, place: u32, four: usize) -> u64 {
+fn scratch<const R: usize>(p: &GemmFew, plan: Tile, index: u32, four: usize) -> u64 {
     let thread = ptx::here(ptx::tid_x());
-    let place = (u64::from(place) * (R / 4) as u64 + four as u64) * u64::from(plan.consumer_threads());
+    let place = (u64::from(index) * (R / 4) as u64 + four as u64) * u64::from(plan.consumer_threads());
     p.partials + (place + u64::from(thread)) * 16
 }
 
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn leave<const R: usize>(p: &GemmFew, plan: Tile, place: u32, sums: &[f32; R]) {
+unsafe fn leave<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; R]) {
     for four in 0..R / 4 {
         let values = [0, 1, 2, 3].map(|i| sums[four * 4 + i].to_bits());
-        // SAFETY: the part of the scratch is this item's and this tile's own.
-        unsafe { ptx::st_global_v4_b32(scratch::<R>(p, plan, place, four), values) };
+        // SAFETY: the item's own part of the scratch.
+        unsafe { ptx::st_global_v4_b32(scratch::<R>(p, plan, item.index, four), values) };
     }
 }
 
-/// Whether the tile's other items have all been here before; the last leaves the counter as it was.
+/// Whether the other splits of the tile have all been here before; the last leaves the counter as it was.
 ///
 /// # Safety
 /// As [`finish`], after [`leave`].
 #[inline(always)]
-unsafe fn is_last(p: &GemmFew, plan: Tile, sharers: Sharers) -> bool {
+unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
     let s_is_last = ptx::shared_base() + plan.is_last();
-    let g_counter = p.counters + u64::from(sharers.tile) * 4;
+    let g_counter = p.counters + u64::from(item.row_tile * item.token_tiles + item.token_tile) * 4;
     // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has then
     // acquired what all released, and the second barrier hands it to the block.
     unsafe {
         ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
         if ptx::tid_x() == 0 {
-            let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == sharers.count - 1;
+            let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == p.splits - 1;
             if last {
                 ptx::st_global_b32(g_counter, 0);
             }
@@ -84,31 +77,32 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, sharers: Sharers) -> bool {
     }
 }
 
-/// Adds the items' sums in ascending order.
+/// Adds the splits in ascending order.
 ///
 /// # Safety
 /// As [`finish`], where [`is_last`].
 #[inline(always)]
-unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, sharers: Sharers, sums: &mut [f32; R]) {
-    // Registers of the last parts aren't used where fewer are on their way.
+unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
+    // Registers of the last splits aren't used where fewer are on their way.
     let ahead = match R {
         0..=8 => MOST_AHEAD,
+        16 => MOST_AHEAD / 2,
         // As many registers as there are.
         _ => 1,
     };
+    let first_index = item.index - item.split * item.token_tiles;
     for r in 0..R {
         sums[r] = 0.0;
     }
     let mut first = 0;
-    while first < sharers.count {
+    while first < p.splits {
         let mut parts = [[0u32; R]; MOST_AHEAD];
         for i in 0..ahead {
-            let nth = first + i as u32;
-            let place = sharers.place(sharers.first_index + nth * sharers.apart);
+            let split = first + i as u32;
             for four in 0..R / 4 {
-                if nth < sharers.count {
-                    let at = scratch::<R>(p, plan, place, four);
-                    // SAFETY: written by the items of this tile. Not by way of the read-only cache: in this launch.
+                if split < p.splits {
+                    let at = scratch::<R>(p, plan, first_index + split * item.token_tiles, four);
+                    // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
                     let values = unsafe { ptx::ld_global_v4_b32(at) };
                     for j in 0..4 {
                         parts[i][four * 4 + j] = values[j];
@@ -117,7 +111,7 @@ unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, sharers: Sharers, sums: 
             }
         }
         for i in 0..ahead {
-            if first + (i as u32) < sharers.count {
+            if first + (i as u32) < p.splits {
                 for r in 0..R {
                     sums[r] += f32::from_bits(parts[i][r]);
                 }
@@ -127,13 +121,6 @@ unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, sharers: Sharers, sums: 
     }
 }
 
-/// The first row of `w` and of `a` that a block has summed.
-#[derive(Clone, Copy)]
-struct Place {
-    row: u32,
-    token: u32,
-}
-
 /// Scales, bias, SiLU and residual, and the store.
 ///
 /// # Safety
@@ -141,18 +128,19 @@ struct Place {
 #[inline(always)]
 unsafe fn store<const N: usize, const TALL: usize, const SCALED: bool>(
     p: &GemmFew,
-    at: Place,
+    plan: Tile,
+    item: Item,
     sums: &mut [f32; N],
 ) {
     let warp = ptx::here(ptx::tid_x()) / 32;
     for tall in 0..TALL {
         // The sums of 16 rows: register `4 * j + i` is row `lane / 4 + i / 2 * 8`, token `8 * j + 2 * (lane % 4) + i % 2`.
         let first = tall * N / TALL;
-        let row = at.row + (warp * TALL as u32 + tall as u32) * 16;
+        let row = item.row_tile * plan.rows + (warp * TALL as u32 + tall as u32) * 16;
         for j in 0..N / TALL / 4 {
-            let token = at.token + j as u32 * 8;
-            let r = first + 4 * j;
-            let four = [sums[r], sums[r + 1], sums[r + 2], sums[r + 3]];
+            let token = item.token_tile * plan.tokens + j as u32 * 8;
+            let at = first + 4 * j;
+            let four = [sums[at], sums[at + 1], sums[at + 2], sums[at + 3]];
             // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
             unsafe { store_sixteen::<SCALED>(p, row, token, four) };
         }

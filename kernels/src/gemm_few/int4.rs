@@ -1,6 +1,6 @@
 //! Products of 4-bit weights, converted in registers, a warpgroup at a time: for many tokens.
 
-use super::{LINE_BYTES, Tile, layout};
+use super::{LINE_BYTES, Tile, item::Item, layout};
 use crate::{
     abi::GemmFew,
     ptx::{self, Wgmma},
@@ -74,7 +74,7 @@ pub(super) unsafe fn meta<const GROUPS: usize>(
 pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
-    steps: u32,
+    item: Item,
     ring: &mut Ring,
 ) -> [f32; R]
 where
@@ -82,7 +82,7 @@ where
 {
     let base = ptx::shared_base();
     let mut total = [0.0f32; R];
-    for _ in 0..steps {
+    for _ in item.first..item.end {
         let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let s_w = s_a + plan.a_bytes();

@@ -3,6 +3,7 @@
 use super::{
     LINE_BYTES, Tile,
     int4::{convert, meta},
+    item::Item,
 };
 use crate::{abi::GemmFew, ptx, tile::Ring};
 
@@ -11,7 +12,7 @@ const TALL: usize = 2;
 /// Pairs of steps of 16 of `k` in a stage: what one load of matrices brings.
 const PAIRS: usize = 4;
 
-/// The warp's 32 rows of `w` times the tokens, over the next `steps` stages. Of each 16 rows `N / 2` sums, which lie as those of
+/// The warp's 32 rows of `w` times the tokens, over the item's stages. Of each 16 rows `N / 2` sums, which lie as those of
 /// [`super::int4::multiply`].
 ///
 /// # Safety
@@ -21,8 +22,7 @@ const PAIRS: usize = 4;
 pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
-    steps: u32,
-    ring: &mut Ring,
+    item: Item,
 ) -> [f32; N] {
     let base = ptx::shared_base();
     let thread = ptx::here(ptx::tid_x());
@@ -32,8 +32,9 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
     let (token, chunk) = (lane % 8, lane / 8);
     let row = warp * 32 + lane / 4;
     let eights = N / TALL / 4;
+    let mut ring = Ring::new();
     let mut total = [0.0f32; N];
-    for _ in 0..steps {
+    for _ in item.first..item.end {
         let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let s_w = s_a + plan.a_bytes();
@@ -80,7 +81,7 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
                 ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
             }
         }
-        *ring = ring.next();
+        ring = ring.next();
     }
     total
 }

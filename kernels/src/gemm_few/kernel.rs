@@ -4,7 +4,7 @@ use super::{
     Tile, Weights, dense,
     finish::finish,
     int4, int4_warp,
-    item::{Item, for_each_part},
+    item::Item,
     producer::{Source, produce},
 };
 use crate::{
@@ -56,18 +56,24 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
     weights: Weights,
     plan: Tile,
 ) {
-    // SAFETY: the caller's promise. All consumers take the same parts.
+    // SAFETY: the caller's promise. All consumers take the same items.
     unsafe {
         if let Some(warpgroup) = begin(p, address, weights, plan) {
             let mut ring = Ring::new();
-            for_each_part!(p, plan, |index, steps, end| {
-                let acc = dense::multiply::<A>(plan, steps, &mut ring, warpgroup);
+            let mut index = ptx::ctaid_x();
+            while index < Item::count(p, plan) {
+                let item = Item::new(p, plan, index);
+                let acc = dense::multiply::<A>(plan, item, &mut ring, warpgroup);
                 let mut sums = [0.0f32; R];
                 for r in 0..R {
                     sums[r] = acc.value(r);
                 }
-                finish::<R, 1, SCALED>(p, plan, index, end - 1, &mut sums);
-            });
+                finish::<R, 1, SCALED>(p, plan, index, &mut sums);
+                index += ptx::nctaid_x();
+                if !plan.is_persistent() {
+                    break;
+                }
+            }
         }
     }
 }
@@ -83,14 +89,11 @@ unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
     weights: Weights,
     plan: Tile,
 ) {
-    // SAFETY: the caller's promise. All consumers take the same parts.
+    // SAFETY: the caller's promise. Blocks of few tokens have one item.
     unsafe {
         if begin(p, address, weights, plan).is_some() {
-            let mut ring = Ring::new();
-            for_each_part!(p, plan, |index, steps, end| {
-                let mut sums = int4_warp::multiply::<N, GROUPS>(p, plan, steps, &mut ring);
-                finish::<N, 2, false>(p, plan, index, end - 1, &mut sums);
-            });
+            let mut sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_x()));
+            finish::<N, 2, false>(p, plan, ptx::ctaid_x(), &mut sums);
         }
     }
 }
@@ -104,14 +107,20 @@ unsafe fn int4<const R: usize, const GROUPS: usize>(p: &GemmFew, address: u64, w
 where
     [f32; R]: Wgmma,
 {
-    // SAFETY: the caller's promise. All consumers take the same parts.
+    // SAFETY: the caller's promise. All consumers take the same items.
     unsafe {
         if begin(p, address, weights, plan).is_some() {
             let mut ring = Ring::new();
-            for_each_part!(p, plan, |index, steps, end| {
-                let mut sums = int4::multiply::<R, GROUPS>(p, plan, steps, &mut ring);
-                finish::<R, 1, false>(p, plan, index, end - 1, &mut sums);
-            });
+            let mut index = ptx::ctaid_x();
+            while index < Item::count(p, plan) {
+                let item = Item::new(p, plan, index);
+                let mut sums = int4::multiply::<R, GROUPS>(p, plan, item, &mut ring);
+                finish::<R, 1, false>(p, plan, index, &mut sums);
+                index += ptx::nctaid_x();
+                if !plan.is_persistent() {
+                    break;
+                }
+            }
         }
     }
 }

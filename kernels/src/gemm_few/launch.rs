@@ -122,39 +122,30 @@ pub fn choose(weights: Weights, m: u32) -> Option<&'static Variant> {
     of_kind.find(|variant| m <= variant.tile.tokens).or(widest)
 }
 
-/// Portions for weights `[n, k]`, of which a stage holds `stage_k`: [`layout::portions`].
-pub fn portions(n: u32, k: u32, stage_k: u32) -> u32 {
-    layout::portions(n.div_ceil(ROWS), k.div_ceil(stage_k))
+/// Splits of `k` for weights `[n, k]`, of which a stage holds `stage_k`.
+pub fn splits(n: u32, k: u32, stage_k: u32) -> u32 {
+    layout::splits(n.div_ceil(ROWS), k.div_ceil(64)).min(k.div_ceil(stage_k)).max(1)
 }
 
-/// Portions that are whole tiles of rows: `k` isn't split.
-pub fn whole_tiles(n: u32) -> u32 {
-    n.div_ceil(ROWS)
-}
-
-/// Tiles of rows and tokens of a launch.
+/// Tiles of a launch.
 pub fn tiles(variant: &Variant, m: u32, n: u32) -> u32 {
-    m.div_ceil(variant.tile.tokens) * n.div_ceil(ROWS) * (ROWS / variant.tile.rows)
-}
-
-/// Portions of tiles of rows, for each tile of tokens.
-fn items(variant: &Variant, m: u32, portions: u32) -> u32 {
-    m.div_ceil(variant.tile.tokens) * (ROWS / variant.tile.rows) * portions
+    m.div_ceil(variant.tile.tokens) * n.div_ceil(variant.tile.rows)
 }
 
 /// Bytes of the scratch of a launch.
-pub fn partial_bytes(variant: &Variant, m: u32, n: u32, portions: u32) -> usize {
-    if portions == whole_tiles(n) {
-        return 0;
+pub fn partial_bytes(variant: &Variant, m: u32, n: u32, splits: u32) -> usize {
+    match splits {
+        1 => 0,
+        _ => {
+            (tiles(variant, m, n) * splits) as usize * (variant.tile.tokens * variant.tile.rows * 4) as usize
+        }
     }
-    // Each item may leave sums of the tile that it begins and of one that it ends.
-    items(variant, m, portions) as usize * 2 * (variant.tile.tokens * variant.tile.rows * 4) as usize
 }
 
-/// Blocks of a launch: as many as there are items, or as run at a time.
-pub fn blocks(variant: &Variant, m: u32, portions: u32, multiprocessors: u32) -> u32 {
-    let items = items(variant, m, portions);
-    if variant.tile.is_persistent() { items.min(multiprocessors * variant.spec.min_blocks) } else { items }
+/// Blocks of a launch: as many as there are parts of tiles, or as run at a time.
+pub fn blocks(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32) -> u32 {
+    let parts = tiles(variant, m, n) * splits;
+    if variant.tile.is_persistent() { parts.min(multiprocessors * variant.spec.min_blocks) } else { parts }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! How 4-bit weights lie in memory, and how steps of `k` are dealt to blocks. Packer, launcher and kernel all ask here.
+//! How 4-bit weights lie in memory, and how `k` is split. Packer, launcher and kernel all ask here.
 //!
 //! `[ceil(n / 256)][ceil(k / 128)]` tiles, each of contiguous bytes that one copy brings:
 //!
@@ -20,12 +20,10 @@ pub const NIBBLE_BYTES: u32 = ROWS * TILE_K / 2;
 const META_BYTES: u32 = 2;
 /// Blocks that run at a time on the devices of this class, about.
 const BLOCKS: u32 = 132;
-/// What starting a portion and joining its sums costs, in steps.
-const PORTION_COST: u32 = 3;
-/// Steps from which on a portion may have parts of several tiles.
-const LONG_PORTION: u32 = 8;
-/// Steps at least.
-const SHORT_PORTION: u32 = 2;
+/// What starting and joining a split costs, in steps of 64 of `k`.
+const SPLIT_COST: u32 = 6;
+/// Splits at most.
+pub const MAX_SPLITS: u32 = 16;
 
 /// Bytes of a tile.
 pub const fn int4_tile_bytes(groups: u32, zeros: bool) -> u32 {
@@ -56,48 +54,28 @@ pub const fn zero(rows: u32, groups: u32, group: u32, row: u32) -> u32 {
     scale(rows, groups + group, row)
 }
 
-/// Portions that the `steps` steps of each of `row_tiles` tiles of rows are dealt to, one a block: about [`BLOCKS`] of them, so that all
-/// multiprocessors have as much to do. Depends on the shape of the weights alone.
-pub const fn portions(row_tiles: u32, steps: u32) -> u32 {
-    let all = row_tiles * steps;
-    if all >= BLOCKS * LONG_PORTION {
-        return BLOCKS;
-    }
-    // A portion with parts of two tiles has sums to leave twice: short ones are fractions of a tile.
-    let (mut best, mut least, mut splits) = (row_tiles, u32::MAX, 1);
-    while splits == 1 || splits * SHORT_PORTION <= steps {
-        let portions = row_tiles * splits;
-        let cost = portions.div_ceil(BLOCKS) * (steps.div_ceil(splits) + PORTION_COST);
+/// Splits of `k`: steps of 64 elements (`k_steps`) of `tiles` tiles of rows are dealt to about [`BLOCKS`] blocks. Depends on the shape
+/// of the weights alone, whatever they are made of.
+pub const fn splits(row_tiles: u32, k_steps: u32) -> u32 {
+    let (mut best, mut least, mut splits) = (1, u32::MAX, 1);
+    while splits <= MAX_SPLITS && splits * 2 <= k_steps {
+        let cost = (row_tiles * splits).div_ceil(BLOCKS) * (k_steps.div_ceil(splits) + SPLIT_COST);
         if cost < least {
-            (best, least) = (portions, cost);
+            (best, least) = (splits, cost);
         }
         splits += 1;
     }
     best
 }
 
-/// `a / b`; 0 of nothing: a division that can fail has no place in a kernel.
+/// The steps (each of `per` times 64 elements, `steps` of them) of split `split`: its first and one past its last.
 #[inline(always)]
-pub const fn divide(a: u32, b: u32) -> u32 {
-    match a.checked_div(b) {
-        Some(quotient) => quotient,
-        None => 0,
-    }
-}
-
-/// The first of `all` steps that portion `portion` of `portions` has. Portions differ by a step at most.
-#[inline(always)]
-pub const fn portion_start(all: u32, portions: u32, portion: u32) -> u32 {
-    // `all * portion / portions`, by way of numbers that stay small.
-    let each = divide(all, portions);
-    each * portion + divide((all - each * portions) * portion, portions)
-}
-
-/// The portion that has step `step`; `all * portions` is below 2^32.
-#[inline(always)]
-pub const fn portion_of(all: u32, portions: u32, step: u32) -> u32 {
-    // The last one with `all * portion < (step + 1) * portions`.
-    divide((step + 1) * portions - 1, all)
+pub const fn split_steps(steps: u32, splits: u32, split: u32) -> (u32, u32) {
+    // What is left over goes to the first ones, one each. Never 0: a division that can fail has no place in a kernel.
+    let splits = if splits == 0 { 1 } else { splits };
+    let (each, more) = (steps / splits, steps % splits);
+    let first = split * each + if split < more { split } else { more };
+    (first, first + each + if split < more { 1 } else { 0 })
 }
 
 #[cfg(test)]
@@ -120,28 +98,20 @@ mod tests {
     }
 
     #[test]
-    fn portions_fill_the_device() {
-        let of = |n: u32, k: u32| portions(n.div_ceil(ROWS), k.div_ceil(TILE_K));
-        let shapes =
-            [of(4096, 4096), of(14_336, 4096), of(4096, 14_336), of(28_672, 8192), of(128_256, 4096)];
-        assert_eq!(shapes, [128, 132, 132, 132, 132]);
-        assert_eq!([of(64, 64), of(256, 256), of(256, 512), of(512, 128)], [1, 1, 2, 2]);
-    }
-
-    #[test]
-    fn portions_cover_all_steps() {
-        for (all, portions) in (1..200).flat_map(|all| (1..=all).map(move |portions| (all, portions))) {
+    fn splits_cover_k_and_fill_the_device() {
+        let of = |n: u32, k: u32| splits(n.div_ceil(ROWS), k.div_ceil(64));
+        assert_eq!([of(4096, 4096), of(14_336, 4096), of(4096, 14_336), of(28_672, 8192)], [8, 2, 8, 1]);
+        for (steps, splits) in (1..200).flat_map(|steps| (1..=MAX_SPLITS).map(move |splits| (steps, splits)))
+        {
             let mut next = 0;
-            for portion in 0..portions {
-                assert_eq!(portion_start(all, portions, portion), next);
-                let end = portion_start(all, portions, portion + 1);
-                assert!(end > next && end - next <= all.div_ceil(portions));
-                for step in next..end {
-                    assert_eq!(portion_of(all, portions, step), portion, "step {step} of {all}");
-                }
+            for split in 0..splits {
+                let (first, end) = split_steps(steps, splits, split);
+                assert_eq!(first, next);
+                assert!(splits > steps || end > first);
                 next = end;
             }
-            assert_eq!(next, all);
+            assert_eq!(next, steps);
         }
+        assert_eq!(of(64, 64), 1);
     }
 }

@@ -1,22 +1,21 @@
 //! `out = a * w^T (+ bias) (SiLU of a fused gate, times up) (+ residual)` for Hopper, for few rows: bound by reading `w`, which is bf16,
 //! bytes, or groups of 4 bits.
 //!
-//! The steps of `k` of all tiles of [`ROWS`] rows of `w` (columns of `out`), one tile after the other, are dealt to as many blocks as the
-//! device has multiprocessors, in equal portions ([`layout::portions`]); a block does its portion for `TOKENS` rows of `a`. The product is computed transposed: `w` is the operand of 64 rows, so that a handful of tokens wastes little, and 4-bit weights are
+//! A block owns [`ROWS`] rows of `w` (columns of `out`), 64 a consumer warpgroup, `TOKENS` rows of `a`, and one of the splits of `k`. The
+//! product is computed transposed: `w` is the operand of 64 rows, so that a handful of tokens wastes little, and 4-bit weights are
 //! converted in registers on their way to being it.
 //!
 //! ```text
 //! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
 //! consumers   k0 | k1 | ...           4 bits: to bf16 minus the zero point (exact), products of a group, times its scale in f32
-//! tile's end  the last of a tile's blocks adds their sums in ascending order, then bias, SiLU, residual, store
+//! end         the last block of a tile adds the splits in ascending order, then bias, SiLU, residual, store
 //! ```
 //!
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): a warpgroup's takes as long for 8 tokens as for 128 where
 //! its operand comes from registers.
 //!
-//! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Two
-//! blocks of few tokens fit a multiprocessor: one of this launch, one that waits for it with its first stages full. Portions depend on the
-//! shape of `w` alone, and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
+//! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
+//! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
 //! the same bits in any batch. Shapes: any `m`, `n` a multiple of 8 (of 16 with SiLU), `k` of 16 bytes.
 
 use crate::abi::KernelSpec;
@@ -70,20 +69,19 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     let rows = if tokens > 64 { ROWS / 2 } else { ROWS };
     // Warps multiply by themselves where tokens are few.
     let tall = if tokens <= 32 { 2 } else { 1 };
+    // So much that a multiprocessor has room for one block: two of a launch beside each other, while other multiprocessors have none,
+    // would take twice as long.
+    let stages = if tokens <= 16 { 8 } else { 4 };
     // Room for zero points, whether there are any or not.
     let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
-    Tile { rows, tall, tokens, lines: 2, w_bytes, stages: 4 }
+    Tile { rows, tall, tokens, lines: 2, w_bytes, stages }
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
 impl Tile {
-    /// Whether a block takes one item after the other. Blocks of few tokens take one.
+    /// Whether a block takes one part of a tile after the other. Blocks of few tokens take one: more of them fit a multiprocessor.
     pub const fn is_persistent(self) -> bool {
         self.tokens > 64
-    }
-    /// Blocks that a multiprocessor has room for: with two, a launch's first stages are full before the launch before has ended.
-    pub const fn min_blocks(self) -> u32 {
-        if self.tall == 2 && self.tokens <= 16 { 2 } else { 1 }
     }
     /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
@@ -151,21 +149,8 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
     };
     let shared_bytes = tile.shared_bytes();
     let threads = tile.consumer_threads() + 32;
-    let allowance = match (weights, tokens) {
-        (Weights::Int4 { .. }, 64) | (Weights::Int4 { groups: 2 | 4 }, 16) => {
-            Some("a few registers of 96 too few, where a tile ends")
-        }
-        _ => None,
-    };
     Variant {
-        spec: KernelSpec {
-            name,
-            threads,
-            min_blocks: tile.min_blocks(),
-            shared_bytes,
-            allowance,
-            starts_early: true,
-        },
+        spec: KernelSpec { name, threads, min_blocks: 1, shared_bytes, allowance: None, starts_early: true },
         weights,
         tile,
     }

@@ -48,17 +48,17 @@ impl Producer<'_> {
                 Weights::Int4 { groups } => {
                     let part = ROWS / plan.rows;
                     ptx::mbarrier_arrive_expect_tx(bar, plan.a_bytes() + p.tile_bytes / part);
-                    let g_tile = p.packed + u64::from(step) * u64::from(p.tile_bytes);
+                    let tile = u64::from(item.row_tile / part) * u64::from(p.steps) + u64::from(step);
+                    let g_tile = p.packed + tile * u64::from(p.tile_bytes);
                     if part == 1 {
                         ptx::bulk_load(s_w, g_tile, p.tile_bytes, bar);
                     } else {
-                        self.half_tile(s_w, g_tile, item.half, groups, bar);
+                        self.half_tile(s_w, g_tile, item.row_tile % part, groups, bar);
                     }
                 }
                 Weights::Bf16 | Weights::Int8 => {
                     ptx::mbarrier_arrive_expect_tx(bar, plan.a_bytes() + plan.w_bytes);
-                    let k = (step - Item::row_tile(p, step) * p.steps) * self.line();
-                    let coords = [k as i32, item.row(p, plan, step) as i32];
+                    let coords = [(step * self.line()) as i32, (item.row_tile * plan.rows) as i32];
                     ptx::bulk_tensor_load_2d(s_w, self.source.w, coords, bar);
                 }
             }
@@ -91,8 +91,7 @@ impl Producer<'_> {
     /// As [`Producer::weights`], after it and after [`ptx::grid_wait`].
     #[inline(always)]
     unsafe fn activations(&self, item: Item, stage: u32, step: u32) {
-        let (p, plan) = (self.p, self.plan);
-        let step = step - Item::row_tile(p, step) * p.steps;
+        let plan = self.plan;
         for line in 0..plan.lines {
             let s_a = self.base + stage * plan.stage_bytes() + line * plan.tokens * LINE_BYTES;
             let k = (step * plan.lines + line) * self.line();

@@ -33,8 +33,6 @@ pub struct Case {
     k: usize,
     /// Of 4 bits: groups of the variant's size times this where that has 128 columns.
     group_factor: usize,
-    /// What the steps are dealt to, at most one each; the launcher's choice if 0.
-    portions: usize,
     zeros: bool,
     scales_f16: bool,
     bias: bool,
@@ -75,14 +73,6 @@ impl Case {
 
     fn group_size(&self, groups: u32) -> usize {
         if groups == 1 { 128 * self.group_factor } else { 128 / groups as usize }
-    }
-
-    /// Portions: some number up to that of all steps, so that parts begin and end anywhere in a tile and blocks have several tiles.
-    fn portions_of(&self, steps: u32, n: u32, k: u32, stage_k: u32) -> u32 {
-        match self.portions as u32 {
-            0 => launch::portions(n, k, stage_k),
-            portions => portions.min(steps * n.div_ceil(ROWS)),
-        }
     }
 
     fn out_cols(&self) -> usize {
@@ -157,8 +147,8 @@ impl Property for GemmFew {
     fn cases() -> BoxedStrategy<Case> {
         let flags = any::<[bool; 7]>();
         let shape = (sizes(8, 140), eights(256, 540), eights(64, 600));
-        (0..VARIANTS.len(), shape, select(vec![1usize, 2, 4]), 0usize..12, flags, any::<u64>())
-            .prop_map(|(variant, (m, n, k), group_factor, portions, flags, seed)| {
+        (0..VARIANTS.len(), shape, select(vec![1usize, 2, 4]), flags, any::<u64>())
+            .prop_map(|(variant, (m, n, k), group_factor, flags, seed)| {
                 let [zeros, scales_f16, bias, residual, in_place, silu, out_f32] = flags;
                 Case {
                     variant,
@@ -166,7 +156,6 @@ impl Property for GemmFew {
                     n,
                     k,
                     group_factor,
-                    portions,
                     zeros,
                     scales_f16,
                     bias,
@@ -192,7 +181,6 @@ impl Property for GemmFew {
                     n,
                     k,
                     group_factor: 1,
-                    portions: if on { 2 } else { 0 },
                     zeros: on,
                     scales_f16: on,
                     bias: on,
@@ -233,7 +221,6 @@ impl Property for GemmFew {
             n,
             k,
             group_factor: 1,
-            portions: 0,
             zeros: shape.flag("zeros", false, "whether there are zero points"),
             scales_f16: shape.flag("scales_f16", false, "whether scales are f16"),
             bias: shape.flag("bias", false, "whether there is a bias"),
@@ -395,17 +382,17 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     params.residual = residual.map_or(0, |residual| arena.address(residual));
     params.out = arena.address(out);
     params.steps = k.div_ceil(stage_k);
-    params.portions = case.portions_of(params.steps, n, k, stage_k);
+    params.splits = launch::splits(n, k, stage_k);
     params.out_f32 = u32::from(case.out_f32);
     params.silu = u32::from(case.silu);
     let counters = launch::tiles(variant, m, n) as usize * 4;
-    let partials = arena.alloc("partials", launch::partial_bytes(variant, m, n, params.portions))?;
+    let partials = arena.alloc("partials", launch::partial_bytes(variant, m, n, params.splits))?;
     let zeroed = arena.alloc("counters", counters)?;
     arena.write(zeroed, 0, &vec![0; counters])?;
     params.partials = arena.address(partials);
     params.counters = arena.address(zeroed);
     // Few, so that some blocks have several parts of tiles.
-    let blocks = launch::blocks(variant, m, params.portions, MULTIPROCESSORS);
+    let blocks = launch::blocks(variant, m, n, params.splits, MULTIPROCESSORS);
     arena.launch(&variant.spec, [blocks, 1, 1], &params)?;
     same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
     arena.all_bytes(out)
