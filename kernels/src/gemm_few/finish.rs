@@ -5,8 +5,8 @@ use crate::{abi::GemmFew, ptx, silu_mul::kernel::silu};
 
 /// The barrier of all consumers.
 const CONSUMERS_BARRIER: u32 = 1;
-/// Splits whose sums are on their way at once, at most: each round of loads takes as long as a trip to the L2.
-const MOST_AHEAD: usize = 8;
+/// Registers that a thread of the join has on their way at once, about.
+const JOIN_AHEAD: usize = 16;
 
 /// Joins the splits and stores `N` sums a thread, of `TALL` tiles of 16 rows. Blocks that aren't their tile's last just leave their sums.
 ///
@@ -84,19 +84,14 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
 #[inline(always)]
 unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
     // Registers of the last splits aren't used where fewer are on their way.
-    let ahead = match R {
-        0..=8 => MOST_AHEAD,
-        16 => MOST_AHEAD / 2,
-        // As many registers as there are.
-        _ => 1,
-    };
+    let ahead = if R > JOIN_AHEAD { 1 } else { JOIN_AHEAD / R };
     let first_index = item.index - item.split * item.token_tiles;
     for r in 0..R {
         sums[r] = 0.0;
     }
     let mut first = 0;
     while first < p.splits {
-        let mut parts = [[0u32; R]; MOST_AHEAD];
+        let mut parts = [[0u32; R]; 8];
         for i in 0..ahead {
             let split = first + i as u32;
             for four in 0..R / 4 {

@@ -31,8 +31,6 @@ unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Opti
                 ptx::mbarrier_init(ptx::shared_base() + plan.empty() + stage * 8, plan.consumers());
             }
             ptx::fence_mbarrier_init();
-            // Fetched with the first copy only, it would add a trip to memory to what every launch waits for.
-            ptx::prefetch_tensor_map(source.a);
         }
         ptx::bar_sync();
         if ptx::tid_x() < plan.consumer_threads() {
