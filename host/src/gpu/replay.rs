@@ -158,8 +158,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
             }
         }
         match &shape.record {
-            // SAFETY: as above: the record is fresh, and the plan within what the operations checked.
-            Some(record) => Ok(unsafe { self.driver.replay(&record.graph)? }),
+            Some(record) => {
+                // SAFETY: as above: the record is fresh, and the plan within what the operations checked.
+                unsafe { self.driver.replay(&record.graph)? };
+                Ok(())
+            }
             None => Ok(()),
         }
     }

@@ -78,6 +78,15 @@ pub const fn split_steps(steps: u32, splits: u32, split: u32) -> (u32, u32) {
     (first, first + each + if split < more { 1 } else { 0 })
 }
 
+/// `a / b`; 0 of nothing: a division that can fail has no place in a kernel.
+#[inline(always)]
+pub const fn divide(a: u32, b: u32) -> u32 {
+    match a.checked_div(b) {
+        Some(quotient) => quotient,
+        None => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -98,7 +98,7 @@ fn bf16_rows_go_by_their_class() {
         let weights = Weights::Bf16(Numbers::new(7).take(n * k, 1.0));
         Case { rows, generated, n, k, weights }.check(&format!("{rows} x {n} x {k}, {generated} generated"))
     };
-    // Five lines of `k`: two portions.
+    // Five lines of `k`: two splits.
     assert_eq!(case(3, 1, 264, 320), ["gemm_few_bf16_8", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(70, 66, 72, 328), ["gemm_few_bf16_64", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(12, 12, 136, 40), ["gemm_few_bf16_16"]);
