@@ -34,7 +34,8 @@ impl<D: Driver> Kernel<D> for Hopper {
         let shared = prefill::params(&mut prepared, problem, seed)?;
         let len = seq_len as u32;
         let spans: Vec<Span> = (0..seqs as u32).map(|seq| Span { seq, q_len: len, kv_len: len }).collect();
-        let Some((tile, kernel)) = choose(Element::Bf16, problem.head_dim as u32, &spans) else {
+        let Some((tile, kernel)) = choose(Element::Bf16, problem.head_dim as u32, problem.causal, &spans)
+        else {
             return Ok(prepared);
         };
         let work = work_list(tile, &spans);

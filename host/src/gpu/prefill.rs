@@ -76,7 +76,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         if work.seqs == 0 {
             return Ok(());
         }
-        let chosen = launch::choose(Element::Bf16, head_dim, &work.spans)
+        let chosen = launch::choose(Element::Bf16, head_dim, shared.causal != 0, &work.spans)
             .filter(|_| self.is_hopper())
             .and_then(|chosen| Some((chosen, launch::box_rows(chosen.0, shared.page_size, MANY_PAGES)?)));
         if let Some(((tile, kernel), box_rows)) = chosen {

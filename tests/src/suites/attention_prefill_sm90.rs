@@ -143,8 +143,9 @@ impl Property for AttentionPrefillSm90 {
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
         let input = case.input();
         let all: Vec<u32> = (0..case.base.seqs.len() as u32).collect();
-        let chosen = launch::choose(element(case), case.base.head_dim as u32, &spans(case, &all))
-            .ok_or("no kernel of this head dim")?;
+        let chosen =
+            launch::choose(element(case), case.base.head_dim as u32, case.base.causal, &spans(case, &all))
+                .ok_or("no kernel of this head dim")?;
         let (out, lse) = run(harness, case, &input, &all, chosen, CHOICE)?;
         case.compare("attention_prefill_sm90", &input, &out, &f32_values(&lse))?;
         let other = Choice { blocks: CHOICE.blocks + 2, narrow_sections: true, ..CHOICE };
