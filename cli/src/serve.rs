@@ -2,12 +2,13 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tilewright::Engine;
+use tilewright::config::EncoderConfig;
 use tilewright::engine::EngineConfig;
+use tilewright::{Embedder, Engine};
 use tilewright_server::{Limits, ServeError, Server, ServerConfig};
 
 use crate::args::ServeArgs;
-use crate::load::{load, load_beside, model_dir};
+use crate::load::{load, load_beside, model_dir, tell_why_no_gpu};
 use crate::output::Failure;
 
 /// Where the key is looked for when no flag gives it: a command line is there for all to see.
@@ -34,6 +35,36 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .init();
+    let name = args.name.first().cloned().unwrap_or_else(|| name_of(args));
+    let config = ServerConfig {
+        aliases: args.name.iter().skip(1).cloned().collect(),
+        api_key,
+        limits: limits(args),
+        ..ServerConfig::new(name.clone())
+    };
+    let is_open = config.api_key.is_none();
+    let embeds = EncoderConfig::describes(&model_dir(&args.model))?;
+    let (server, device) = if embeds { embedding(args, config)? } else { generating(args, config)? };
+    let answers = match (embeds, server.has_chat_template()) {
+        (true, _) => "embeddings",
+        (false, true) => "the checkpoint's chat template",
+        (false, false) => "a plain chat template",
+    };
+    let address = format!("{}:{}", bracketed(&args.host), args.port);
+    let stats = tilewright_server::run(server, &address, |bound| {
+        if is_open && !bound.ip().is_loopback() {
+            eprintln!("note: anybody who reaches {bound} may use this server; --api-key keeps others out");
+        }
+        eprintln!("serving {name} on {device}, {answers}: http://{bound}/v1");
+    })?;
+    if let Some(stats) = stats {
+        eprintln!("ended: {} tokens in {} steps, {} pages held", stats.tokens, stats.steps, stats.pages_held);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A decoder behind an engine, and its device.
+fn generating(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String), Failure> {
     let model = load(&args.model)?;
     let draft = args.draft.as_ref().map(|dir| load_beside(dir, args.model.device)).transpose()?;
     let context = model.config().context;
@@ -54,27 +85,15 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         Some(draft) => Engine::with_draft(model, draft, config)?,
         None => Engine::new(model, config)?,
     };
-    let name = args.name.first().cloned().unwrap_or_else(|| name_of(args));
-    let server_config = ServerConfig {
-        aliases: args.name.iter().skip(1).cloned().collect(),
-        api_key,
-        limits: limits(args),
-        ..ServerConfig::new(name.clone())
-    };
-    let is_open = server_config.api_key.is_none();
-    let server = Server::generating(engine, server_config)?;
-    let template = if server.has_chat_template() { "the checkpoint's" } else { "plain" };
-    let address = format!("{}:{}", bracketed(&args.host), args.port);
-    let stats = tilewright_server::run(server, &address, |bound| {
-        if is_open && !bound.ip().is_loopback() {
-            eprintln!("note: anybody who reaches {bound} may use this server; --api-key keeps others out");
-        }
-        eprintln!("serving {name} on {device}, chat template {template}: http://{bound}/v1");
-    })?;
-    if let Some(stats) = stats {
-        eprintln!("ended: {} tokens in {} steps, {} pages held", stats.tokens, stats.steps, stats.pages_held);
-    }
-    Ok(ExitCode::SUCCESS)
+    Ok((Server::generating(engine, server)?, device))
+}
+
+/// A BERT-like model, and its device.
+fn embedding(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String), Failure> {
+    let embedder = Embedder::load(model_dir(&args.model), args.model.device)?;
+    tell_why_no_gpu(embedder.no_gpu());
+    let device = embedder.device();
+    Ok((Server::embedding(Box::new(embedder), server)?, device))
 }
 
 fn limits(args: &ServeArgs) -> Limits {

@@ -1,4 +1,6 @@
-//! The seam for models that embed.
+//! The seam for models that embed, and the runtime's own in it.
+
+use tilewright::{EmbedOptions, Embedder};
 
 /// A text to embed, or its token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,4 +30,23 @@ pub trait Embed: Send + Sync {
     /// # Errors
     /// An input that can't be embedded (a [`tilewright::Error::Request`] becomes a 400), a failure of the device.
     fn embed(&self, inputs: &[EmbedInput]) -> tilewright::Result<Vec<Embedded>>;
+}
+
+impl Embed for Embedder {
+    fn dimensions(&self) -> usize {
+        self.dims()
+    }
+
+    fn embed(&self, inputs: &[EmbedInput]) -> tilewright::Result<Vec<Embedded>> {
+        let options = EmbedOptions::default();
+        let embed = |input: &EmbedInput| {
+            let mut found = match input {
+                EmbedInput::Text(text) => Embedder::embed(self, &[text], &options)?,
+                EmbedInput::Ids(ids) => self.embed_ids(&[ids], &options)?,
+            };
+            let (values, tokens) = (found.vectors.swap_remove(0), found.tokens.swap_remove(0));
+            Ok(Embedded { values, tokens })
+        };
+        inputs.iter().map(embed).collect()
+    }
 }

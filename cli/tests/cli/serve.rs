@@ -6,10 +6,11 @@ use std::process::{Child, Command, Stdio};
 
 use crate::common::{assert_refused, workspace};
 
-/// A server of the demo model on a free port, and its address.
-fn start() -> (Child, BufReader<std::process::ChildStderr>, String) {
+/// A server on a free port, of the demo model unless arguments say otherwise, and its address.
+fn start(args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tilewright"))
         .args(["serve", "--device", "cpu", "--port", "0", "--log", "error"])
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -25,7 +26,7 @@ fn start() -> (Child, BufReader<std::process::ChildStderr>, String) {
 
 #[test]
 fn a_server_told_to_end_finishes_what_is_under_way() {
-    let (mut child, mut stderr, address) = start();
+    let (mut child, mut stderr, address) = start(&[]);
     let body = r#"{"prompt": "fn main() {", "max_tokens": 100, "ignore_eos": true, "temperature": 0, "stream": true}"#;
     let mut connection = TcpStream::connect(&address).expect("a connection");
     let length = body.len();
@@ -46,6 +47,26 @@ fn a_server_told_to_end_finishes_what_is_under_way() {
     stderr.read_to_string(&mut said).expect("text");
     assert_eq!(said.lines().count(), 1, "{said}");
     assert!(said.starts_with("ended: 100 tokens in ") && said.contains(" 0 pages held"), "{said}");
+}
+
+#[test]
+fn an_encoder_is_served_as_embeddings() {
+    let bert = workspace("tests/fixtures/bert");
+    let (mut child, _stderr, address) = start(&["-m", bert.to_str().expect("UTF-8")]);
+    let body = r#"{"model": "bert", "input": [[2, 17, 5, 3], [2, 9, 3]]}"#;
+    let mut connection = TcpStream::connect(&address).expect("a connection");
+    let length = body.len();
+    write!(
+        connection,
+        "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("sent");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("an answer");
+    let ended = Command::new("kill").arg(child.id().to_string()).status().expect("kill");
+    assert!(ended.success() && child.wait().expect("an end").success());
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"prompt_tokens\":7"), "{answer}");
+    assert_eq!(answer.matches("\"embedding\":[").count(), 2, "{answer}");
 }
 
 #[test]
