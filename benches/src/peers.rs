@@ -101,7 +101,10 @@ pub fn compiled_for(cells: &[Cell]) -> Vec<String> {
     let mut names = Vec::new();
     for cell in cells.iter().filter(|cell| cell.has_peers()) {
         match cell.problem {
-            Problem::Prefill(problem) => names.push(format!("prefill{}", problem.head_dim)),
+            // FlashInfer's kernels for Hopper have no other head dims.
+            Problem::Prefill(problem) if [64, 128, 256].contains(&problem.head_dim) => {
+                names.push(format!("prefill{}", problem.head_dim))
+            }
             Problem::Decode(problem) => names.push(format!("decode{}", problem.head_dim)),
             _ => {}
         }
@@ -261,7 +264,7 @@ mod tests {
     #[test]
     fn what_cells_need_is_compiled_once() {
         let needs = |only: &str| compiled_for(&cells::select(&[only.into()], &[]).expect("cells"));
-        assert_eq!(needs("prefill"), ["prefill128", "prefill64"]);
+        assert_eq!(needs("prefill"), ["prefill128", "prefill256", "prefill64"]);
         assert_eq!(needs("decode"), ["decode128"]);
         assert_eq!(needs("rope_append"), [""; 0]);
     }

@@ -128,7 +128,8 @@ fn measure_batch(
     };
     let seconds = median(&whole[1..]);
     let prompt_seconds = median(&prompts[1..]);
-    let decoding = (seconds - prompt_seconds).max(f64::MIN_POSITIVE);
+    // Prompts are timed by themselves: on a busy machine they may seem to take longer than prompts and answers did.
+    let decoding = if seconds > prompt_seconds { seconds - prompt_seconds } else { seconds };
     let config = model.config();
     let decode_tokens_per_second = (batch * (plan.new_tokens - 1)) as f64 / decoding;
     let wall = |bytes: f64| batch as f64 * plan.read_bytes_per_second / bytes;

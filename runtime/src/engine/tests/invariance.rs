@@ -81,7 +81,7 @@ fn cells(name: &str, count: usize, device: DeviceChoice) {
     plain("no prefix cache", EngineConfig { prefix_cache: false, ..SMALL }, 6);
     plain("static batches", EngineConfig { batching: Batching::Static, ..SMALL }, 7);
     let tight = plain("preemption", EngineConfig { cache_tokens: 128, page_size: 4, ..SMALL }, 10);
-    assert!(tight.core.stats.preemptions > 5, "{:?}", tight.core.stats);
+    assert!(tight.core.stats.preemptions > 3, "{:?}", tight.core.stats);
     let mut warm = plain("a cold prefix cache", SMALL, 8);
     let before = warm.core.stats.cached_tokens;
     holds("a warm prefix cache", &model, &mut warm, expected.said(SMALL.page_size), 9, [false, false]);
