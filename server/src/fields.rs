@@ -14,6 +14,9 @@ pub(crate) struct Fields {
     map: Map<String, Value>,
 }
 
+/// A field that may be there only where its value asks for nothing: its name, what is expected, and whether a value is such.
+type Refused<'a> = (&'a str, &'a str, fn(&Value) -> bool);
+
 impl Fields {
     /// Reads a body. Its depth is bounded by the parser (128).
     pub fn parse(body: &[u8]) -> ApiResult<Fields> {
@@ -89,11 +92,7 @@ impl Fields {
 
     /// All that was to be read has been: what is left must be harmless. Of `refused`, each with the one value that changes nothing,
     /// another value is an error, and so is a field that nobody knows: it may be a slip in one that matters.
-    pub fn finish(
-        mut self,
-        harmless: &[&str],
-        refused: &[(&str, &str, fn(&Value) -> bool)],
-    ) -> ApiResult<()> {
+    pub fn finish(mut self, harmless: &[&str], refused: &[Refused<'_>]) -> ApiResult<()> {
         for (name, expected, changes_nothing) in refused {
             if let Some(value) = self.take(name)
                 && !changes_nothing(&value)
