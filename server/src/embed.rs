@@ -39,14 +39,30 @@ impl Embed for Embedder {
 
     fn embed(&self, inputs: &[EmbedInput]) -> tilewright::Result<Vec<Embedded>> {
         let options = EmbedOptions::default();
-        let embed = |input: &EmbedInput| {
-            let mut found = match input {
-                EmbedInput::Text(text) => Embedder::embed(self, &[text], &options)?,
-                EmbedInput::Ids(ids) => self.embed_ids(&[ids], &options)?,
-            };
-            let (values, tokens) = (found.vectors.swap_remove(0), found.tokens.swap_remove(0));
-            Ok(Embedded { values, tokens })
-        };
-        inputs.iter().map(embed).collect()
+        let (mut texts, mut ids) = (Vec::new(), Vec::new());
+        for input in inputs {
+            match input {
+                EmbedInput::Text(text) => texts.push(text),
+                EmbedInput::Ids(found) => ids.push(found.as_slice()),
+            }
+        }
+        // Each kind in one call, which makes batches; a checkpoint without a tokenizer still takes ids.
+        let mut found = Vec::new();
+        if !texts.is_empty() {
+            found.push(Embedder::embed(self, &texts, &options)?);
+        }
+        if !ids.is_empty() {
+            found.push(self.embed_ids(&ids, &options)?);
+        }
+        let embedded = found.into_iter().flat_map(|found| found.vectors.into_iter().zip(found.tokens));
+        let mut embedded: Vec<_> =
+            embedded.map(|(values, tokens)| Some(Embedded { values, tokens })).collect();
+        let (mut next_text, mut next_ids) = (0, texts.len());
+        let in_order = inputs.iter().filter_map(|input| {
+            let next = if matches!(input, EmbedInput::Text(_)) { &mut next_text } else { &mut next_ids };
+            *next += 1;
+            embedded.get_mut(*next - 1).and_then(Option::take)
+        });
+        Ok(in_order.collect())
     }
 }

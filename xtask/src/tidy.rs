@@ -119,7 +119,7 @@ fn assembly_outside_its_home(name: &str, text: &str) -> Option<String> {
 fn local_paths(name: &str, text: &str) -> Option<String> {
     let prefixes =
         [concat!("/ho", "me/"), concat!("/ro", "ot/"), concat!("/wo", "rk/"), concat!("/Us", "ers/")];
-    // A path starts after something that is no part of a path: 'https://host/work/' is none.
+    // A path starts after something that is no part of a path: the same letters within an address are none.
     let starts = |line: &str, prefix: &str| {
         line.match_indices(prefix).any(|(at, _)| {
             !line[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || "/._-})>".contains(c))

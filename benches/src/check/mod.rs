@@ -8,6 +8,8 @@ mod matrix;
 mod rope;
 mod rows;
 
+pub(crate) use rows::sample_settings;
+
 use tilewright_host::gpu::Driver;
 use tilewright_reference::{Bound, Floor, bf16_from_bits, compare};
 

@@ -76,22 +76,24 @@ pub(super) fn argmax<D: Driver>(
     tokens(prepared, shape, extent, |_, logits| vec![definition_of_argmax(logits)])
 }
 
+/// A row's parameters, [`sample_row`], as the oracle takes them.
+pub(crate) fn sample_settings(row: usize) -> SampleSettings {
+    let params = sample_row(row);
+    SampleSettings {
+        temperature: f64::from(params.temperature),
+        top_p: f64::from(params.top_p),
+        min_p: f64::from(params.min_p),
+        uniform: f64::from(params.uniform),
+        top_k: params.top_k as usize,
+    }
+}
+
 pub(super) fn sample<D: Driver>(
     prepared: &Prepared<'_, D>,
     shape: &Rows,
     extent: Extent,
 ) -> Result<(), Failure> {
-    tokens(prepared, shape, extent, |row, logits| {
-        let params = sample_row(row);
-        let settings = SampleSettings {
-            temperature: f64::from(params.temperature),
-            top_p: f64::from(params.top_p),
-            min_p: f64::from(params.min_p),
-            uniform: f64::from(params.uniform),
-            top_k: params.top_k as usize,
-        };
-        sample_candidates(logits, &settings, TOLERANCE)
-    })
+    tokens(prepared, shape, extent, |row, logits| sample_candidates(logits, &sample_settings(row), TOLERANCE))
 }
 
 /// A token a row against the ones that may be.

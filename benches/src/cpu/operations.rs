@@ -6,11 +6,12 @@ use tilewright_host::{
     QuantizedPart, QuantizedSpec, RopeAppend as Append,
     cpu::{CpuDevice, CpuMatrix, CpuTensor},
 };
-use tilewright_reference::{self as reference, Bound, Floor, GemmProblem, SampleSettings};
+use tilewright_reference::{self as reference, Bound, Floor, GemmProblem};
 
 use super::attention::attention;
 use crate::{
     Error, Result,
+    check::sample_settings,
     kernels::{EPS, sample_row},
     problem::{Gemm, GemmWeights, Problem, RopeAppend, Rows},
     random::{Kind, Random},
@@ -261,16 +262,8 @@ fn tokens<'d>(
     let settings: Vec<_> = (0..shape.rows).map(sample_row).collect();
     let run = move || if drawn { device.sample(&logits, &settings) } else { device.argmax(&logits) };
     for (row, (token, logits)) in run()?.into_iter().zip(known.chunks(shape.cols)).enumerate() {
-        let params = sample_row(row);
-        let settings = SampleSettings {
-            temperature: f64::from(params.temperature),
-            top_p: f64::from(params.top_p),
-            min_p: f64::from(params.min_p),
-            uniform: f64::from(params.uniform),
-            top_k: params.top_k as usize,
-        };
         let may_be = if drawn {
-            reference::sample_candidates(logits, &settings, 1e-4)
+            reference::sample_candidates(logits, &sample_settings(row), 1e-4)
         } else {
             vec![reference::argmax(logits)]
         };

@@ -38,7 +38,8 @@ fn run(args: &Args) -> ExitCode {
         Err(error) => return skipped(args, &error.to_string()),
     };
     let info = driver.info();
-    let (major, minor) = info.compute_capability;
+    let capability = info.compute_capability;
+    let (major, minor) = capability;
     println!("{}, compute capability {major}.{minor}, beside the emulator\n", info.name);
     let harness = Harness::unchecked(Arc::new(driver)).recording();
     let mut failures = 0;
@@ -52,7 +53,7 @@ fn run(args: &Args) -> ExitCode {
         return ExitCode::from(2);
     }
     let left_out = match args.kernels.is_empty() {
-        true => left_out(&differences, info.compute_capability),
+        true => left_out(&differences, capability),
         false => Vec::new(),
     };
     for kernel in &left_out {
