@@ -111,15 +111,27 @@ fn words_become_the_tokens_of_the_tokenizer() {
 fn what_does_not_fit_an_encoder_is_one_line() {
     let (bert, vit) = (fixture("bert"), fixture("vit"));
     let long = vec!["5"; 129].join(",");
-    assert_refused(&["embed", "-m", &bert, "--ids", &long], &["1 to 128 tokens", "129"]);
-    assert_refused(&["embed", "-m", &bert, "--ids", "192"], &["below the vocabulary of 192"]);
-    assert_refused(&["embed", "-m", &bert, "--ids", ""], &["1 to 128 tokens", "0"]);
-    assert_refused(&["embed", "-m", &bert, "--ids", "x"], &["expected token ids"]);
-    assert_refused(&["embed", "-m", &bert, "words"], &["tokenizer.json, or texts as token ids"]);
-    assert_refused(&["embed", "-m", &bert], &["required"]);
-    assert_refused(&["embed", "-m", &bert, "--ids", "5", "--pooling", "max"], &["mean, cls or pooler"]);
-    assert_refused(&["embed", "-m", &vit, "--ids", "5"], &["an encoder of texts"]);
-    assert_refused(&["embed", "-m", &fixture("gpt2"), "--ids", "5"], &["\"bert\" or \"vit\" of an encoder"]);
+    assert_refused(&["embed", "--device", "cpu", "-m", &bert, "--ids", &long], &["1 to 128 tokens", "129"]);
+    assert_refused(
+        &["embed", "--device", "cpu", "-m", &bert, "--ids", "192"],
+        &["below the vocabulary of 192"],
+    );
+    assert_refused(&["embed", "--device", "cpu", "-m", &bert, "--ids", ""], &["1 to 128 tokens", "0"]);
+    assert_refused(&["embed", "--device", "cpu", "-m", &bert, "--ids", "x"], &["expected token ids"]);
+    assert_refused(
+        &["embed", "--device", "cpu", "-m", &bert, "words"],
+        &["tokenizer.json, or texts as token ids"],
+    );
+    assert_refused(&["embed", "--device", "cpu", "-m", &bert], &["required"]);
+    assert_refused(
+        &["embed", "--device", "cpu", "-m", &bert, "--ids", "5", "--pooling", "max"],
+        &["mean, cls or pooler"],
+    );
+    assert_refused(&["embed", "--device", "cpu", "-m", &vit, "--ids", "5"], &["an encoder of texts"]);
+    assert_refused(
+        &["embed", "--device", "cpu", "-m", &fixture("gpt2"), "--ids", "5"],
+        &["\"bert\" or \"vit\" of an encoder"],
+    );
     assert_refused(&["run", "5", "--ids", "-m", &bert], &["of a decoder", "\"bert\""]);
     assert_eq!(embed(&["--truncate", &long])[0].0, 128);
 }
