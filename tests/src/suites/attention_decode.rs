@@ -57,6 +57,9 @@ impl Property for AttentionDecode {
             // Values' scales that a warp's unit has to follow, over several tiles of each.
             let seqs = vec![(1, 512), (3, 700)];
             corners.push(Case { seqs, wide_scales: true, head_dim: 128, format, ..plain.clone() });
+            // The keys of a tile with the largest scales are seen by some of its rows only.
+            let seqs = vec![(8, 26), (4, 15), (16, 60)];
+            corners.push(Case { seqs, window: 3, wide_scales: true, kv_heads: 2, format, ..plain.clone() });
         }
         corners
     }
