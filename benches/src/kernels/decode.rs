@@ -35,12 +35,7 @@ pub const TRIALS: [AttentionDecode; 6] = [
     trial("attention_decode_1024x48_no_short", 0, 1024, 48),
 ];
 
-const fn trial(
-    name: &'static str,
-    short_tokens: u32,
-    chunk_tokens: u32,
-    max_chunks: u32,
-) -> AttentionDecode {
+const fn trial(name: &'static str, short_tokens: u32, chunk_tokens: u32, max_chunks: u32) -> AttentionDecode {
     let rule = Rule { short_tokens, chunk_tokens, max_chunks };
     assert!(rule.holds());
     AttentionDecode { name, rule: Some(rule) }

@@ -129,8 +129,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             .map_err(|_| shape(op, "blocks of decode attention", "below 2^31", blocks))?
             .cast_unsigned();
         // A block's slot is used where its sequence has several chunks.
-        let slots =
-            if cut.items as usize == work.seqs { 0 } else { blocks as usize * variant.rows as usize };
+        let slots = if cut.items as usize == work.seqs { 0 } else { blocks as usize * variant.rows as usize };
         let mut held = scratch::lock(&self.decode_scratch);
         let partial_out = held.partial_out.at_least(self, slots * planes.head_dim * WORD, false)?;
         let partial_sums = held.partial_sums.at_least(self, slots * 2 * WORD, false)?;
