@@ -104,7 +104,7 @@ impl Producer<'_> {
     }
 }
 
-/// Brings the stages of the block's items. The first weights don't wait for the launch before.
+/// Brings the stages of the block's items. The first weights don't wait for the launch before, nor does the map of `a`.
 ///
 /// # Safety
 /// One lane calls it; the barriers are initialised.
@@ -112,34 +112,38 @@ impl Producer<'_> {
 pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
     let producer = Producer { p, source, plan, base: ptx::shared_base() };
     let mut index = ptx::ctaid_x();
-    let item = Item::new(p, plan, index);
+    let mut item = Item::new(p, plan, index);
     let early = (item.end - item.first).min(plan.stages);
     // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
     unsafe {
+        // The copies behind the wait would else fetch it from memory first: half a microsecond that nothing hides.
+        ptx::prefetch_tensor_map(source.a);
         for stage in 0..early {
             producer.weights(item, stage, item.first + stage);
         }
         ptx::grid_launch_dependents();
         ptx::grid_wait();
         let mut ring = Ring::new();
-        while index < Item::count(p, plan) {
-            let item = Item::new(p, plan, index);
-            for step in item.first..item.end {
+        for stage in 0..early {
+            producer.activations(item, stage, item.first + stage);
+            ring = ring.next();
+        }
+        let mut step = item.first + early;
+        loop {
+            while step < item.end {
                 let stage = ring.stage(plan.stages);
-                if index != ptx::ctaid_x() || step >= item.first + early {
-                    ptx::mbarrier_wait(
-                        producer.base + plan.empty() + stage * 8,
-                        ring.parity(plan.stages) ^ 1,
-                    );
-                    producer.weights(item, stage, step);
-                }
+                ptx::mbarrier_wait(producer.base + plan.empty() + stage * 8, ring.parity(plan.stages) ^ 1);
+                producer.weights(item, stage, step);
                 producer.activations(item, stage, step);
                 ring = ring.next();
+                step += 1;
             }
             index += ptx::nctaid_x();
-            if !plan.is_persistent() {
+            if !plan.is_persistent() || index >= Item::count(p, plan) {
                 break;
             }
+            item = Item::new(p, plan, index);
+            step = item.first;
         }
     }
 }
