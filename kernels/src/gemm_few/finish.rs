@@ -5,8 +5,16 @@ use crate::{abi::GemmFew, ptx, silu_mul::kernel::silu};
 
 /// The barrier of all consumers.
 const CONSUMERS_BARRIER: u32 = 1;
-/// Registers that a thread of the join has on their way at once, about.
-const JOIN_AHEAD: usize = 16;
+/// Splits of `registers` sums a thread that the join has on their way at once: each time that it waits is a trip to the L2, so all eight of
+/// the usual most where few tokens leave the registers, which those of many tokens need for the sums themselves.
+const fn join_ahead(registers: usize) -> usize {
+    match registers {
+        0..=8 => MOST_AHEAD,
+        9..=16 => MOST_AHEAD / 2,
+        _ => 1,
+    }
+}
+const MOST_AHEAD: usize = 8;
 
 /// Joins the splits and stores `N` sums a thread, of `TALL` tiles of 16 rows. Blocks that aren't their tile's last just leave their sums.
 ///
@@ -83,15 +91,15 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
 /// As [`finish`], where [`is_last`].
 #[inline(always)]
 unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
-    // Registers of the last splits aren't used where fewer are on their way.
-    let ahead = if R > JOIN_AHEAD { 1 } else { JOIN_AHEAD / R };
+    let ahead = const { join_ahead(R) };
     let first_index = item.index - item.split * item.token_tiles;
     for r in 0..R {
         sums[r] = 0.0;
     }
     let mut first = 0;
     while first < p.splits {
-        let mut parts = [[0u32; R]; 8];
+        // What is past the splits on their way, or past the last, isn't used.
+        let mut parts = [[0u32; R]; MOST_AHEAD];
         for i in 0..ahead {
             let split = first + i as u32;
             for four in 0..R / 4 {
