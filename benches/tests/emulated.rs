@@ -7,7 +7,7 @@ use tilewright_benches::{
     check::{Extent, check, check_small},
     kernels::{self, Kernel},
     prepared::Prepared,
-    problem::{Gemm, GemmWeights, Problem},
+    problem::{Decode, Gemm, GemmWeights, KvFormat, Problem},
 };
 use tilewright_host::{
     Result,
@@ -112,6 +112,27 @@ fn a_few_rows_of_a_larger_output_are_enough_to_catch_a_fault() {
         error.starts_with("gemm_bf16 is wrong and was not timed, at Gemm(") && !error.contains('\n'),
         "{error}"
     );
+}
+
+#[test]
+fn trials_are_right_where_rules_differ() {
+    let driver = Emulated::default();
+    let trials = kernels::trials::<Emulated>();
+    let (q_heads, kv_heads, head_dim, page_size) = (2, 1, 64, 16);
+    for kv in [KvFormat::Bf16, KvFormat::Int8] {
+        let problem =
+            Problem::Decode(Decode { seqs: 1, context: 1700, q_heads, kv_heads, head_dim, page_size, kv });
+        let mut grids = HashSet::new();
+        for trial in &trials {
+            let prepared = trial.prepare(&driver, &problem, 5).expect("memory");
+            prepared.run().expect("a launch");
+            check(trial.name(), &prepared, &problem, Extent::All).expect("a right output");
+            grids.insert(prepared.steps()[0].grid);
+            let named = kernels::select::<Emulated>(&[trial.name().into()]);
+            assert_eq!(named.map(|found| found.len()).ok(), Some(1), "{}", trial.name());
+        }
+        assert!(grids.len() > 1, "the rules cut alike");
+    }
 }
 
 #[test]

@@ -3,7 +3,11 @@
 mod common;
 
 use common::{Bench, Noise, assert_close};
-use tilewright_kernels::{abi::*, attention_decode, attention_prefill, gemm_bf16};
+use tilewright_kernels::{
+    abi::*,
+    attention_decode::{self, split::Rule},
+    attention_prefill, gemm_bf16,
+};
 
 #[test]
 fn gemm_tiles_agree_bit_for_bit_and_with_the_definition() {
@@ -225,7 +229,7 @@ impl Batch {
                     kv_len,
                     row_and_queries,
                 });
-                first_item += attention_decode::split::chunks(kv_len);
+                first_item += Rule::SIXTEEN_BITS.chunks(kv_len);
             }
             records.push(DecodeSequence { first_item, ..DecodeSequence::default() });
             let row_tiles = (queries * group).div_ceil(variant.rows);
@@ -250,6 +254,9 @@ impl Batch {
                 scale: self.scale(),
                 softcap: self.softcap,
                 window: self.window as u32,
+                short_tokens: Rule::SIXTEEN_BITS.short_tokens,
+                chunk_tokens: Rule::SIXTEEN_BITS.chunk_tokens,
+                max_chunks: Rule::SIXTEEN_BITS.max_chunks,
                 ..AttentionDecode::default()
             };
             let report = b.launch_once(&variant.spec, [blocks, 1, 1], params);

@@ -4,7 +4,7 @@ use tilewright_host::{
 };
 use tilewright_kernels::{
     abi::{self, DecodeSequence},
-    attention_decode::{Variant, select, split},
+    attention_decode::{Variant, select, split::Rule},
 };
 
 use super::Kernel;
@@ -15,11 +15,35 @@ use crate::{
 };
 
 /// One launch, split over the keys by each sequence's length and joined by its last block.
-pub struct AttentionDecode;
+pub struct AttentionDecode {
+    name: &'static str,
+    /// Instead of the cache's own.
+    rule: Option<Rule>,
+}
+
+/// As it is launched.
+pub const TAKEN: AttentionDecode = AttentionDecode { name: "attention_decode", rule: None };
+
+/// The same kernel under other rules of where sequences are cut, called by the chunk's keys and the most chunks: timed where they are named.
+/// Those without short chunks cut sequences of 513 to 1024 keys like longer ones.
+pub const TRIALS: [AttentionDecode; 6] = [
+    trial("attention_decode_512x32", 1024, 512, 32),
+    trial("attention_decode_512x48", 1024, 512, 48),
+    trial("attention_decode_768x48", 1024, 768, 48),
+    trial("attention_decode_1024x32", 1024, 1024, 32),
+    trial("attention_decode_1024x48", 1024, 1024, 48),
+    trial("attention_decode_1024x48_no_short", 0, 1024, 48),
+];
+
+const fn trial(name: &'static str, short_tokens: u32, chunk_tokens: u32, max_chunks: u32) -> AttentionDecode {
+    let rule = Rule { short_tokens, chunk_tokens, max_chunks };
+    assert!(rule.holds());
+    AttentionDecode { name, rule: Some(rule) }
+}
 
 impl<D: Driver> Kernel<D> for AttentionDecode {
     fn name(&self) -> &'static str {
-        "attention_decode"
+        self.name
     }
 
     fn takes(&self, problem: &Problem, _: &GpuInfo) -> bool {
@@ -31,7 +55,8 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
         let Problem::Decode(problem) = problem else { return Ok(prepared) };
         let Some(variant) = variant(problem) else { return Ok(prepared) };
         let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
-        let chunks = split::chunks(context as u32);
+        let rule = self.rule.unwrap_or(Rule::of(variant.format));
+        let chunks = rule.chunks(context as u32);
         let row_tiles = (q_heads / kv_heads).div_ceil(variant.rows as usize);
         let blocks = seqs * chunks as usize * row_tiles * kv_heads;
         let rows = if chunks > 1 { blocks * variant.rows as usize } else { 0 };
@@ -42,6 +67,9 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
             sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
             seqs: seqs as u32,
             row_tiles: row_tiles as u32,
+            short_tokens: rule.short_tokens,
+            chunk_tokens: rule.chunk_tokens,
+            max_chunks: rule.max_chunks,
             ..params(&mut prepared, problem, seed)?
         };
         prepared.launch(&variant.spec, [blocks as u32, 1, 1], &params);

@@ -40,7 +40,7 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     vec![
         Box::new(prefill::Baseline),
         Box::new(prefill_sm90::Hopper),
-        Box::new(decode::AttentionDecode),
+        Box::new(decode::TAKEN),
         Box::new(rope_append::Baseline),
         Box::new(gemm::Baseline),
         Box::new(gemm_sm90::Hopper),
@@ -54,12 +54,20 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     ]
 }
 
-/// The kernels of those stems, all of them if none is named.
+/// Kernels under settings that were not taken, to be timed beside those that were. [`select`] alone finds them.
+pub fn trials<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
+    decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>).collect()
+}
+
+/// The kernels of those stems, trials among them; all but trials if none is named.
 ///
 /// # Errors
 /// [`Error::UnknownKernel`] for a stem that no kernel has.
 pub fn select<D: Driver>(names: &[String]) -> Result<Vec<Box<dyn Kernel<D>>>, Error> {
     let mut kernels = all::<D>();
+    if !names.is_empty() {
+        kernels.extend(trials::<D>());
+    }
     if let Some(unknown) = names.iter().find(|name| kernels.iter().all(|kernel| kernel.name() != **name)) {
         let known = kernels.iter().map(|kernel| kernel.name()).collect::<Vec<_>>().join(", ");
         return Err(Error::UnknownKernel { name: unknown.clone(), known });

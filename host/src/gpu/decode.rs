@@ -2,7 +2,7 @@
 
 use tilewright_kernels::{
     abi::{self, DecodeSequence},
-    attention_decode::{self, split},
+    attention_decode::{self, split::Rule},
 };
 
 use super::{
@@ -16,15 +16,22 @@ use crate::{Result, RowClass, Span};
 /// Sequences that the decode kernel serves, and how much work they are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct DecodeWork {
-    /// [`DecodeSequence`] `[seqs + 1]`.
-    pub sequences: Section,
+    /// As the rule of each cache cuts them, by [`Rule::index`].
+    pub cuts: [Cut; Rule::ALL.len()],
     /// u32 `[tokens]`, if any span has masks: the drafts that each query sees.
     pub tree_masks: Option<Section>,
     pub seqs: usize,
-    /// Chunks of all.
-    pub items: u32,
     /// The longest span of queries; 0 without sequences.
     pub max_queries: u32,
+}
+
+/// The work of a step's sequences as one rule cuts them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// [`DecodeSequence`] `[seqs + 1]`.
+    pub sequences: Section,
+    /// Chunks of all.
+    pub items: u32,
 }
 
 impl DecodeWork {
@@ -34,25 +41,29 @@ impl DecodeWork {
         span.class == RowClass::Generated && span.query_len > 0
     }
 
-    /// The records of `spans`, and the work they are; sections are the caller's to fill in.
-    pub fn records(spans: &[Span]) -> Result<(DecodeWork, Vec<DecodeSequence>)> {
+    /// The records of `spans` by rule, and the work they are; sections are the caller's to fill in.
+    pub fn records(spans: &[Span]) -> Result<(DecodeWork, [Vec<DecodeSequence>; Rule::ALL.len()])> {
         let mut work = DecodeWork::default();
-        let mut records = Vec::new();
+        let mut records = Rule::ALL.map(|_| Vec::new());
         for (row, span) in (0u32..).zip(spans).filter(|(_, span)| Self::serves(span)) {
             require(span.kv_len < 1 << 31, "step", "keys of a sequence", "below 2^31", span.kv_len)?;
             require(row < 1 << 27, "step", "sequences", "at most 2^27", row)?;
-            records.push(DecodeSequence {
-                first_item: work.items,
-                query_start: span.query_start,
-                kv_len: span.kv_len,
-                row_and_queries: row << DecodeSequence::QUERY_BITS | span.query_len,
-            });
+            for ((rule, cut), records) in Rule::ALL.iter().zip(&mut work.cuts).zip(&mut records) {
+                records.push(DecodeSequence {
+                    first_item: cut.items,
+                    query_start: span.query_start,
+                    kv_len: span.kv_len,
+                    row_and_queries: row << DecodeSequence::QUERY_BITS | span.query_len,
+                });
+                // At most 64 a sequence, of which a batch has at most 65535.
+                cut.items += rule.chunks(span.kv_len);
+            }
             work.seqs += 1;
-            // At most 32 a sequence, of which a batch has at most 65535.
-            work.items += split::chunks(span.kv_len);
             work.max_queries = work.max_queries.max(span.query_len);
         }
-        records.push(DecodeSequence { first_item: work.items, ..DecodeSequence::default() });
+        for (cut, records) in work.cuts.iter().zip(&mut records) {
+            records.push(DecodeSequence { first_item: cut.items, ..DecodeSequence::default() });
+        }
         Ok((work, records))
     }
 
@@ -112,13 +123,13 @@ impl<Dr: Driver> GpuDevice<Dr> {
             return Err(shape(op, "head_dim", "64 or 128", planes.head_dim));
         };
         let row_tiles = rows.div_ceil(variant.rows);
-        let blocks = u64::from(work.items) * u64::from(row_tiles) * u64::from(kv_heads);
+        let (rule, cut) = (Rule::of(planes.format), work.cuts[Rule::index(planes.format)]);
+        let blocks = u64::from(cut.items) * u64::from(row_tiles) * u64::from(kv_heads);
         let blocks: u32 = i32::try_from(blocks)
             .map_err(|_| shape(op, "blocks of decode attention", "below 2^31", blocks))?
             .cast_unsigned();
         // A block's slot is used where its sequence has several chunks.
-        let slots =
-            if work.items as usize == work.seqs { 0 } else { blocks as usize * variant.rows as usize };
+        let slots = if cut.items as usize == work.seqs { 0 } else { blocks as usize * variant.rows as usize };
         let mut held = scratch::lock(&self.decode_scratch);
         let partial_out = held.partial_out.at_least(self, slots * planes.head_dim * WORD, false)?;
         let partial_sums = held.partial_sums.at_least(self, slots * 2 * WORD, false)?;
@@ -134,7 +145,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             partial_out,
             partial_sums,
             counters,
-            sequences: step.at(work.sequences),
+            sequences: step.at(cut.sequences),
             block_table: shared.block_table,
             tree_masks: work.tree_masks.map_or(0, |section| step.at(section)),
             seqs: work.seqs as u32,
@@ -146,7 +157,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
             scale: shared.scale,
             softcap: shared.softcap,
             window: shared.window,
-            reserved: 0,
+            short_tokens: rule.short_tokens,
+            chunk_tokens: rule.chunk_tokens,
+            max_chunks: rule.max_chunks,
         };
         // SAFETY: as for prefill; the records are those of the step, scratch is `[blocks, rows(, head_dim)]` where a sequence has
         // several chunks and isn't touched otherwise, and counters are zero: fresh ones are, and launches leave them so. Launches
@@ -173,16 +186,18 @@ mod tests {
             span(Generated, [5, 1], 600, None),
             span(Generated, [6, 2], 40, Some(vec![1, 3])),
             span(Prompt, [8, 2], 40, None),
-            span(Generated, [10, 1], 513, None),
+            span(Generated, [10, 1], 1100, None),
             span(Prompt, [11, 1], 513, None),
             span(Generated, [12, 0], 0, None),
         ];
-        let (work, records) = DecodeWork::records(&spans).expect("a valid batch");
-        assert_eq!((work.seqs, work.items, work.max_queries), (3, 3 + 1 + 3, 2));
+        let (work, [records, wide]) = DecodeWork::records(&spans).expect("a valid batch");
+        assert_eq!((work.seqs, work.max_queries), (3, 2));
+        assert_eq!(work.cuts.map(|cut| cut.items), [3 + 1 + 3, 3 + 1 + 2]);
+        assert_eq!(wide[3].first_item, 6);
         let record = |r: &DecodeSequence| (r.first_item, r.query_start, r.kv_len, r.row_and_queries);
         assert_eq!(record(&records[0]), (0, 5, 600, 1 << 5 | 1));
         assert_eq!(record(&records[1]), (3, 6, 40, 2 << 5 | 2));
-        assert_eq!(record(&records[2]), (4, 10, 513, 4 << 5 | 1));
+        assert_eq!(record(&records[2]), (4, 10, 1100, 4 << 5 | 1));
         assert_eq!(record(&records[3]), (7, 0, 0, 0));
         let masks = DecodeWork::masks(&spans).expect("some drafts");
         assert_eq!(masks, [0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0, 0]);

@@ -132,9 +132,11 @@ impl StepPlan {
         let pages = batch.spans.iter().map(|span| span.pages.len()).max().unwrap_or(0);
         let (mut plan, words) = StepPlan::with_stride(batch, pages.next_power_of_two())?;
         // Blocks past the last chunk find that there is none. Where no sequence has several, none needs scratch.
-        if plan.decode.items as usize > plan.decode.seqs {
-            let step = (plan.decode.items.next_power_of_two() / 8).max(1);
-            plan.decode.items = plan.decode.items.next_multiple_of(step);
+        for cut in &mut plan.decode.cuts {
+            if cut.items as usize > plan.decode.seqs {
+                let step = (cut.items.next_power_of_two() / 8).max(1);
+                cut.items = cut.items.next_multiple_of(step);
+            }
         }
         Ok((plan, words))
     }
@@ -177,10 +179,12 @@ impl StepPlan {
         plan.block_table = packer.push(batch.spans.iter().flat_map(|span| {
             span.pages.iter().copied().chain(std::iter::repeat_n(u32::MAX, stride - span.pages.len()))
         }));
-        let (work, records) = DecodeWork::records(&batch.spans)?;
-        let sequences = packer.push(bytemuck::cast_slice(&records).iter().copied());
+        let (mut work, records) = DecodeWork::records(&batch.spans)?;
+        for (cut, records) in work.cuts.iter_mut().zip(&records) {
+            cut.sequences = packer.push(bytemuck::cast_slice(records).iter().copied());
+        }
         let tree_masks = DecodeWork::masks(&batch.spans).map(|masks| packer.push(masks));
-        plan.decode = DecodeWork { sequences, tree_masks, ..work };
+        plan.decode = DecodeWork { tree_masks, ..work };
         plan.prefill = PrefillWork::new(&mut packer, &batch.spans)?;
         Ok((plan, packer.words))
     }
@@ -263,9 +267,12 @@ mod tests {
         let none = u32::MAX;
         assert_eq!(section(&words, plan.block_table, 8), [1, 4, 0, none, 3, none, none, none]);
         let [first, second, end] = [[0, 0, 10, 1], [1, 1, 1, 1 << 5 | 1], [2, 0, 0, 0]];
-        assert_eq!(section(&words, plan.decode.sequences, 12), [first, second, end].concat());
+        for cut in plan.decode.cuts {
+            assert_eq!(section(&words, cut.sequences, 12), [first, second, end].concat());
+            assert_eq!(cut.items, 2);
+        }
         assert_eq!(section(&words, plan.prefill.seq_ids, 1), [2]);
-        assert_eq!((plan.decode.seqs, plan.decode.items, plan.decode.tree_masks), (2, 2, None));
+        assert_eq!((plan.decode.seqs, plan.decode.tree_masks), (2, None));
         assert_eq!((plan.prefill.seqs, plan.prefill.max_query_len), (1, 3));
         assert_eq!((plan.ids_end, plan.positions_end, plan.slots_end, plan.pages_end), (10, 10, 34, 5));
         assert_eq!((plan.min_page_size, plan.block_table_stride), (5, 2));
@@ -285,12 +292,13 @@ mod tests {
         };
         let ((a, a_words), (b, b_words)) = (plan(&[40, 60]), plan(&[33, 62]));
         assert_eq!(a, b);
-        assert_eq!((a_words, a.block_table_stride, a.decode.items), (b_words, 8, 2));
+        assert_eq!((a_words, a.block_table_stride, a.decode.cuts[0].items), (b_words, 8, 2));
         assert_ne!(a, plan(&[40, 64]).0, "more pages");
         assert_ne!(a, plan(&[40, 60, 1]).0, "more rows");
         // Of 12 chunks in all the next 1/8 of a power of two is 12; of 17, 20.
-        assert_eq!(plan(&[4000, 1030, 7]).0.decode.items, 12);
-        assert_eq!(plan(&[4000, 4000, 7]).0.decode.items, 20);
+        let items = |lens| plan(lens).0.decode.cuts.map(|cut| cut.items);
+        assert_eq!(items(&[4000, 1030, 7]), [12, 7]);
+        assert_eq!(items(&[4000, 4000, 7]), [20, 10]);
     }
 
     #[test]

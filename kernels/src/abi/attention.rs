@@ -73,7 +73,7 @@ params! {
 params! {
     /// One sequence of a launch of [`AttentionDecode`].
     pub struct DecodeSequence {
-        /// The first of its items in the launch: one a chunk, `attention_decode::split::chunks(kv_len)` of them.
+        /// The first of its items in the launch: one a chunk, as many as the launch's rule cuts `kv_len` keys into.
         pub first_item: u32,
         /// Its first query row.
         pub query_start: u32,
@@ -92,8 +92,8 @@ impl DecodeSequence {
 }
 
 params! {
-    /// Attention of the last 1 to 16 tokens of each sequence over its paged keys, cut in chunks by
-    /// [`attention_decode::split`](crate::attention_decode::split), which asks for the sequence's length alone. A sequence's last
+    /// Attention of the last 1 to 16 tokens of each sequence over its paged keys, cut in chunks by a
+    /// rule of [`attention_decode::split`](crate::attention_decode::split), which asks for the sequence's length alone. A sequence's last
     /// block joins its chunks in ascending order; one of a single chunk is written straight to `out`.
     ///
     /// Query `i` of `q` is draft `i`: it stands for key `kv - q + i`. It sees every key before the drafts, itself, and draft `j`
@@ -140,6 +140,11 @@ params! {
         pub softcap: f32,
         /// Keys each query sees, itself included; 0 for all.
         pub window: u32,
-        pub reserved: u32,
+        /// The fields of the launch's [`Rule`](crate::attention_decode::split::Rule), which holds.
+        pub short_tokens: u32,
+        /// See `short_tokens`.
+        pub chunk_tokens: u32,
+        /// See `short_tokens`.
+        pub max_chunks: u32,
     }
 }

@@ -1,6 +1,6 @@
 //! Which work a block has, and what each of its query rows sees.
 
-use super::split;
+use super::split::{self, Rule};
 use crate::{
     abi::{AttentionDecode, DecodeSequence},
     ptx,
@@ -48,7 +48,9 @@ impl Item {
         }
         let queries = row_and_queries & ((1 << DecodeSequence::QUERY_BITS) - 1);
         let chunk = item - first_item;
-        let tokens = split::chunk_tokens(kv_len);
+        let rule =
+            Rule { short_tokens: p.short_tokens, chunk_tokens: p.chunk_tokens, max_chunks: p.max_chunks };
+        let tokens = rule.tokens(kv_len);
         let visible = split::first_visible(kv_len, queries, p.window);
         let first_chunk = visible / tokens;
         if chunk < first_chunk {
@@ -66,7 +68,7 @@ impl Item {
             row_tile,
             chunk,
             first_chunk,
-            chunks: split::chunks(kv_len) - first_chunk,
+            chunks: rule.chunks(kv_len) - first_chunk,
             chunk_start,
             begin: if visible > chunk_start { visible } else { chunk_start },
             end: if kv_len - chunk_start < tokens { kv_len } else { chunk_start + tokens },

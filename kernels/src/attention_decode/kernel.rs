@@ -8,7 +8,7 @@ use super::{
     products::{Queries, ReadPlan, add_values, load_queries, query_address, scores},
     ring::{Copier, Lookup, Scales},
     row_bytes,
-    softmax::{Scale, Softmax, ValueUnit, mask, own_scales, scale_keys, scale_values},
+    softmax::{Scale, Softmax, ValueUnits, mask, own_scales, scale_keys, scale_values},
     tile_keys,
 };
 use crate::{
@@ -127,7 +127,7 @@ unsafe fn attend<
         let mut place = lookup.next();
         let rows = Rows::<STEPS, ROWS8>::load::<FORMAT, HEAD_DIM>(p, item, rows);
         let factors = rows.q.units.map(|rows| rows.map(|unit| unit * scale.factor()));
-        let mut value_unit = ValueUnit::new();
+        let mut value_units = ValueUnits::new();
         // Keys from `open` up to the drafts are visible to every row.
         let open = if p.window == 0 { 0 } else { item.kv_len.saturating_sub(p.window) };
         let drafts = item.kv_len.saturating_sub(item.queries);
@@ -138,10 +138,9 @@ unsafe fn attend<
             let s_stage = s_ring + stage;
             let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(&rows.q, s_stage, &reads);
             let mut own = [[Scales::NONE; 2]; KEYS16];
-            let mut rescale_out = 1.0;
+            let mut rescale_out = [[1.0; 2]; ROWS8];
             if quantised {
                 scales[0].k *= unit::<FORMAT>();
-                rescale_out = value_unit.take(&mut scales[0].v);
                 own = own_scales::<KEYS16>(scales[0]);
                 scale_keys(&mut s, &own);
             }
@@ -149,9 +148,12 @@ unsafe fn attend<
             if key < open || key + TILE_KEYS > drafts {
                 mask(&mut s, key, item.drafts_start(), &rows.masks);
             }
-            softmax.update(&mut s, rescale_out);
             if quantised {
-                scale_values(&mut s, &own);
+                rescale_out = value_units.take(&s, &own);
+            }
+            softmax.update(&mut s, &rescale_out);
+            if quantised {
+                scale_values(&mut s, &own, &value_units);
             }
             add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(
                 &mut softmax.out,
@@ -173,8 +175,8 @@ unsafe fn attend<
             key += walk.round;
         }
         if quantised {
-            softmax.scale_out(value_unit.unit());
-            softmax.scale_out(unit::<FORMAT>());
+            softmax.scale_out(&value_units.units());
+            softmax.scale_out(&[[unit::<FORMAT>(); 2]; ROWS8]);
         }
     }
     softmax

@@ -12,7 +12,7 @@
 //! device   the last block of (sequence, key head, row tile) joins the chunks, in ascending order
 //! ```
 //!
-//! Where a chunk ends and which warp takes which key depend on the sequence's length alone ([`split`]), so a sequence has the
+//! Where a chunk ends and which warp takes which key depend on the sequence's length and the cache's elements alone ([`split`]), so a sequence has the
 //! same bits alone and in any batch. Quantised caches are widened in registers, exactly: an 8-bit element is an f16 but for a power of
 //! two, its key's scale goes into the score and its value's into the exponential. Shapes: head dim 64 or 128, any page size, any group.
 //!
@@ -95,7 +95,7 @@ impl SharedPlan {
     }
     const fn holds(&self) -> bool {
         // 99 KiB is what a block can have on the smallest devices from sm_80 on.
-        self.rows * split::MAX_CHUNKS * 8 <= WARPS * self.ring_stride()
+        self.rows * split::MOST_CHUNKS * 8 <= WARPS * self.ring_stride()
             && WARPS * self.tile_keys <= split::ROUND_TOKENS
             && self.bytes() <= 99 << 10
     }

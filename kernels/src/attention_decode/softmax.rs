@@ -90,16 +90,21 @@ pub(super) fn scale_keys<const KEYS16: usize, const ROWS8: usize>(
     }
 }
 
-/// Multiplies the exponentials by their values' scales.
+/// Multiplies the exponentials by their values' scales, in the rows' units.
 #[inline(always)]
 pub(super) fn scale_values<const KEYS16: usize, const ROWS8: usize>(
     p: &mut Scores<KEYS16, ROWS8>,
     scales: &[[Scales; 2]; KEYS16],
+    units: &ValueUnits<ROWS8>,
 ) {
-    for m in 0..KEYS16 {
-        for n in 0..ROWS8 {
-            for i in 0..4 {
-                p[m][n][i] *= scales[m][i / 2].v;
+    for n in 0..ROWS8 {
+        for e in 0..2 {
+            let factor = units.factor(n, e);
+            for m in 0..KEYS16 {
+                for i in [e, 2 + e] {
+                    // Of a key that the row doesn't see it may be anything, infinity and NaN included; its weight is 0.
+                    p[m][n][i] *= (scales[m][i / 2].v * factor).min(ValueUnits::<ROWS8>::ABOVE);
+                }
             }
         }
     }
@@ -126,49 +131,95 @@ pub(super) fn mask<const KEYS16: usize, const ROWS8: usize>(
     }
 }
 
-/// The power of two by which a warp has its output, for 8-bit values: weights times their values' scales are to be f16.
+/// The powers of two by which a lane's rows have their output, for 8-bit values: weights times their values' scales are to be f16.
 ///
-/// The largest scale so far is brought to 2^14, so that a weight of 1 stays below f16's largest number, and weights down to 2^-28 of
-/// it keep all their bits.
+/// The largest scale of the keys that the row has seen so far is brought to 2^14, so that a weight of 1 stays below f16's largest number, and
+/// weights down to 2^-28 of it keep all their bits. Keys that others alone see have no part in it.
 #[derive(Clone, Copy)]
-pub(super) struct ValueUnit {
-    /// The exponent field of the largest scale so far.
-    field: u32,
+pub(super) struct ValueUnits<const ROWS8: usize> {
+    /// The exponent fields of the largest scales.
+    fields: [[u32; 2]; ROWS8],
 }
 
-impl ValueUnit {
+impl<const ROWS8: usize> ValueUnits<ROWS8> {
     /// The field that becomes 2^14.
     const TOP: u32 = 14 + 127;
+    /// What no scale of a key that the row sees reaches in its unit.
+    const ABOVE: f32 = 32768.0;
 
     #[inline(always)]
-    pub fn new() -> ValueUnit {
-        ValueUnit { field: Self::TOP - 126 }
+    pub fn new() -> Self {
+        ValueUnits { fields: [[Self::TOP - 126; 2]; ROWS8] }
     }
 
-    /// Brings the scale of the lane's value within the unit, which that of any lane may raise. What the output has to be multiplied
-    /// by then.
+    /// Takes in the scales of the values whose scores, masked, are `s`. What the rows' outputs have to be multiplied by then.
     ///
     /// # Safety
     /// Every lane of the warp calls it.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub unsafe fn take(&mut self, scale: &mut f32) -> f32 {
-        // SAFETY: the warp is whole. Bits without the sign ascend with the magnitude.
-        let field = unsafe { ptx::redux_max(scale.to_bits() & 0x7fff_ffff) } >> 23;
-        let mut rescale = 1.0;
-        if field > self.field {
-            let field = field.min(254);
-            rescale = power((self.field + 127).saturating_sub(field));
-            self.field = field;
+    pub unsafe fn take<const KEYS16: usize>(
+        &mut self,
+        s: &Scores<KEYS16, ROWS8>,
+        scales: &[[Scales; 2]; KEYS16],
+    ) -> [[f32; 2]; ROWS8] {
+        let mut rescale = [[1.0; 2]; ROWS8];
+        // Bits without the sign ascend with the magnitude.
+        let mut largest = [[0; 2]; ROWS8];
+        let mut raised = false;
+        for n in 0..ROWS8 {
+            for e in 0..2 {
+                for m in 0..KEYS16 {
+                    for i in [e, 2 + e] {
+                        let bits = scales[m][i / 2].v.to_bits() & 0x7fff_ffff;
+                        let seen = s[m][n][i] != f32::NEG_INFINITY;
+                        largest[n][e] = if seen { bits.max(largest[n][e]) } else { largest[n][e] };
+                    }
+                }
+                raised |= largest[n][e] >> 23 > self.fields[n][e];
+            }
         }
-        *scale *= power(127 + Self::TOP - self.field);
+        // Seldom after the first tiles.
+        // SAFETY: the warp is whole.
+        unsafe {
+            if ptx::ballot(raised) != 0 {
+                for n in 0..ROWS8 {
+                    for e in 0..2 {
+                        let (before, field) = (self.fields[n][e], (max_over_keys(largest[n][e]) >> 23).min(254));
+                        self.fields[n][e] = before.max(field);
+                        rescale[n][e] = power((before + 127).saturating_sub(self.fields[n][e]));
+                    }
+                }
+            }
+        }
         rescale
     }
 
-    /// What an output has to be multiplied by in the end, beside the elements' own unit.
+    /// What brings a value's scale into the row's unit.
     #[inline(always)]
-    pub fn unit(&self) -> f32 {
-        power(self.field + 127 - Self::TOP)
+    fn factor(&self, n: usize, e: usize) -> f32 {
+        power(127 + Self::TOP - self.fields[n][e])
+    }
+
+    /// What the rows' outputs have to be multiplied by in the end, beside the elements' own unit.
+    #[inline(always)]
+    pub fn units(&self) -> [[f32; 2]; ROWS8] {
+        self.fields.map(|row| row.map(|field| power(field + 127 - Self::TOP)))
+    }
+}
+
+/// The largest over the lanes that share `lane % 4`.
+///
+/// # Safety
+/// Every lane of the warp calls it.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn max_over_keys(value: u32) -> u32 {
+    // SAFETY: the warp is whole.
+    unsafe {
+        let value = value.max(ptx::shfl_bfly(value, 4));
+        let value = value.max(ptx::shfl_bfly(value, 8));
+        value.max(ptx::shfl_bfly(value, 16))
     }
 }
 
@@ -203,16 +254,20 @@ impl<const STEPS: usize, const ROWS8: usize> Softmax<STEPS, ROWS8> {
         Self { max: [[f32::NEG_INFINITY; 2]; ROWS8], sum: [[0.0; 2]; ROWS8], out: [[[0.0; 4]; ROWS8]; STEPS] }
     }
 
-    /// Turns scores into exponentials under the new maxima, and brings sums and outputs under them; outputs are multiplied by
+    /// Turns scores into exponentials under the new maxima, and brings sums and outputs under them; rows of outputs are multiplied by
     /// `rescale_out` as well.
     ///
     /// # Safety
     /// Every lane of the warp calls it.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub unsafe fn update<const KEYS16: usize>(&mut self, s: &mut Scores<KEYS16, ROWS8>, rescale_out: f32) {
+    pub unsafe fn update<const KEYS16: usize>(
+        &mut self,
+        s: &mut Scores<KEYS16, ROWS8>,
+        rescale_out: &[[f32; 2]; ROWS8],
+    ) {
         let mut rescale = [[1.0f32; 2]; ROWS8];
-        let mut moved = rescale_out != 1.0;
+        let mut moved = false;
         for n in 0..ROWS8 {
             for e in 0..2 {
                 let mut max = self.max[n][e];
@@ -224,7 +279,7 @@ impl<const STEPS: usize, const ROWS8: usize> Softmax<STEPS, ROWS8> {
                 // A row that has seen nothing stays at -inf; -inf less -inf would be NaN.
                 let base = if max == f32::NEG_INFINITY { 0.0 } else { max };
                 rescale[n][e] = ptx::ex2(self.max[n][e] - base);
-                moved |= max != self.max[n][e];
+                moved |= max != self.max[n][e] || rescale_out[n][e] != 1.0;
                 self.max[n][e] = max;
                 let mut sum = 0.0;
                 for m in 0..KEYS16 {
@@ -242,20 +297,20 @@ impl<const STEPS: usize, const ROWS8: usize> Softmax<STEPS, ROWS8> {
             for d in 0..STEPS {
                 for n in 0..ROWS8 {
                     for i in 0..4 {
-                        self.out[d][n][i] *= rescale[n][i & 1] * rescale_out;
+                        self.out[d][n][i] *= rescale[n][i & 1] * rescale_out[n][i & 1];
                     }
                 }
             }
         }
     }
 
-    /// Multiplies the output.
+    /// Multiplies the rows of the output.
     #[inline(always)]
-    pub fn scale_out(&mut self, factor: f32) {
+    pub fn scale_out(&mut self, factors: &[[f32; 2]; ROWS8]) {
         for d in 0..STEPS {
             for n in 0..ROWS8 {
                 for i in 0..4 {
-                    self.out[d][n][i] *= factor;
+                    self.out[d][n][i] *= factors[n][i & 1];
                 }
             }
         }

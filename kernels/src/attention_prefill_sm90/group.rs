@@ -245,13 +245,16 @@ impl Group {
     #[inline(always)]
     pub unsafe fn pass_by(&self, ring: Ring) {
         let (plan, stage) = (self.plan, ring.stage(self.plan.stages));
-        // SAFETY: the caller's promise. A stage is released in the phase in which it has landed.
+        // SAFETY: the caller's promise. A stage is released in the phase in which it has landed, once every lane has seen that: a lane
+        // that came later would find the next phase over too, and wait for ever. After products their waiting sees to that.
         unsafe {
             self.take_turn();
             self.pass_turn();
             self.wait(plan.k_full(), ring, plan.stages);
+            ptx::bar_warp_sync();
             self.release(plan.k_empty(), stage);
             self.wait(plan.v_full(), ring, plan.stages);
+            ptx::bar_warp_sync();
             self.release(plan.v_empty(), stage);
         }
     }

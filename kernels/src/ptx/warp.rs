@@ -53,17 +53,6 @@ intrinsic! {
     }
 }
 
-intrinsic! {
-    /// `redux.sync.max.u32` (sm_80): the largest of the lanes' values.
-    pub fn redux_max(value: u32) -> u32 {
-        let out: u32;
-        asm!("redux.sync.max.u32 {}, {}, 0xffffffff;", out(reg32) out, in(reg32) value, options(nostack));
-        out
-    } else {
-        (0..5).fold(value, |max, bit| max.max(simt::intrinsic::shfl_bfly(max, 1 << bit)))
-    }
-}
-
 /// [`shfl_bfly`] of an `f32`.
 ///
 /// # Safety

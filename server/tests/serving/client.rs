@@ -162,7 +162,7 @@ impl Running {
 
     /// Waits until a metric has a value.
     pub async fn settles(&self, name: &str, value: f64) {
-        for _ in 0..400 {
+        for _ in 0..6000 {
             if self.metric(name).await == value {
                 return;
             }

@@ -134,7 +134,7 @@ async fn the_end_lets_requests_under_way_finish() {
     let address = server.address;
     let ended = server.end();
     // The port is given up at once; what is under way goes on.
-    for _ in 0..100 {
+    for _ in 0..1000 {
         if TcpStream::connect(address).await.is_err() {
             break;
         }

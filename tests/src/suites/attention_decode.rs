@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi::{self, DecodeSequence, KV_BF16, KV_FP8, KV_INT8},
-    attention_decode::{VARIANTS, Variant, split},
+    attention_decode::{VARIANTS, Variant, split::Rule},
 };
 
 use super::attention_decode_case::{Case, Input, cases};
@@ -50,6 +50,9 @@ impl Property for AttentionDecode {
             Case { seqs: (0..70).map(|seq| (1 + seq % 2, 3 + seq % 5)).collect(), ..plain.clone() },
             // Chunks longer than the shortest; the join takes several strides.
             Case { seqs: vec![(1, 16_500)], ..plain.clone() },
+            // The long chunks of 8-bit caches: one and a key, and more than three of four.
+            Case { seqs: vec![(1, 1025), (2, 3200)], ..int8.clone() },
+            Case { seqs: vec![(1, 1024), (1, 2049)], window: 1500, ..fp8.clone() },
         ];
         for format in [KV_BF16, KV_INT8, KV_FP8] {
             // Maxima so large that a log-sum-exp would lose the sums.
@@ -57,6 +60,9 @@ impl Property for AttentionDecode {
             // Values' scales that a warp's unit has to follow, over several tiles of each.
             let seqs = vec![(1, 512), (3, 700)];
             corners.push(Case { seqs, wide_scales: true, head_dim: 128, format, ..plain.clone() });
+            // The keys of a tile with the largest scales are seen by some of its rows only.
+            let seqs = vec![(8, 26), (4, 15), (16, 60)];
+            corners.push(Case { seqs, window: 3, wide_scales: true, kv_heads: 2, format, ..plain.clone() });
         }
         corners
     }
@@ -97,7 +103,7 @@ fn variants(case: &Case) -> [&'static Variant; 2] {
 }
 
 /// The records of `seq_ids`, and the items of them all.
-fn sequences(input: &Input, seq_ids: &[u32]) -> Vec<DecodeSequence> {
+fn sequences(input: &Input, seq_ids: &[u32], rule: Rule) -> Vec<DecodeSequence> {
     let mut first_item = 0;
     let mut records = Vec::new();
     for &seq in seq_ids {
@@ -105,7 +111,7 @@ fn sequences(input: &Input, seq_ids: &[u32]) -> Vec<DecodeSequence> {
         let kv_len = input.kv_lens[seq as usize];
         let row_and_queries = seq << DecodeSequence::QUERY_BITS | (end - query_start);
         records.push(DecodeSequence { first_item, query_start, kv_len, row_and_queries });
-        first_item += split::chunks(kv_len);
+        first_item += rule.chunks(kv_len);
     }
     records.push(DecodeSequence { first_item, ..DecodeSequence::default() });
     records
@@ -144,7 +150,8 @@ fn run<D: Driver>(
     }
     let first_page = case.first_page as u32 + 1;
     let table: Vec<u32> = input.block_table.iter().map(|&page| page.saturating_add(first_page)).collect();
-    let records = sequences(input, seq_ids);
+    let rule = Rule::of(case.format);
+    let records = sequences(input, seq_ids, rule);
     let items = records[seq_ids.len()].first_item;
     let longest = seq_ids.iter().map(|&seq| case.seqs[seq as usize].0).max().unwrap_or(1);
     let row_tiles = (longest * case.group).div_ceil(variant.rows as usize) as u32;
@@ -196,7 +203,9 @@ fn run<D: Driver>(
         scale: case.scale(),
         softcap: case.softcap,
         window: case.window,
-        reserved: 0,
+        short_tokens: rule.short_tokens,
+        chunk_tokens: rule.chunk_tokens,
+        max_chunks: rule.max_chunks,
     };
     // A few blocks more than there is work for.
     arena.launch(&variant.spec, [blocks as u32 + 3, 1, 1], &params)?;
