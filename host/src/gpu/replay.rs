@@ -14,9 +14,7 @@ use std::{
     thread::ThreadId,
 };
 
-use tilewright_kernels::abi::KernelSpec;
-
-use super::{Driver, GpuDevice, GpuStep, Launch, step::StepPlan};
+use super::{Driver, GpuDevice, GpuStep, Launch, ahead, step::StepPlan};
 use crate::{Batch, Error, Result};
 
 /// Shapes that are kept; of more, the one that was used last longest ago is forgotten.
@@ -62,14 +60,14 @@ impl Recording {
     }
 
     /// Whether this thread's launches are noted, which this one then is.
-    pub fn takes(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> bool {
+    pub fn takes(&self, launch: impl FnOnce() -> Launch) -> bool {
         if self.threads.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let thread = std::thread::current().id();
         let mut launches = self.lock();
         let Some((_, own)) = launches.iter_mut().find(|(of, _)| *of == thread) else { return false };
-        own.push(Launch { spec, grid, params: params.to_vec() });
+        own.push(launch());
         true
     }
 
@@ -140,7 +138,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let fresh = |record: &Record<Dr>| record.scratch_moves == self.scratch_moves.load(Ordering::Relaxed);
         if !shape.record.as_ref().is_some_and(fresh) {
             shape.record = None;
-            let launches = self.recording.of(|| work(&shape.step))?;
+            let mut launches = self.recording.of(|| work(&shape.step))?;
+            ahead::bring_next_weights(&mut launches);
             // Recording may itself have moved scratch; what it noted last is where it is now.
             let scratch_moves = self.scratch_moves.load(Ordering::Relaxed);
             // SAFETY: what the operations launch, whose arguments live as long as the replays that are theirs; scratch is where it
@@ -149,9 +148,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
                 Some(graph) => shape.record = Some(Record { graph, scratch_moves }),
                 None => {
                     replays.is_off = true;
-                    for Launch { spec, grid, params } in &launches {
+                    for Launch { spec, grid, cluster, params } in &launches {
                         // SAFETY: as above.
-                        unsafe { self.driver.launch(spec, *grid, params)? };
+                        unsafe { self.driver.launch_clusters(spec, *grid, *cluster, params)? };
                     }
                     return Ok(());
                 }

@@ -8,11 +8,13 @@
 //! ```text
 //! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
 //! consumers   k0 | k1 | ...           4 bits: to bf16 minus the zero point (exact), products of a group, times its scale in f32
-//! end         the last block of a tile adds the splits in ascending order, then bias, SiLU, residual, store
+//! end         a tile's splits are added in ascending order: within a cluster, or by its last block; then bias, SiLU, residual, store
 //! ```
 //!
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): a warpgroup's takes as long for 8 tokens as for 128 where
 //! its operand comes from registers.
+//!
+//! Up to four rows can be normed on their way (4-bit weights): each block norms them for itself while its weights are on their way.
 //!
 //! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
 //! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
@@ -31,8 +33,12 @@ mod int4_warp;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod item;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod join;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub mod kernel;
 pub mod layout;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod normed;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod producer;
 
@@ -40,6 +46,19 @@ mod producer;
 pub const ROWS: u32 = 256;
 /// Bytes of a line of a tile in shared memory.
 pub const LINE_BYTES: u32 = 128;
+
+/// Blocks of a cluster that every device with clusters can run.
+pub const PORTABLE_CLUSTER: u32 = 8;
+
+/// Rows that a product norms itself, at most: each of its blocks does so.
+pub const MOST_NORMED_ROWS: u32 = 4;
+/// And their columns: what a block's threads keep in registers.
+pub const MOST_NORMED_COLS: u32 = 8192;
+/// Bytes of a block's part of them.
+const NORMED_BYTES: u32 = 32 << 10;
+/// The barrier of all consumers.
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+const CONSUMERS_BARRIER: u32 = 1;
 
 /// What a stage holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +75,13 @@ pub struct Tile {
     pub w_bytes: u32,
     /// Stages of the ring, a power of two.
     pub stages: u32,
+    /// Bytes of rows that the block norms; 0 where stages bring them.
+    pub normed_bytes: u32,
 }
 
 /// Dense `w`: a line of each row.
 pub const fn dense_tile(tokens: u32) -> Tile {
-    Tile { rows: ROWS, tall: 1, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4 }
+    Tile { rows: ROWS, tall: 1, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4, normed_bytes: 0 }
 }
 
 /// 4 bits in groups of `128 / groups`: two lines of `a`.
@@ -74,7 +95,12 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     let stages = if tokens <= 16 { 8 } else { 4 };
     // Room for zero points, whether there are any or not.
     let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
-    Tile { rows, tall, tokens, lines: 2, w_bytes, stages }
+    Tile { rows, tall, tokens, lines: 2, w_bytes, stages, normed_bytes: 0 }
+}
+
+/// The same for up to [`MOST_NORMED_ROWS`] rows that the block norms.
+pub const fn int4_normed_tile(groups: u32) -> Tile {
+    Tile { lines: 0, normed_bytes: NORMED_BYTES, ..int4_tile(8, groups) }
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
@@ -111,9 +137,54 @@ impl Tile {
     pub const fn is_last(self) -> u32 {
         self.empty() + self.stages * 8
     }
+    /// An mbarrier: all that other splits of a cluster leave here has landed.
+    pub const fn joined(self) -> u32 {
+        self.is_last() + 8
+    }
+    /// f32 `[places, sums of a warp]` of what other splits of a cluster leave.
+    pub const fn exchange(self) -> u32 {
+        self.is_last() + 16
+    }
+    /// Bytes of a warp's sums.
+    pub const fn warp_sum_bytes(self) -> u32 {
+        self.tall * 16 * self.tokens * 4
+    }
+    /// Warps' sums in the exchange: as many as consumer warps, where there is any.
+    const fn places(self) -> u32 {
+        // Not so much that a multiprocessor has no room for a block of decode attention (64 KiB) beside one of up to 8 tokens, whose
+        // weights are read meanwhile.
+        if self.tokens <= 16 { self.consumers() } else { 0 }
+    }
+    /// Whether a launch is one of clusters, by its parameter; an entry that has no places has no code for them.
+    #[inline(always)]
+    pub const fn is_clustered(self, clustered: u32) -> bool {
+        self.places() > 0 && clustered != 0
+    }
+    /// Whether the splits of a tile can be joined in a cluster.
+    pub const fn joins_in_cluster(self, splits: u32) -> bool {
+        splits >= 2
+            && splits <= PORTABLE_CLUSTER
+            && self.consumers().div_ceil(splits) * (splits - 1) <= self.places()
+    }
+    /// Rows that the block has normed, of the item's part of `k` alone.
+    pub const fn normed_rows(self) -> u32 {
+        self.exchange() + self.places() * self.warp_sum_bytes()
+    }
+    /// f32 `[MOST_NORMED_ROWS, warps]`: sums of squares.
+    pub const fn norm_sums(self) -> u32 {
+        self.normed_rows() + self.normed_bytes
+    }
+    /// Whether the block can norm these rows: of the longest split, if there are several.
+    pub const fn norms(self, [m, k]: [u32; 2], steps: u32, splits: u32) -> bool {
+        // Never 0: a division that can fail has no place in a kernel.
+        let splits = if splits == 0 { 1 } else { splits };
+        m <= MOST_NORMED_ROWS
+            && k <= MOST_NORMED_COLS
+            && m * steps.div_ceil(splits) * layout::TILE_K * 2 <= self.normed_bytes
+    }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
-        self.is_last() + 16
+        self.norm_sums() + if self.normed_bytes > 0 { MOST_NORMED_ROWS * self.consumers() * 4 } else { 0 }
     }
 }
 
@@ -143,10 +214,17 @@ pub enum Weights {
 }
 
 const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
-    let tile = match weights {
-        Weights::Bf16 | Weights::Int8 => dense_tile(tokens),
-        Weights::Int4 { groups } => int4_tile(tokens, groups),
-    };
+    match weights {
+        Weights::Bf16 | Weights::Int8 => with_tile(name, weights, dense_tile(tokens)),
+        Weights::Int4 { groups } => with_tile(name, weights, int4_tile(tokens, groups)),
+    }
+}
+
+const fn normed(name: &'static str, groups: u32) -> Variant {
+    with_tile(name, Weights::Int4 { groups }, int4_normed_tile(groups))
+}
+
+const fn with_tile(name: &'static str, weights: Weights, tile: Tile) -> Variant {
     let shared_bytes = tile.shared_bytes();
     let threads = tile.consumer_threads() + 32;
     Variant {
@@ -157,7 +235,7 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
 }
 
 /// All entries; of each kind of weights, the fewest tokens first.
-pub static VARIANTS: [Variant; 19] = [
+pub static VARIANTS: [Variant; 22] = [
     variant("gemm_few_bf16_8", Weights::Bf16, 8),
     variant("gemm_few_bf16_16", Weights::Bf16, 16),
     variant("gemm_few_bf16_32", Weights::Bf16, 32),
@@ -177,6 +255,9 @@ pub static VARIANTS: [Variant; 19] = [
     variant("gemm_few_int4_g32_8", Weights::Int4 { groups: 4 }, 8),
     variant("gemm_few_int4_g32_16", Weights::Int4 { groups: 4 }, 16),
     variant("gemm_few_int4_g32_128", Weights::Int4 { groups: 4 }, 128),
+    normed("gemm_few_int4_g128_normed", 1),
+    normed("gemm_few_int4_g64_normed", 2),
+    normed("gemm_few_int4_g32_normed", 4),
 ];
 
 /// What the launcher decides.

@@ -1,20 +1,23 @@
+mod oracle;
+
 use proptest::{prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi,
     gemm_few::{
-        ROWS, VARIANTS, Variant, Weights,
+        MOST_NORMED_ROWS, ROWS, VARIANTS, Variant, Weights,
         launch::{self, Packed, Plain},
         layout,
     },
     gemm_sm90::launch::MapShape,
+    rms_norm::RMS_NORM,
 };
-use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16};
+use tilewright_reference::{bf16_bits, round_bf16};
 
-use super::{eights, mismatch, sizes};
+use super::{eights, sizes};
 use crate::{
     agreement::Scalar,
-    harness::{Failure, Harness, bf16_values, f32_values, same_bits},
+    harness::{Failure, Harness, bf16_values, same_bits},
     random::Random,
     runner::Property,
     shape::Shape,
@@ -41,12 +44,19 @@ pub struct Case {
     in_place: bool,
     silu: bool,
     out_f32: bool,
+    /// Splits are joined in a cluster, where the launch can be one of clusters.
+    clustered: bool,
     seed: u64,
 }
+
+/// Added to the mean squares of rows that the kernel norms.
+const EPS: f32 = 1e-5;
 
 /// As numbers; of bytes, without their scales.
 struct Input {
     a: Vec<f32>,
+    /// Of the norm, where the entry norms `a`.
+    norm_weight: Vec<f32>,
     w: Vec<f32>,
     a_scales: Vec<f32>,
     w_scales: Vec<f32>,
@@ -68,7 +78,13 @@ impl Case {
             Weights::Int4 { .. } => self.k.next_multiple_of(64),
         };
         let n = if self.silu { self.n.next_multiple_of(16) } else { self.n };
-        Case { k, n, ..self }
+        let m = if self.norms() { self.m.min(MOST_NORMED_ROWS as usize) } else { self.m };
+        Case { m, k, n, ..self }
+    }
+
+    /// Whether the entry norms its rows.
+    fn norms(&self) -> bool {
+        self.variant().tile.normed_bytes > 0
     }
 
     fn group_size(&self, groups: u32) -> usize {
@@ -100,9 +116,10 @@ impl Case {
                 (w, Some(packed))
             }
         };
+        let norm_weight = random.f32s(self.k, 2.0);
         let bias = self.bias.then(|| random.f32s(self.n, 2.0));
         let residual = self.residual.then(|| random.bf16s(self.m * self.out_cols(), 2.0));
-        Input { a, w, a_scales, w_scales, packed, bias, residual }
+        Input { a, norm_weight, w, a_scales, w_scales, packed, bias, residual }
     }
 
     fn int4(&self, random: &mut Random, groups: u32) -> (Vec<f32>, Packed) {
@@ -145,11 +162,11 @@ impl Property for GemmFew {
     type Case = Case;
 
     fn cases() -> BoxedStrategy<Case> {
-        let flags = any::<[bool; 7]>();
+        let flags = any::<[bool; 8]>();
         let shape = (sizes(8, 140), eights(256, 540), eights(64, 600));
         (0..VARIANTS.len(), shape, select(vec![1usize, 2, 4]), flags, any::<u64>())
             .prop_map(|(variant, (m, n, k), group_factor, flags, seed)| {
-                let [zeros, scales_f16, bias, residual, in_place, silu, out_f32] = flags;
+                let [zeros, scales_f16, bias, residual, in_place, silu, out_f32, clustered] = flags;
                 Case {
                     variant,
                     m,
@@ -163,6 +180,7 @@ impl Property for GemmFew {
                     in_place,
                     silu,
                     out_f32,
+                    clustered,
                     seed,
                 }
                 .fitting()
@@ -188,6 +206,7 @@ impl Property for GemmFew {
                     in_place: on,
                     silu: !on,
                     out_f32: false,
+                    clustered: true,
                     seed: 1,
                 }
                 .fitting()
@@ -197,6 +216,10 @@ impl Property for GemmFew {
                 corner(tokens, 256, 512, false),
                 corner(tokens + 1, 264, 704, true),
             ]);
+            if of.tile.joins_in_cluster(2) {
+                // Two and three splits, which the emulator can run together of the blocks of dense weights too.
+                corners.extend([corner(tokens, 264, 320, true), corner(2, 80, 448, false)]);
+            }
         }
         corners
     }
@@ -228,16 +251,29 @@ impl Property for GemmFew {
             in_place: shape.flag("in_place", false, "whether the residual is overwritten"),
             silu: shape.flag("silu", false, "whether rows are gate and up"),
             out_f32: shape.flag("out_f32", false, "whether the product is stored as f32"),
+            clustered: shape.flag("clustered", false, "whether splits are joined in clusters"),
             seed: shape.inputs(),
         };
         Some(case.fitting())
     }
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
-        let input = case.input();
+        let mut input = case.input();
         let actual = run(harness, case, &input)?;
         same_bits("the second run", &actual, &run(harness, case, &input)?)?;
-        compare_with_oracle(case, &input, &actual)?;
+        if case.variant().tile.joins_in_cluster(2) {
+            let other = Case { clustered: !case.clustered, ..case.clone() };
+            same_bits("splits joined the other way", &actual, &run(harness, &other, &input)?)?;
+        }
+
+        let smallest = VARIANTS.iter().position(|variant| variant.weights == case.variant().weights);
+        let smallest = smallest.ok_or("no entry of these weights")?;
+        if case.norms() {
+            input.a = normed(harness, case, &input)?;
+            let apart = Case { variant: smallest, ..case.clone() };
+            same_bits("the norm by itself", &actual, &run(harness, &apart, &input)?)?;
+        }
+        oracle::compare_with(case, &input, &actual)?;
 
         // The last row alone has the same bits, by the entry of the fewest tokens.
         let last = case.m - 1;
@@ -247,86 +283,27 @@ impl Property for GemmFew {
             residual: input.residual.map(|residual| residual[last * case.out_cols()..].to_vec()),
             ..input
         };
-        let smallest = VARIANTS.iter().position(|variant| variant.weights == case.variant().weights);
-        let smallest = smallest.ok_or("no entry of these weights")?;
         let row = run(harness, &Case { m: 1, variant: smallest, ..case.clone() }, &alone)?;
         same_bits("the last row alone", &actual[last * row.len()..], &row)
     }
 }
 
-fn compare_with_oracle(case: &Case, input: &Input, actual: &[u8]) -> Result<(), Failure> {
-    let scaled = |values: &[f32], scales: &[f32]| -> Vec<f32> {
-        let rows = values.chunks(case.k).zip(scales);
-        rows.flat_map(|(row, scale)| row.iter().map(move |value| value * scale)).collect()
+/// The rows as the norm's own kernel makes them.
+fn normed<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Vec<f32>, Failure> {
+    let mut arena = harness.arena();
+    let (x, weight) = (arena.input_bf16("x", &input.a)?, arena.input_f32("weight", &input.norm_weight)?);
+    let out = arena.alloc("out", input.a.len() * 2)?;
+    let params = abi::RmsNorm {
+        x: arena.address(x),
+        weight: arena.address(weight),
+        out: arena.address(out),
+        rows: case.m as u32,
+        cols: case.k as u32,
+        eps: EPS,
+        ..Default::default()
     };
-    let (a, w) = (scaled(&input.a, &input.a_scales), scaled(&input.w, &input.w_scales));
-    let (m, n, k) = (case.m, case.n, case.k);
-    let fused = GemmProblem {
-        a: &a,
-        w: &w,
-        bias: input.bias.as_deref(),
-        residual: if case.silu { None } else { input.residual.as_deref() },
-        m,
-        n,
-        k,
-        stores_bf16: !case.out_f32 && !case.silu,
-    };
-    let (mut truth, mut plain) = (gemm::<f64>(&fused), gemm::<f32>(&fused));
-    // A tensor core truncates where it adds: about a unit in the last place of f32 of the largest term for every 16 of k.
-    let largest = gemm_magnitude(&fused).into_iter().fold(0.0, f64::max);
-    let mut absolute = largest * (k.div_ceil(16) + 1) as f64 / f64::from(1 << 23);
-    if case.silu {
-        // An error of a gate goes on with a slope of 1.1 at most, times what goes with it, and the other way round.
-        absolute *= 2.2 * truth.iter().fold(1.0, |most: f64, value| most.max(value.abs()));
-        truth = silu_of(case, input, &truth);
-        plain = silu_of(case, input, &plain);
-    }
-    let (floor, values) = match case.out_f32 {
-        true => (Floor::F32, f32_values(actual)),
-        false => (Floor::BF16, bf16_values(actual)),
-    };
-    let shape = [m, case.out_cols()];
-    let bound = Bound::from_plain(&shape, &truth, &plain, floor.with_absolute(absolute));
-    compare("gemm_few", &values, &truth, &bound).map(|_| ()).map_err(mismatch)
-}
-
-/// `silu(gate) * up (+ residual)` of rows of eight gates and eight that go with them.
-fn silu_of<R: Copy + Into<f64> + FromF64>(case: &Case, input: &Input, product: &[R]) -> Vec<R> {
-    let cols = case.out_cols();
-    let element = |at: usize| {
-        let (row, col) = (at / cols, at % cols);
-        let gate: f64 = product[row * case.n + col / 8 * 16 + col % 8].into();
-        let up: f64 = product[row * case.n + col / 8 * 16 + 8 + col % 8].into();
-        let residual = input.residual.as_ref().map_or(0.0, |residual| f64::from(residual[at]));
-        let out = R::from_f64(gate / (1.0 + (-gate).exp()) * up + residual);
-        if case.out_f32 { out } else { out.rounded() }
-    };
-    (0..case.m * cols).map(element).collect()
-}
-
-/// What a result is computed in.
-trait FromF64 {
-    fn from_f64(value: f64) -> Self;
-    /// As it is stored: the plain computation's rounding, none of the truth's.
-    fn rounded(self) -> Self;
-}
-
-impl FromF64 for f64 {
-    fn from_f64(value: f64) -> f64 {
-        value
-    }
-    fn rounded(self) -> f64 {
-        self
-    }
-}
-
-impl FromF64 for f32 {
-    fn from_f64(value: f64) -> f32 {
-        value as f32
-    }
-    fn rounded(self) -> f32 {
-        round_bf16(self)
-    }
+    arena.launch(&RMS_NORM, [case.m as u32, 1, 1], &params)?;
+    Ok(bf16_values(&arena.all_bytes(out)?))
 }
 
 fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Vec<u8>, Failure> {
@@ -340,8 +317,14 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
         Weights::Int8 => (1, arena.input_bytes("a", &as_bytes(&input.a))?),
         _ => (2, arena.input_bf16("a", &input.a)?),
     };
-    params.a_map =
-        arena.tensor_map(&MapShape::new(element_bytes, m, k, variant.tile.tokens).at(arena.address(a)))?;
+    if case.norms() {
+        let weight = arena.input_f32("norm_weight", &input.norm_weight)?;
+        (params.x, params.norm_weight) = (arena.address(a), arena.address(weight));
+        (params.k, params.eps) = (k, EPS);
+    } else {
+        let shape = MapShape::new(element_bytes, m, k, variant.tile.tokens);
+        params.a_map = arena.tensor_map(&shape.at(arena.address(a)))?;
+    }
     let stage_k = match &input.packed {
         Some(packed) => {
             let tiles = arena.input_bytes("packed", &packed.bytes)?;
@@ -385,6 +368,11 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     params.splits = launch::splits(n, k, stage_k);
     params.out_f32 = u32::from(case.out_f32);
     params.silu = u32::from(case.silu);
+    if input.packed.is_some() {
+        // As if the same weights followed.
+        let next = params;
+        launch::follow(&mut params, &next, 16 << 20);
+    }
     let counters = launch::tiles(variant, m, n) as usize * 4;
     let partials = arena.alloc("partials", launch::partial_bytes(variant, m, n, params.splits))?;
     let zeroed = arena.alloc("counters", counters)?;
@@ -393,7 +381,18 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     params.counters = arena.address(zeroed);
     // Few, so that some blocks have several parts of tiles.
     let blocks = launch::blocks(variant, m, n, params.splits, MULTIPROCESSORS);
-    arena.launch(&variant.spec, [blocks, 1, 1], &params)?;
+    // As many rounds as it takes.
+    let at_a_time = |blocks| arena.clusters(&variant.spec, blocks).map(|most| most.min(1) * u32::MAX);
+    let cluster = match case.clustered {
+        true => launch::cluster(variant, [m, n], params.splits, 1, at_a_time)?,
+        false => 1,
+    };
+    if cluster > 1 {
+        params.clustered = 1;
+        // Not to be touched.
+        (params.partials, params.counters) = (0, 0);
+    }
+    arena.launch_clusters(&variant.spec, [blocks, 1, 1], cluster, &params)?;
     same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
     arena.all_bytes(out)
 }

@@ -48,7 +48,9 @@ impl CudaDriver {
         let staging = Mutex::new(Staging::new()?);
         let launched = Mutex::new(None);
         let landing = Mutex::new(Landing::new()?);
-        let inner = Inner { info, device: name, module, staging, landing, launched, stream, context };
+        let clusters = Mutex::default();
+        let inner =
+            Inner { info, device: name, module, staging, landing, launched, clusters, stream, context };
         Ok(CudaDriver { inner: Arc::new(inner) })
     }
 }
