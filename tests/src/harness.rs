@@ -206,9 +206,9 @@ impl<D: Driver> Arena<'_, D> {
         params: &impl Params,
     ) -> Result<(), Failure> {
         self.kernel = spec.name;
-        let params = bytemuck::bytes_of(params);
         // SAFETY: the suites size every buffer by the shapes they pass; that this suffices is what canaries, the emulator and
         // compute-sanitizer check.
+        let params = bytemuck::bytes_of(params);
         unsafe { self.harness.driver.launch_clusters(spec, grid, cluster, params) }.map_err(failed)?;
         self.harness.driver.synchronize().map_err(failed)?;
         for index in 0..self.regions.len() {
