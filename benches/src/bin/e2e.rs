@@ -7,7 +7,6 @@ use tilewright::{DeviceChoice, Model};
 use tilewright_benches::{
     Error, Result,
     e2e::{
-        observe::Without,
         run::{Plan, measure},
         shape::{self, Weights},
         show::{self, Measured, Report},
@@ -45,9 +44,6 @@ struct Args {
     /// Also times every launch of a shorter run (GPU only).
     #[arg(long)]
     profile: bool,
-    /// What the GPU does without, to see what it is worth: clusters, ahead.
-    #[arg(long, value_delimiter = ',', value_name = "WHAT")]
-    without: Vec<Without>,
     /// The commit that was built, where git can't say; else TILEWRIGHT_COMMIT.
     #[arg(long)]
     commit: Option<String>,
@@ -127,7 +123,7 @@ fn measure_model(args: &Args, weights: Weights, device: &mut String) -> Result<M
     let config = shape::config(&args.shape, weights)?;
     let began = Instant::now();
     let weight_bytes = shape::weight_bytes(&config);
-    let subject = load(args, config)?;
+    let subject = load(&args.device, config)?;
     let load_seconds = began.elapsed().as_secs_f64();
     *device = subject.model.device();
     eprintln!("{} {weights:?} on {device}: loaded in {load_seconds:.1} s", args.shape);
@@ -144,30 +140,27 @@ fn measure_model(args: &Args, weights: Weights, device: &mut String) -> Result<M
 }
 
 #[cfg(feature = "cuda")]
-fn load(args: &Args, config: tilewright::config::ModelConfig) -> Result<Subject> {
+fn load(device: &str, config: tilewright::config::ModelConfig) -> Result<Subject> {
     use tilewright_benches::e2e::observe::Observed;
     use tilewright_host::gpu::{GpuDevice, cuda::CudaDriver};
 
-    let index = match args.device.parse::<DeviceChoice>()? {
+    let index = match device.parse::<DeviceChoice>()? {
         DeviceChoice::Cuda(index) => index,
         DeviceChoice::Auto => 0,
-        choice => return on_cpu(choice, args, config),
+        choice => return on_cpu(choice, config),
     };
-    let gpu = std::sync::Arc::new(GpuDevice::new(Observed::new(CudaDriver::open(index)?, &args.without)));
+    let gpu = std::sync::Arc::new(GpuDevice::new(Observed::new(CudaDriver::open(index)?)));
     let model = Model::random_on(config, 1, gpu.clone())?;
     let counts = gpu.driver().counts();
     Ok(Subject { model, counts: Box::new(move || counts.launches()), gpu: Some(gpu) })
 }
 
 #[cfg(not(feature = "cuda"))]
-fn load(args: &Args, config: tilewright::config::ModelConfig) -> Result<Subject> {
-    on_cpu(args.device.parse()?, args, config)
+fn load(device: &str, config: tilewright::config::ModelConfig) -> Result<Subject> {
+    on_cpu(device.parse()?, config)
 }
 
-fn on_cpu(choice: DeviceChoice, args: &Args, config: tilewright::config::ModelConfig) -> Result<Subject> {
-    if !args.without.is_empty() {
-        return Err(Error::NoCuda);
-    }
+fn on_cpu(choice: DeviceChoice, config: tilewright::config::ModelConfig) -> Result<Subject> {
     Ok(Subject {
         model: Model::random(config, 1, choice)?,
         counts: Box::new(|| [0; 2]),

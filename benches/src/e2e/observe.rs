@@ -14,7 +14,7 @@ use tilewright_host::{
     Result,
     gpu::{Driver, GpuInfo, Launch},
 };
-use tilewright_kernels::abi::{GemmFew, KernelSpec, TensorMap, TensorMapSpec};
+use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
 /// A driver that can tell when the device reaches a place in a graph.
 pub trait Clock: Driver {
@@ -75,19 +75,9 @@ pub struct ObservedGraph<Dr: Clock> {
     marks: Vec<Dr::Mark>,
 }
 
-/// What a device is to do without, so that the same program tells what it is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Without {
-    /// Products whose splits are joined in clusters: through memory instead.
-    Clusters,
-    /// Weights that a product brings to the L2 for the next one.
-    Ahead,
-}
-
 /// A driver, observed.
 pub struct Observed<Dr: Clock> {
     driver: Dr,
-    without: Vec<Without>,
     counts: Arc<Counts>,
     times: AtomicBool,
     /// Microseconds.
@@ -111,11 +101,10 @@ pub struct Operation {
 }
 
 impl<Dr: Clock> Observed<Dr> {
-    /// Observes a driver, and takes away what it is to do without.
-    pub fn new(driver: Dr, without: &[Without]) -> Observed<Dr> {
-        let without = without.to_vec();
+    /// Observes a driver.
+    pub fn new(driver: Dr) -> Observed<Dr> {
         let (counts, times, timed) = (Arc::default(), AtomicBool::new(false), Mutex::default());
-        Observed { driver, without, counts, times, timed }
+        Observed { driver, counts, times, timed }
     }
 
     /// What it counts.
@@ -142,17 +131,6 @@ impl<Dr: Clock> Observed<Dr> {
         operations.sort_by(|a, b| b.total_us.total_cmp(&a.total_us));
         operations
     }
-}
-
-/// The launch, with nothing to bring for the next one.
-fn without_ahead(launch: &Launch) -> Launch {
-    let mut launch = launch.clone();
-    if launch.spec.name.starts_with("gemm_few")
-        && let Ok(params) = bytemuck::try_pod_read_unaligned::<GemmFew>(&launch.params)
-    {
-        launch.params = bytemuck::bytes_of(&GemmFew { next_packed: 0, ..params }).to_vec();
-    }
-    launch
 }
 
 impl<Dr: Clock> Driver for Observed<Dr> {
@@ -200,17 +178,10 @@ impl<Dr: Clock> Driver for Observed<Dr> {
     }
 
     fn clusters(&self, spec: &'static KernelSpec, cluster: u32) -> Result<u32> {
-        if self.without.contains(&Without::Clusters) { Ok(0) } else { self.driver.clusters(spec, cluster) }
+        self.driver.clusters(spec, cluster)
     }
 
     unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<ObservedGraph<Dr>>> {
-        let changed;
-        let launches = if self.without.contains(&Without::Ahead) {
-            changed = launches.iter().map(without_ahead).collect::<Vec<_>>();
-            &changed[..]
-        } else {
-            launches
-        };
         let kinds = launches.iter().map(|launch| (launch.spec.name, launch.grid)).collect();
         // SAFETY: the caller's promise.
         let graph = unsafe {

@@ -23,51 +23,28 @@ use crate::{
 const MOST_SPLIT: usize = 128;
 
 /// The kernel for few rows. Buffers: `a`, `out`, `w` or of 4 bits `packed`, and `a_scales`, `w_scales` of bytes.
-pub struct Few {
-    clusters: bool,
-}
-
-impl Few {
-    /// As the runtime launches it.
-    pub const IN_CLUSTERS: Few = Few { clusters: true };
-    /// Its splits joined through memory where they would be in clusters.
-    pub const THROUGH_SCRATCH: Few = Few { clusters: false };
-}
-
-/// What the kernel makes of weights: their kind, the bytes of an element of `a`, and a stage's part of `k`.
-fn operand(weights: GemmWeights) -> (Weights, Kind, u32, u32) {
-    match weights {
-        GemmWeights::Bf16 => (Weights::Bf16, Kind::Bf16, 2, 64),
-        GemmWeights::Int8 => (Weights::Int8, Kind::I8, 1, 128),
-        GemmWeights::Int4 => (Weights::Int4 { groups: 1 }, Kind::Bf16, 2, layout::TILE_K),
-    }
-}
+pub struct Few;
 
 impl<D: Driver> Kernel<D> for Few {
     fn name(&self) -> &'static str {
-        if self.clusters { "gemm_few" } else { "gemm_few_scratch" }
+        "gemm_few"
     }
 
     fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
         let Problem::Gemm(Gemm { weights, m, n, k }) = problem else { return false };
         let line = if *weights == GemmWeights::Bf16 { 8 } else { 16 };
         let most = if *weights == GemmWeights::Int4 { usize::MAX } else { 128 };
-        let (m32, n32, k32) = (*m as u32, *n as u32, *k as u32);
-        let (kind, _, _, stage_k) = operand(*weights);
-        let has_clusters = choose(kind, m32).is_some_and(|variant| {
-            m32 <= variant.tile.tokens && variant.tile.joins_in_cluster(splits(n32, k32, stage_k))
-        });
-        info.compute_capability == (9, 0)
-            && *m <= most
-            && n.is_multiple_of(8)
-            && k.is_multiple_of(line)
-            && (self.clusters || has_clusters)
+        info.compute_capability == (9, 0) && *m <= most && n.is_multiple_of(8) && k.is_multiple_of(line)
     }
 
     fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
         let mut prepared = Prepared::new(driver);
         let Problem::Gemm(Gemm { weights, m, n, k }) = *problem else { return Ok(prepared) };
-        let (kernel_weights, kind, element_bytes, stage_k) = operand(weights);
+        let (kernel_weights, kind, element_bytes, stage_k) = match weights {
+            GemmWeights::Bf16 => (Weights::Bf16, Kind::Bf16, 2, 64),
+            GemmWeights::Int8 => (Weights::Int8, Kind::I8, 1, 128),
+            GemmWeights::Int4 => (Weights::Int4 { groups: 1 }, Kind::Bf16, 2, layout::TILE_K),
+        };
         let variant = choose(kernel_weights, m as u32).ok_or_else(|| Error::Shape {
             op: "gemm_few",
             what: "weights",
@@ -100,7 +77,7 @@ impl<D: Driver> Kernel<D> for Few {
         params.counters = prepared.u32s("counters", vec![0; counters])?;
         let multiprocessors = driver.info().multiprocessors;
         let cluster = cluster(variant, [params.m, n32], params.splits, multiprocessors, |blocks| {
-            if self.clusters { driver.clusters(&variant.spec, blocks) } else { Ok(0) }
+            driver.clusters(&variant.spec, blocks)
         })?;
         params.clustered = u32::from(cluster > 1);
         let blocks = blocks(variant, params.m, n32, params.splits, multiprocessors);
