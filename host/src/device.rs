@@ -99,16 +99,6 @@ pub struct RopeAppend<'a, D: Device> {
     pub layer: usize,
 }
 
-/// What [`Device::rms_norm_linear`] norms: see [`Device::rms_norm`].
-pub struct RmsNormed<'a, D: Device> {
-    /// `[rows, cols]`.
-    pub x: &'a D::Tensor,
-    /// `[cols]`.
-    pub weight: &'a D::Vector,
-    /// Added to the mean square.
-    pub eps: f32,
-}
-
 /// Activations, `[rows, cols]`, of a capacity fixed when made.
 pub trait Tensor: Send {
     /// Rows in use.
@@ -259,30 +249,6 @@ pub trait Device: Send + Sync + Sized + 'static {
     ) -> Result<()> {
         self.linear(x, w, None, gate_up)?;
         self.silu_mul(gate_up, out)
-    }
-    /// [`Device::linear`] of rows that are normed first, with the same result as [`Device::rms_norm`] and then that; `normed` is room for the rows.
-    fn rms_norm_linear(
-        &self,
-        norm: RmsNormed<'_, Self>,
-        w: &Self::Matrix,
-        bias: Option<&Self::Vector>,
-        normed: &mut Self::Tensor,
-        out: &mut Self::Tensor,
-    ) -> Result<()> {
-        self.rms_norm(norm.x, norm.weight, norm.eps, normed)?;
-        self.linear(normed, w, bias, out)
-    }
-    /// [`Device::linear_gated`] of rows that are normed first, as [`Device::rms_norm_linear`].
-    fn rms_norm_linear_gated(
-        &self,
-        norm: RmsNormed<'_, Self>,
-        w: &Self::Matrix,
-        normed: &mut Self::Tensor,
-        gate_up: &mut Self::Tensor,
-        out: &mut Self::Tensor,
-    ) -> Result<()> {
-        self.rms_norm(norm.x, norm.weight, norm.eps, normed)?;
-        self.linear_gated(normed, w, gate_up, out)
     }
     /// `residual += x * w^T (+ bias)`.
     fn linear_residual(

@@ -94,9 +94,6 @@ entries! {
     gemm_few_int4_g32_8 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g32_16 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g32_128 in crate::gemm_few::kernel: GemmFew,
-    gemm_few_int4_g128_normed in crate::gemm_few::kernel: GemmFew,
-    gemm_few_int4_g64_normed in crate::gemm_few::kernel: GemmFew,
-    gemm_few_int4_g32_normed in crate::gemm_few::kernel: GemmFew,
     sample in crate::sample::kernel: Sample,
     argmax in crate::argmax::kernel: Argmax,
 }

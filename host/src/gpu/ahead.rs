@@ -17,9 +17,7 @@ const AHEAD_BYTES: u32 = 16 << 20;
 pub(super) fn bring_next_weights(launches: &mut [Launch]) {
     let mut next: Option<GemmFew> = None;
     for launch in launches.iter_mut().rev() {
-        let Some(variant) = VARIANTS.iter().find(|variant| variant.spec.name == launch.spec.name) else {
-            continue;
-        };
+        let Some(variant) = VARIANTS.iter().find(|variant| variant.spec.name == launch.spec.name) else { continue };
         let parsed = bytemuck::try_pod_read_unaligned::<GemmFew>(&launch.params);
         let (Weights::Int4 { .. }, Ok(own)) = (variant.weights, parsed) else {
             next = None;
@@ -47,11 +45,7 @@ mod tests {
             let params = bytemuck::bytes_of(&params).to_vec();
             Launch { spec: &variant(name).spec, grid: [1; 3], cluster: 1, params }
         };
-        let norm = Launch {
-            spec: &tilewright_kernels::rms_norm::RMS_NORM,
-            params: vec![1],
-            ..launch("gemm_few_bf16_8", 0)
-        };
+        let norm = Launch { spec: &tilewright_kernels::rms_norm::RMS_NORM, params: vec![1], ..launch("gemm_few_bf16_8", 0) };
         let int4 = |packed| launch("gemm_few_int4_g128_8", packed);
         let mut launches =
             [int4(1), norm.clone(), int4(2), launch("gemm_few_bf16_8", 0), int4(3), int4(4), norm.clone()];

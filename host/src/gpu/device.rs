@@ -11,8 +11,8 @@ use super::{
     storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Result, RmsNormed,
-    RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Result, RopeAppend,
+    SampleRow,
 };
 
 /// A device of kernel launches over a [`Driver`].
@@ -209,28 +209,6 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         out: &mut Self::Tensor,
     ) -> Result<()> {
         self.launch_linear_gated(x, w, gate_up, out)
-    }
-
-    fn rms_norm_linear(
-        &self,
-        norm: RmsNormed<'_, Self>,
-        w: &Self::Matrix,
-        bias: Option<&Self::Vector>,
-        normed: &mut Self::Tensor,
-        out: &mut Self::Tensor,
-    ) -> Result<()> {
-        self.launch_rms_norm_linear(norm, w, bias, normed, out)
-    }
-
-    fn rms_norm_linear_gated(
-        &self,
-        norm: RmsNormed<'_, Self>,
-        w: &Self::Matrix,
-        normed: &mut Self::Tensor,
-        gate_up: &mut Self::Tensor,
-        out: &mut Self::Tensor,
-    ) -> Result<()> {
-        self.launch_rms_norm_linear_gated(norm, w, normed, gate_up, out)
     }
 
     fn linear_residual(

@@ -89,7 +89,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         }
         gate_up.resize(op, "gate_up", x.rows, x.generated)?;
         out.resize(op, "out", x.rows, x.generated)?;
-        if self.gemm_gated(x, w, gate_up, out, None)? {
+        if self.gemm_gated(x, w, gate_up, out)? {
             return Ok(());
         }
         self.silu_mul_rows(gate_up, out, x.generated, true)

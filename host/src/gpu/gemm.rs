@@ -29,13 +29,17 @@ use crate::Result;
 
 /// The compute capability whose copy engine and warpgroup products are in the form that Hopper's kernels use.
 const HOPPER: (u32, u32) = (9, 0);
+/// Columns of bf16 a line, a stage of a dense product.
+const LINE_COLS: u32 = gemm_few::LINE_BYTES / BF16 as u32;
+/// Rows of a launch whose `k` is split: what the splits leave for each other then stays within some 32 MiB.
+const MOST_SPLIT_ROWS: u32 = 256;
 /// Rows of a box of `gemm_sm90`'s store.
 const STORE_ROWS: u32 = gemm_sm90::STORE_BOX_BYTES / gemm_sm90::LINE_BYTES;
 
 /// What launches use one after the other: sums of splits, counters that every launch leaves zero, and dequantised weights.
 pub(super) struct GemmScratch<Dr: Driver> {
-    pub partials: Scratch<Dr>,
-    pub counters: Scratch<Dr>,
+    partials: Scratch<Dr>,
+    counters: Scratch<Dr>,
     dequantized: Scratch<Dr>,
 }
 
@@ -49,24 +53,22 @@ impl<Dr: Driver> Default for GemmScratch<Dr> {
 /// A product whose operands were checked: bf16 `a` `[m, k]`, f32 `bias` `[n]`, bf16 `residual` and bf16 or f32 `out` `[m, n]`
 /// (`[m, n / 2]` if `gated`); `bias` and `residual` are 0 where there is none.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Product {
-    pub a: u64,
-    pub bias: u64,
-    pub residual: u64,
-    pub out: u64,
-    pub out_f32: bool,
-    /// What rows of generated tokens are multiplied by first, if `gemm_few` is to norm them.
-    pub norm: Option<NormWeights>,
+struct Product {
+    a: u64,
+    bias: u64,
+    residual: u64,
+    out: u64,
+    out_f32: bool,
     /// Pairs of columns become one of `out`: the gate's SiLU times what it gates.
-    pub gated: bool,
-    pub m: u32,
-    pub n: u32,
-    pub k: u32,
+    gated: bool,
+    m: u32,
+    n: u32,
+    k: u32,
 }
 
 impl Product {
     /// Its rows from `first` to before `end`.
-    pub fn rows(self, first: u32, end: u32) -> Product {
+    fn rows(self, first: u32, end: u32) -> Product {
         let skip = |cols: u32, bytes: usize| u64::from(first) * u64::from(cols) * bytes as u64;
         let out_cols = if self.gated { self.n / 2 } else { self.n };
         Product {
@@ -79,19 +81,38 @@ impl Product {
     }
 }
 
-/// A norm by the root mean square: f32 `[k]`, and what is added to the mean square.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct NormWeights {
-    pub weight: u64,
-    pub eps: f32,
+/// What a product is written to.
+struct Target {
+    out: u64,
+    residual: u64,
+    f32: bool,
 }
 
-/// What a product is written to, and the norm of its rows.
-pub(super) struct Target {
-    pub out: u64,
-    pub residual: u64,
-    pub f32: bool,
-    pub norm: Option<NormWeights>,
+impl WeightMaps {
+    /// The part of a launch's parameters that weights `[n, k]` of these maps are.
+    fn operand(&self, n: u32, k: u32) -> abi::GemmFew {
+        abi::GemmFew {
+            w_map: self.wide,
+            steps: k.div_ceil(LINE_COLS),
+            splits: gemm_few::launch::splits(n, k, LINE_COLS),
+            ..abi::GemmFew::default()
+        }
+    }
+}
+
+impl Int4 {
+    /// The weights' part of a launch's parameters.
+    fn operand(&self, packed: u64, splits: u32) -> abi::GemmFew {
+        abi::GemmFew {
+            packed,
+            steps: self.steps,
+            splits,
+            tile_bytes: self.tile_bytes,
+            zeros: u32::from(self.zeros),
+            scales_f16: u32::from(self.scales_f16),
+            ..abi::GemmFew::default()
+        }
+    }
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
@@ -118,7 +139,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     }
 
     /// `out = x * w^T (+ bias) (+ residual)`; `out` and `residual` are checked to be `[x.rows, w.rows]` by the callers.
-    pub(super) fn gemm(
+    fn gemm(
         &self,
         op: &'static str,
         x: &GpuTensor<Dr>,
@@ -138,7 +159,6 @@ impl<Dr: Driver> GpuDevice<Dr> {
             residual: target.residual,
             out: target.out,
             out_f32: target.f32,
-            norm: target.norm,
             gated: false,
             m,
             n,
@@ -169,7 +189,6 @@ impl<Dr: Driver> GpuDevice<Dr> {
         w: &GpuMatrix<Dr>,
         gate_up: &GpuTensor<Dr>,
         out: &GpuTensor<Dr>,
-        norm: Option<NormWeights>,
     ) -> Result<bool> {
         let op = "linear_gated";
         require(x.cols == w.cols, op, "columns of x", w.cols, x.cols)?;
@@ -180,7 +199,6 @@ impl<Dr: Driver> GpuDevice<Dr> {
             residual: 0,
             out: out.address,
             out_f32: false,
-            norm,
             gated: true,
             m,
             n,
@@ -276,6 +294,72 @@ impl<Dr: Driver> GpuDevice<Dr> {
         }
     }
 
+    /// A product by `gemm_few`: `operand` has what concerns the weights.
+    fn launch_few_in_parts(
+        &self,
+        op: &'static str,
+        product: Product,
+        weights: Weights,
+        operand: abi::GemmFew,
+    ) -> Result<()> {
+        let most = if operand.splits == 1 { product.m } else { MOST_SPLIT_ROWS };
+        let mut first = 0;
+        while first < product.m {
+            let end = product.m.min(first.saturating_add(most));
+            self.launch_few(op, product.rows(first, end), weights, operand)?;
+            first = end;
+        }
+        Ok(())
+    }
+
+    fn launch_few(
+        &self,
+        op: &'static str,
+        product: Product,
+        weights: Weights,
+        operand: abi::GemmFew,
+    ) -> Result<()> {
+        let Product { a, bias, residual, out, out_f32, gated, m, n, k } = product;
+        let variant = gemm_few::launch::choose(weights, m)
+            .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
+        let (splits, multiprocessors) = (operand.splits, self.driver.info().multiprocessors);
+        let cluster = gemm_few::launch::cluster(variant, [m, n], splits, multiprocessors, |blocks| {
+            self.driver.clusters(&variant.spec, blocks)
+        })?;
+        let mut held = scratch::lock(&self.gemm_scratch);
+        let (partials, counters) = match splits {
+            1 => (0, 0),
+            _ if cluster > 1 => (0, 0),
+            splits => {
+                let partial_bytes = gemm_few::launch::partial_bytes(variant, m, n, splits);
+                let tiles = gemm_few::launch::tiles(variant, m, n) as usize;
+                (
+                    held.partials.at_least(self, partial_bytes, false)?,
+                    held.counters.at_least(self, tiles * WORD, true)?,
+                )
+            }
+        };
+        let params = abi::GemmFew {
+            a_map: self.driver.tensor_map(&MapShape::new(BF16 as u32, m, k, variant.tile.tokens).at(a))?,
+            bias,
+            residual,
+            out,
+            partials,
+            counters,
+            m,
+            n,
+            out_f32: u32::from(out_f32),
+            silu: u32::from(gated),
+            clustered: u32::from(cluster > 1),
+            ..operand
+        };
+        let blocks = gemm_few::launch::blocks(variant, m, n, operand.splits, multiprocessors);
+        // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
+        // are multiples of 8. Scratch is as large as the launcher says, and counters are zero: fresh ones are, and launches leave
+        // them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
+        unsafe { self.launch_clusters(&variant.spec, [blocks, 1, 1], cluster, params) }
+    }
+
     pub(super) fn launch_linear(
         &self,
         x: &GpuTensor<Dr>,
@@ -285,7 +369,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     ) -> Result<()> {
         require(out.cols == w.rows, "linear", "columns of out", w.rows, out.cols)?;
         out.resize("linear", "out", x.rows, x.generated)?;
-        self.gemm("linear", x, w, bias, Target { out: out.address, residual: 0, f32: false, norm: None })
+        self.gemm("linear", x, w, bias, Target { out: out.address, residual: 0, f32: false })
     }
 
     pub(super) fn launch_linear_residual(
@@ -299,7 +383,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         require(residual.cols == w.rows, op, "columns of residual", w.rows, residual.cols)?;
         require(residual.rows == x.rows, op, "rows of residual", x.rows, residual.rows)?;
         let out = residual.address;
-        self.gemm(op, x, w, bias, Target { out, residual: out, f32: false, norm: None })
+        self.gemm(op, x, w, bias, Target { out, residual: out, f32: false })
     }
 
     pub(super) fn launch_project_logits(
@@ -310,12 +394,6 @@ impl<Dr: Driver> GpuDevice<Dr> {
     ) -> Result<()> {
         require(out.vocab == w.rows, "project_logits", "vocab of out", w.rows, out.vocab)?;
         out.resize("project_logits", x.rows)?;
-        self.gemm(
-            "project_logits",
-            x,
-            w,
-            None,
-            Target { out: out.address, residual: 0, f32: true, norm: None },
-        )
+        self.gemm("project_logits", x, w, None, Target { out: out.address, residual: 0, f32: true })
     }
 }

@@ -9,7 +9,6 @@
 //! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `encoders` | what models without rotary positions and gates need beside that: layer norms, activations, learned positions |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
-//! | `few` | products of generated tokens on Hopper, the norms that they take in |
 //! | `gated` | gates and what they gate, in turn, for the products that join them |
 //! | `gemm` | matrix products: which kernel computes which rows, the launches |
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
@@ -29,7 +28,6 @@ mod decode;
 mod device;
 mod driver;
 mod encoders;
-mod few;
 mod gated;
 mod gemm;
 mod launch;

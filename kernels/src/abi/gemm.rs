@@ -104,14 +104,7 @@ params! {
         pub next_steps: u32,
         pub next_tile_bytes: u32,
         pub next_ahead: u32,
-        /// Columns of `x`, a multiple of 8, and what is added to their mean square.
-        pub k: u32,
-        pub eps: f32,
-        pub reserved: u32,
-        /// Where the entry norms rows: bf16 `[m, k]`, instead of `a_map`.
-        pub x: u64,
-        /// And f32 `[k]`, the norm's weights.
-        pub norm_weight: u64,
+        pub reserved: [u32; 3],
     }
 }
 

@@ -4,7 +4,6 @@ use super::{
     LINE_BYTES, Tile,
     int4::{convert, meta},
     item::Item,
-    normed,
 };
 use crate::{abi::GemmFew, ptx, tile::Ring};
 
@@ -13,14 +12,14 @@ const TALL: usize = 2;
 /// Pairs of steps of 16 of `k` in a stage: what one load of matrices brings.
 const PAIRS: usize = 4;
 
-/// The warp's 32 rows of `w` times the tokens, over the item's stages; where `NORMED`, the tokens are what [`normed::norm`] has left. Of each
-/// 16 rows `N / 2` sums, which lie as those of [`super::int4::multiply`].
+/// The warp's 32 rows of `w` times the tokens, over the item's stages. Of each 16 rows `N / 2` sums, which lie as those of
+/// [`super::int4::multiply`].
 ///
 /// # Safety
 /// All consumers call it; the barriers are initialised.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize, const NORMED: bool>(
+pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
@@ -35,14 +34,7 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize, const NORMED:
     let eights = N / TALL / 4;
     let mut ring = Ring::new();
     let mut total = [0.0f32; N];
-    // Rows that the block has normed: those past the last are the last one again, whose products nobody stores.
-    let s_rows = if NORMED {
-        let last = token.min(p.m.max(1) - 1);
-        (base + plan.normed_rows() + last * normed::row_bytes(item), last)
-    } else {
-        (0, token)
-    };
-    for step in item.first..item.end {
+    for _ in item.first..item.end {
         let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
         let s_w = s_a + plan.a_bytes();
@@ -62,13 +54,9 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize, const NORMED:
                     [0, 1].map(|step: usize| convert(words[tall][at + step], metas[tall].minus_zeros))
                 });
                 for eight in 0..eights {
-                    let (s_lines, row) = s_rows;
-                    let s_line = if NORMED {
-                        s_lines + ((step - item.first) * 2 + pair as u32 / 2) * LINE_BYTES
-                    } else {
-                        s_a + (pair as u32 / 2 * plan.tokens + eight as u32 * 8 + token) * LINE_BYTES
-                    };
-                    let b = ptx::ldmatrix_x4(s_line + ((at as u32 * 2 + chunk) ^ row) * 16);
+                    let line = pair as u32 / 2 * plan.tokens + eight as u32 * 8 + token;
+                    let b =
+                        ptx::ldmatrix_x4(s_a + line * LINE_BYTES + ((at as u32 * 2 + chunk) ^ token) * 16);
                     for tall in 0..TALL {
                         let at = tall * N / TALL + eight * 4;
                         let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];

@@ -8,9 +8,11 @@
 //! The same order, so the same bits either way. A block that is told so by its launch is one of a cluster, whose blocks are the splits of one
 //! tile; the rows of each are then shared out among them by warps.
 
-use super::{CONSUMERS_BARRIER, Tile, item::Item};
+use super::{Tile, item::Item};
 use crate::{abi::GemmFew, ptx};
 
+/// The barrier of all consumers.
+const CONSUMERS_BARRIER: u32 = 1;
 /// Splits of `registers` sums a thread that the join has on their way at once: each time that it waits is a trip to the L2, so all eight of
 /// the usual most where few tokens leave the registers, which those of many tokens need for the sums themselves.
 const fn join_ahead(registers: usize) -> usize {
@@ -119,7 +121,12 @@ fn four_of<const R: usize>(sums: &[f32; R], four: usize) -> [u32; 4] {
 /// # Safety
 /// As [`join`], of a block of a cluster of the tile's splits.
 #[inline(always)]
-unsafe fn join_in_cluster<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) -> bool {
+unsafe fn join_in_cluster<const R: usize>(
+    p: &GemmFew,
+    plan: Tile,
+    item: Item,
+    sums: &mut [f32; R],
+) -> bool {
     let thread = ptx::here(ptx::tid_x());
     let (warp, lane) = (thread / 32, thread % 32);
     // Never 0: a division that can fail has no place in a kernel.

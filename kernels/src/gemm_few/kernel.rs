@@ -5,7 +5,7 @@ use super::{
     finish::finish,
     int4, int4_warp,
     item::Item,
-    join, normed,
+    join,
     producer::{Source, produce},
 };
 use crate::{
@@ -15,27 +15,12 @@ use crate::{
     tile::{Accumulators, Ring},
 };
 
-/// What every entry begins with: [`begin_early`], and the consumers' wait for the launch before.
-///
-/// # Safety
-/// As there.
-#[inline(always)]
-unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Option<u32> {
-    // SAFETY: the caller's promise.
-    unsafe {
-        let warpgroup = begin_early(p, address, weights, plan)?;
-        // What it reads beside the stages, and where it writes, may be that launch's.
-        ptx::grid_wait();
-        Some(warpgroup)
-    }
-}
-
-/// Barriers, then the producer's work. The warpgroup's index, for consumers, which have yet to wait for the launch before.
+/// What every entry begins with: barriers, then the producer's work. The warpgroup's index, for consumers.
 ///
 /// # Safety
 /// As the entries; `address` is that of their parameter block, which starts with the maps of `a` and `w`.
 #[inline(always)]
-unsafe fn begin_early(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Option<u32> {
+unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Option<u32> {
     // SAFETY: the caller's promise; the whole block is here.
     unsafe {
         let a = MapRef::new(address);
@@ -54,6 +39,8 @@ unsafe fn begin_early(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -
         ptx::bar_sync();
         if ptx::tid_x() < plan.consumer_threads() {
             join::announce(p, plan);
+            // What it reads beside the stages, and where it writes, may be the launch's before.
+            ptx::grid_wait();
             return Some(ptx::tid_x() / 128);
         }
         if ptx::tid_x() == plan.consumer_threads() {
@@ -108,32 +95,7 @@ unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
     // SAFETY: the caller's promise. Blocks of few tokens have one item.
     unsafe {
         if begin(p, address, weights, plan).is_some() {
-            let item = Item::new(p, plan, ptx::ctaid_x());
-            let mut sums = int4_warp::multiply::<N, GROUPS, false>(p, plan, item);
-            finish::<N, 2, false>(p, plan, ptx::ctaid_x(), &mut sums);
-        }
-    }
-}
-
-/// As [`int4_warp`], of rows that the block norms first.
-///
-/// # Safety
-/// As [`begin`].
-#[inline(always)]
-unsafe fn int4_normed<const N: usize, const GROUPS: usize>(
-    p: &GemmFew,
-    address: u64,
-    weights: Weights,
-    plan: Tile,
-) {
-    // SAFETY: the caller's promise. Blocks of few tokens have one item.
-    unsafe {
-        if begin_early(p, address, weights, plan).is_some() {
-            let item = Item::new(p, plan, ptx::ctaid_x());
-            let norm_weights = normed::weights(p, item);
-            ptx::grid_wait();
-            normed::norm(p, plan, item, &norm_weights);
-            let mut sums = int4_warp::multiply::<N, GROUPS, true>(p, plan, item);
+            let mut sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_x()));
             finish::<N, 2, false>(p, plan, ptx::ctaid_x(), &mut sums);
         }
     }
@@ -198,7 +160,4 @@ entries! {
     gemm_few_int4_g32_8: int4_warp::<8, 4> of 16,
     gemm_few_int4_g32_16: int4_warp::<16, 4> of 17,
     gemm_few_int4_g32_128: int4::<64, 4> of 18,
-    gemm_few_int4_g128_normed: int4_normed::<8, 1> of 19,
-    gemm_few_int4_g64_normed: int4_normed::<8, 2> of 20,
-    gemm_few_int4_g32_normed: int4_normed::<8, 4> of 21,
 }

@@ -118,15 +118,9 @@ fn pack_tile(plain: &Plain<'_>, groups: u32, zeros: bool, [row_tile, step]: [usi
 
 /// The entry for `m` rows: the one with the fewest tokens that hold them, or the most.
 pub fn choose(weights: Weights, m: u32) -> Option<&'static Variant> {
-    let fits = |variant: &&Variant| variant.weights == weights && variant.tile.normed_bytes == 0;
-    let mut of_kind = VARIANTS.iter().filter(fits);
-    let widest = VARIANTS.iter().rfind(fits);
+    let mut of_kind = VARIANTS.iter().filter(|variant| variant.weights == weights);
+    let widest = VARIANTS.iter().rfind(|variant| variant.weights == weights);
     of_kind.find(|variant| m <= variant.tile.tokens).or(widest)
-}
-
-/// The entry that norms `[m, k]` rows on their way, if there is one for them. Those rows have the same bits as by a norm of their own.
-pub fn choose_normed(weights: Weights, shape: [u32; 2], steps: u32, splits: u32) -> Option<&'static Variant> {
-    VARIANTS.iter().find(|variant| variant.weights == weights && variant.tile.norms(shape, steps, splits))
 }
 
 /// Splits of `k` for weights `[n, k]`, of which a stage holds `stage_k`.
@@ -232,21 +226,12 @@ mod tests {
         assert_eq!(name(1), Some("gemm_few_int4_g128_8"));
         assert_eq!(name(9), Some("gemm_few_int4_g128_16"));
         assert_eq!(name(500), Some("gemm_few_int4_g128_128"));
-        let of = |m, k: u32, splits| {
-            let int4 = Weights::Int4 { groups: 1 };
-            choose_normed(int4, [m, k], k.div_ceil(128), splits).map(|variant| variant.spec.name)
-        };
-        let normed = Some("gemm_few_int4_g128_normed");
-        assert_eq!([of(1, 4096, 5), of(4, 4096, 1), of(2, 8192, 1)], [normed; 3]);
-        assert_eq!([of(5, 128, 1), of(3, 8192, 1), of(1, 8200, 1)], [None; 3]);
-        assert!(choose_normed(Weights::Bf16, [1, 64], 1, 1).is_none());
     }
 
     #[test]
     fn splits_are_clusters_where_those_run_as_soon() {
         let few = choose(Weights::Int4 { groups: 1 }, 8).expect("an entry");
-        let of =
-            |m, n, splits, most| cluster(few, [m, n], splits, 132, |_| Ok::<_, ()>(most)).expect("no error");
+        let of = |m, n, splits, most| cluster(few, [m, n], splits, 132, |_| Ok::<_, ()>(most)).expect("no error");
         // 16 tiles of 8 splits, one round: as clusters, only if all of them run together.
         assert_eq!([of(8, 4096, 8, 16), of(8, 4096, 8, 15), of(8, 4096, 8, 0)], [8, 1, 1]);
         assert_eq!([of(1, 6144, 5, 24), of(9, 4096, 8, 16), of(8, 28_672, 1, 132)], [5, 1, 1]);
@@ -256,8 +241,7 @@ mod tests {
 
     #[test]
     fn what_follows_is_brought_as_far_as_it_is_meant_to() {
-        let next =
-            GemmFew { packed: 64, n: 28_672, steps: 32, splits: 1, tile_bytes: 16_896, ..GemmFew::default() };
+        let next = GemmFew { packed: 64, n: 28_672, steps: 32, splits: 1, tile_bytes: 16_896, ..GemmFew::default() };
         let mut params = GemmFew::default();
         follow(&mut params, &next, 16 << 20);
         assert_eq!((params.next_packed, params.next_items, params.next_ahead), (64, 112, 8));

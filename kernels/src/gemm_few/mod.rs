@@ -14,8 +14,6 @@
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): a warpgroup's takes as long for 8 tokens as for 128 where
 //! its operand comes from registers.
 //!
-//! Up to four rows can be normed on their way (4-bit weights): each block norms them for itself while its weights are on their way.
-//!
 //! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
 //! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
 //! the same bits in any batch. Shapes: any `m`, `n` a multiple of 8 (of 16 with SiLU), `k` of 16 bytes.
@@ -38,8 +36,6 @@ mod join;
 pub mod kernel;
 pub mod layout;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
-mod normed;
-#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod producer;
 
 /// Rows of `w` that lie together, and of most blocks.
@@ -49,16 +45,6 @@ pub const LINE_BYTES: u32 = 128;
 
 /// Blocks of a cluster that every device with clusters can run.
 pub const PORTABLE_CLUSTER: u32 = 8;
-
-/// Rows that a product norms itself, at most: each of its blocks does so.
-pub const MOST_NORMED_ROWS: u32 = 4;
-/// And their columns: what a block's threads keep in registers.
-pub const MOST_NORMED_COLS: u32 = 8192;
-/// Bytes of a block's part of them.
-const NORMED_BYTES: u32 = 32 << 10;
-/// The barrier of all consumers.
-#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
-const CONSUMERS_BARRIER: u32 = 1;
 
 /// What a stage holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,13 +61,11 @@ pub struct Tile {
     pub w_bytes: u32,
     /// Stages of the ring, a power of two.
     pub stages: u32,
-    /// Bytes of rows that the block norms; 0 where stages bring them.
-    pub normed_bytes: u32,
 }
 
 /// Dense `w`: a line of each row.
 pub const fn dense_tile(tokens: u32) -> Tile {
-    Tile { rows: ROWS, tall: 1, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4, normed_bytes: 0 }
+    Tile { rows: ROWS, tall: 1, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4 }
 }
 
 /// 4 bits in groups of `128 / groups`: two lines of `a`.
@@ -95,12 +79,7 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     let stages = if tokens <= 16 { 8 } else { 4 };
     // Room for zero points, whether there are any or not.
     let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
-    Tile { rows, tall, tokens, lines: 2, w_bytes, stages, normed_bytes: 0 }
-}
-
-/// The same for up to [`MOST_NORMED_ROWS`] rows that the block norms.
-pub const fn int4_normed_tile(groups: u32) -> Tile {
-    Tile { lines: 0, normed_bytes: NORMED_BYTES, ..int4_tile(8, groups) }
+    Tile { rows, tall, tokens, lines: 2, w_bytes, stages }
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
@@ -166,25 +145,9 @@ impl Tile {
             && splits <= PORTABLE_CLUSTER
             && self.consumers().div_ceil(splits) * (splits - 1) <= self.places()
     }
-    /// Rows that the block has normed, of the item's part of `k` alone.
-    pub const fn normed_rows(self) -> u32 {
-        self.exchange() + self.places() * self.warp_sum_bytes()
-    }
-    /// f32 `[MOST_NORMED_ROWS, warps]`: sums of squares.
-    pub const fn norm_sums(self) -> u32 {
-        self.normed_rows() + self.normed_bytes
-    }
-    /// Whether the block can norm these rows: of the longest split, if there are several.
-    pub const fn norms(self, [m, k]: [u32; 2], steps: u32, splits: u32) -> bool {
-        // Never 0: a division that can fail has no place in a kernel.
-        let splits = if splits == 0 { 1 } else { splits };
-        m <= MOST_NORMED_ROWS
-            && k <= MOST_NORMED_COLS
-            && m * steps.div_ceil(splits) * layout::TILE_K * 2 <= self.normed_bytes
-    }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
-        self.norm_sums() + if self.normed_bytes > 0 { MOST_NORMED_ROWS * self.consumers() * 4 } else { 0 }
+        self.exchange() + self.places() * self.warp_sum_bytes()
     }
 }
 
@@ -214,17 +177,10 @@ pub enum Weights {
 }
 
 const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
-    match weights {
-        Weights::Bf16 | Weights::Int8 => with_tile(name, weights, dense_tile(tokens)),
-        Weights::Int4 { groups } => with_tile(name, weights, int4_tile(tokens, groups)),
-    }
-}
-
-const fn normed(name: &'static str, groups: u32) -> Variant {
-    with_tile(name, Weights::Int4 { groups }, int4_normed_tile(groups))
-}
-
-const fn with_tile(name: &'static str, weights: Weights, tile: Tile) -> Variant {
+    let tile = match weights {
+        Weights::Bf16 | Weights::Int8 => dense_tile(tokens),
+        Weights::Int4 { groups } => int4_tile(tokens, groups),
+    };
     let shared_bytes = tile.shared_bytes();
     let threads = tile.consumer_threads() + 32;
     Variant {
@@ -235,7 +191,7 @@ const fn with_tile(name: &'static str, weights: Weights, tile: Tile) -> Variant 
 }
 
 /// All entries; of each kind of weights, the fewest tokens first.
-pub static VARIANTS: [Variant; 22] = [
+pub static VARIANTS: [Variant; 19] = [
     variant("gemm_few_bf16_8", Weights::Bf16, 8),
     variant("gemm_few_bf16_16", Weights::Bf16, 16),
     variant("gemm_few_bf16_32", Weights::Bf16, 32),
@@ -255,9 +211,6 @@ pub static VARIANTS: [Variant; 22] = [
     variant("gemm_few_int4_g32_8", Weights::Int4 { groups: 4 }, 8),
     variant("gemm_few_int4_g32_16", Weights::Int4 { groups: 4 }, 16),
     variant("gemm_few_int4_g32_128", Weights::Int4 { groups: 4 }, 128),
-    normed("gemm_few_int4_g128_normed", 1),
-    normed("gemm_few_int4_g64_normed", 2),
-    normed("gemm_few_int4_g32_normed", 4),
 ];
 
 /// What the launcher decides.

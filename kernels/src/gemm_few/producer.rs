@@ -141,9 +141,7 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
     // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
     unsafe {
         // The copies behind the wait would else fetch it from memory first: half a microsecond that nothing hides.
-        if plan.lines > 0 {
-            ptx::prefetch_tensor_map(source.a);
-        }
+        ptx::prefetch_tensor_map(source.a);
         for stage in 0..early {
             producer.weights(item, stage, item.first + stage);
         }

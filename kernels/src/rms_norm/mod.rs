@@ -9,8 +9,6 @@ use crate::abi::KernelSpec;
 
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod kernel;
-#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-pub(crate) mod row;
 
 /// Threads a block: 2048 columns a step.
 pub const THREADS: u32 = 256;

@@ -1,4 +1,4 @@
-use tilewright_host::{AttentionSpec, Device, RmsNormed, RopeAppend, Tensor};
+use tilewright_host::{AttentionSpec, Device, RopeAppend, Tensor};
 
 use super::parts::Norm;
 use crate::Result;
@@ -157,13 +157,8 @@ impl<D: Device> Layer<D> {
     /// Leaves queries in `s` and appends keys and values to the cache.
     fn append(&self, pass: &Pass<'_, D>, cache: &mut D::Cache, s: &mut Activations<D>) -> Result<()> {
         let Pass { device, rope, step, cache_layer } = *pass;
-        let bias = self.qkv_bias.as_ref();
-        if let Some(norm) = self.rms_before(&self.input_norm, &s.residual) {
-            device.rms_norm_linear(norm, &self.qkv, bias, &mut s.normed, &mut s.qkv)?;
-        } else {
-            let x = self.normed(device, &self.input_norm, &s.residual, &mut s.normed)?;
-            device.linear(x, &self.qkv, bias, &mut s.qkv)?;
-        }
+        let x = self.normed(device, &self.input_norm, &s.residual, &mut s.normed)?;
+        device.linear(x, &self.qkv, self.qkv_bias.as_ref(), &mut s.qkv)?;
         let args = RopeAppend {
             qkv: &s.qkv,
             qk_norm: self.qk_norm.as_ref().map(|(q, k, eps)| (q, k, *eps)),
@@ -186,17 +181,8 @@ impl<D: Device> Layer<D> {
             s.norm_residual(device, &self.input_norm)?;
         }
 
-        let joined = self.activation == Activation::SwiGlu && self.gate_up_bias.is_none();
-        match self.rms_before(&self.post_norm, &s.residual) {
-            Some(norm) if joined => {
-                let (gate_up, activated) = (&mut s.gate_up, &mut s.activated);
-                device.rms_norm_linear_gated(norm, &self.gate_up, &mut s.normed, gate_up, activated)?;
-            }
-            _ => {
-                let x = self.normed(device, &self.post_norm, &s.residual, &mut s.normed)?;
-                self.activate(device, x, &mut s.gate_up, &mut s.activated)?;
-            }
-        }
+        let x = self.normed(device, &self.post_norm, &s.residual, &mut s.normed)?;
+        self.activate(device, x, &mut s.gate_up, &mut s.activated)?;
         device.linear_residual(&s.activated, &self.down, self.down_bias.as_ref(), &mut s.residual)?;
         if self.norms == NormPlace::After {
             // The second time: residual stream and normed rows have changed places and changed back.
@@ -219,16 +205,6 @@ impl<D: Device> Layer<D> {
                 device.linear(x, &self.gate_up, bias.as_ref(), gate_up)?;
                 activation.apply(device, gate_up, activated)
             }
-        }
-    }
-
-    /// The residual stream to be normed in front of a product, where that is done by the root mean square.
-    fn rms_before<'t>(&'t self, norm: &'t Norm<D>, residual: &'t D::Tensor) -> Option<RmsNormed<'t, D>> {
-        match (norm, self.norms) {
-            (Norm::Rms { weight, eps }, NormPlace::Before) => {
-                Some(RmsNormed { x: residual, weight, eps: *eps })
-            }
-            _ => None,
         }
     }
 

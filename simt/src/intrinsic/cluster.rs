@@ -76,8 +76,7 @@ pub fn st_shared_cluster<T: Element>(address: u32, value: T) {
 pub fn st_async<T: Element>(address: u32, value: T, bar: u32) {
     act(|c, site| {
         if address >> RANK_SHIFT != bar >> RANK_SHIFT {
-            let detail =
-                format!("st.async to {address:#x} with an mbarrier at {bar:#x}: expected both in one block");
+            let detail = format!("st.async to {address:#x} with an mbarrier at {bar:#x}: expected both in one block");
             return Err(c.operand_fault(site, detail));
         }
         c.at_mapped(address, "store", site, |c, own| {

@@ -3,7 +3,7 @@
 
 use tilewright_host::{
     ActivationBits, CodeBits, DType, Device, Error, HostMatrix, HostQuantized, QuantizedPart, QuantizedSpec,
-    RmsNormed, cpu::CpuDevice, gpu::GpuDevice,
+    cpu::CpuDevice, gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 
@@ -276,47 +276,4 @@ fn gates_are_joined_with_what_they_gate() {
     let refused =
         device.linear(&x, &w.expect("a matrix"), None, &mut device.tensor(1, 48).expect("a tensor"));
     assert!(matches!(refused, Err(Error::Shape { what: "w", .. })), "{refused:?}");
-}
-
-#[test]
-fn norms_that_products_take_in_have_the_bits_of_their_own() {
-    let device = hopper();
-    let (n, k) = (272, 384);
-    let weights =
-        stacked(vec![part(n / 2, k, 128, DType::F16, false), part(n / 2, k, 128, DType::F16, false)]);
-    let Weights::Quantized(weights) = weights else { panic!("of 4 bits") };
-    let (w, paired) =
-        (device.quantized(&weights).expect("a matrix"), device.gated_quantized(&weights).expect("one"));
-    let weight = device.vector(&Numbers::new(4).take(k, 2.0)).expect("a vector");
-    let bias = device.vector(&Numbers::new(8).take(n, 2.0)).expect("a vector");
-    // Rows, those of them that are generated, and launches of norms.
-    for (rows, generated, norms) in [(1, 1, 0), (4, 4, 0), (5, 5, 2), (3, 2, 2), (2, 0, 2)] {
-        let what = format!("{generated} of {rows} rows generated");
-        let x = tensor_of(&device, &Numbers::new(rows as u64).take(rows * k, 1.0), k, generated);
-        let tensor = |cols| device.tensor(rows, cols).expect("a tensor");
-        let (mut normed, mut gate_up) = (tensor(k), tensor(n));
-        let (mut product, mut gated) = ([tensor(n), tensor(n)], [tensor(n / 2), tensor(n / 2)]);
-        device.rms_norm(&x, &weight, 1e-5, &mut normed).expect("a norm");
-        device.linear(&normed, &w, Some(&bias), &mut product[0]).expect("a product");
-        device.linear_gated(&normed, &paired, &mut gate_up, &mut gated[0]).expect("a product");
-        device.driver().take_launched();
-        let norm = || RmsNormed { x: &x, weight: &weight, eps: 1e-5 };
-        let taken_in = device.rms_norm_linear(norm(), &w, Some(&bias), &mut normed, &mut product[1]);
-        taken_in.expect("a product");
-        let taken_in =
-            device.rms_norm_linear_gated(norm(), &paired, &mut normed, &mut gate_up, &mut gated[1]);
-        taken_in.expect("a product");
-        let launched = device.driver().take_launched();
-        assert_eq!(launched.iter().filter(|it| it.kernel == "rms_norm").count(), norms, "{what}");
-        for [apart, together] in [&product, &gated] {
-            let read = |tensor| bits(&device.read(tensor).expect("activations"));
-            assert!(read(apart) == read(together), "{what}");
-        }
-    }
-    let x = tensor_of(&device, &[0.5; 384], k, 1);
-    let short = device.vector(&[1.0; 8]).expect("a vector");
-    let norm = RmsNormed { x: &x, weight: &short, eps: 1e-5 };
-    let (mut normed, mut out) = (device.tensor(1, k).expect("one"), device.tensor(1, n).expect("one"));
-    let refused = device.rms_norm_linear(norm, &w, None, &mut normed, &mut out);
-    assert!(matches!(refused, Err(Error::Shape { what: "weight", .. })), "{refused:?}");
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tilewright::Model;
 use tilewright_host::{
-    ActivationBits, Batch, CodeBits, DType, Device, Error, HostQuantized, Outputs, QuantizedPart,
-    QuantizedSpec, Result, gpu::GpuDevice,
+    ActivationBits, Batch, CodeBits, DType, Device, Error, HostQuantized, Outputs, QuantizedPart, QuantizedSpec, Result,
+    gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 

@@ -306,7 +306,12 @@ impl CudaDriver {
 
     /// # Safety
     /// As [`Driver::launch`]; the context is current.
-    unsafe fn launch_on(&self, stream: &Stream, shape: &Shape, params: &[u8]) -> Result<()> {
+    unsafe fn launch_on(
+        &self,
+        stream: &Stream,
+        shape: &Shape,
+        params: &[u8],
+    ) -> Result<()> {
         let Shape { spec, grid, cluster } = *shape;
         let function = self.inner.module.function(spec)?;
         let mut param: *mut c_void = params.as_ptr().cast_mut().cast();

@@ -49,8 +49,7 @@ impl CudaDriver {
         let launched = Mutex::new(None);
         let landing = Mutex::new(Landing::new()?);
         let clusters = Mutex::default();
-        let inner =
-            Inner { info, device: name, module, staging, landing, launched, clusters, stream, context };
+        let inner = Inner { info, device: name, module, staging, landing, launched, clusters, stream, context };
         Ok(CudaDriver { inner: Arc::new(inner) })
     }
 }
