@@ -77,8 +77,6 @@ params! {
         pub partials: u64,
         /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
         pub counters: u64,
-        /// 4-bit weights of the launch of this kind that follows: each block brings the first tiles of some of that one's items to the L2. 0 without.
-        pub next_packed: u64,
         pub m: u32,
         /// A multiple of 8; of 16 with `silu`.
         pub n: u32,
@@ -97,14 +95,7 @@ params! {
         pub silu: u32,
         /// If 1, the launch is one of clusters of `splits` blocks, and has one tile of tokens; `partials` and `counters` aren't used.
         pub clustered: u32,
-        /// Of the launch that follows: its splits of tiles of rows, their splits, tiles along `k`, bytes of each; and how many of an item's
-        /// tiles are brought.
-        pub next_items: u32,
-        pub next_splits: u32,
-        pub next_steps: u32,
-        pub next_tile_bytes: u32,
-        pub next_ahead: u32,
-        pub reserved: [u32; 3],
+        pub reserved: [u32; 2],
     }
 }
 
