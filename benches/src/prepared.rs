@@ -48,8 +48,6 @@ pub struct Step {
     pub spec: &'static KernelSpec,
     /// Its grid.
     pub grid: [u32; 3],
-    /// Blocks of a cluster; 1 without.
-    pub cluster: u32,
     params: Vec<u8>,
 }
 
@@ -132,18 +130,7 @@ impl<'d, D: Driver> Prepared<'d, D> {
 
     /// Adds a launch.
     pub fn launch<P: Params>(&mut self, spec: &'static KernelSpec, grid: [u32; 3], params: &P) {
-        self.launch_clusters(spec, grid, 1, params);
-    }
-
-    /// Adds a launch in clusters of that many blocks.
-    pub fn launch_clusters<P: Params>(
-        &mut self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: &P,
-    ) {
-        self.steps.push(Step { spec, grid, cluster, params: bytemuck::bytes_of(params).to_vec() });
+        self.steps.push(Step { spec, grid, params: bytemuck::bytes_of(params).to_vec() });
     }
 
     /// The launches, in order.
@@ -156,7 +143,7 @@ impl<'d, D: Driver> Prepared<'d, D> {
         for step in &self.steps {
             // SAFETY: the kernel's file in `kernels` sized every buffer by the problem whose numbers it put into the parameters;
             // the tests run the same launches under the emulator, which checks every access.
-            unsafe { self.driver.launch_clusters(step.spec, step.grid, step.cluster, &step.params)? };
+            unsafe { self.driver.launch(step.spec, step.grid, &step.params)? };
         }
         Ok(())
     }

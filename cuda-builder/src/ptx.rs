@@ -153,7 +153,6 @@ const SINCE: &[(&str, (u32, u32))] = &[
     ("fence.proxy", (8, 0)),
     ("setmaxnreg", (8, 0)),
     ("wgmma", (8, 0)),
-    ("st.async", (8, 1)),
 ];
 
 fn version_line(line: &str, raw: &str, arch: Arch) -> Result<String> {
@@ -217,7 +216,6 @@ mod tests {
         assert_eq!(version(".version 6.0", "", Arch::Sm80), ".version 7.0\n");
         assert_eq!(version(".version 7.0", "", Arch::Sm90a), ".version 8.0\n");
         assert_eq!(version(".version 7.0", "stmatrix.sync", Arch::Sm80), ".version 7.8\n");
-        assert_eq!(version(".version 8.0", "st.async.weak.shared::cluster", Arch::Sm90a), ".version 8.1\n");
         assert_eq!(version(".version 8.6", "wgmma.fence", Arch::Sm90a), ".version 8.6\n");
         assert!(version_line(".version x", "", Arch::Sm80).is_err());
     }

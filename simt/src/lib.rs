@@ -85,7 +85,7 @@
 //!
 //! Blocks, or clusters, run one after another, so a kernel whose blocks wait for each other outside of a cluster never ends
 //! ([`Device::limit_steps`] ends it). Clusters extend in x. Of the instructions between their blocks there are loads, stores,
-//! additions, arrivals, `st.async` (which lands at once) and multicast tensor loads; not bulk copies from shared memory to shared memory. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
+//! additions, arrivals and multicast tensor loads; not `st.async`, nor bulk copies from shared memory to shared memory. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
 //! memory some are remembered, four in shared and two in global: a later write may miss that it is unordered with another.
 //! More than 48 mbarriers, or stores of more than 28 warps, share agents, which can hide a race. The clocks, caches and
 //! throughput of a device aren't modelled, nor what moves through banks for bulk copies and `wgmma`. Matrix products are

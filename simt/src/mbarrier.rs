@@ -186,12 +186,6 @@ impl Context {
         Ok(())
     }
 
-    /// `bytes` that the running lane stored have landed, with all that it has done and seen.
-    pub fn landed_now(&mut self, index: usize, bytes: u32) -> Result<(), Fault> {
-        self.clocks.release_now(&mut self.mbarriers[index].gathering);
-        self.landed(index, bytes, 0, 0)
-    }
-
     /// Ends the phase if nothing is missing, and wakes those who wait for that.
     fn complete(&mut self, index: usize) {
         let barrier = &mut self.mbarriers[index];

@@ -188,35 +188,6 @@ fn memory_of_a_block_that_may_have_ended() {
 }
 
 #[test]
-fn bytes_stored_asynchronously_are_counted_and_seen() {
-    let mut device = Device::new();
-    let kernel = |expected: u32, waits: bool| {
-        let bar = shared_base() + 512;
-        if tid_x() == 0 {
-            mbarrier_init(bar, 1);
-            fence_mbarrier_init();
-            mbarrier_arrive_expect_tx(bar, expected);
-        }
-        sync();
-        if cluster_ctarank() == 1 && tid_x() < 32 {
-            st_async(mapa(slot(tid_x()), 0), tid_x(), mapa(bar, 0)); // caught
-        }
-        if cluster_ctarank() == 0 && tid_x() >= 32 {
-            while waits && !mbarrier_try_wait_parity(bar, 0) {}
-            assert!(!waits || ld_shared::<u32>(slot(tid_x() - 32)) == tid_x() - 32);
-            st_shared(slot(tid_x() - 32), 0u32); // caught
-        }
-        sync();
-    };
-    for order in orders(12) {
-        run(&mut device, 4, 2, order, &|| kernel(128, true)).unwrap_or_else(|fault| panic!("{fault}"));
-        let late = run(&mut device, 4, 2, order, &|| kernel(132, true)).expect_err("bytes that never land");
-        assert_eq!(late.kind, FaultKind::Deadlock, "{late}");
-    }
-    caught(&mut device, FaultKind::Race, &|| kernel(128, false));
-}
-
-#[test]
 fn arrivals_of_another_block_release() {
     let mut device = Device::new();
     let kernel = |arrive: bool| {

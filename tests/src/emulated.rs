@@ -21,9 +21,6 @@ use tilewright_simt::{Device, Launch, Order, Swizzle};
 /// What the emulator takes for one allocation.
 const MOST_BYTES: usize = 1 << 38;
 
-/// What the emulator runs together.
-const CLUSTER_THREADS: u32 = 2048;
-
 /// Emulated memory and launches.
 pub struct Emulated {
     info: GpuInfo,
@@ -240,13 +237,7 @@ impl Driver for Emulated {
         encoded.encode().map(|map| TensorMap(map.0)).map_err(|what| refused("tensor map", what))
     }
 
-    unsafe fn launch_clusters(
-        &self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: &[u8],
-    ) -> Result<()> {
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         let Some(entry) = emulation::entry(spec.name) else {
             return Err(refused("launch", format!("no host-compiled entry '{}'", spec.name)));
         };
@@ -258,7 +249,7 @@ impl Driver for Emulated {
             order: lock(&self.schedule).next(),
         };
         let (began, ran_before) = (Instant::now(), thread_seconds());
-        let launched = lock(&self.device).launch_clusters(&launch, cluster, &|| entry(params));
+        let launched = lock(&self.device).launch(&launch, &|| entry(params));
         let report = launched.map_err(|fault| refused("launch", fault.to_string()))?;
         let ran = thread_seconds().zip(ran_before).map(|(after, before)| after - before);
         let seconds = ran.unwrap_or_else(|| began.elapsed().as_secs_f64());
@@ -267,20 +258,15 @@ impl Driver for Emulated {
         Ok(())
     }
 
-    fn clusters(&self, spec: &'static KernelSpec, cluster: u32) -> Result<u32> {
-        let fits = cluster * spec.threads <= CLUSTER_THREADS;
-        Ok(if fits { self.info.multiprocessors.div_ceil(cluster) } else { 0 })
-    }
-
     unsafe fn graph(&self, launches: &[Recorded]) -> Result<Option<Vec<Recorded>>> {
         Ok(self.has_graphs.then(|| launches.to_vec()))
     }
 
     unsafe fn replay(&self, graph: &Vec<Recorded>) -> Result<()> {
         lock(&self.replayed).push(graph.len());
-        graph.iter().try_for_each(|Recorded { spec, grid, cluster, params }| {
+        graph.iter().try_for_each(|Recorded { spec, grid, params }| {
             // SAFETY: the emulator checks every access.
-            unsafe { self.launch_clusters(spec, *grid, *cluster, params) }
+            unsafe { self.launch(spec, *grid, params) }
         })
     }
 

@@ -177,11 +177,6 @@ impl<D: Driver> Arena<'_, D> {
         self.harness.driver.address(&self.regions[handle.0].buffer) + self.harness.guard_bytes as u64
     }
 
-    /// Clusters of that many blocks that run at a time.
-    pub fn clusters(&self, spec: &'static KernelSpec, cluster: u32) -> Result<u32, Failure> {
-        self.harness.driver.clusters(spec, cluster).map_err(failed)
-    }
-
     /// How the copy engine walks a tensor.
     pub fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap, Failure> {
         self.harness.driver.tensor_map(spec).map_err(failed)
@@ -194,22 +189,10 @@ impl<D: Driver> Arena<'_, D> {
         grid: [u32; 3],
         params: &impl Params,
     ) -> Result<(), Failure> {
-        self.launch_clusters(spec, grid, 1, params)
-    }
-
-    /// As [`Arena::launch`], in clusters of that many blocks.
-    pub fn launch_clusters(
-        &mut self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: &impl Params,
-    ) -> Result<(), Failure> {
         self.kernel = spec.name;
         // SAFETY: the suites size every buffer by the shapes they pass; that this suffices is what canaries, the emulator and
         // compute-sanitizer check.
-        let params = bytemuck::bytes_of(params);
-        unsafe { self.harness.driver.launch_clusters(spec, grid, cluster, params) }.map_err(failed)?;
+        unsafe { self.harness.driver.launch(spec, grid, bytemuck::bytes_of(params)) }.map_err(failed)?;
         self.harness.driver.synchronize().map_err(failed)?;
         for index in 0..self.regions.len() {
             self.check(index).map_err(|what| format!("{}: {what}", spec.name))?;

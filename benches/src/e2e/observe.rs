@@ -165,20 +165,10 @@ impl<Dr: Clock> Driver for Observed<Dr> {
         self.driver.tensor_map(spec)
     }
 
-    unsafe fn launch_clusters(
-        &self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: &[u8],
-    ) -> Result<()> {
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         self.counts.single.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise.
-        unsafe { self.driver.launch_clusters(spec, grid, cluster, params) }
-    }
-
-    fn clusters(&self, spec: &'static KernelSpec, cluster: u32) -> Result<u32> {
-        self.driver.clusters(spec, cluster)
+        unsafe { self.driver.launch(spec, grid, params) }
     }
 
     unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<ObservedGraph<Dr>>> {

@@ -6,7 +6,7 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         ROWS, Weights,
-        launch::{blocks, choose, cluster, partial_bytes, splits, tiles},
+        launch::{blocks, choose, partial_bytes, splits, tiles},
         layout,
     },
     gemm_sm90::launch::MapShape,
@@ -75,13 +75,8 @@ impl<D: Driver> Kernel<D> for Few {
             prepared.output("partials", partial_bytes(variant, params.m, n32, params.splits))?;
         let counters = tiles(variant, params.m, n32) as usize;
         params.counters = prepared.u32s("counters", vec![0; counters])?;
-        let multiprocessors = driver.info().multiprocessors;
-        let cluster = cluster(variant, [params.m, n32], params.splits, multiprocessors, |blocks| {
-            driver.clusters(&variant.spec, blocks)
-        })?;
-        params.clustered = u32::from(cluster > 1);
-        let blocks = blocks(variant, params.m, n32, params.splits, multiprocessors);
-        prepared.launch_clusters(&variant.spec, [blocks, 1, 1], cluster, &params);
+        let blocks = blocks(variant, params.m, n32, params.splits, driver.info().multiprocessors);
+        prepared.launch(&variant.spec, [blocks, 1, 1], &params);
         Ok(prepared)
     }
 }

@@ -22,8 +22,6 @@ pub struct Launch {
     pub spec: &'static KernelSpec,
     /// Blocks.
     pub grid: [u32; 3],
-    /// Blocks of a cluster; 1 without.
-    pub cluster: u32,
     /// Its parameter block.
     pub params: Vec<u8>,
 }
@@ -57,23 +55,7 @@ pub trait Driver: Send + Sync + 'static {
     ///
     /// # Safety
     /// `params` are those of this kernel and what they address is large enough.
-    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { self.launch_clusters(spec, grid, 1, params) }
-    }
-    /// As [`Driver::launch`], in clusters of `cluster` blocks, neighbours in x, that run together; of 1, without.
-    ///
-    /// # Safety
-    /// As [`Driver::launch`].
-    unsafe fn launch_clusters(
-        &self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: &[u8],
-    ) -> Result<()>;
-    /// Clusters of `cluster` blocks of `spec` that run at a time; 0 where the device has none of that size.
-    fn clusters(&self, spec: &'static KernelSpec, cluster: u32) -> Result<u32>;
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()>;
     /// Prepares launches, to be made in this order as often as [`Driver::replay`] is called; nothing where the driver can't.
     ///
     /// # Safety

@@ -322,14 +322,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let Product { a, bias, residual, out, out_f32, gated, m, n, k } = product;
         let variant = gemm_few::launch::choose(weights, m)
             .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
-        let (splits, multiprocessors) = (operand.splits, self.driver.info().multiprocessors);
-        let cluster = gemm_few::launch::cluster(variant, [m, n], splits, multiprocessors, |blocks| {
-            self.driver.clusters(&variant.spec, blocks)
-        })?;
         let mut held = scratch::lock(&self.gemm_scratch);
-        let (partials, counters) = match splits {
+        let (partials, counters) = match operand.splits {
             1 => (0, 0),
-            _ if cluster > 1 => (0, 0),
             splits => {
                 let partial_bytes = gemm_few::launch::partial_bytes(variant, m, n, splits);
                 let tiles = gemm_few::launch::tiles(variant, m, n) as usize;
@@ -350,14 +345,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
             n,
             out_f32: u32::from(out_f32),
             silu: u32::from(gated),
-            clustered: u32::from(cluster > 1),
             ..operand
         };
+        let multiprocessors = self.driver.info().multiprocessors;
         let blocks = gemm_few::launch::blocks(variant, m, n, operand.splits, multiprocessors);
         // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
         // are multiples of 8. Scratch is as large as the launcher says, and counters are zero: fresh ones are, and launches leave
         // them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
-        unsafe { self.launch_clusters(&variant.spec, [blocks, 1, 1], cluster, params) }
+        unsafe { self.launch(&variant.spec, [blocks, 1, 1], params) }
     }
 
     pub(super) fn launch_linear(

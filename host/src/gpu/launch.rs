@@ -13,7 +13,7 @@ use tilewright_kernels::{
 };
 
 use super::{
-    Driver, GpuCache, GpuDevice, GpuMatrix, GpuStep, GpuTensor, GpuVector, Launch,
+    Driver, GpuCache, GpuDevice, GpuMatrix, GpuStep, GpuTensor, GpuVector,
     decode::Planes,
     select::MAX_GRID_Y,
     step::End,
@@ -33,30 +33,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
         grid: [u32; 3],
         params: P,
     ) -> Result<()> {
-        // SAFETY: the caller's promise.
-        unsafe { self.launch_clusters(spec, grid, 1, params) }
-    }
-
-    /// As [`GpuDevice::launch`], in clusters of that many blocks.
-    ///
-    /// # Safety
-    /// As there.
-    pub(super) unsafe fn launch_clusters<P: Params>(
-        &self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: P,
-    ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
-        let launch = || Launch { spec, grid, cluster, params: bytes_of(&params).to_vec() };
-        if self.recording.takes(launch) {
+        if self.recording.takes(spec, grid, bytes_of(&params)) {
             return Ok(());
         }
         // SAFETY: the caller's promise.
-        unsafe { self.driver.launch_clusters(spec, grid, cluster, bytes_of(&params)) }
+        unsafe { self.driver.launch(spec, grid, bytes_of(&params)) }
     }
 
     fn gather(&self, table: u64, ids: u64, rows: usize, out: &GpuTensor<Dr>, op: &'static str) -> Result<()> {

@@ -14,6 +14,8 @@ use std::{
     thread::ThreadId,
 };
 
+use tilewright_kernels::abi::KernelSpec;
+
 use super::{Driver, GpuDevice, GpuStep, Launch, step::StepPlan};
 use crate::{Batch, Error, Result};
 
@@ -60,14 +62,14 @@ impl Recording {
     }
 
     /// Whether this thread's launches are noted, which this one then is.
-    pub fn takes(&self, launch: impl FnOnce() -> Launch) -> bool {
+    pub fn takes(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> bool {
         if self.threads.load(Ordering::Relaxed) == 0 {
             return false;
         }
         let thread = std::thread::current().id();
         let mut launches = self.lock();
         let Some((_, own)) = launches.iter_mut().find(|(of, _)| *of == thread) else { return false };
-        own.push(launch());
+        own.push(Launch { spec, grid, params: params.to_vec() });
         true
     }
 
@@ -147,9 +149,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
                 Some(graph) => shape.record = Some(Record { graph, scratch_moves }),
                 None => {
                     replays.is_off = true;
-                    for Launch { spec, grid, cluster, params } in &launches {
+                    for Launch { spec, grid, params } in &launches {
                         // SAFETY: as above.
-                        unsafe { self.driver.launch_clusters(spec, *grid, *cluster, params)? };
+                        unsafe { self.driver.launch(spec, *grid, params)? };
                     }
                     return Ok(());
                 }

@@ -93,9 +93,7 @@ params! {
         pub out_f32: u32,
         /// If 1, every 16 rows of `w` are 8 of a gate and 8 that go with it, and a column of `out` is `silu(gate) * up`.
         pub silu: u32,
-        /// If 1, the launch is one of clusters of `splits` blocks, and has one tile of tokens; `partials` and `counters` aren't used.
-        pub clustered: u32,
-        pub reserved: [u32; 2],
+        pub reserved: [u32; 3],
     }
 }
 

@@ -1,9 +1,22 @@
 //! From a split's sums to the output.
 
-use super::{Tile, item::Item, join::join};
+use super::{Tile, item::Item};
 use crate::{abi::GemmFew, ptx, silu_mul::kernel::silu};
 
-/// Joins the splits and stores `N` sums a thread, of `TALL` tiles of 16 rows; warps whose rows others join just leave their sums.
+/// The barrier of all consumers.
+const CONSUMERS_BARRIER: u32 = 1;
+/// Splits of `registers` sums a thread that the join has on their way at once: each time that it waits is a trip to the L2, so all eight of
+/// the usual most where few tokens leave the registers, which those of many tokens need for the sums themselves.
+const fn join_ahead(registers: usize) -> usize {
+    match registers {
+        0..=8 => MOST_AHEAD,
+        9..=16 => MOST_AHEAD / 2,
+        _ => 1,
+    }
+}
+const MOST_AHEAD: usize = 8;
+
+/// Joins the splits and stores `N` sums a thread, of `TALL` tiles of 16 rows. Blocks that aren't their tile's last just leave their sums.
 ///
 /// # Safety
 /// All consumers call it with what they computed of item `index`.
@@ -18,10 +31,96 @@ pub(super) unsafe fn finish<const N: usize, const TALL: usize, const SCALED: boo
     let item = Item::new(p, plan, ptx::here(index));
     // SAFETY: the caller's promise.
     unsafe {
-        if p.splits > 1 && !join(p, plan, item, sums) {
-            return;
+        if p.splits > 1 {
+            leave(p, plan, item, sums);
+            if !is_last(p, plan, item) {
+                return;
+            }
+            join(p, plan, item, sums);
         }
         store::<N, TALL, SCALED>(p, plan, item, sums);
+    }
+}
+
+/// Where four of a thread's sums of an item are in the scratch.
+#[inline(always)]
+fn scratch<const R: usize>(p: &GemmFew, plan: Tile, index: u32, four: usize) -> u64 {
+    let thread = ptx::here(ptx::tid_x());
+    let place = (u64::from(index) * (R / 4) as u64 + four as u64) * u64::from(plan.consumer_threads());
+    p.partials + (place + u64::from(thread)) * 16
+}
+
+/// # Safety
+/// As [`finish`].
+#[inline(always)]
+unsafe fn leave<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; R]) {
+    for four in 0..R / 4 {
+        let values = [0, 1, 2, 3].map(|i| sums[four * 4 + i].to_bits());
+        // SAFETY: the item's own part of the scratch.
+        unsafe { ptx::st_global_v4_b32(scratch::<R>(p, plan, item.index, four), values) };
+    }
+}
+
+/// Whether the other splits of the tile have all been here before; the last leaves the counter as it was.
+///
+/// # Safety
+/// As [`finish`], after [`leave`].
+#[inline(always)]
+unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
+    let s_is_last = ptx::shared_base() + plan.is_last();
+    let g_counter = p.counters + u64::from(item.row_tile * item.token_tiles + item.token_tile) * 4;
+    // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has then
+    // acquired what all released, and the second barrier hands it to the block.
+    unsafe {
+        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
+        if ptx::tid_x() == 0 {
+            let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == p.splits - 1;
+            if last {
+                ptx::st_global_b32(g_counter, 0);
+            }
+            ptx::st_shared_b32(s_is_last, last as u32);
+        }
+        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
+        ptx::ld_shared_b32(s_is_last) != 0
+    }
+}
+
+/// Adds the splits in ascending order.
+///
+/// # Safety
+/// As [`finish`], where [`is_last`].
+#[inline(always)]
+unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
+    let ahead = const { join_ahead(R) };
+    let first_index = item.index - item.split * item.token_tiles;
+    for r in 0..R {
+        sums[r] = 0.0;
+    }
+    let mut first = 0;
+    while first < p.splits {
+        // What is past the splits on their way, or past the last, isn't used.
+        let mut parts = [[0u32; R]; MOST_AHEAD];
+        for i in 0..ahead {
+            let split = first + i as u32;
+            for four in 0..R / 4 {
+                if split < p.splits {
+                    let at = scratch::<R>(p, plan, first_index + split * item.token_tiles, four);
+                    // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
+                    let values = unsafe { ptx::ld_global_v4_b32(at) };
+                    for j in 0..4 {
+                        parts[i][four * 4 + j] = values[j];
+                    }
+                }
+            }
+        }
+        for i in 0..ahead {
+            if first + (i as u32) < p.splits {
+                for r in 0..R {
+                    sums[r] += f32::from_bits(parts[i][r]);
+                }
+            }
+        }
+        first += ahead as u32;
     }
 }
 

@@ -5,7 +5,6 @@ use super::{
     finish::finish,
     int4, int4_warp,
     item::Item,
-    join,
     producer::{Source, produce},
 };
 use crate::{
@@ -33,12 +32,8 @@ unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Opti
             }
             ptx::fence_mbarrier_init();
         }
-        if ptx::tid_x() == 0 {
-            join::expect(p, plan);
-        }
         ptx::bar_sync();
         if ptx::tid_x() < plan.consumer_threads() {
-            join::announce(p, plan);
             // What it reads beside the stages, and where it writes, may be the launch's before.
             ptx::grid_wait();
             return Some(ptx::tid_x() / 128);

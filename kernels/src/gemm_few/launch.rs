@@ -148,31 +148,6 @@ pub fn blocks(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u
     if variant.tile.is_persistent() { parts.min(multiprocessors * variant.spec.min_blocks) } else { parts }
 }
 
-/// Blocks of the launch's clusters: the splits of a tile where `at_a_time` clusters of them run together in as many rounds as the blocks would
-/// by themselves, else 1. `at_a_time` answers for clusters of so many blocks. The same bits either way.
-///
-/// # Errors
-/// Those of `at_a_time`.
-pub fn cluster<E>(
-    variant: &Variant,
-    [m, n]: [u32; 2],
-    splits: u32,
-    multiprocessors: u32,
-    at_a_time: impl FnOnce(u32) -> Result<u32, E>,
-) -> Result<u32, E> {
-    let tile = variant.tile;
-    if m > tile.tokens || tile.is_persistent() || !tile.joins_in_cluster(splits) {
-        return Ok(1);
-    }
-    let clusters = tiles(variant, m, n);
-    let alone = (clusters * splits).div_ceil((multiprocessors * variant.spec.min_blocks).max(1));
-    Ok(match at_a_time(splits)? {
-        0 => 1,
-        most if clusters.div_ceil(most) > alone => 1,
-        _ => splits,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,17 +185,6 @@ mod tests {
         assert_eq!(name(1), Some("gemm_few_int4_g128_8"));
         assert_eq!(name(9), Some("gemm_few_int4_g128_16"));
         assert_eq!(name(500), Some("gemm_few_int4_g128_128"));
-    }
-
-    #[test]
-    fn splits_are_clusters_where_those_run_as_soon() {
-        let few = choose(Weights::Int4 { groups: 1 }, 8).expect("an entry");
-        let of = |m, n, splits, most| cluster(few, [m, n], splits, 132, |_| Ok::<_, ()>(most)).expect("no error");
-        // 16 tiles of 8 splits, one round: as clusters, only if all of them run together.
-        assert_eq!([of(8, 4096, 8, 16), of(8, 4096, 8, 15), of(8, 4096, 8, 0)], [8, 1, 1]);
-        assert_eq!([of(1, 6144, 5, 24), of(9, 4096, 8, 16), of(8, 28_672, 1, 132)], [5, 1, 1]);
-        // More warps of other splits than there are places.
-        assert_eq!([of(1, 256, 6, 16), of(1, 256, 7, 16), of(1, 256, 9, 16)], [1, 1, 1]);
     }
 
     #[test]

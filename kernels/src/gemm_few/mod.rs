@@ -8,7 +8,7 @@
 //! ```text
 //! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
 //! consumers   k0 | k1 | ...           4 bits: to bf16 minus the zero point (exact), products of a group, times its scale in f32
-//! end         a tile's splits are added in ascending order: within a cluster, or by its last block; then bias, SiLU, residual, store
+//! end         the last block of a tile adds the splits in ascending order, then bias, SiLU, residual, store
 //! ```
 //!
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): a warpgroup's takes as long for 8 tokens as for 128 where
@@ -31,8 +31,6 @@ mod int4_warp;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod item;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
-mod join;
-#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub mod kernel;
 pub mod layout;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
@@ -42,9 +40,6 @@ mod producer;
 pub const ROWS: u32 = 256;
 /// Bytes of a line of a tile in shared memory.
 pub const LINE_BYTES: u32 = 128;
-
-/// Blocks of a cluster that every device with clusters can run.
-pub const PORTABLE_CLUSTER: u32 = 8;
 
 /// What a stage holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,38 +111,9 @@ impl Tile {
     pub const fn is_last(self) -> u32 {
         self.empty() + self.stages * 8
     }
-    /// An mbarrier: all that other splits of a cluster leave here has landed.
-    pub const fn joined(self) -> u32 {
-        self.is_last() + 8
-    }
-    /// f32 `[places, sums of a warp]` of what other splits of a cluster leave.
-    pub const fn exchange(self) -> u32 {
-        self.is_last() + 16
-    }
-    /// Bytes of a warp's sums.
-    pub const fn warp_sum_bytes(self) -> u32 {
-        self.tall * 16 * self.tokens * 4
-    }
-    /// Warps' sums in the exchange: as many as consumer warps, where there is any.
-    const fn places(self) -> u32 {
-        // Not so much that a multiprocessor has no room for a block of decode attention (64 KiB) beside one of up to 8 tokens, whose
-        // weights are read meanwhile.
-        if self.tokens <= 16 { self.consumers() } else { 0 }
-    }
-    /// Whether a launch is one of clusters, by its parameter; an entry that has no places has no code for them.
-    #[inline(always)]
-    pub const fn is_clustered(self, clustered: u32) -> bool {
-        self.places() > 0 && clustered != 0
-    }
-    /// Whether the splits of a tile can be joined in a cluster.
-    pub const fn joins_in_cluster(self, splits: u32) -> bool {
-        splits >= 2
-            && splits <= PORTABLE_CLUSTER
-            && self.consumers().div_ceil(splits) * (splits - 1) <= self.places()
-    }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
-        self.exchange() + self.places() * self.warp_sum_bytes()
+        self.is_last() + 16
     }
 }
 

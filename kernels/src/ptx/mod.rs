@@ -13,8 +13,6 @@ mod async_copy;
 mod bf16_pairs;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 mod bulk;
-#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
-mod cluster;
 mod device_order;
 mod global;
 mod math;
@@ -34,8 +32,6 @@ pub use async_copy::*;
 pub use bf16_pairs::*;
 #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
 pub use bulk::*;
-#[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
-pub use cluster::*;
 pub use device_order::*;
 pub use global::*;
 pub use math::*;

@@ -7,7 +7,6 @@ use super::asynchronous::act;
 use crate::context::{Space, context, wait_in};
 use crate::element::{AtomicElement, Element};
 use crate::lane::Collective;
-use crate::shared::RANK_SHIFT;
 
 /// `%cluster_ctarank`: 0 without clusters.
 #[inline]
@@ -66,27 +65,6 @@ pub fn st_shared_cluster<T: Element>(address: u32, value: T) {
             let stored = c.shared.store(own, value, &c.clocks, site);
             let space = Space::Shared(own);
             stored.map_err(|problem| c.access_fault(problem, space, "shared store", T::BYTES, site))
-        })
-    });
-}
-
-/// `st.async.weak.shared::cluster.mbarrier::complete_tx::bytes`: stores into a block of the cluster, then counts the bytes as landed at
-/// `bar`, an mbarrier of the same block. Both happen at once here, and release what the lane has done before too.
-#[track_caller]
-pub fn st_async<T: Element>(address: u32, value: T, bar: u32) {
-    act(|c, site| {
-        if address >> RANK_SHIFT != bar >> RANK_SHIFT {
-            let detail = format!("st.async to {address:#x} with an mbarrier at {bar:#x}: expected both in one block");
-            return Err(c.operand_fault(site, detail));
-        }
-        c.at_mapped(address, "store", site, |c, own| {
-            let stored = c.shared.store(own, value, &c.clocks, site);
-            let space = Space::Shared(own);
-            stored.map_err(|problem| c.access_fault(problem, space, "st.async", T::BYTES, site))
-        })?;
-        c.at_mapped(bar, "st.async", site, |c, own| {
-            let index = c.use_mbarrier(own, "st.async", site)?;
-            c.landed_now(index, T::BYTES as u32)
         })
     });
 }

@@ -157,20 +157,10 @@ impl Driver for Failing {
         self.inner.tensor_map(spec)
     }
 
-    unsafe fn launch_clusters(
-        &self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: &[u8],
-    ) -> Result<()> {
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         self.call("launch")?;
         // SAFETY: the caller's promise.
-        unsafe { self.inner.launch_clusters(spec, grid, cluster, params) }
-    }
-
-    fn clusters(&self, spec: &'static KernelSpec, cluster: u32) -> Result<u32> {
-        self.inner.clusters(spec, cluster)
+        unsafe { self.inner.launch(spec, grid, params) }
     }
 
     unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<Self::Graph>> {

@@ -29,7 +29,7 @@ const NAME: &str = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so.1" };
 /// `CUDA_ERROR_STUB_LIBRARY`: what a function answers where the library is not there.
 const NO_LIBRARY: c_uint = 34;
 /// `CUDA_ERROR_NOT_FOUND`: what a function answers that a driver of this age does not have.
-pub(super) const NO_FUNCTION: c_uint = 500;
+const NO_FUNCTION: c_uint = 500;
 
 /// Never closed: the driver keeps threads of its own.
 static LIBRARY: OnceLock<Result<Library, String>> = OnceLock::new();
@@ -305,107 +305,53 @@ pub(super) unsafe fn tensor_map_encode_tiled(
     }
 }
 
-/// A launch, as `cuLaunchKernelEx` takes it.
-pub(super) struct LaunchConfig {
-    pub grid: [c_uint; 3],
-    /// Threads a block.
-    pub threads: c_uint,
-    pub shared_bytes: c_uint,
-    pub stream: CUstream,
-    /// Whether it may start before what is before it on the stream has ended.
-    pub starts_early: bool,
-    /// Blocks of a cluster; 1 without.
-    pub cluster: c_uint,
-}
-
-/// `CUlaunchAttribute` (CUDA 12): an identifier, and 64 bytes of which up to three words are used here.
+/// `CUlaunchAttribute` (CUDA 12): an identifier, and 64 bytes of which an `int` is used here.
 #[repr(C)]
-#[derive(Clone, Copy)]
-struct Attribute {
+struct LaunchAttribute {
     id: c_uint,
     pad: c_uint,
-    value: [c_uint; 16],
+    value: c_int,
+    rest: [c_int; 15],
 }
 
 /// `CUlaunchConfig` (CUDA 12).
 #[repr(C)]
-struct RawConfig {
+struct LaunchConfig {
     grid: [c_uint; 3],
     block: [c_uint; 3],
     shared_bytes: c_uint,
     stream: CUstream,
-    attributes: *mut Attribute,
+    attributes: *mut LaunchAttribute,
     count: c_uint,
 }
 
-/// `CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION`: blocks in x, y and z.
-const CLUSTER_DIMENSION: c_uint = 4;
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
 const PROGRAMMATIC_SERIALIZATION: c_uint = 6;
 
-impl LaunchConfig {
-    /// What `call` answers, given the configuration as the driver reads it.
-    fn with_raw(&self, call: impl FnOnce(&RawConfig) -> c_uint) -> c_uint {
-        let attribute = |id, first: [c_uint; 3]| {
-            let mut value = [0; 16];
-            value[..3].copy_from_slice(&first);
-            Attribute { id, pad: 0, value }
-        };
-        let mut attributes = Vec::with_capacity(2);
-        if self.starts_early {
-            attributes.push(attribute(PROGRAMMATIC_SERIALIZATION, [1, 0, 0]));
-        }
-        if self.cluster > 1 {
-            attributes.push(attribute(CLUSTER_DIMENSION, [self.cluster, 1, 1]));
-        }
-        call(&RawConfig {
-            grid: self.grid,
-            block: [self.threads, 1, 1],
-            shared_bytes: self.shared_bytes,
-            stream: self.stream,
-            attributes: attributes.as_mut_ptr(),
-            count: attributes.len() as c_uint,
-        })
-    }
-}
-
-/// `cuLaunchKernelEx` (CUDA 12), which the bindings don't know.
+/// `cuLaunchKernelEx` (CUDA 12), which the bindings don't know, of a kernel that may start before what is before it on the stream has
+/// ended: function, grid, threads a block, shared memory, stream, parameters.
 ///
 /// # Safety
 /// As of `cuLaunchKernel`.
-pub(super) unsafe fn launch_kernel(
+pub(super) unsafe fn launch_kernel_early(
     function: CUfunction,
-    config: &LaunchConfig,
+    grid: [c_uint; 3],
+    threads: c_uint,
+    shared_bytes: c_uint,
+    stream: CUstream,
     params: *mut *mut c_void,
 ) -> c_uint {
     type Launch =
-        unsafe extern "C" fn(*const RawConfig, CUfunction, *mut *mut c_void, *mut *mut c_void) -> c_uint;
+        unsafe extern "C" fn(*const LaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void) -> c_uint;
     static FUNCTION: Function = Function::new("cuLaunchKernelEx\0");
+    let mut early = LaunchAttribute { id: PROGRAMMATIC_SERIALIZATION, pad: 0, value: 1, rest: [0; 15] };
+    let (block, attributes) = ([threads, 1, 1], &raw mut early);
+    let config = LaunchConfig { grid, block, shared_bytes, stream, attributes, count: 1 };
     match FUNCTION.address() {
         // SAFETY: the library's function of this name has these parameters; what they must be is the caller's promise.
-        Ok(address) => config.with_raw(|config| unsafe {
-            std::mem::transmute::<*mut c_void, Launch>(address)(config, function, params, null_mut())
-        }),
-        Err(code) => code,
-    }
-}
-
-/// `cuOccupancyMaxActiveClusters` (CUDA 12), which the bindings don't know either: clusters of such launches that run at a time.
-///
-/// # Safety
-/// `function` is one of a module that is loaded, and its context is current.
-pub(super) unsafe fn most_clusters(
-    clusters: &mut c_int,
-    function: CUfunction,
-    config: &LaunchConfig,
-) -> c_uint {
-    type Query = unsafe extern "C" fn(*mut c_int, CUfunction, *const RawConfig) -> c_uint;
-    static FUNCTION: Function = Function::new("cuOccupancyMaxActiveClusters\0");
-    match FUNCTION.address() {
-        // SAFETY: the library's function of this name has these parameters; it writes one integer.
-        Ok(address) => config.with_raw(|config| unsafe {
-            std::mem::transmute::<*mut c_void, Query>(address)(clusters, function, config)
-        }),
+        Ok(address) => unsafe {
+            std::mem::transmute::<*mut c_void, Launch>(address)(&config, function, params, null_mut())
+        },
         Err(code) => code,
     }
 }

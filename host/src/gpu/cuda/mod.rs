@@ -13,7 +13,6 @@ mod tensor_map;
 mod timing;
 
 use std::{
-    collections::HashMap,
     ffi::c_void,
     ptr::null_mut,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,13 +23,11 @@ use cust::{
     context::{Context, ContextHandle as _},
     event::{Event, EventFlags},
     stream::{Stream, StreamFlags},
-    sys::CUstream,
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
 pub use self::timing::{CudaGraph, CudaMark};
 use self::{
-    library::LaunchConfig,
     module::Module,
     staging::{Landing, Staging},
 };
@@ -39,16 +36,6 @@ use crate::{Error, Result};
 
 /// The compute capability whose module waits where it may start early; that of the others would not.
 const STARTS_EARLY: (u32, u32) = (9, 0);
-
-/// The least compute capability whose blocks run in clusters.
-const CLUSTERS: (u32, u32) = (9, 0);
-
-/// What is launched: a kernel, its grid, and blocks of a cluster.
-struct Shape {
-    spec: &'static KernelSpec,
-    grid: [u32; 3],
-    cluster: u32,
-}
 
 /// A CUDA GPU.
 pub type CudaDevice = GpuDevice<CudaDriver>;
@@ -78,8 +65,6 @@ struct Inner {
     landing: Mutex<Landing>,
     /// The last kernel launched.
     launched: Mutex<Option<&'static str>>,
-    /// Clusters that run at a time, of kernels and sizes that were asked for.
-    clusters: Mutex<HashMap<(&'static str, u32), u32>>,
     stream: Stream,
     context: Context,
 }
@@ -233,40 +218,10 @@ impl Driver for CudaDriver {
         tensor_map::encode(spec)
     }
 
-    unsafe fn launch_clusters(
-        &self,
-        spec: &'static KernelSpec,
-        grid: [u32; 3],
-        cluster: u32,
-        params: &[u8],
-    ) -> Result<()> {
+    unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         self.inner.bind()?;
         // SAFETY: the caller's promise.
-        unsafe { self.launch_on(&self.inner.stream, &Shape { spec, grid, cluster }, params) }
-    }
-
-    fn clusters(&self, spec: &'static KernelSpec, cluster: u32) -> Result<u32> {
-        if self.inner.info.compute_capability < CLUSTERS {
-            return Ok(0);
-        }
-        let mut known = lock(&self.inner.clusters);
-        if let Some(&clusters) = known.get(&(spec.name, cluster)) {
-            return Ok(clusters);
-        }
-        self.inner.bind()?;
-        let function = self.inner.module.function(spec)?;
-        let shape = Shape { spec, grid: [cluster, 1, 1], cluster };
-        let config = LaunchConfig { starts_early: false, ..self.config(&shape, null_mut()) };
-        let mut clusters = 0;
-        // SAFETY: a function of the module, and the launch that its spec asks for.
-        let code = unsafe { library::most_clusters(&mut clusters, function, &config) };
-        if code != library::NO_FUNCTION {
-            let what = || Some(format!("{} in clusters of {cluster}", spec.name));
-            api::check("cuOccupancyMaxActiveClusters", code, what)?;
-        }
-        let clusters = u32::try_from(clusters).unwrap_or(0);
-        known.insert((spec.name, cluster), clusters);
-        Ok(clusters)
+        unsafe { self.launch_on(&self.inner.stream, spec, grid, params) }
     }
 
     unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<CudaGraph>> {
@@ -274,9 +229,9 @@ impl Driver for CudaDriver {
         // A stream of its own: what other threads launch meanwhile goes to the device's.
         let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::NON_BLOCKING, None))?;
         let captured = self.capture_of(&stream, || {
-            launches.iter().try_for_each(|Launch { spec, grid, cluster, params }| {
+            launches.iter().try_for_each(|Launch { spec, grid, params }| {
                 // SAFETY: the caller's promise.
-                unsafe { self.launch_on(&stream, &Shape { spec, grid: *grid, cluster: *cluster }, params) }
+                unsafe { self.launch_on(&stream, spec, *grid, params) }
             })
         });
         captured.map(Some)
@@ -292,37 +247,24 @@ impl Driver for CudaDriver {
 }
 
 impl CudaDriver {
-    fn config(&self, shape: &Shape, stream: CUstream) -> LaunchConfig {
-        let Shape { spec, grid, cluster } = *shape;
-        LaunchConfig {
-            grid,
-            threads: spec.threads,
-            shared_bytes: spec.shared_bytes,
-            stream,
-            starts_early: spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY,
-            cluster,
-        }
-    }
-
     /// # Safety
     /// As [`Driver::launch`]; the context is current.
     unsafe fn launch_on(
         &self,
         stream: &Stream,
-        shape: &Shape,
+        spec: &'static KernelSpec,
+        grid: [u32; 3],
         params: &[u8],
     ) -> Result<()> {
-        let Shape { spec, grid, cluster } = *shape;
         let function = self.inner.module.function(spec)?;
         let mut param: *mut c_void = params.as_ptr().cast_mut().cast();
         // SAFETY: the driver reads the one parameter before it returns; that it is this kernel's is the caller's promise.
         let code = unsafe {
             let stream = stream.as_inner();
-            let config = self.config(shape, stream);
-            if config.starts_early || cluster > 1 {
-                library::launch_kernel(function, &config, &mut param)
+            let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
+            if spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY {
+                library::launch_kernel_early(function, grid, threads, shared_bytes, stream, &mut param)
             } else {
-                let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
                 let [x, y, z] = grid;
                 api::cuLaunchKernel(
                     function,

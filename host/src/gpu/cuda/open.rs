@@ -48,8 +48,7 @@ impl CudaDriver {
         let staging = Mutex::new(Staging::new()?);
         let launched = Mutex::new(None);
         let landing = Mutex::new(Landing::new()?);
-        let clusters = Mutex::default();
-        let inner = Inner { info, device: name, module, staging, landing, launched, clusters, stream, context };
+        let inner = Inner { info, device: name, module, staging, landing, launched, stream, context };
         Ok(CudaDriver { inner: Arc::new(inner) })
     }
 }

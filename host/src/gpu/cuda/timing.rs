@@ -9,7 +9,7 @@ use cust::{
     sys::{CUevent, CUgraph, CUgraphExec},
 };
 
-use super::{CudaBuffer, CudaDriver, Inner, Shape, api};
+use super::{CudaBuffer, CudaDriver, Inner, api};
 use crate::Result;
 use crate::gpu::Launch;
 
@@ -86,10 +86,9 @@ impl CudaDriver {
         };
         let graph = self.capture_of(&stream, || {
             record(&marks[0])?;
-            for (Launch { spec, grid, cluster, params }, mark) in launches.iter().zip(&marks[1..]) {
-                let shape = Shape { spec, grid: *grid, cluster: *cluster };
+            for (Launch { spec, grid, params }, mark) in launches.iter().zip(&marks[1..]) {
                 // SAFETY: the caller's promise.
-                unsafe { self.launch_on(&stream, &shape, params)? };
+                unsafe { self.launch_on(&stream, spec, *grid, params)? };
                 record(mark)?;
             }
             Ok(())
