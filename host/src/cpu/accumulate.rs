@@ -43,66 +43,81 @@ const OPAQUE_ROWS: usize = 3;
 /// Products of each sum a turn of the loop: the 64 of attention's tiles are then few enough turns for the end to be foreseen.
 const UNROLLED: usize = 4;
 
-/// Adds `a[r][i] * b[p][i][0..16]` to `acc[r][p]` for `i` in `0..k`, in that order.
+/// `ROWS` rows `stride` apart, of a stride that only the running program knows.
 ///
 /// # Safety
-/// `a` has `ROWS` rows of `k`, `a_stride` apart. `b` has `PANELS` panels, `b_panel` apart, of `k` vectors, `b_step` apart.
+/// The rows are there.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
-pub(super) unsafe fn accumulate<I: Isa, E: Element, const ROWS: usize, const PANELS: usize>(
+pub(super) unsafe fn strided<const ROWS: usize>(a: *const f32, stride: usize) -> [*const f32; ROWS] {
+    // SAFETY: the caller's.
+    let rows = std::array::from_fn(|r| unsafe { a.add(r * stride) });
+    if ROWS > OPAQUE_ROWS { std::hint::black_box(rows) } else { rows }
+}
+
+/// Adds `rows[r][i * A_STEP] * b[p][i][0..16]` to `acc[r][p]` for `i` in `0..k`, in that order.
+///
+/// # Safety
+/// The rows have `k` elements, `A_STEP` apart. `b` has `PANELS` panels, `b_panel` apart, of `k` vectors, `b_step` apart.
+#[inline(always)]
+pub(super) unsafe fn accumulate<
+    I: Isa,
+    E: Element,
+    const ROWS: usize,
+    const PANELS: usize,
+    const A_STEP: usize,
+>(
     isa: I,
     mut acc: [[I::V; PANELS]; ROWS],
-    a: *const f32,
-    a_stride: usize,
+    rows: [*const f32; ROWS],
     b: *const E,
     b_step: usize,
     b_panel: usize,
     k: usize,
 ) -> [[I::V; PANELS]; ROWS] {
-    // SAFETY: the rows are there.
-    let mut rows: [*const f32; ROWS] = std::array::from_fn(|r| unsafe { a.add(r * a_stride) });
-    if ROWS > OPAQUE_ROWS {
-        rows = std::hint::black_box(rows);
-    }
     let mut i = 0;
     while i + UNROLLED <= k {
         for step in 0..UNROLLED {
             // SAFETY: `i + step < k`.
-            unsafe { add_products(isa, &mut acc, rows, b.add((i + step) * b_step), b_panel, i + step) };
+            unsafe {
+                let column = b.add((i + step) * b_step);
+                add_products(isa, &mut acc, rows, column, b_panel, (i + step) * A_STEP);
+            }
         }
         i += UNROLLED;
     }
     while i < k {
         // SAFETY: `i < k`.
-        unsafe { add_products(isa, &mut acc, rows, b.add(i * b_step), b_panel, i) };
+        unsafe { add_products(isa, &mut acc, rows, b.add(i * b_step), b_panel, i * A_STEP) };
         i += 1;
     }
     acc
 }
 
-/// Adds `rows[r][i] * b[p][0..16]` to `acc[r][p]`.
+/// Adds `rows[r][at] * b[p][0..16]` to `acc[r][p]`.
 ///
 /// # Safety
-/// The rows have an element `i`. `b` has a vector of `PANELS` panels, `b_panel` apart.
+/// The rows have an element `at`. `b` has a vector of `PANELS` panels, `b_panel` apart.
 #[inline(always)]
+// Iterators' helpers might stay calls, in the innermost of all loops.
+#[allow(clippy::needless_range_loop)]
 unsafe fn add_products<I: Isa, E: Element, const ROWS: usize, const PANELS: usize>(
     isa: I,
     acc: &mut [[I::V; PANELS]; ROWS],
     rows: [*const f32; ROWS],
     b: *const E,
     b_panel: usize,
-    i: usize,
+    at: usize,
 ) {
     let mut columns = [isa.zero(); PANELS];
-    for (p, column) in columns.iter_mut().enumerate() {
+    for p in 0..PANELS {
         // SAFETY: the caller's; `p < PANELS`.
-        *column = unsafe { E::load(isa, b.add(p * b_panel)) };
+        columns[p] = unsafe { E::load(isa, b.add(p * b_panel)) };
     }
-    for (sums, row) in acc.iter_mut().zip(rows) {
+    for r in 0..ROWS {
         // SAFETY: the caller's.
-        let x = isa.splat(unsafe { *row.add(i) });
-        for (sum, &column) in sums.iter_mut().zip(&columns) {
-            *sum = isa.fma(x, column, *sum);
+        let x = isa.splat(unsafe { *rows[r].add(at) });
+        for p in 0..PANELS {
+            acc[r][p] = isa.fma(x, columns[p], acc[r][p]);
         }
     }
 }

@@ -6,7 +6,9 @@
 //! weight exactly 0 and leave its maximum, sum and output as they were.
 use std::cell::RefCell;
 
-use super::attention_tile::{Panel, Run, TILE_KEYS, TILE_PANELS, output_rows, score_rows};
+use super::attention_tile::{
+    Panel, Run, Running, TILE_KEYS, TILE_PANELS, output_rows, query_at, score_rows, weigh,
+};
 use super::cache::{CpuCache, Layout};
 use super::isa::{Isa, Kernel, LANES, Level};
 use super::layers::round_row;
@@ -79,7 +81,7 @@ struct Attend<'a> {
 
 /// A task's working memory.
 struct Work<'a> {
-    /// `[rows, head_dim]`, times the scores' scale.
+    /// As [`query_at`] has them, times the scores' scale.
     q: &'a mut [f32],
     /// `[rows, TILE_KEYS]`: scores, then weights.
     s: &'a mut [f32],
@@ -99,7 +101,7 @@ impl<'a> Work<'a> {
     #[inline(always)]
     fn carve(scratch: &'a mut Vec<f32>, rows: usize, head_dim: usize, v_dim: usize) -> Self {
         let sizes = [
-            rows * head_dim,
+            rows.next_multiple_of(TILE_ROWS) * head_dim,
             rows * TILE_KEYS,
             rows * v_dim,
             rows,
@@ -129,7 +131,7 @@ impl Kernel for Attend<'_> {
         let rows = (self.task.end - self.task.first) * self.task.heads.len();
         let mut scratch = SCRATCH.take();
         let mut work = Work::carve(&mut scratch, rows, head_dim, v_dim);
-        self.load_queries(&mut work, head_dim);
+        self.load_queries(&mut work, rows, head_dim);
         work.max.fill(f32::NEG_INFINITY);
         work.sum.fill(0.0);
         work.o.fill(0.0);
@@ -169,12 +171,13 @@ impl Attend<'_> {
     }
 
     #[inline(always)]
-    fn load_queries(&self, work: &mut Work<'_>, head_dim: usize) {
-        let q = self.args.q;
-        for (row, out) in work.q.chunks_exact_mut(head_dim).enumerate() {
+    fn load_queries(&self, work: &mut Work<'_>, rows: usize, head_dim: usize) {
+        let (q, scale) = (self.args.q, self.args.spec.scale);
+        for row in 0..rows {
             let q = &q.elems()[self.head_at(row, q.stride(), head_dim)..][..head_dim];
+            let out = work.q[query_at(row, head_dim)..].iter_mut().step_by(TILE_ROWS);
             // Scaled here, once, and not with every score.
-            out.iter_mut().zip(q).for_each(|(out, q)| *out = q * self.args.spec.scale);
+            out.zip(q).for_each(|(out, q)| *out = q * scale);
         }
     }
 
@@ -245,7 +248,7 @@ impl Attend<'_> {
                 let bytes = TILE_KEYS * head_dim * size_of::<f32>();
                 isa.prefetch_part(keys.cast(), bytes, row / TILE_ROWS, rows.div_ceil(TILE_ROWS));
             }
-            let q = &work.q[row * head_dim..];
+            let q = &work.q[query_at(row, head_dim)..];
             let s = &mut work.s[row * TILE_KEYS..];
             row += match rows - row {
                 1 => score_rows::<I, 1>(isa, panels, head_dim, q, s),
@@ -269,44 +272,32 @@ impl Attend<'_> {
         v_dim: usize,
         work: &mut Work<'_>,
     ) {
-        let heads = self.task.heads.len();
-        for row in 0..rows {
-            let seen = Seen::of(self.task.span, self.args.spec, self.task.first + row / heads);
-            let s = &mut work.s[row * TILE_KEYS..][..panels * LANES];
-            let mut max = isa.splat(f32::NEG_INFINITY);
-            if self.args.spec.softcap.is_none() && seen.all(tile..tile + panels * LANES) {
-                for group in s.as_chunks::<LANES>().0 {
-                    max = isa.max(max, isa.vector(group));
+        let (heads, round) = (self.task.heads.len(), self.args.round);
+        for first in (0..rows).step_by(heads) {
+            let seen = Seen::of(self.task.span, self.args.spec, self.task.first + first / heads);
+            let whole = self.args.spec.softcap.is_none() && seen.all(tile..tile + panels * LANES);
+            for row in first..first + heads {
+                let s = &mut work.s.as_chunks_mut::<TILE_KEYS>().0[row];
+                if !whole {
+                    for (panel, group) in
+                        s[..panels * LANES].as_chunks_mut::<LANES>().0.iter_mut().enumerate()
+                    {
+                        let masked = self.masked(isa, isa.vector(group), tile + panel * LANES, &seen);
+                        *group = isa.to_array(masked);
+                    }
                 }
-            } else {
-                for (index, group) in s.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
-                    let v = self.masked(isa, isa.vector(group), tile + index * LANES, &seen);
-                    max = isa.max(max, v);
-                    *group = isa.to_array(v);
-                }
-            }
-            let old = work.max[row];
-            let new = isa.reduce_max(max).max(old);
-            // A row that has seen nothing yet keeps weights of exp(-inf) = 0, not NaN.
-            let base = isa.splat(if new == f32::NEG_INFINITY { 0.0 } else { new });
-            let mut sum = isa.zero();
-            for group in s.as_chunks_mut::<LANES>().0 {
-                let p = isa.exp(isa.sub(isa.vector(group), base));
-                sum = isa.add(sum, p);
-                *group = isa.to_array(p);
-            }
-            round_row(s, self.args.round);
-            let sums = &mut work.sum.as_chunks_mut::<LANES>().0[row];
-            let mut total = isa.vector(sums);
-            if new != old {
-                let factor = isa.exp(isa.sub(isa.splat(old), base));
-                total = isa.mul(total, factor);
-                for group in work.o[row * v_dim..][..v_dim].as_chunks_mut::<LANES>().0 {
-                    *group = isa.to_array(isa.mul(isa.vector(group), factor));
+                let running = Running {
+                    max: &mut work.max[row],
+                    sum: &mut work.sum.as_chunks_mut::<LANES>().0[row],
+                    o: &mut work.o[row * v_dim..][..v_dim],
+                };
+                match panels {
+                    1 => weigh::<I, 1>(isa, round, s, running),
+                    2 => weigh::<I, 2>(isa, round, s, running),
+                    3 => weigh::<I, 3>(isa, round, s, running),
+                    _ => weigh::<I, TILE_PANELS>(isa, round, s, running),
                 }
             }
-            work.max[row] = new;
-            *sums = isa.to_array(isa.add(total, sum));
         }
     }
 

@@ -24,7 +24,7 @@ impl CpuCache {
         let values = [spec.pages, spec.kv_heads, spec.page_size, padded(spec.head_dim)];
         let layers = (0..spec.layers)
             .map(|_| {
-                Ok((Buffer::zeroed(&keys, "the key cache")?, Buffer::zeroed(&values, "the value cache")?))
+                Ok((Buffer::reused(&keys, "the key cache")?, Buffer::reused(&values, "the value cache")?))
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(CpuCache { layout: Layout { spec }, layers })

@@ -95,12 +95,16 @@ pub(super) fn silu_mul(level: Level, gate_up: &CpuTensor, round: bool, out: &mut
     });
 }
 
+/// `silu(gate) * up`.
+#[inline(always)]
+pub(super) fn silu<I: Isa>(isa: I, gate: I::V, up: I::V) -> I::V {
+    let e = isa.exp(isa.sub(isa.zero(), gate));
+    isa.mul(isa.div(gate, isa.add(isa.splat(1.0), e)), up)
+}
+
 #[inline(always)]
 fn silu_group<I: Isa>(isa: I, gate: &[f32; LANES], up: &[f32; LANES], out: &mut [f32; LANES]) {
-    let (gate, up) = (isa.vector(gate), isa.vector(up));
-    let e = isa.exp(isa.sub(isa.zero(), gate));
-    let silu = isa.div(gate, isa.add(isa.splat(1.0), e));
-    *out = isa.to_array(isa.mul(silu, up));
+    *out = isa.to_array(silu(isa, isa.vector(gate), isa.vector(up)));
 }
 
 struct SiluMul<'a> {

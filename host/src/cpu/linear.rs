@@ -1,27 +1,24 @@
 //! `x * w^T` for any number of rows, bit for bit the same whatever that number.
 //!
 //! Every output is `((0 + block_0) + block_1) + ...`, where a block sums [`K_BLOCK`] products in ascending order with fused
-//! multiply-adds. Few rows stream the packed weights straight through registers; many rows widen a block of a panel once into a
-//! buffer that stays in the first-level cache and take it through register tiles. Both spell out that same sum. The `gemm`
-//! crate is not used because its order of summation follows from the shapes: a row would change with the rows beside it.
-use std::cell::RefCell;
-
-use super::accumulate::{Bf16, Element, F16, accumulate};
+//! multiply-adds. Few rows stream the packed weights straight through registers; many rows go by register tiles, each taken past
+//! a group of panels that stays in the second-level cache ([`super::linear_many`]). Both widen weights in registers and spell out
+//! that same sum. The `gemm` crate is not used because its order of summation follows from the shapes: a row would change with
+//! the rows beside it.
+use super::accumulate::{Bf16, Element, F16, accumulate, strided};
 use super::isa::{Isa, Kernel, LANES, Level};
+use super::layers::silu;
+use super::linear_many::{self, ManyRows};
 use super::matrix::{CpuMatrix, Panels};
 use super::parallel::{self, Shared};
 use super::quantized;
 use super::tensor::{CpuTensor, CpuVector, round_to_bf16};
 use crate::Tensor;
 
-/// Products summed before they join the total: short enough for accuracy, and 256 * 16 floats are half a first-level cache.
-const K_BLOCK: usize = 256;
-/// Rows of a register tile: 6 * 2 accumulators and a panel's column fill AVX2's sixteen registers.
+/// Products summed before they join the total: 6 rows of them stay in a first-level cache.
+pub(super) const K_BLOCK: usize = 1024;
+/// Rows of a register tile: 6 * 2 accumulators, a panel's column and a row's element fill AVX2's sixteen registers but one.
 pub(super) const TILE_ROWS: usize = 6;
-/// Rows that a task takes through its panels: a `K_BLOCK` of them stays in a 512 KiB second-level cache.
-pub(super) const TASK_ROWS: usize = 32 * TILE_ROWS;
-/// Panels a task, at most.
-pub(super) const TASK_PANELS: usize = 8;
 /// Weights, in bytes, whose product with one row takes as long as waking a thread.
 pub(super) const WORTH_A_TASK: usize = 64 * 1024;
 
@@ -36,9 +33,9 @@ pub(super) struct Epilogue<'a> {
 
 /// A product under way.
 #[derive(Clone, Copy)]
-struct Product<'a> {
-    x: &'a CpuTensor,
-    w: &'a CpuMatrix,
+pub(super) struct Product<'a> {
+    pub(super) x: &'a CpuTensor,
+    pub(super) w: &'a CpuMatrix,
     out: Shared<f32>,
     out_stride: usize,
     epilogue: Epilogue<'a>,
@@ -67,19 +64,33 @@ pub(super) fn linear(
             level.run(FewRows { product, first: panels * task / tasks, end: panels * (task + 1) / tasks });
         });
     } else {
-        // Few tasks leave threads idle at the end: then they are halved.
-        let few = m.div_ceil(TASK_ROWS) * panels.div_ceil(TASK_PANELS) < 8 * parallel::threads();
-        let task_panels = if few { TASK_PANELS / 2 } else { TASK_PANELS };
-        let groups = panels.div_ceil(task_panels);
-        parallel::run(m.div_ceil(TASK_ROWS) * groups, |task| {
-            let (row, panel) = (task / groups * TASK_ROWS, task % groups * task_panels);
-            level.run(ManyRows {
-                product,
-                rows: row..(row + TASK_ROWS).min(m),
-                panels: panel..(panel + task_panels).min(panels),
-            });
+        linear_many::run(m, panels, |rows, panels| {
+            level.run(ManyRows { product, rows, panels, gated: false })
         });
     }
+}
+
+/// `out = silu(x * gate^T) * (x * up^T)`, to the bit what [`linear`] and `silu_mul` make of the same; false where it can't be done
+/// without room for the products. Shapes were checked.
+pub(super) fn linear_gated(
+    level: Level,
+    x: &CpuTensor,
+    w: &CpuMatrix,
+    round: bool,
+    out: &mut CpuTensor,
+) -> bool {
+    let (m, columns) = (x.rows(), out.cols());
+    // Few rows' products cost nothing to keep. Gate and up must not share a panel.
+    if m <= TILE_ROWS || !columns.is_multiple_of(LANES) || matches!(w.panels, Panels::Quantized(_)) {
+        return false;
+    }
+    let out_stride = out.stride();
+    let epilogue = Epilogue { bias: None, residual: false, round };
+    let product = Product { x, w, out: out.shared(), out_stride, epilogue };
+    linear_many::run_gated(m, columns / LANES, |rows, panels| {
+        level.run(ManyRows { product, rows, panels, gated: true });
+    });
+    true
 }
 
 impl Product<'_> {
@@ -88,23 +99,46 @@ impl Product<'_> {
     /// # Safety
     /// Row and panel are within the output, and no other thread has them.
     #[inline(always)]
-    unsafe fn finish<I: Isa>(&self, isa: I, row: usize, panel: usize, mut sum: I::V) {
+    pub(super) unsafe fn finish<I: Isa>(&self, isa: I, row: usize, panel: usize, mut sum: I::V) {
         let col = panel * LANES;
         if let Some(bias) = self.epilogue.bias {
             // SAFETY: a bias is padded to whole vectors and as long as the output's columns.
             sum = isa.add(sum, unsafe { isa.load(bias.padded().as_ptr().add(col)) });
         }
-        // SAFETY: rows are padded to whole vectors.
-        let out = unsafe { self.out.at(row * self.out_stride + col) };
+        // SAFETY: the caller's; rows are padded to whole vectors.
+        let out = unsafe { self.out_at(row, panel) };
         if self.epilogue.residual {
             // SAFETY: as above.
             sum = isa.add(unsafe { isa.load(out) }, sum);
         }
-        if self.epilogue.round {
-            sum = isa.vector(&isa.to_array(sum).map(round_to_bf16));
-        }
         // SAFETY: as above.
-        unsafe { isa.store(out, sum) };
+        unsafe { isa.store(out, self.rounded(isa, sum)) };
+    }
+
+    /// Writes out a gate's and an up's sums of one row and panel.
+    ///
+    /// # Safety
+    /// As of [`Product::finish`].
+    #[inline(always)]
+    pub(super) unsafe fn finish_gated<I: Isa>(&self, isa: I, row: usize, panel: usize, gate: I::V, up: I::V) {
+        let product = silu(isa, self.rounded(isa, gate), self.rounded(isa, up));
+        // SAFETY: the caller's; rows are padded to whole vectors.
+        unsafe { isa.store(self.out_at(row, panel), self.rounded(isa, product)) };
+    }
+
+    /// Where a row's columns of a panel are written.
+    ///
+    /// # Safety
+    /// Row and panel are within the output.
+    #[inline(always)]
+    pub(super) unsafe fn out_at(&self, row: usize, panel: usize) -> *mut f32 {
+        // SAFETY: the caller's.
+        unsafe { self.out.at(row * self.out_stride + panel * LANES) }
+    }
+
+    #[inline(always)]
+    fn rounded<I: Isa>(&self, isa: I, v: I::V) -> I::V {
+        if self.epilogue.round { isa.vector(&isa.to_array(v).map(round_to_bf16)) } else { v }
     }
 }
 
@@ -169,7 +203,16 @@ impl FewRows<'_> {
             let block = unsafe {
                 let (a, b) = (x.elems().as_ptr().add(from), weights.add((panel * k + from) * LANES));
                 let zero = [[isa.zero(); PANELS]; ROWS];
-                accumulate(isa, zero, a, x.stride(), b, LANES, k * LANES, K_BLOCK.min(k - from))
+                let rows = strided(a, x.stride());
+                accumulate::<I, E, ROWS, PANELS, 1>(
+                    isa,
+                    zero,
+                    rows,
+                    b,
+                    LANES,
+                    k * LANES,
+                    K_BLOCK.min(k - from),
+                )
             };
             for (total, block) in total.as_flattened_mut().iter_mut().zip(block.as_flattened()) {
                 *total = isa.add(*total, *block);
@@ -179,128 +222,6 @@ impl FewRows<'_> {
             for (p, sum) in sums.into_iter().enumerate() {
                 // SAFETY: this task alone has these panels.
                 unsafe { self.product.finish(isa, r, panel + p, sum) };
-            }
-        }
-    }
-}
-
-thread_local! {
-    /// A widened block of a panel, then the totals of a task between its blocks.
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A block of a panel's columns, as floats.
-struct Block<'a> {
-    panel: usize,
-    widened: &'a [f32],
-    /// The first of its columns.
-    from: usize,
-    /// It ends with the last column.
-    last: bool,
-    /// The next panel's block, not widened: fetched while this one is multiplied, for a second-level cache has no room for
-    /// weights beside the rows.
-    next: *const u8,
-    next_bytes: usize,
-}
-
-/// A block of rows by a group of panels: bound by arithmetic.
-struct ManyRows<'a> {
-    product: Product<'a>,
-    rows: std::ops::Range<usize>,
-    panels: std::ops::Range<usize>,
-}
-
-impl Kernel for ManyRows<'_> {
-    #[inline(always)]
-    fn run<I: Isa>(self, isa: I) {
-        // Taken out rather than borrowed: a closure would not carry the target features.
-        let mut scratch = SCRATCH.take();
-        scratch.resize(K_BLOCK * LANES + TASK_PANELS * TASK_ROWS * LANES, 0.0);
-        match &self.product.w.panels {
-            Panels::Bf16(bits) => self.typed(isa, bits.as_ptr().cast::<Bf16>(), &mut scratch),
-            Panels::F16(bits) => self.typed(isa, bits.as_ptr().cast::<F16>(), &mut scratch),
-            Panels::F32(values) => self.typed(isa, values.as_ptr(), &mut scratch),
-            Panels::Quantized(_) => {}
-        }
-        SCRATCH.set(scratch);
-    }
-}
-
-impl ManyRows<'_> {
-    #[inline(always)]
-    fn typed<I: Isa, E: Element>(&self, isa: I, weights: *const E, scratch: &mut [f32]) {
-        let k = self.product.w.cols;
-        let (widened, totals) = scratch.split_at_mut(K_BLOCK * LANES);
-        // Without columns there is one empty block: it still writes the outputs.
-        for from in (0..k.max(1)).step_by(K_BLOCK) {
-            let len = K_BLOCK.min(k - from);
-            for panel in self.panels.clone() {
-                for i in 0..len {
-                    // SAFETY: the panel has `k` vectors and the buffer `K_BLOCK`.
-                    unsafe {
-                        let column = E::load(isa, weights.add((panel * k + from + i) * LANES));
-                        isa.store(widened.as_mut_ptr().add(i * LANES), column);
-                    }
-                }
-                let at = (panel - self.panels.start) * TASK_ROWS * LANES;
-                let next = weights.wrapping_add(((panel + 1) * k + from) * LANES).cast();
-                let next_bytes = len * LANES * size_of::<E>();
-                let widened = &widened[..len * LANES];
-                let block = Block { panel, widened, from, last: from + len == k, next, next_bytes };
-                self.rows(isa, &block, &mut totals[at..][..TASK_ROWS * LANES]);
-            }
-        }
-    }
-
-    /// Adds one block's sums of all rows to `totals`; the last block's to the outputs.
-    #[inline(always)]
-    fn rows<I: Isa>(&self, isa: I, block: &Block<'_>, totals: &mut [f32]) {
-        let mut row = 0;
-        let rows = self.rows.len();
-        let tiles = rows.div_ceil(TILE_ROWS);
-        while row + TILE_ROWS <= rows {
-            isa.prefetch_part(block.next, block.next_bytes, row / TILE_ROWS, tiles);
-            self.tile::<I, TILE_ROWS>(isa, block, row, totals);
-            row += TILE_ROWS;
-        }
-        match rows - row {
-            0 => {}
-            1 => self.tile::<I, 1>(isa, block, row, totals),
-            2 => self.tile::<I, 2>(isa, block, row, totals),
-            3 => self.tile::<I, 3>(isa, block, row, totals),
-            4 => self.tile::<I, 4>(isa, block, row, totals),
-            _ => self.tile::<I, 5>(isa, block, row, totals),
-        }
-    }
-
-    #[inline(always)]
-    fn tile<I: Isa, const ROWS: usize>(&self, isa: I, block: &Block<'_>, row: usize, totals: &mut [f32]) {
-        let (x, &Block { panel, widened, from, last, .. }) = (self.product.x, block);
-        let first_row = self.rows.start + row;
-        if last {
-            for r in 0..ROWS {
-                // SAFETY: the output has these rows and panels.
-                let out =
-                    unsafe { self.product.out.at((first_row + r) * self.product.out_stride + panel * LANES) };
-                isa.prefetch_write(out.cast_const().cast());
-            }
-        }
-        // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row; this task
-        // alone has these rows and panels.
-        unsafe {
-            let a = x.elems().as_ptr().add(first_row * x.stride() + from);
-            let zero = [[isa.zero(); 1]; ROWS];
-            let sums =
-                accumulate(isa, zero, a, x.stride(), widened.as_ptr(), LANES, 0, widened.len() / LANES);
-            for (r, [sum]) in sums.into_iter().enumerate() {
-                let total = totals.as_mut_ptr().add((row + r) * LANES);
-                let before = if from == 0 { isa.zero() } else { isa.load(total) };
-                let sum = isa.add(before, sum);
-                if last {
-                    self.product.finish(isa, first_row + r, panel, sum);
-                } else {
-                    isa.store(total, sum);
-                }
             }
         }
     }

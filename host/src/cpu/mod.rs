@@ -12,6 +12,7 @@ mod encoders;
 mod isa;
 mod layers;
 mod linear;
+mod linear_many;
 mod matrix;
 mod ops;
 mod parallel;

@@ -1,7 +1,7 @@
 use super::attention::{self, attention};
 use super::encoders;
 use super::layers::{self, MAX_HEAD_DIM, RopeArgs};
-use super::linear::{Epilogue, linear};
+use super::linear::{Epilogue, linear, linear_gated};
 use super::parallel;
 use super::{
     CpuCache, CpuDevice, CpuLogits, CpuMatrix, CpuRope, CpuStep, CpuTensor, CpuVector, Precision, sampling,
@@ -21,9 +21,7 @@ impl CpuDevice {
         epilogue: Epilogue<'_>,
         (what, out): (&'static str, &mut CpuTensor),
     ) -> Result<()> {
-        if x.cols() != w.cols {
-            return Err(shape(op, "x", format!("{} columns", w.cols), format!("{} columns", x.cols())));
-        }
+        check_columns(op, "x", w.cols, x.cols())?;
         if let Some(bias) = epilogue.bias {
             bias.expect(op, "bias", w.rows)?;
         }
@@ -212,6 +210,26 @@ impl Device for CpuDevice {
         self.product("linear", (x, w), Epilogue { bias, residual: false, round: self.rounds() }, ("out", out))
     }
 
+    fn linear_gated(
+        &self,
+        x: &CpuTensor,
+        w: &CpuMatrix,
+        gate_up: &mut CpuTensor,
+        out: &mut CpuTensor,
+    ) -> Result<()> {
+        let op = "linear_gated";
+        check_columns(op, "x", w.cols, x.cols())?;
+        if w.rows != 2 * out.cols() {
+            return Err(shape(op, "w", format!("{} rows", 2 * out.cols()), format!("{} rows", w.rows)));
+        }
+        out.prepare(op, "out", x.rows(), out.cols())?;
+        if linear_gated(self.level, x, w, self.rounds(), out) {
+            return Ok(());
+        }
+        self.linear(x, w, None, gate_up)?;
+        self.silu_mul(gate_up, out)
+    }
+
     fn linear_residual(
         &self,
         x: &CpuTensor,
@@ -241,9 +259,7 @@ impl Device for CpuDevice {
         step.check_rows(op, "qkv", args.qkv.rows())?;
         cache.check_layer(op, args.layer)?;
         let cols = (args.q_heads + 2 * kv_heads) * head_dim;
-        if args.qkv.cols() != cols {
-            return Err(shape(op, "qkv", format!("{cols} columns"), format!("{} columns", args.qkv.cols())));
-        }
+        check_columns(op, "qkv", cols, args.qkv.cols())?;
         if args.rope.head_dim != head_dim {
             return Err(shape(op, "rope", format!("{head_dim} elements a head"), args.rope.head_dim));
         }
@@ -297,9 +313,7 @@ impl Device for CpuDevice {
             return Err(shape(op, "causal", "true for drafts", false));
         }
         let cols = spec.q_heads * head_dim;
-        if q.cols() != cols {
-            return Err(shape(op, "q", format!("{cols} columns"), format!("{} columns", q.cols())));
-        }
+        check_columns(op, "q", cols, q.cols())?;
         out.prepare(op, "out", q.rows(), cols)?;
         let args = attention::Args { q, cache, layer, spec, round: self.rounds() };
         attention(self.level, args, &step.0.spans, out);
@@ -307,10 +321,7 @@ impl Device for CpuDevice {
     }
 
     fn silu_mul(&self, gate_up: &CpuTensor, out: &mut CpuTensor) -> Result<()> {
-        if gate_up.cols() != 2 * out.cols() {
-            let expected = format!("{} columns", 2 * out.cols());
-            return Err(shape("silu_mul", "gate_up", expected, format!("{} columns", gate_up.cols())));
-        }
+        check_columns("silu_mul", "gate_up", 2 * out.cols(), gate_up.cols())?;
         out.prepare("silu_mul", "out", gate_up.rows(), out.cols())?;
         layers::silu_mul(self.level, gate_up, self.rounds(), out);
         Ok(())
@@ -374,6 +385,13 @@ impl Device for CpuDevice {
     fn synchronize(&self) -> Result<()> {
         Ok(())
     }
+}
+
+fn check_columns(op: &'static str, what: &'static str, expected: usize, found: usize) -> Result<()> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(shape(op, what, format!("{expected} columns"), format!("{found} columns")))
 }
 
 fn check_row_count(op: &'static str, logits: &CpuLogits, rows: &[SampleRow]) -> Result<()> {

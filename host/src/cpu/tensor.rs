@@ -20,7 +20,7 @@ impl CpuTensor {
         if stride.is_multiple_of(256) {
             stride = stride.saturating_add(LANES);
         }
-        let data = Buffer::zeroed(&[max_rows, stride], purpose)?;
+        let data = Buffer::reused(&[max_rows, stride], purpose)?;
         Ok(CpuTensor { data, rows: 0, max_rows, cols, stride })
     }
 

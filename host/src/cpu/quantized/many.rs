@@ -3,7 +3,7 @@ use std::cell::RefCell;
 use super::pack::Segment;
 use super::{Code, Eight, Four, Product, TASK_PANELS, TASK_ROWS, TILE_ROWS};
 use crate::CodeBits;
-use crate::cpu::accumulate::accumulate;
+use crate::cpu::accumulate::{accumulate, strided};
 use crate::cpu::isa::{Isa, Kernel, LANES};
 
 /// Columns of the longest segment, padding included.
@@ -119,9 +119,9 @@ impl ManyRows<'_> {
         let first = (self.rows.start + row) * x_stride;
         // SAFETY: `x` has `ROWS` rows from here, `widened` as many vectors as are asked for, `totals` a vector a row.
         unsafe {
-            let a = x.as_ptr().add(first + block.from);
-            let zero = [[isa.zero(); 1]; ROWS];
-            let sums = accumulate(isa, zero, a, x_stride, widened.as_ptr(), LANES, 0, widened.len() / LANES);
+            let rows = strided::<ROWS>(x.as_ptr().add(first + block.from), x_stride);
+            let (zero, columns) = ([[isa.zero(); 1]; ROWS], widened.len() / LANES);
+            let sums = accumulate::<I, f32, ROWS, 1, 1>(isa, zero, rows, widened.as_ptr(), LANES, 0, columns);
             for (r, [acc]) in sums.into_iter().enumerate() {
                 let sum =
                     isa.splat(*x.as_ptr().add(first + r * x_stride + part.padded_cols() + block.segment));

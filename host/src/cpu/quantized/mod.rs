@@ -15,7 +15,7 @@ mod prepare;
 use std::cell::RefCell;
 
 use super::isa::{Isa, LANES, Level};
-use super::linear::{Epilogue, TASK_PANELS, TASK_ROWS, TILE_ROWS, WORTH_A_TASK};
+use super::linear::{Epilogue, TILE_ROWS, WORTH_A_TASK};
 use super::matrix::{CpuMatrix, Panels};
 use super::parallel::{self, Shared};
 use super::tensor::{CpuTensor, round_to_bf16};
@@ -24,6 +24,11 @@ use crate::{CodeBits, HostQuantized, Result, Tensor};
 use few::FewRows;
 use many::ManyRows;
 pub(super) use pack::Packed;
+
+/// Rows that a task takes through its panels: a segment's columns of them stay in a 512 KiB second-level cache.
+const TASK_ROWS: usize = 32 * TILE_ROWS;
+/// Panels a task, at most.
+const TASK_PANELS: usize = 8;
 
 impl CpuMatrix {
     /// Packs quantised weights. A device that rounds to bf16 takes the weights dequantised and rounded.

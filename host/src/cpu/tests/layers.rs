@@ -140,6 +140,21 @@ fn the_exponential_is_exact_where_attention_relies_on_it() {
             assert_eq!(exp(-90.0).to_bits(), 0);
             assert!(exp(f32::NAN).is_nan());
             assert!(exp(f32::INFINITY) > 1e38);
+            let of_loss = |x: f32| isa.to_array(isa.exp_of_loss(isa.splat(x)))[7];
+            assert_eq!(of_loss(0.0).to_bits(), 1f32.to_bits());
+            assert_eq!(of_loss(-0.0).to_bits(), 1f32.to_bits());
+            assert_eq!(of_loss(f32::NEG_INFINITY).to_bits(), 0);
+            assert_eq!(of_loss(-88.0).to_bits(), 0);
+            assert!(of_loss(f32::NAN).is_nan());
+            for i in -8760..=0 {
+                let x = i as f32 / 100.0;
+                let (exact, bound) = (f64::from(x).exp(), 1.5e-7 + 8e-8 * f64::from(x.abs()));
+                assert!(
+                    (f64::from(of_loss(x)) / exact - 1.0).abs() < bound,
+                    "{x}: {} is not {exact}",
+                    of_loss(x)
+                );
+            }
             for i in -8700..8800 {
                 let x = i as f32 / 100.0;
                 let exact = f64::from(x).exp();
