@@ -53,6 +53,13 @@ pub(crate) struct TokenText {
     pub is_special: bool,
 }
 
+impl TokenText {
+    /// Characters that it adds to an answer's text. Bytes that are part of a character count with the one that begins it.
+    pub fn shown_chars(&self) -> usize {
+        if self.is_special { 0 } else { self.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count() }
+    }
+}
+
 /// What a token is called: its text, or `bytes:\xHH...` where its bytes are part of a character. Without a tokenizer, its number.
 pub(crate) fn token_text(tokenizer: Option<(&Tokenizer, Spelling)>, id: u32) -> TokenText {
     let spelled = tokenizer.and_then(|(tokenizer, spelling)| {

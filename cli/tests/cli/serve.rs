@@ -29,8 +29,8 @@ const UNDER_WAY: usize = 12;
 
 #[test]
 fn a_server_told_to_end_finishes_what_is_under_way() {
-    let (mut child, mut stderr, address) = start(&["--max-running", "8"]);
-    let body = r#"{"prompt": "fn main() {", "max_tokens": 100, "ignore_eos": true, "temperature": 0, "stream": true}"#;
+    let (mut child, mut stderr, address) = start(&["--max-running", "8", "--drain-timeout", "300"]);
+    let body = r#"{"prompt": "fn main() {", "max_tokens": 40, "ignore_eos": true, "temperature": 0, "stream": true}"#;
     let length = body.len();
     let ask = |_| {
         let mut connection = TcpStream::connect(&address).expect("a connection");
@@ -57,7 +57,7 @@ fn a_server_told_to_end_finishes_what_is_under_way() {
     let mut said = String::new();
     stderr.read_to_string(&mut said).expect("text");
     assert_eq!(said.lines().count(), 1, "{said}");
-    let tokens = UNDER_WAY * 100;
+    let tokens = UNDER_WAY * 40;
     assert!(
         said.starts_with(&format!("ended: {tokens} tokens in ")) && said.contains(" 0 pages held"),
         "{said}"

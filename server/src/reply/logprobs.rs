@@ -56,10 +56,7 @@ pub(super) fn completion_logprobs(
     for token in judged {
         let called = text(token.id);
         offsets.push(at);
-        // The text holds no special tokens. Bytes that are part of a character count with the one that begins it.
-        if !called.is_special {
-            at += called.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
-        }
+        at += called.shown_chars();
         match &token.logprobs {
             None => {
                 chosen.push(Value::Null);

@@ -19,7 +19,9 @@ const SOON: Duration = Duration::from_secs(10);
 async fn start(template: &str) -> (Running, tempfile::TempDir) {
     let dir = tempfile::tempdir().expect("a folder");
     let demo = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo/target");
-    for file in ["config.json", "generation_config.json", "model.safetensors", "tokenizer.json"] {
+    // With its tokenizer's configuration, or prompts would begin otherwise.
+    let config = ["config.json", "generation_config.json", "tokenizer_config.json"];
+    for file in config.into_iter().chain(["model.safetensors", "tokenizer.json"]) {
         let copy = dir.path().join(file);
         // 28 MB of weights are linked where the two folders share a file system.
         std::fs::hard_link(demo.join(file), &copy)
