@@ -28,7 +28,8 @@ pub fn default_draft_dir() -> PathBuf {
 }
 
 fn bundled(path: &str) -> PathBuf {
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(path);
+    // The workspace is the folder that this crate's folder is in.
+    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("")).join(path);
     if built_in.exists() { built_in } else { PathBuf::from(path) }
 }
 

@@ -49,21 +49,32 @@ impl Spelling {
 pub(crate) struct TokenText {
     pub text: String,
     pub bytes: Vec<u8>,
+    /// Answers and echoes leave it out.
+    pub is_special: bool,
+}
+
+impl TokenText {
+    /// Characters that it adds to an answer's text. Bytes that are part of a character count with the one that begins it.
+    pub fn shown_chars(&self) -> usize {
+        if self.is_special { 0 } else { self.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count() }
+    }
 }
 
 /// What a token is called: its text, or `bytes:\xHH...` where its bytes are part of a character. Without a tokenizer, its number.
 pub(crate) fn token_text(tokenizer: Option<(&Tokenizer, Spelling)>, id: u32) -> TokenText {
-    let spelled = tokenizer.and_then(|(tokenizer, spelling)| Some((tokenizer.spelling(id)?, spelling)));
-    let Some((spelled, spelling)) = spelled else {
+    let spelled = tokenizer.and_then(|(tokenizer, spelling)| {
+        Some((tokenizer.spelling(id)?, spelling, tokenizer.is_special(id)))
+    });
+    let Some((spelled, spelling, is_special)) = spelled else {
         let text = format!("token:{id}");
-        return TokenText { bytes: text.clone().into_bytes(), text };
+        return TokenText { bytes: text.clone().into_bytes(), text, is_special: false };
     };
     let bytes = spelling.bytes(&spelled);
     let text = match std::str::from_utf8(&bytes) {
         Ok(text) => text.to_string(),
         Err(_) => bytes.iter().fold("bytes:".to_string(), |text, byte| text + &format!("\\x{byte:02x}")),
     };
-    TokenText { text, bytes }
+    TokenText { text, bytes, is_special }
 }
 
 /// The byte that a character of a byte-level vocabulary stands for.

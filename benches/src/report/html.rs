@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Bound, Limit, Report, bars, digits, roofline};
+use super::{Bound, IN_CACHES, Limit, Report, bars, digits, roofline};
 use crate::error::Result;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#24292f}\
@@ -89,6 +89,9 @@ fn rows(page: &mut String, report: &Report) {
         );
     }
     push(page, "</table>\n");
+    if report.passes_memory() {
+        push(page, &format!("<p>{IN_CACHES}</p>\n"));
+    }
 }
 
 fn end_to_end(page: &mut String, report: &Report) {

@@ -18,6 +18,10 @@ use crate::{
     stats::Stats,
 };
 
+/// What is to be said where a row passes the ceiling of memory.
+const IN_CACHES: &str =
+    "Over 100% of most: operands that are used again lie in caches, which give more than memory does.";
+
 /// Counted up when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
@@ -186,6 +190,11 @@ impl Report {
         Some(if flops > bytes { Bound::Compute } else { Bound::Memory })
     }
 
+    /// Whether a warm row moves more than memory gives.
+    fn passes_memory(&self) -> bool {
+        self.results.iter().any(|row| !row.cold && row.fraction.is_some_and(|fraction| fraction > 1.0))
+    }
+
     /// Sets every row's fraction by the ceilings there are.
     pub fn apply_ceilings(&mut self) {
         let (bandwidth, bf16) = (self.ceiling(Limit::Bandwidth), self.compute_ceiling());
@@ -311,6 +320,18 @@ mod tests {
             report.results.iter().filter(|row| row.cell.starts_with(op)).all(|row| row.fraction.is_some())
         };
         assert!(known("decode") && !known("prefill"));
+    }
+
+    #[test]
+    fn more_than_memory_gives_is_explained() {
+        let mut report = sample();
+        let told = |report: &Report| {
+            let page = page(report).expect("a page");
+            (page.contains(IN_CACHES), table(report).contains(IN_CACHES))
+        };
+        assert_eq!(told(&report), (false, false));
+        (report.results[0].cold, report.results[0].fraction) = (false, Some(1.2));
+        assert_eq!(told(&report), (true, true));
     }
 
     #[test]

@@ -53,6 +53,9 @@ pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a reader needs who divides one figure by the other.
+const ROUNDS: &str = "Both sides of a comparison take turns; a gain is the median of the rounds' ratios, and rates are medians of their own.";
+
 /// The measurement as it stands beside a claim.
 fn measured(rung: &Rung) -> String {
     match (rung.measured, rung.limits) {
@@ -84,6 +87,7 @@ fn in_words(ladder: &Ladder) -> String {
         lines.extend(rung.reason.iter().map(|reason| format!("  {}: {reason}", rung.verdict.name())));
     }
     lines.push(String::new());
+    lines.push(ROUNDS.to_string());
     lines.push(format!("measured in {:.0} s", ladder.seconds));
     lines.join("\n")
 }

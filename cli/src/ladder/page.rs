@@ -3,7 +3,7 @@ use std::fmt::Write;
 use tilewright::ladder::{Claim, Ladder, Rung, Verdict};
 use tilewright_benches::report::{Ratio, escaped, ratios};
 
-use super::{measured, trial};
+use super::{ROUNDS, measured, trial};
 use crate::output::Failure;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#24292f}\
@@ -25,7 +25,7 @@ pub fn page(ladder: &Ladder) -> Result<String, Failure> {
     let chart = ratios("Times gained: measured, and the claim as a band", &bars)
         .map_err(|error| Failure::Message(error.to_string()))?;
     let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>Model {1}{2}; {3:.0} s.</p>\n{chart}\n<table>\n<tr><th>what<th>claim<th>measured<th>verdict<th>of what</tr>\n",
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>Model {1}{2}; {3:.0} s.</p>\n{chart}\n<p>{ROUNDS}</p>\n<table>\n<tr><th>what<th>claim<th>measured<th>verdict<th>of what</tr>\n",
         escaped(&title),
         escaped(&ladder.model.display().to_string()),
         trial(ladder),

@@ -24,29 +24,44 @@ fn start(args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>, String)
     (child, stderr, address)
 }
 
+/// More than run at a time, so that some wait in the queue when the server is told to end.
+const UNDER_WAY: usize = 12;
+
 #[test]
 fn a_server_told_to_end_finishes_what_is_under_way() {
-    let (mut child, mut stderr, address) = start(&[]);
-    let body = r#"{"prompt": "fn main() {", "max_tokens": 100, "ignore_eos": true, "temperature": 0, "stream": true}"#;
-    let mut connection = TcpStream::connect(&address).expect("a connection");
+    let (mut child, mut stderr, address) = start(&["--max-running", "8", "--drain-timeout", "300"]);
+    let body = r#"{"prompt": "fn main() {", "max_tokens": 40, "ignore_eos": true, "temperature": 0, "stream": true}"#;
     let length = body.len();
-    write!(
-        connection,
-        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .expect("sent");
-    let mut first = vec![0; 400];
-    connection.read_exact(&mut first).expect("the beginning");
+    let ask = |_| {
+        let mut connection = TcpStream::connect(&address).expect("a connection");
+        write!(
+            connection,
+            "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
+        connection
+    };
+    let mut connections: Vec<TcpStream> = (0..UNDER_WAY).map(ask).collect();
+    // The head of each response: what is told to end has taken them all.
+    for connection in &mut connections {
+        connection.read_exact(&mut [0; 12]).expect("the beginning");
+    }
     let told = Command::new("kill").arg(child.id().to_string()).status().expect("kill");
     assert!(told.success());
-    let mut rest = String::new();
-    connection.read_to_string(&mut rest).expect("the rest");
-    assert!(rest.contains("\"finish_reason\":\"length\"") && rest.contains("data: [DONE]"), "{rest}");
+    for connection in &mut connections {
+        let mut rest = String::new();
+        connection.read_to_string(&mut rest).expect("the rest");
+        assert!(rest.contains("\"finish_reason\":\"length\"") && rest.contains("data: [DONE]"), "{rest}");
+    }
     assert!(child.wait().expect("an end").success());
     let mut said = String::new();
     stderr.read_to_string(&mut said).expect("text");
     assert_eq!(said.lines().count(), 1, "{said}");
-    assert!(said.starts_with("ended: 100 tokens in ") && said.contains(" 0 pages held"), "{said}");
+    let tokens = UNDER_WAY * 40;
+    assert!(
+        said.starts_with(&format!("ended: {tokens} tokens in ")) && said.contains(" 0 pages held"),
+        "{said}"
+    );
 }
 
 #[test]

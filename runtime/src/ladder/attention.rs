@@ -6,7 +6,7 @@ use std::time::Instant;
 use rayon::prelude::*;
 use tilewright_host::{AttentionSpec, Batch, CacheSpec, DType, Device, HostMatrix, Outputs, RopeAppend};
 
-use super::{Bench, Claim, Rate, Rung, in_turns};
+use super::{Bench, Claim, Rate, Rung, Turns, in_turns};
 use crate::Result;
 use crate::device::{DeviceJob, on_device};
 
@@ -79,14 +79,14 @@ impl DeviceJob for Compare {
 }
 
 impl Compare {
-    fn rung(&self, found: &[(f64, f64)], worst: f32, peaks: Option<(usize, usize)>) -> Rung {
+    fn rung(&self, found: &[Turns], worst: f32, peaks: Option<(usize, usize)>) -> Rung {
         let Shape { tokens, q_heads, kv_heads, head_dim } = self.shape;
         let of = format!(
             "causal attention of {tokens} tokens, {q_heads} query and {kv_heads} key heads of {head_dim}: {:.1} ms writing scores down, {:.1} ms in tiles",
-            1e3 / found[0].0,
-            1e3 / found[1].0
+            1e3 / found[0].rate,
+            1e3 / found[1].rate
         );
-        let rung = Rung::times(NAME, CLAIM, [2.0, 4.0], found[1].1, of);
+        let rung = Rung::times(NAME, CLAIM, [2.0, 4.0], found[1].ratio(), of).of_rounds(&found[1]);
         let rung = rung.because("a CPU's caches make writing scores down cheaper than a GPU's memory does");
         let rung =
             rung.also("largest difference between the two, of values up to 0.05", format!("{worst:.1e}"));

@@ -29,9 +29,10 @@ pub(super) fn rungs(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     let found = in_turns(1, vec![rate(true), rate(false)])?;
     let of = format!(
         "{tokens} tokens generated: {:.1} tok/s computing the text anew for each, {:.1} with the cache",
-        found[0].0, found[1].0
+        found[0].rate, found[1].rate
     );
-    let rung = Rung::times("KV cache", "10 to 100 times over recomputation", [10.0, 100.0], found[1].1, of);
+    let rung =
+        Rung::times("KV cache", "10 to 100 times over recomputation", [10.0, 100.0], found[1].ratio(), of);
     let last = tokens + PROMPT as usize;
     Ok(vec![rung.because(format!(
         "the gain grows with the text: {last} tokens are few, and many are computed at a time at a far higher rate than one"

@@ -154,6 +154,16 @@ impl Rung {
         self
     }
 
+    /// With the rounds that the gain is the median of, where there was more than one: they tell how steady it was.
+    fn of_rounds(self, turns: &Turns) -> Rung {
+        let (Some(least), Some(most), 2..) = (turns.ratios.first(), turns.ratios.last(), turns.ratios.len())
+        else {
+            return self;
+        };
+        let rounds = turns.ratios.len();
+        self.also("gain in each round", format!("median of {rounds}, {least:.2}x to {most:.2}x"))
+    }
+
     fn also(mut self, what: &str, value: String) -> Rung {
         self.also.push(Also { what: what.to_string(), value });
         self
@@ -226,8 +236,30 @@ impl Bench<'_> {
 /// A measurement that can be repeated: the larger the better.
 type Rate<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
 
-/// Each rate's median over rounds in which all have their turn, and of each the median ratio to the first one's.
-fn in_turns(rounds: usize, mut rates: Vec<Rate<'_>>) -> Result<Vec<(f64, f64)>> {
+/// What a measurement came to over rounds in which all have their turn.
+#[derive(Debug, Clone, PartialEq)]
+struct Turns {
+    /// The median of its values.
+    rate: f64,
+    /// Its ratio to the first measurement in each round, in order of size.
+    ratios: Vec<f64>,
+}
+
+impl Turns {
+    /// The median of the ratios.
+    fn ratio(&self) -> f64 {
+        middle(&self.ratios)
+    }
+
+    /// What the first measurement gained over this one.
+    fn inverse(&self) -> Turns {
+        let ratios = self.ratios.iter().rev().map(|ratio| 1.0 / ratio).collect();
+        Turns { rate: self.rate, ratios }
+    }
+}
+
+/// Of each measurement what it came to; ratios are to the first one's.
+fn in_turns(rounds: usize, mut rates: Vec<Rate<'_>>) -> Result<Vec<Turns>> {
     let mut found = vec![(Vec::new(), Vec::new()); rates.len()];
     for _ in 0..rounds.max(1) {
         let mut first = f64::NAN;
@@ -240,12 +272,20 @@ fn in_turns(rounds: usize, mut rates: Vec<Rate<'_>>) -> Result<Vec<(f64, f64)>> 
             ratios.push(value / first);
         }
     }
-    Ok(found.into_iter().map(|(values, ratios)| (median(values), median(ratios))).collect())
+    let sorted = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values
+    };
+    let turns = |(values, ratios): (Vec<f64>, Vec<f64>)| Turns {
+        rate: middle(&sorted(values)),
+        ratios: sorted(ratios),
+    };
+    Ok(found.into_iter().map(turns).collect())
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+/// The median of what is sorted.
+fn middle(sorted: &[f64]) -> f64 {
+    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -280,8 +320,13 @@ mod tests {
         });
         let second: Rate<'_> = Box::new(|| Ok(30.0 * slow_machine.get()));
         let found = in_turns(3, vec![first, second]).expect("numbers");
-        assert!((found[1].1 - 3.0).abs() < 1e-12 && (found[0].1 - 1.0).abs() < 1e-12);
-        assert!((found[0].0 - 5.0).abs() < 1e-12);
+        assert!((found[1].ratio() - 3.0).abs() < 1e-12 && (found[0].ratio() - 1.0).abs() < 1e-12);
+        assert!((found[0].rate - 5.0).abs() < 1e-12);
+        let steps = |ratios: &[f64]| Turns { rate: 1.0, ratios: ratios.to_vec() };
+        assert_eq!(steps(&[0.5, 1.0, 4.0]).inverse(), steps(&[0.25, 1.0, 2.0]));
+        let rung = || Rung::times("x", "", [2.0, 4.0], 3.0, String::new());
+        assert!(rung().of_rounds(&steps(&[3.0])).also.is_empty());
+        assert_eq!(rung().of_rounds(&steps(&[2.0, 3.0, 3.5])).also[0].value, "median of 3, 2.00x to 3.50x");
     }
 
     #[test]

@@ -50,9 +50,9 @@ pub(super) fn speculation(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     let accepted = 100.0 * stats.accepted as f64 / stats.drafts.max(1) as f64;
     let of = format!(
         "one sequence, greedy, {DRAFTS} drafts a step of the model's draft: {:.1} tok/s without, {:.1} with",
-        found[0].0, found[1].0
+        found[0].rate, found[1].rate
     );
-    let rung = Rung::times(NAME, CLAIM, [2.0, 4.0], found[1].1, of);
+    let rung = Rung::times(NAME, CLAIM, [2.0, 4.0], found[1].ratio(), of).of_rounds(&found[1]);
     let rung = rung.because(format!(
         "{accepted:.0}% of the drafts stood, and where weights lie in caches a step that verifies {} tokens takes longer than one that computes one",
         1 + DRAFTS
@@ -89,12 +89,12 @@ pub(super) fn batching(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     let of = format!(
         "{} requests of mixed lengths, {RUNNING} at a time: {:.1} tok/s in static batches, {:.1} in continuous ones",
         trace.len(),
-        found[0].0,
-        found[1].0
+        found[0].rate,
+        found[1].rate
     );
-    let rung =
-        Rung::times("continuous batching", "2 to 3 times over static batching", [2.0, 3.0], found[1].1, of);
-    Ok(vec![rung.because(
+    const CLAIM: &str = "2 to 3 times over static batching";
+    let rung = Rung::times("continuous batching", CLAIM, [2.0, 3.0], found[1].ratio(), of);
+    Ok(vec![rung.of_rounds(&found[1]).because(
         "a static batch wastes steps on rows that have ended; the less a row adds to a step's time, the less that costs, and the gain depends on how unlike the lengths are",
     )])
 }

@@ -7,7 +7,7 @@ use safetensors::{Dtype, serialize_to_file};
 
 use super::paths::{WorkFolder, copy_companions};
 use super::product::Products;
-use super::{Bench, Claim, Rate, Rung, in_turns};
+use super::{Bench, Claim, Rate, Rung, Turns, in_turns};
 use crate::checkpoint::Checkpoint;
 use crate::device::on_device;
 use crate::eval::evaluate;
@@ -28,7 +28,8 @@ const CALIBRATED: &[&str] = &[
     include_str!("../front.rs"),
     include_str!("../tokenizer/mod.rs"),
 ];
-const BF16: &str = "2 times smaller and faster than FP32";
+const BF16_SIZE: &str = "2 times smaller than FP32";
+const BF16_SPEED: &str = "2 times faster than FP32";
 const INT8_SIZE: &str = "2 times smaller";
 const INT8_SPEED: &str = "2 times faster";
 const INT4_SIZE: &str = "4 times smaller";
@@ -74,8 +75,8 @@ struct Found<'a> {
     rows: usize,
     cols: usize,
     product: &'a dyn Fn(WeightFormat) -> Option<f64>,
-    /// Tokens a second and ratios to bf16: of bf16, int8, int4 and, where the device has it, f32.
-    rates: &'a [(f64, f64)],
+    /// Tokens a second and their ratios to bf16's: of bf16, int8, int4 and, where the device has it, f32.
+    rates: &'a [Turns],
     /// Nats a token of bf16, int8, int4.
     losses: &'a [f64],
 }
@@ -83,16 +84,17 @@ struct Found<'a> {
 impl Found<'_> {
     fn bf16_speed(&self) -> Rung {
         let limits = Claim::Times { from: 2.0, to: 2.0 };
-        let Some((f32_rate, ratio)) = self.rates.get(3).copied() else {
+        let Some(in_f32) = self.rates.get(3) else {
             let reason =
                 "a GPU computes in bf16 whatever the checkpoint holds: there is no f32 to compare with";
-            return Rung::not_here("BF16, speed", "2 times faster than FP32", limits, reason);
+            return Rung::not_here("BF16, speed", BF16_SPEED, limits, reason);
         };
         let of = format!(
             "the model decodes {:.1} tok/s with f32 weights, {:.1} with bf16",
-            f32_rate, self.rates[0].0
+            in_f32.rate, self.rates[0].rate
         );
-        let rung = Rung::times("BF16, speed", "2 times faster than FP32", [2.0, 2.0], 1.0 / ratio, of);
+        let gain = in_f32.inverse();
+        let rung = Rung::times("BF16, speed", BF16_SPEED, [2.0, 2.0], gain.ratio(), of).of_rounds(&gain);
         self.beyond_caches(rung.because(self.small()), WeightFormat::F32, WeightFormat::Bf16)
     }
 
@@ -102,7 +104,7 @@ impl Found<'_> {
             |format| weight_bytes(config, format).map_or(f64::NAN, |bytes| bytes.total_bytes() as f64);
         let (large, small) = (bytes(WeightFormat::F32), bytes(WeightFormat::Bf16));
         let of = format!("all weights: {:.1} MB in f32, {:.1} MB in bf16", large / 1e6, small / 1e6);
-        Rung::times("BF16, size", BF16, [2.0, 2.0], large / small, of)
+        Rung::times("BF16, size", BF16_SIZE, [2.0, 2.0], large / small, of)
     }
 
     fn size(&self, name: &'static str, claim: &'static str, format: WeightFormat) -> Result<Rung> {
@@ -122,10 +124,14 @@ impl Found<'_> {
 
     fn speed(&self, name: &'static str, claim: &'static str, format: WeightFormat, limits: [f64; 2]) -> Rung {
         let at = if format == WeightFormat::Int8 { 1 } else { 2 };
-        let (rate, ratio) = self.rates[at];
-        let of =
-            format!("the model decodes {:.1} tok/s in bf16, {rate:.1} in {}", self.rates[0].0, format.name());
-        let rung = Rung::times(name, claim, limits, ratio, of).because(self.small());
+        let (plain, small) = (&self.rates[0], &self.rates[at]);
+        let of = format!(
+            "the model decodes {:.1} tok/s in bf16, {:.1} in {}",
+            plain.rate,
+            small.rate,
+            format.name()
+        );
+        let rung = Rung::times(name, claim, limits, small.ratio(), of).of_rounds(small).because(self.small());
         let rung = self.beyond_caches(rung, WeightFormat::Bf16, format);
         let percent = 100.0 * (self.losses[at] / self.losses[0] - 1.0);
         rung.also("loss against bf16", format!("{percent:+.2}% ({:.4} nats a token)", self.losses[at]))

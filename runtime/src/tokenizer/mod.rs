@@ -92,6 +92,12 @@ impl Tokenizer {
         trust::guarded(|| self.inner.decode(ids, true)).ok().and_then(Result::ok).unwrap_or_default()
     }
 
+    /// Whether [`Tokenizer::decode`] leaves a token out.
+    pub fn is_special(&self, id: u32) -> bool {
+        let whole = trust::guarded(|| self.inner.decode(&[id], false)).ok().and_then(Result::ok);
+        whole.unwrap_or_default() != self.decode(&[id])
+    }
+
     /// The vocabulary's own spelling of a token: of byte-level vocabularies in their alphabet, of others with a mark for a space.
     pub fn spelling(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)

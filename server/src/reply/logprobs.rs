@@ -56,8 +56,7 @@ pub(super) fn completion_logprobs(
     for token in judged {
         let called = text(token.id);
         offsets.push(at);
-        // Bytes that are part of a character count with the one that begins it.
-        at += called.bytes.iter().filter(|&&byte| byte & 0xc0 != 0x80).count();
+        at += called.shown_chars();
         match &token.logprobs {
             None => {
                 chosen.push(Value::Null);
@@ -83,8 +82,16 @@ mod tests {
     use super::*;
 
     fn text(id: u32) -> TokenText {
-        let text = ["a", "é", "a"][id as usize].to_string();
-        TokenText { bytes: text.clone().into_bytes(), text }
+        let text = ["a", "é", "a", "<end>"][id as usize].to_string();
+        TokenText { bytes: text.clone().into_bytes(), text, is_special: id == 3 }
+    }
+
+    #[test]
+    fn offsets_are_those_of_the_text_without_special_tokens() {
+        let judged = [3, 0, 3, 1].map(|id| Judged { id, logprobs: None });
+        let told = completion_logprobs(&judged, &text, 0);
+        assert_eq!(told["tokens"], json!(["<end>", "a", "<end>", "é"]));
+        assert_eq!(told["text_offset"], json!([0, 0, 1, 1]));
     }
 
     #[test]

@@ -114,8 +114,8 @@ impl Streaming {
     fn judged(&mut self, choice: usize, judged: &[Judged]) -> Value {
         let told = self.reply.logprobs(judged, self.offsets[choice]);
         if self.reply.logprobs {
-            let bytes = judged.iter().flat_map(|token| self.reply.token(token.id).bytes);
-            self.offsets[choice] += bytes.filter(|byte| byte & 0xc0 != 0x80).count();
+            let chars = judged.iter().map(|token| self.reply.token(token.id).shown_chars());
+            self.offsets[choice] += chars.sum::<usize>();
         }
         told
     }

@@ -205,5 +205,13 @@ async fn an_echo_judges_the_prompt() {
         assert_eq!(numbers(&answer["choices"][choice]["logprobs"]["token_logprobs"]), judged[..ids.len()]);
     }
     assert_eq!(answer["usage"]["completion_tokens"], 0);
+    // Each token is where it's said to be; the first isn't part of the text.
+    let logprobs = &answer["choices"][0]["logprobs"];
+    let offset = |index: usize| logprobs["text_offset"][index].as_u64().expect("an offset") as usize;
+    assert_eq!((offset(0), offset(1)), (0, 0));
+    for index in 1..ids.len() {
+        let token = logprobs["tokens"][index].as_str().expect("text");
+        assert!(PROMPT[offset(index)..].starts_with(token), "{token:?} at {}", offset(index));
+    }
     server.finish().await;
 }

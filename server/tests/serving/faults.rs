@@ -192,5 +192,6 @@ async fn every_route_but_one_asks_for_the_key() {
     }
     server.key = Some("s3cret");
     assert_eq!(server.get("/metrics").await.status, 200);
+    assert_eq!(server.greedy(4).await, expected_greedy(4));
     server.finish().await;
 }

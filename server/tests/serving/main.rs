@@ -6,3 +6,4 @@ mod embedding;
 mod faults;
 mod overload;
 mod streams;
+mod templates;

@@ -120,6 +120,17 @@ async fn a_request_that_takes_too_long_is_ended() {
         "{text}"
     );
     server.settles("tilewright_kv_pages_used", 0.0).await;
+    // A busy machine may need several tries within so short a time.
+    let body = json!({ "prompt": PROMPT, "temperature": 0, "max_tokens": 2 });
+    let mut said = None;
+    for _ in 0..100 {
+        let reply = server.post(TEXT, &body).await;
+        if reply.status == 200 {
+            said = reply.json()["choices"][0]["text"].as_str().map(str::to_string);
+            break;
+        }
+    }
+    assert_eq!(said, Some(expected_greedy(2)));
     server.finish().await;
 }
 

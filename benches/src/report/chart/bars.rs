@@ -8,7 +8,7 @@ use super::{FONT, GRID, INK, OURS, PEERS, drawn, ink};
 use crate::{
     error::Result,
     problem::Problem,
-    report::{Report, Row, digits},
+    report::{Bound, Report, Row, digits},
 };
 
 /// Pixels of a bar, and between groups of bars.
@@ -47,23 +47,40 @@ pub fn bars(report: &Report) -> Result<Vec<(String, String)>> {
     families.iter().map(|family| Ok((family.name.replace(['/', ' '], "-"), family.draw()?))).collect()
 }
 
-/// The family of a cell and its name there.
-fn place(row: &Row) -> (String, String) {
+/// The family of a cell, its name there, and the unit of its rate.
+fn place(report: &Report, row: &Row) -> (String, String, &'static str) {
     match row.problem {
-        Problem::Gemm(gemm) if !row.problem.is_compute() => {
-            (format!("gemm of few rows {}", gemm.weights.name()), last(&row.cell))
+        Problem::Gemm(gemm) => {
+            // How few rows are few depends on the device; without ceilings nobody knows better than the problem.
+            let bound = report.bound(row);
+            let few = bound.map_or(!row.problem.is_compute(), |bound| bound == Bound::Memory);
+            let (name, unit) = if few { ("gemm of few rows", "TB/s") } else { ("gemm", "TFLOP/s") };
+            let cell = row.cell.rsplit('/').next().unwrap_or_default();
+            (format!("{name} {}", gemm.weights.name()), cell.to_string(), unit)
         }
-        Problem::Gemm(gemm) => (format!("gemm {}", gemm.weights.name()), last(&row.cell)),
         Problem::Prefill(_) | Problem::Decode(_) => {
             let (family, group) = row.beside.rsplit_once('/').unwrap_or(("", &row.beside));
-            (family.trim_end_matches("/bf16").to_string(), group.to_string())
+            (family.trim_end_matches("/bf16").to_string(), group.to_string(), row.rate().1)
         }
-        _ => ("rows".to_string(), row.cell.clone()),
+        _ => ("rows".to_string(), row.cell.clone(), row.rate().1),
     }
 }
 
-fn last(cell: &str) -> String {
-    cell.rsplit('/').next().unwrap_or_default().to_string()
+/// The places of rows. Families of one name each are one family of their operation, or each would be a chart of one bar.
+fn places(report: &Report, rows: &[&Row]) -> Vec<(String, String, &'static str)> {
+    let places: Vec<_> = rows.iter().map(|row| place(report, row)).collect();
+    let is_alone = |family: &str| {
+        let mut groups = places.iter().filter(|(name, ..)| name == family).map(|(_, group, _)| group);
+        let first = groups.next();
+        groups.all(|group| Some(group) == first)
+    };
+    let merged = |(name, group, unit): &(String, String, &'static str)| match name.split_once('/') {
+        Some((operation, rest)) if is_alone(name) => {
+            (operation.to_string(), format!("{rest}/{group}"), *unit)
+        }
+        _ => (name.clone(), group.clone(), *unit),
+    };
+    places.iter().map(merged).collect()
 }
 
 /// Who it is, and what sets its cell apart from the one it stands beside.
@@ -76,12 +93,11 @@ fn series_name(row: &Row) -> String {
 fn families(report: &Report) -> Vec<Family<'_>> {
     let mut families: Vec<Family<'_>> = Vec::new();
     // This project's first, in every legend.
-    let rows = report.results.iter().filter(|row| row.ours);
-    for row in rows.chain(report.results.iter().filter(|row| !row.ours)) {
-        let (name, group) = place(row);
+    let of = |ours| report.results.iter().filter(move |row| row.ours == ours);
+    let rows: Vec<&Row> = of(true).chain(of(false)).collect();
+    for (row, (name, group, unit)) in rows.iter().zip(places(report, &rows)) {
         let index = families.iter().position(|family| family.name == name).unwrap_or_else(|| {
-            let (unit, groups) = (row.rate().1, Vec::new());
-            families.push(Family { name, unit, groups, series: Vec::new(), bars: Vec::new() });
+            families.push(Family { name, unit, groups: Vec::new(), series: Vec::new(), bars: Vec::new() });
             families.len() - 1
         });
         let family = &mut families[index];
@@ -248,6 +264,34 @@ mod tests {
         let (int8, bf16) = (find("decode/int8/64x4096"), find("decode/bf16/64x4096"));
         let expected = bf16.3.cost.bytes as f64 / int8.3.time.median_us / 1e6;
         assert!((int8.2 - expected).abs() < 1e-9 && int8.0 == bf16.0 && int8.1 != bf16.1);
+    }
+
+    #[test]
+    fn no_chart_is_of_one_bar_where_its_operation_has_more() {
+        let mut report = sample();
+        report.results.retain(|row| row.ours && row.cell.starts_with("prefill/hd128/full/"));
+        report.results.truncate(2);
+        for (row, name) in report.results.iter_mut().zip(["prefill/one/1x512", "prefill/two/1x512"]) {
+            (row.cell, row.beside) = (name.into(), name.into());
+        }
+        let families = families(&report);
+        assert_eq!((families.len(), families[0].name.as_str()), (1, "prefill"));
+        assert_eq!(families[0].groups, ["one/1x512", "two/1x512"]);
+    }
+
+    #[test]
+    fn products_are_told_by_what_holds_them_up() {
+        let mut report = sample();
+        report.results.retain(|row| row.ours && matches!(row.problem, Problem::Gemm(_)));
+        for family in families(&report) {
+            let expected = if family.unit == "TB/s" { Bound::Memory } else { Bound::Compute };
+            assert!(
+                family.bars.iter().all(|(.., row)| report.bound(row) == Some(expected)),
+                "{}",
+                family.name
+            );
+            assert_eq!(family.name.contains("few rows"), family.unit == "TB/s");
+        }
     }
 
     #[test]

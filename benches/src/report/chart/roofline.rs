@@ -55,12 +55,13 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
     let ridge = flops / bandwidth;
     let roof = [(left, left * bandwidth), (ridge, flops), (right, flops)];
     drawn(chart.draw_series(LineSeries::new(roof, INK.stroke_width(2))))?;
-    let label = |text: String, at: (f64, f64)| {
-        Text::new(text, at, ink(13.0).pos(Pos::new(HPos::Right, VPos::Bottom)))
+    let label = |text: String, x: f64, from: HPos| {
+        Text::new(text, (x, flops * 1.06), ink(13.0).pos(Pos::new(from, VPos::Bottom)))
     };
+    // Over the roof, where no point can be: what lies in caches passes the slope.
     let labels = [
-        label(format!("{} TFLOP/s measured", digits(flops)), (right / 1.05, flops * 1.06)),
-        label(format!("{} TB/s measured", digits(bandwidth)), (ridge / 5.0, flops / 3.4)),
+        label(format!("{} TFLOP/s measured", digits(flops)), right / 1.05, HPos::Right),
+        label(format!("slope: {} TB/s measured", digits(bandwidth)), left * 1.05, HPos::Left),
     ];
     drawn(chart.draw_series(labels))?;
     points(&mut chart, &rows)?;
