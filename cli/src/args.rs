@@ -1,9 +1,10 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use tilewright::cache::kv_dtype;
 use tilewright::engine::{DraftLength, Speculation};
 use tilewright::quantise::Method;
-use tilewright::{DeviceChoice, Pooling, SamplingParams};
+use tilewright::{DeviceChoice, KvDType, Pooling, SamplingParams};
 
 use crate::bench::BenchArgs;
 use crate::ladder::LadderArgs;
@@ -93,6 +94,9 @@ pub struct RunArgs {
     /// Compute the whole text anew for each token, to see what the KV cache saves
     #[arg(long)]
     pub no_kv_cache: bool,
+    /// What keys and values are cached as: auto (bf16 on a GPU, f32 on a CPU), int8 or fp8, a scale a token and head
+    #[arg(long, default_value = "auto", value_name = "DTYPE", value_parser = kv_dtype)]
+    pub kv_dtype: KvDType,
     /// Speculate with the drafts of a smaller model of the same vocabulary
     #[arg(long, value_name = "DIR", conflicts_with_all = ["ngram", "no_kv_cache"])]
     pub draft: Option<PathBuf>,
@@ -178,6 +182,9 @@ pub struct EvalArgs {
     /// Tokens a window, its BOS included [default: the model's context]
     #[arg(long, value_name = "TOKENS")]
     pub ctx: Option<usize>,
+    /// What keys and values are cached as: auto (bf16 on a GPU, f32 on a CPU), int8 or fp8, a scale a token and head
+    #[arg(long, default_value = "auto", value_name = "DTYPE", value_parser = kv_dtype)]
+    pub kv_dtype: KvDType,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -285,6 +292,9 @@ pub struct ServeArgs {
     /// Tokens that all sequences together can cache [default: a quarter of the context for each that runs]
     #[arg(long, value_name = "TOKENS")]
     pub cache_tokens: Option<usize>,
+    /// What keys and values are cached as: auto (bf16 on a GPU, f32 on a CPU), int8 or fp8, a scale a token and head
+    #[arg(long, default_value = "auto", value_name = "DTYPE", value_parser = kv_dtype)]
+    pub kv_dtype: KvDType,
     /// Sequences that run at a time
     #[arg(long, default_value_t = 32, value_name = "N")]
     pub max_running: usize,

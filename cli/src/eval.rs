@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use tilewright::eval::evaluate;
+use tilewright::eval::evaluate_with;
 
 use crate::args::EvalArgs;
 use crate::load::load;
@@ -19,7 +19,7 @@ pub fn run(args: &EvalArgs) -> Result<ExitCode, Failure> {
     if !std::io::stderr().is_terminal() {
         bar.set_draw_target(indicatif::ProgressDrawTarget::hidden());
     }
-    let evaluation = evaluate(&model, &text, context, &mut |done, total| {
+    let evaluation = evaluate_with(&model, &text, context, args.kv_dtype, &mut |done, total| {
         bar.set_length(total as u64);
         bar.set_position(done as u64);
     });

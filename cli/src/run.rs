@@ -41,6 +41,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         stop: args.stop.clone(),
         ignore_eos: args.ignore_eos,
         recompute: args.no_kv_cache,
+        kv_dtype: args.kv_dtype,
         ..GenerateParams::default()
     };
     // Before the weights are loaded: a slip in a flag is answered at once.

@@ -78,6 +78,7 @@ fn generating(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String)
         step_tokens: defaults.step_tokens.max(rows),
         prefix_cache: !args.no_prefix_cache,
         speculation,
+        kv_dtype: args.kv_dtype,
         ..defaults
     };
     let device = model.device();

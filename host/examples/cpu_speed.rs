@@ -6,7 +6,7 @@ use std::time::Instant;
 use tilewright_host::cpu::{CpuDevice, CpuMatrix, CpuTensor, CpuVector};
 use tilewright_host::{
     ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, HostMatrix, HostQuantized,
-    Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend,
+    KvDType, Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend,
 };
 
 const HIDDEN: usize = 384;
@@ -221,8 +221,14 @@ fn one_product(weights: Weights) -> Result<()> {
 
 fn whole_model(weights: Weights) -> Result<()> {
     let model = Model::new(weights)?;
-    let spec =
-        CacheSpec { layers: LAYERS, pages: 1, page_size: 2048, kv_heads: KV_HEADS, head_dim: HEAD_DIM };
+    let spec = CacheSpec {
+        layers: LAYERS,
+        pages: 1,
+        page_size: 2048,
+        kv_heads: KV_HEADS,
+        head_dim: HEAD_DIM,
+        dtype: KvDType::Native,
+    };
     let mut cache = model.device.cache(spec)?;
     let ids = vec![7; PROMPT];
     let mut prefill = Batch::default();

@@ -41,6 +41,32 @@ impl HostMatrix<'_> {
     }
 }
 
+/// What a KV cache stores a key's or value's element as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum KvDType {
+    /// What the device computes attention of: bf16 on a GPU, f32 on the CPU.
+    #[default]
+    Native,
+    /// -127 to 127, times an f32 scale a token and head: the vector's largest magnitude over 127.
+    Int8,
+    /// fp8 e4m3, times an f32 scale a token and head: the vector's largest magnitude over 448.
+    Fp8,
+}
+
+impl KvDType {
+    /// All of them.
+    pub const ALL: [KvDType; 3] = [KvDType::Native, KvDType::Int8, KvDType::Fp8];
+
+    /// As it is named on a command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            KvDType::Native => "auto",
+            KvDType::Int8 => "int8",
+            KvDType::Fp8 => "fp8",
+        }
+    }
+}
+
 /// A KV cache's shape: `layers` times key and value of `[pages, kv_heads, page_size, head_dim]`. A contiguous cache is one page
 /// a sequence, `page_size` its capacity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +81,8 @@ pub struct CacheSpec {
     pub kv_heads: usize,
     /// Elements a head.
     pub head_dim: usize,
+    /// What an element is stored as.
+    pub dtype: KvDType,
 }
 
 /// How scores become weights.

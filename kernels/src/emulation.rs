@@ -24,6 +24,8 @@ entries! {
     gather_rows in crate::gather_rows::kernel: GatherRows,
     gelu in crate::gelu::kernel: Gelu,
     embed_sum in crate::embed_sum::kernel: EmbedSum,
+    kv_widen_int8 in crate::kv_widen::kernel: KvWiden,
+    kv_widen_fp8 in crate::kv_widen::kernel: KvWiden,
     page_copy in crate::page_copy::kernel: PageCopy,
     layer_norm in crate::layer_norm::kernel: LayerNorm,
     page_copy_out in crate::page_copy::kernel: PageCopy,

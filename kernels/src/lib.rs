@@ -20,6 +20,7 @@ pub mod gelu;
 pub mod gemm_bf16;
 pub mod gemm_few;
 pub mod gemm_sm90;
+pub mod kv_widen;
 pub mod layer_norm;
 pub mod page_copy;
 pub mod rms_norm;
@@ -76,6 +77,8 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &gemm_bf16::TILE_128X128,
     &gemm_bf16::TILE_64X64,
     &gemm_bf16::TILE_16X64,
+    &kv_widen::INT8,
+    &kv_widen::FP8,
     &layer_norm::LAYER_NORM,
     &page_copy::PAGE_COPY,
     &page_copy::PAGE_COPY_OUT,

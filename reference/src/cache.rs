@@ -1,4 +1,4 @@
-use crate::bf16_from_bits;
+use crate::{bf16_bits, bf16_from_bits};
 
 /// How elements lie in a cache of keys and values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +34,13 @@ impl KvFormat {
             KvFormat::Int8 => bytes.iter().map(|&byte| f64::from(byte as i8)).collect(),
             KvFormat::Fp8 => bytes.iter().map(|&byte| e4m3_value(byte)).collect(),
         }
+    }
+
+    /// What a vector's elements in memory mean under its scale, as bf16 bits: the exact product, rounded to f32 and then to bf16, as a
+    /// product of f32 is that is stored.
+    pub fn widened(self, bytes: &[u8], scale: f32) -> Vec<u16> {
+        let products = self.elements(bytes).into_iter().map(|element| element * f64::from(scale));
+        products.map(|product| bf16_bits(product as f32)).collect()
     }
 
     /// How far `value` is from the nearest element there is.
@@ -83,6 +90,14 @@ mod tests {
         assert_eq!(KvFormat::Int8.rounding_error(-128.0), 1.0);
         assert_eq!(KvFormat::Fp8.rounding_error(17.0), 1.0);
         assert_eq!(KvFormat::Fp8.rounding_error(500.0), 52.0);
+    }
+
+    #[test]
+    fn widened_elements_are_rounded_products() {
+        // 3 * 85.5 = 256.5, between the bf16 256 and 258; -127 * 0.5 is one itself.
+        assert_eq!(KvFormat::Int8.widened(&[3], 85.5), [bf16_bits(256.0)]);
+        assert_eq!(KvFormat::Int8.widened(&[0x81, 0], 0.5), [bf16_bits(-63.5), 0]);
+        assert_eq!(KvFormat::Fp8.widened(&[0x7e, 0x80], 2.0), [bf16_bits(896.0), 0x8000]);
     }
 
     #[test]

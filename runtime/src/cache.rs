@@ -1,9 +1,19 @@
 //! A contiguous KV cache: one page a sequence, as long as the longest sequence may grow.
 
-use tilewright_host::{CacheSpec, Device};
+use tilewright_host::{CacheSpec, Device, KvDType};
 
 use crate::config::ModelConfig;
 use crate::{Error, Result};
+
+/// What a cache stores, by its name on a command line: auto, int8 or fp8.
+///
+/// # Errors
+/// Names those three for any other.
+pub fn kv_dtype(name: &str) -> Result<KvDType> {
+    let known = KvDType::ALL.into_iter().find(|dtype| dtype.name() == name);
+    let expected = "auto (bf16 on a GPU, f32 on a CPU), int8 or fp8";
+    known.ok_or_else(|| Error::request("kv-dtype", expected, format!("{name:?}")))
+}
 
 /// Places are a multiple of this many tokens, which the tiles of every attention kernel divide.
 const PLACE_TOKENS: usize = 128;
@@ -21,13 +31,20 @@ impl<D: Device> ContiguousCache<D> {
     ///
     /// # Errors
     /// If the device has no room.
-    pub fn new(device: &D, config: &ModelConfig, slots: usize, capacity: usize) -> Result<Self> {
+    pub fn new(
+        device: &D,
+        config: &ModelConfig,
+        slots: usize,
+        capacity: usize,
+        dtype: KvDType,
+    ) -> Result<Self> {
         let spec = CacheSpec {
             layers: config.layers,
             pages: slots,
             page_size: capacity.next_multiple_of(PLACE_TOKENS),
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            dtype,
         };
         Ok(ContiguousCache { cache: device.cache(spec)?, capacity, slots: SlotPool::new(slots) })
     }
@@ -85,6 +102,17 @@ impl SlotPool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_stored_is_named() {
+        for dtype in KvDType::ALL {
+            assert_eq!(kv_dtype(dtype.name()).ok(), Some(dtype));
+        }
+        assert_eq!(
+            kv_dtype("int3").expect_err("no such format").to_string(),
+            "kv-dtype: expected auto (bf16 on a GPU, f32 on a CPU), int8 or fp8, found \"int3\""
+        );
+    }
 
     #[test]
     fn places_are_handed_out_once() {

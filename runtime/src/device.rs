@@ -1,8 +1,8 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use tilewright_host::Device;
 use tilewright_host::cpu::{CpuDevice, Precision};
+use tilewright_host::{Device, KvDType};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
@@ -43,15 +43,15 @@ impl FromStr for DeviceChoice {
 
 /// A model on some device.
 pub(crate) trait AnyDecoder: Send + Sync {
-    fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>>;
+    fn sequence(&self, capacity: usize, dtype: KvDType) -> Result<Box<dyn Sequence + '_>>;
     /// What serves many sequences.
     fn runner(self: Arc<Self>, sizes: RunnerSizes) -> Result<Box<dyn Runner>>;
     fn describe(&self) -> String;
 }
 
 impl<D: Device> AnyDecoder for Decoder<D> {
-    fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>> {
-        Ok(Box::new(DecoderSequence::new(self, capacity)?))
+    fn sequence(&self, capacity: usize, dtype: KvDType) -> Result<Box<dyn Sequence + '_>> {
+        Ok(Box::new(DecoderSequence::new(self, capacity, dtype)?))
     }
 
     fn runner(self: Arc<Self>, sizes: RunnerSizes) -> Result<Box<dyn Runner>> {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use tilewright_host::KvDType;
 
 use crate::{Error, Model, Result};
 
@@ -35,6 +36,20 @@ pub fn evaluate(
     context: usize,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Evaluation> {
+    evaluate_with(model, text, context, KvDType::Native, progress)
+}
+
+/// As [`evaluate`], keys and values stored as `dtype`: what a quantised cache costs.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn evaluate_with(
+    model: &Model,
+    text: &str,
+    context: usize,
+    dtype: KvDType,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<Evaluation> {
     let start = Instant::now();
     let limit = model.config().context;
     if !(2..=limit).contains(&context) {
@@ -42,7 +57,7 @@ pub fn evaluate(
     }
     let ids = model.require_tokenizer()?.encode_plain(text)?;
     let windows = windows(&ids, model.config().bos_token_id, context);
-    let mut sequence = model.sequence(context)?;
+    let mut sequence = model.sequence_of(context, dtype)?;
     let mut total = 0.0;
     let mut tokens = 0;
     for (index, window) in windows.iter().enumerate() {
@@ -92,6 +107,24 @@ mod tests {
         assert!((sum - 1.0).abs() < 1e-12, "{sum}");
         assert!((negative_log_likelihood(&[0.0; 8], 3) - 8_f64.ln()).abs() < 1e-12);
         assert!(negative_log_likelihood(&[0.0, f32::NAN], 0).is_nan());
+    }
+
+    #[test]
+    fn caches_of_eight_bits_cost_little() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../models/demo/target");
+        let model = Model::load(dir, crate::DeviceChoice::Cpu).expect("the demo model loads");
+        // Rust, of which the model knows something, in windows long enough for old keys to matter.
+        let text = &include_str!("engine/schedule.rs")[..6000];
+        let loss = |dtype| {
+            let found = evaluate_with(&model, text, 1024, dtype, &mut |_, _| {}).expect("an evaluation");
+            eprintln!("{}: {:.5} nats a token over {} tokens", dtype.name(), found.nll, found.tokens);
+            found.nll
+        };
+        let exact = loss(KvDType::Native);
+        for (dtype, most) in [(KvDType::Int8, 0.005), (KvDType::Fp8, 0.03)] {
+            let found = loss(dtype);
+            assert!(found != exact && (found - exact).abs() < most, "{dtype:?}: {found} against {exact}");
+        }
     }
 
     #[test]

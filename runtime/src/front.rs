@@ -1,7 +1,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tilewright_host::Device;
+use tilewright_host::{Device, KvDType};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::{FrequencyPrecision, ModelConfig};
@@ -189,7 +189,15 @@ impl Model {
     /// # Errors
     /// If `capacity` is 0 or exceeds the context, or the device has no room.
     pub fn sequence(&self, capacity: usize) -> Result<Box<dyn Sequence + '_>> {
-        self.engine.sequence(capacity)
+        self.sequence_of(capacity, KvDType::Native)
+    }
+
+    /// As [`Model::sequence`], its keys and values stored as `dtype`.
+    ///
+    /// # Errors
+    /// As [`Model::sequence`].
+    pub fn sequence_of(&self, capacity: usize, dtype: KvDType) -> Result<Box<dyn Sequence + '_>> {
+        self.engine.sequence(capacity, dtype)
     }
 }
 

@@ -61,3 +61,4 @@ pub use error::{Error, Result};
 pub use front::Model;
 pub use generate::{FinishReason, GenerateParams, Generation, Prompt, Timings, Token};
 pub use sampling::{Logprobs, Penalties, SamplingParams};
+pub use tilewright_host::KvDType;

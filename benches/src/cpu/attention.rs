@@ -1,5 +1,5 @@
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, RopeAppend as Append,
+    AttentionSpec, Batch, CacheSpec, Device, KvDType, RopeAppend as Append,
     cpu::{CpuDevice, CpuTensor},
 };
 use tilewright_reference::{self as reference, AttentionProblem};
@@ -17,7 +17,8 @@ pub(super) fn attention<'d>(
     checked: bool,
 ) -> Result<Run<'d>> {
     let pages = context.div_ceil(PAGE);
-    let spec = CacheSpec { layers: 1, pages: seqs * pages, page_size: PAGE, kv_heads, head_dim };
+    let dtype = KvDType::Native;
+    let spec = CacheSpec { layers: 1, pages: seqs * pages, page_size: PAGE, kv_heads, head_dim, dtype };
     let mut cache = device.cache(spec)?;
     let (mut whole, mut batch) = (Batch::default(), Batch::default());
     for seq in 0..seqs {

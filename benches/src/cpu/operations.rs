@@ -2,7 +2,7 @@
 //! caches are filled by appending with a rotation by nothing.
 
 use tilewright_host::{
-    ActivationBits, Batch, CacheSpec, CodeBits, DType, Device, HostMatrix, HostQuantized, Outputs,
+    ActivationBits, Batch, CacheSpec, CodeBits, DType, Device, HostMatrix, HostQuantized, KvDType, Outputs,
     QuantizedPart, QuantizedSpec, RopeAppend as Append,
     cpu::{CpuDevice, CpuMatrix, CpuTensor},
 };
@@ -148,7 +148,9 @@ fn rope_append<'d>(
     let rope = device.rope(&single, 1.0, tokens)?;
     let qkv = tensor(device, tokens, heads * head_dim, 1)?;
     let pages = tokens.div_ceil(PAGE);
-    let mut cache = device.cache(CacheSpec { layers: 1, pages, page_size: PAGE, kv_heads, head_dim })?;
+    let dtype = KvDType::Native;
+    let mut cache =
+        device.cache(CacheSpec { layers: 1, pages, page_size: PAGE, kv_heads, head_dim, dtype })?;
     let mut batch = Batch::default();
     span(&mut batch, tokens, 0, 0);
     let step = device.step(&batch)?;

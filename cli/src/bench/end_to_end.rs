@@ -1,8 +1,8 @@
 use std::time::Instant;
 
 use tilewright::engine::{Engine, EngineConfig, Request};
-use tilewright::plan::{DeviceProfile, Given, PlanRequest, device, device_of_driver, plan};
-use tilewright::{DeviceChoice, GenerateParams, Model};
+use tilewright::plan::{DeviceProfile, Given, KvFormat, PlanRequest, device, device_of_driver, plan};
+use tilewright::{DeviceChoice, GenerateParams, KvDType, Model};
 use tilewright_benches::report::{EndToEnd, Limit, Report};
 
 use super::BenchArgs;
@@ -24,12 +24,15 @@ pub fn measure(args: &BenchArgs, report: &Report) -> Result<Vec<EndToEnd>, Failu
     let (prompt, answer) = (prompt.min(context / 2).max(1), answer.min(context / 2).max(1));
     let rounds = if args.quick { 1 } else { 5 };
     let ceiling = |phase: &str, context: usize, batch: usize| {
-        let request = PlanRequest { context: Some(context), batch: Some(batch), ..PlanRequest::default() };
-        let plan = plan(model.config(), profile.as_ref()?, &request).ok()?;
+        let profile = profile.as_ref()?;
+        let kv = Some(KvFormat::of(args.kv_dtype, profile.kind));
+        let request =
+            PlanRequest { context: Some(context), batch: Some(batch), kv, ..PlanRequest::default() };
+        let plan = plan(model.config(), profile, &request).ok()?;
         plan.phases.iter().find(|of| of.name == phase).map(|phase| phase.tokens_per_second)
     };
-    let (prefill, decode) = best_of(rounds, || one(&model, prompt, answer))?;
-    let (served, _) = best_of(rounds.min(3), || Ok((many(&model, answer)?, 0.0)))?;
+    let (prefill, decode) = best_of(rounds, || one(&model, prompt, answer, args.kv_dtype))?;
+    let (served, _) = best_of(rounds.min(3), || Ok((many(&model, answer, args.kv_dtype)?, 0.0)))?;
     let row = |what: String, rate, ceiling| EndToEnd {
         what,
         model: name.clone(),
@@ -77,9 +80,10 @@ fn best_of(
 }
 
 /// Prompt tokens and generated tokens a second of one sequence.
-fn one(model: &Model, prompt: usize, answer: usize) -> Result<(f64, f64), Failure> {
+fn one(model: &Model, prompt: usize, answer: usize, kv_dtype: KvDType) -> Result<(f64, f64), Failure> {
     let ids: Vec<u32> = (0..prompt).map(|index| (index * 37 % model.config().vocab_size) as u32).collect();
-    let params = GenerateParams { max_tokens: answer, ignore_eos: true, ..GenerateParams::default() };
+    let params =
+        GenerateParams { max_tokens: answer, ignore_eos: true, kv_dtype, ..GenerateParams::default() };
     let mut generation = model.generate(&ids[..], &params)?;
     for token in generation.by_ref() {
         token?;
@@ -89,8 +93,9 @@ fn one(model: &Model, prompt: usize, answer: usize) -> Result<(f64, f64), Failur
 }
 
 /// Tokens a second of many sequences.
-fn many(model: &Model, answer: usize) -> Result<f64, Failure> {
-    let config = EngineConfig { max_running: RUNNING, prefix_cache: false, ..EngineConfig::default() };
+fn many(model: &Model, answer: usize, kv_dtype: KvDType) -> Result<f64, Failure> {
+    let config =
+        EngineConfig { max_running: RUNNING, prefix_cache: false, kv_dtype, ..EngineConfig::default() };
     let engine = Engine::new(model.clone(), config)?;
     let start = Instant::now();
     let request = |index: usize| Request {

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use tilewright::DeviceChoice;
+use tilewright::cache::kv_dtype;
+use tilewright::{DeviceChoice, KvDType};
 use tilewright_benches::cells::Cell;
 use tilewright_benches::cpu::{CpuRunner, Effort};
 use tilewright_benches::peers;
@@ -60,6 +61,9 @@ pub struct BenchArgs {
     /// auto, cpu, cuda or cuda:N
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+    /// What e2e caches keys and values as: auto (bf16 on a GPU, f32 on a CPU), int8 or fp8
+    #[arg(long, default_value = "auto", value_name = "DTYPE", value_parser = kv_dtype)]
+    pub kv_dtype: KvDType,
     /// Timings of each row
     #[arg(long, default_value_t = 20, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub iters: u32,

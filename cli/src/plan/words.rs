@@ -95,10 +95,14 @@ fn memory(text: &mut String, plan: &Plan) {
     line!(text, "  {:>7} tokens         {:>10}", cache.context, both(cache.sequence_bytes));
     line!(
         text,
-        "  in {:>4} whole pages    {:>10}   slack {}",
+        "  in {:>4} whole pages    {:>10}   slack {}{}",
         cache.sequence_pages,
         both(cache.paged_bytes),
-        decimal(cache.slack_bytes())
+        decimal(cache.slack_bytes()),
+        match cache.widened_bytes {
+            0 => String::new(),
+            bytes => format!(", a layer in bf16 for prompts {}", decimal(bytes)),
+        }
     );
     line!(text, "  of {:>4} sequences      {:>10}", cache.batch, both(cache.batch_bytes));
     line!(text, "");

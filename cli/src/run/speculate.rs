@@ -38,6 +38,7 @@ fn config(args: &RunArgs, context: usize, longest: usize) -> EngineConfig {
         max_running: 1,
         prefix_cache: false,
         speculation: args.speculation(),
+        kv_dtype: args.kv_dtype,
         ..EngineConfig::default()
     }
 }

@@ -204,3 +204,11 @@ fn drafts_that_cannot_be_made_are_refused() {
     let other = workspace("tests/fixtures/qwen2-bias");
     run(&["--draft", other.to_str().expect("UTF-8")], &["draft model", "4096", "192"]);
 }
+
+#[test]
+fn a_cache_of_another_kind_is_refused_by_name() {
+    for command in [&["run", "fn"][..], &["eval", "x.txt"], &["serve"], &["bench", "e2e"]] {
+        let args = [command, &["--kv-dtype", "int3"]].concat();
+        assert_refused(&args, &["kv-dtype", "expected auto", "int8 or fp8", "int3"]);
+    }
+}

@@ -9,7 +9,8 @@ use std::cell::RefCell;
 use super::attention_tile::{
     Panel, Run, Running, TILE_KEYS, TILE_PANELS, output_rows, query_at, score_rows, weigh,
 };
-use super::cache::{CpuCache, Layout};
+use super::cache::{CpuCache, Layout, Stored};
+use super::codes::Tile;
 use super::isa::{Isa, Kernel, LANES, Level};
 use super::layers::round_row;
 use super::linear::TILE_ROWS;
@@ -121,6 +122,15 @@ impl<'a> Work<'a> {
         });
         Work { q, s, o, max, sum, k_tile, v_tile }
     }
+
+    /// The panels of gathered keys and values.
+    #[inline(always)]
+    fn gathered(&self, head_dim: usize, v_dim: usize) -> [Panel; TILE_PANELS] {
+        std::array::from_fn(|index| Panel {
+            keys: self.k_tile[index * LANES * head_dim..].as_ptr(),
+            values: self.v_tile[index * LANES * v_dim..].as_ptr(),
+        })
+    }
 }
 
 impl Kernel for Attend<'_> {
@@ -193,8 +203,15 @@ impl Attend<'_> {
     ) -> ([Panel; TILE_PANELS], usize) {
         let (head_dim, v_dim) = (layout.spec.head_dim, layout.value_stride());
         let (page_size, head) = (layout.spec.page_size, self.task.kv_head);
-        let (cached_k, cached_v) = &self.args.cache.layers[self.args.layer];
         let pages = &self.task.span.pages;
+        let (cached_k, cached_v) = match &self.args.cache.layers[self.args.layer] {
+            Stored::F32 { keys, values } => (keys, values),
+            Stored::Codes { keys: k, values } => {
+                let codes = Tile { layout, keys: k, values, head, pages, tile: tile..tile + keys };
+                codes.widen(work.k_tile, work.v_tile);
+                return (work.gathered(head_dim, v_dim), TILE_KEYS);
+            }
+        };
         let mut panels = [None; TILE_PANELS];
         for (index, panel) in panels.iter_mut().enumerate().take(keys.div_ceil(LANES)) {
             let key = tile + index * LANES;
@@ -219,15 +236,10 @@ impl Attend<'_> {
                 v_out.copy_from_slice(&cached_v[layout.value(page, head, offset)..][..v_dim]);
             }
         }
-        let (k_tile, v_tile) = (&*work.k_tile, &*work.v_tile);
+        let gathered = work.gathered(head_dim, v_dim);
         let one_page = tile / page_size == (tile + keys - 1) / page_size;
         let together = panels[0].is_some() && one_page || panels.iter().all(Option::is_none);
-        let panels = std::array::from_fn(|index| {
-            panels[index].unwrap_or_else(|| Panel {
-                keys: k_tile[index * LANES * head_dim..].as_ptr(),
-                values: v_tile[index * LANES * v_dim..].as_ptr(),
-            })
-        });
+        let panels = std::array::from_fn(|index| panels[index].unwrap_or(gathered[index]));
         (panels, if together { TILE_KEYS } else { LANES })
     }
 

@@ -1,17 +1,24 @@
 use super::buffer::Buffer;
+use super::codes::Codes;
 use super::isa::LANES;
 use super::parallel::{self, Shared};
 use super::shape;
-use crate::{Batch, CacheSpec, Result, Span};
+use crate::{Batch, CacheSpec, KvDType, Result, Span};
 
-/// Keys and values in f32, a buffer each a layer.
+/// Keys and values in f32, or in codes of eight bits; a buffer each a layer.
 ///
-/// Values are `[pages, kv_heads, page_size, head_dim]`. Keys are `[pages, kv_heads, page_size / 16, head_dim, 16]`: sixteen keys
+/// In f32 values are `[pages, kv_heads, page_size, head_dim]`. Keys are `[pages, kv_heads, page_size / 16, head_dim, 16]`: sixteen keys
 /// side by side, so that their scores are one product with a panel and nothing is transposed when they are read. `page_size`
 /// and `head_dim` are rounded up to whole vectors.
 pub struct CpuCache {
     pub(super) layout: Layout,
-    pub(super) layers: Vec<(Buffer<f32>, Buffer<f32>)>,
+    pub(super) layers: Vec<Stored>,
+}
+
+/// A layer's keys and values.
+pub(super) enum Stored {
+    F32 { keys: Buffer<f32>, values: Buffer<f32> },
+    Codes { keys: Codes, values: Codes },
 }
 
 impl CpuCache {
@@ -22,29 +29,49 @@ impl CpuCache {
         let padded = |len: usize| len.checked_next_multiple_of(LANES).unwrap_or(usize::MAX);
         let keys = [spec.pages, spec.kv_heads, padded(spec.page_size), spec.head_dim];
         let values = [spec.pages, spec.kv_heads, spec.page_size, padded(spec.head_dim)];
-        let layers = (0..spec.layers)
-            .map(|_| {
-                Ok((Buffer::reused(&keys, "the key cache")?, Buffer::reused(&values, "the value cache")?))
+        let layout = Layout { spec };
+        let stored = || {
+            let (of_keys, of_values) = ("the key cache", "the value cache");
+            Ok(match spec.dtype {
+                KvDType::Native => Stored::F32 {
+                    keys: Buffer::reused(&keys, of_keys)?,
+                    values: Buffer::reused(&values, of_values)?,
+                },
+                KvDType::Int8 | KvDType::Fp8 => Stored::Codes {
+                    keys: Codes::new(layout, of_keys)?,
+                    values: Codes::new(layout, of_values)?,
+                },
             })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(CpuCache { layout: Layout { spec }, layers })
+        };
+        let layers = (0..spec.layers).map(|_| stored()).collect::<Result<Vec<_>>>()?;
+        Ok(CpuCache { layout, layers })
     }
 
     pub(super) fn bytes(&self) -> usize {
-        self.layers.iter().map(|(keys, values)| keys.bytes() + values.bytes()).sum()
+        let bytes = |stored: &Stored| match stored {
+            Stored::F32 { keys, values } => keys.bytes() + values.bytes(),
+            Stored::Codes { keys, values } => keys.bytes() + values.bytes(),
+        };
+        self.layers.iter().map(bytes).sum()
     }
 
     pub(super) fn copy_pages(&mut self, copies: &[(u32, u32)]) -> Result<()> {
         crate::batch::check_copies(copies, self.layout.spec.pages)?;
         let layout = self.layout;
-        for (keys, values) in &mut self.layers {
-            for &(from, to) in copies {
-                let (from, to) = (from as usize, to as usize);
-                let page =
-                    |start: fn(&Layout, usize, usize, usize) -> usize, index| start(&layout, index, 0, 0);
-                let [key, value] = [Layout::key_panel, Layout::value];
-                keys.copy_within(page(key, from)..page(key, from + 1), page(key, to));
-                values.copy_within(page(value, from)..page(value, from + 1), page(value, to));
+        let page = |start: fn(&Layout, usize, usize, usize) -> usize, index| start(&layout, index, 0, 0);
+        let [key, value] = [Layout::key_panel, Layout::value];
+        for stored in &mut self.layers {
+            for (from, to) in copies.iter().map(|&(from, to)| (from as usize, to as usize)) {
+                match stored {
+                    Stored::F32 { keys, values } => {
+                        keys.copy_within(page(key, from)..page(key, from + 1), page(key, to));
+                        values.copy_within(page(value, from)..page(value, from + 1), page(value, to));
+                    }
+                    Stored::Codes { keys, values } => {
+                        keys.copy_page(layout, from, to);
+                        values.copy_page(layout, from, to);
+                    }
+                }
             }
         }
         Ok(())

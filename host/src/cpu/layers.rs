@@ -1,5 +1,6 @@
 //! Row-wise operations: norms, rotation, gating.
-use super::cache::{CpuCache, CpuRope, Layout};
+use super::cache::{CpuCache, CpuRope, Layout, Stored};
+use super::codes::AppendCodes;
 use super::isa::{Isa, Kernel, LANES, Level};
 use super::parallel::{self, Shared};
 use super::tensor::{CpuTensor, CpuVector, round_to_bf16};
@@ -162,17 +163,28 @@ pub(super) fn rope_append(level: Level, args: &RopeArgs<'_>, cache: &mut CpuCach
     parallel::rows(tokens, 4 * args.q_heads * head_dim, |rows| {
         level.run(RotateQueries { args, head_dim, q, q_stride, rows });
     });
-    let (keys, values) = &mut cache.layers[args.layer];
-    let (keys, values) = (Shared::new(keys), Shared::new(values));
     // By heads, not by tokens: two tokens of a batch may name the same slot.
-    parallel::rows(kv_heads, 4 * tokens * head_dim, |heads| {
-        level.run(AppendKeys { args, layout, keys, values, heads });
-    });
+    let work = 4 * tokens * head_dim;
+    match &mut cache.layers[args.layer] {
+        Stored::F32 { keys, values } => {
+            let (keys, values) = (Shared::new(keys), Shared::new(values));
+            parallel::rows(kv_heads, work, |heads| {
+                level.run(AppendKeys { args, layout, keys, values, heads });
+            });
+        }
+        Stored::Codes { keys, values } => {
+            let keys = (Shared::new(&mut keys.codes), Shared::new(&mut keys.scales));
+            let values = (Shared::new(&mut values.codes), Shared::new(&mut values.scales));
+            parallel::rows(kv_heads, work, |heads| {
+                level.run(AppendCodes { args, layout, keys, values, heads });
+            });
+        }
+    }
 }
 
 /// The rotated head `x` in `out`, normalised first if `norm` is given.
 #[inline(always)]
-fn rotate<I: Isa>(
+pub(super) fn rotate<I: Isa>(
     isa: I,
     args: &RopeArgs<'_>,
     token: usize,

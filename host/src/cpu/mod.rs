@@ -8,6 +8,7 @@ mod attention_tile;
 mod buffer;
 mod cache;
 mod ceilings;
+mod codes;
 mod encoders;
 mod isa;
 mod layers;

@@ -17,7 +17,7 @@ use super::{
     decode::Planes,
     select::MAX_GRID_Y,
     step::End,
-    storage::{BF16, Stored, dim, require},
+    storage::{BF16, Stored, dim, require, shape},
 };
 use crate::{AttentionSpec, Result, RopeAppend};
 
@@ -170,7 +170,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             params = abi::RopeAppend { q_norm: q_norm.address, k_norm: k_norm.address, eps, ..params };
         }
         q.resize(op, "q", plan.tokens, plan.generated)?;
-        let (k_cache, v_cache) = cache.layer(op, layer)?;
+        let planes = cache.layer(op, layer)?;
+        let ([k_cache, v_cache], [k_scales, v_scales]) = (planes.elements, planes.scales);
         let params = abi::RopeAppend {
             qkv: qkv.address,
             cos_sin: rope.address,
@@ -179,8 +180,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             q_out: q.address,
             k_cache,
             v_cache,
-            k_scales: 0,
-            v_scales: 0,
+            k_scales,
+            v_scales,
             tokens: dim(op, "tokens", plan.tokens)?,
             q_heads: dim(op, "q_heads", q_heads)?,
             kv_heads: dim(op, "kv_heads", spec.kv_heads)?,
@@ -189,9 +190,12 @@ impl<Dr: Driver> GpuDevice<Dr> {
             ..params
         };
         let grid = rope_append::grid(params.tokens, params.q_heads, params.kv_heads, params.head_dim);
+        let Some(kernel) = rope_append::spec(cache.format()) else {
+            return Err(shape(op, "dtype of the cache", "bf16, int8 or fp8", cache.format()));
+        };
         // SAFETY: `qkv` and `q` have the step's rows and the columns checked above, positions are in the table and slots in the
-        // cache, whose layer is there; norms have a head's length.
-        unsafe { self.launch(&rope_append::BF16, grid, params) }
+        // cache, whose layer is there, with scales where the kernel writes some; norms have a head's length.
+        unsafe { self.launch(kernel, grid, params) }
     }
 
     pub(super) fn launch_attention(
@@ -229,11 +233,12 @@ impl<Dr: Driver> GpuDevice<Dr> {
         )?;
         require(spec.window != Some(0), op, "window", "above 0", 0)?;
         out.resize(op, "out", plan.tokens, plan.generated)?;
-        let (k_cache, v_cache) = cache.layer(op, layer)?;
+        let planes = cache.layer(op, layer)?;
+        let ([k_cache, v_cache], [k_wide, v_wide]) = (planes.elements, planes.wide);
         let params = abi::AttentionPrefill {
             q: q.address,
-            k_cache,
-            v_cache,
+            k_cache: k_wide,
+            v_cache: v_wide,
             out: out.address,
             seq_ids: step.at(plan.prefill.seq_ids),
             q_starts: step.at(plan.q_starts),
@@ -250,8 +255,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
             causal: u32::from(spec.causal),
             window: spec.window.filter(|&w| w < UNBOUNDED_WINDOW).map_or(0, |w| w as u32),
         };
+        self.widen_for_prefill(cache, &planes, step)?;
         self.attention_prefill(params, held.head_dim as u32, pages, step)?;
-        let planes = Planes { format: abi::KV_BF16, head_dim: held.head_dim, scales: [0; 2] };
-        self.attention_decode(params, planes, step)
+        let stored = Planes { format: cache.format(), head_dim: held.head_dim, scales: planes.scales };
+        self.attention_decode(abi::AttentionPrefill { k_cache, v_cache, ..params }, stored, step)
     }
 }

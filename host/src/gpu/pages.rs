@@ -8,7 +8,7 @@ use tilewright_kernels::{
 
 use super::{
     Driver, GpuCache, GpuDevice,
-    storage::{BF16, dim, shape},
+    storage::{WORD, dim, shape},
 };
 use crate::{Result, batch::check_copies};
 
@@ -23,15 +23,21 @@ impl<Dr: Driver> GpuDevice<Dr> {
         if copies.is_empty() || spec.layers == 0 {
             return Ok(());
         }
-        let page_bytes = (spec.kv_heads * spec.page_size * spec.head_dim * BF16) as u64;
-        let mut words = Vec::new();
+        let vectors = spec.kv_heads * spec.page_size;
+        let (page_bytes, scale_bytes) = ((vectors * cache.vector_bytes()) as u64, (vectors * WORD) as u64);
+        let (mut words, mut tensors) = (Vec::new(), 0);
         for layer in 0..spec.layers {
-            let (keys, values) = cache.layer(op, layer)?;
-            for address in [keys, values] {
+            let planes = cache.layer(op, layer)?;
+            let elements = planes.elements.map(|address| (address, page_bytes));
+            let scales = planes.scales.map(|address| (address, scale_bytes));
+            for (address, page_bytes) in
+                elements.into_iter().chain(scales).filter(|&(address, _)| address != 0)
+            {
                 words.extend_from_slice(bytes_of(&PageTensor { address, page_bytes, stage_offset: 0 }));
+                tensors += 1;
             }
         }
-        let tensors = dim(op, "layers", 2 * spec.layers)?;
+        let tensors = dim(op, "layers", tensors)?;
         for (from, to) in copies {
             words.extend_from_slice(bytes_of(&[*from, *to]));
         }
@@ -48,7 +54,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             blocks_per_page: page_copy::blocks_per_page(page_bytes),
             reserved: 0,
         };
-        // SAFETY: the tensors are the cache's layers, whose pages have `page_bytes` each; `check_copies` found the pages within
+        // SAFETY: the tensors are the cache's layers, whose pages have those bytes each; `check_copies` found the pages within
         // it and none in the way of another; both lists are in the buffer, which is freed in the order of the stream.
         unsafe { self.launch(&PAGE_COPY, grid, params) }
     }

@@ -1,19 +1,20 @@
 //! Prefill attention: the work lists of a step, and which kernel serves it.
 
 use tilewright_kernels::{
-    abi::{self, TensorMap},
+    abi::{self, TensorMap, WidenPage},
     attention_prefill::{self, Element},
     attention_prefill_sm90::{
         TILE_HD64, TILE_HD128, Tile,
         launch::{self, MapShape, Span as Tiled},
     },
+    kv_widen,
 };
 
 use super::{
-    Driver, GpuDevice, GpuStep,
+    Driver, GpuCache, GpuDevice, GpuStep,
     decode::DecodeWork,
     step::{Packer, Section},
-    storage::dim,
+    storage::{LayerPlanes, dim, shape},
 };
 use crate::{Result, Span};
 
@@ -28,6 +29,9 @@ pub(super) struct PrefillWork {
     pub seqs: usize,
     /// The longest span of queries.
     pub max_query_len: u32,
+    /// [`WidenPage`] `[pages]`: the sequences' pages, each once.
+    pages: Section,
+    page_count: u32,
     spans: Vec<Tiled>,
     /// Work lists in tiles of 192 queries and of 128, each with its length.
     work: [(Section, u32); 2],
@@ -49,7 +53,10 @@ impl PrefillWork {
             Ok((packer.push(work.into_flattened()), tiles))
         };
         let work = [list(TILE_HD64)?, list(TILE_HD128)?];
+        let pages = widen_list(served().map(|(_, span)| span));
         Ok(PrefillWork {
+            page_count: dim("step", "pages", pages.len())?,
+            pages: packer.push(bytemuck::cast_slice(&pages).iter().copied()),
             seq_ids: packer.push(served().map(|(seq, _)| seq)),
             seqs: tiled.len(),
             max_query_len: tiled.iter().map(|span| span.q_len).max().unwrap_or(0),
@@ -61,7 +68,64 @@ impl PrefillWork {
     }
 }
 
+/// The pages of some sequences, each once: sequences that begin alike share some.
+fn widen_list<'s>(spans: impl Iterator<Item = &'s Span>) -> Vec<WidenPage> {
+    let mut list = Vec::new();
+    let mut sequences = 0;
+    for span in spans {
+        let pages = (0..).zip(&span.pages);
+        list.extend(pages.map(|(index, &page)| WidenPage { page, index, kv_len: span.kv_len, reserved: 0 }));
+        sequences += 1;
+    }
+    if sequences > 1 {
+        // Of the same page at the same place the sequence with the most keys counts.
+        list.sort_unstable_by_key(|entry| (entry.page, entry.index, std::cmp::Reverse(entry.kv_len)));
+        list.dedup_by(|next, kept| {
+            if next.page == kept.page && next.index != kept.index {
+                // Of one at several places nothing is known but that it is there.
+                (kept.index, kept.kv_len) = (0, u32::MAX);
+            }
+            next.page == kept.page
+        });
+    }
+    list
+}
+
 impl<Dr: Driver> GpuDevice<Dr> {
+    /// Brings what prompts' attention reads of a quantised layer to where it reads it: its kernels multiply bf16. Nothing for bf16.
+    pub(super) fn widen_for_prefill(
+        &self,
+        cache: &GpuCache<Dr>,
+        planes: &LayerPlanes,
+        step: &GpuStep<Dr>,
+    ) -> Result<()> {
+        let (op, work, held) = ("attention", &step.plan.prefill, cache.spec);
+        let Some(spec) = kv_widen::spec(cache.format()).filter(|_| work.seqs > 0) else { return Ok(()) };
+        let ([k_codes, v_codes], [k_scales, v_scales], [k_out, v_out]) =
+            (planes.elements, planes.scales, planes.wide);
+        let (page_size, kv_heads) =
+            (dim(op, "page_size", held.page_size)?, dim(op, "kv_heads", held.kv_heads)?);
+        let params = abi::KvWiden {
+            k_codes,
+            v_codes,
+            k_scales,
+            v_scales,
+            k_out,
+            v_out,
+            pages: step.at(work.pages),
+            page_size,
+            kv_heads,
+            head_dim: dim(op, "head_dim", held.head_dim)?,
+            parts: kv_widen::parts(page_size),
+        };
+        let Some(grid) = kv_widen::grid(work.page_count, page_size, kv_heads) else {
+            return Err(shape(op, "pages of prompts", "as many as a grid has blocks", work.page_count));
+        };
+        // SAFETY: the list has the step's pages, which the caller found within the cache, each once; elements, scales and what is
+        // widened are of that cache's layer and have rows for all of its pages; a cache's head is a multiple of 16.
+        unsafe { self.launch(spec, grid, params) }
+    }
+
     /// The sequences that [`PrefillWork`] lists: `shared`, checked by the caller, says the rest; the cache has `pages` pages.
     ///
     /// Which kernel serves depends on device, head and page size, not on the batch: their bits differ.

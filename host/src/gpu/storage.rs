@@ -1,8 +1,8 @@
 use half::{bf16, f16};
-use tilewright_kernels::abi::TensorMap;
+use tilewright_kernels::abi::{KV_BF16, KV_FP8, KV_INT8, TensorMap};
 
 use super::{Driver, GpuDevice};
-use crate::{CacheSpec, DType, Error, HostMatrix, Result, Tensor};
+use crate::{CacheSpec, DType, Error, HostMatrix, KvDType, Result, Tensor};
 
 /// Elements a head that both prefill and decode attention take, ascending.
 pub(super) const HEAD_DIMS: [usize; 2] = [64, 128];
@@ -139,25 +139,77 @@ pub struct GpuRope<Dr: Driver> {
     pub(super) head_dim: usize,
 }
 
-/// bf16 keys and values, `[layers, 2, pages, kv_heads, page_size, head_dim]` in one allocation.
+/// Keys and values in one allocation: `[layers, 2, pages, kv_heads, page_size, head_dim]` elements. Of quantised ones there follow
+/// `[2, pages, kv_heads, page_size, head_dim]` of bf16, what prompts' attention reads of the layer that it is at, and
+/// `[layers, 2, pages, kv_heads, page_size]` f32 scales.
 pub struct GpuCache<Dr: Driver> {
     _buffer: Dr::Buffer,
     address: u64,
-    plane_bytes: usize,
+    /// Vectors of keys, or of values, of a layer.
+    vectors: usize,
     pub(super) spec: CacheSpec,
 }
 
+/// Addresses of a layer's keys and of its values.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LayerPlanes {
+    pub elements: [u64; 2],
+    /// 0 for bf16.
+    pub scales: [u64; 2],
+    /// Where they are in bf16: in place, or where pages are widened to.
+    pub wide: [u64; 2],
+}
+
 impl<Dr: Driver> GpuCache<Dr> {
-    /// Addresses of a layer's keys and values.
-    pub(super) fn layer(&self, op: &'static str, layer: usize) -> Result<(u64, u64)> {
+    /// [`KV_BF16`] or another.
+    pub(super) fn format(&self) -> u32 {
+        match self.spec.dtype {
+            KvDType::Native => KV_BF16,
+            KvDType::Int8 => KV_INT8,
+            KvDType::Fp8 => KV_FP8,
+        }
+    }
+
+    fn is_quantised(&self) -> bool {
+        self.spec.dtype != KvDType::Native
+    }
+
+    /// Bytes of a vector.
+    pub(super) fn vector_bytes(&self) -> usize {
+        vector_bytes(&self.spec)
+    }
+
+    /// A layer's part.
+    pub(super) fn layer(&self, op: &'static str, layer: usize) -> Result<LayerPlanes> {
         require(layer < self.spec.layers, op, "layer", format!("below {}", self.spec.layers), layer)?;
-        let k = self.address + (2 * layer * self.plane_bytes) as u64;
-        Ok((k, k + self.plane_bytes as u64))
+        let plane = self.vectors * self.vector_bytes();
+        let both = |start: usize, plane: usize| [0, 1].map(|of| self.address + (start + of * plane) as u64);
+        let elements = both(2 * layer * plane, plane);
+        if !self.is_quantised() {
+            return Ok(LayerPlanes { elements, scales: [0; 2], wide: elements });
+        }
+        let wide = self.vectors * self.spec.head_dim * BF16;
+        let (wide_start, scales) = (2 * self.spec.layers * plane, self.vectors * WORD);
+        let scales_start = wide_start + 2 * wide + 2 * layer * scales;
+        Ok(LayerPlanes { elements, scales: both(scales_start, scales), wide: both(wide_start, wide) })
     }
 
     /// All of it.
     pub(super) fn bytes(&self) -> usize {
-        2 * self.spec.layers * self.plane_bytes
+        2 * self.vectors * bytes_of_a_vector(&self.spec)
+    }
+}
+
+/// Bytes of a vector as it is stored, without its scale.
+fn vector_bytes(spec: &CacheSpec) -> usize {
+    spec.head_dim * if spec.dtype == KvDType::Native { BF16 } else { 1 }
+}
+
+/// Bytes that a key (or a value) of one head takes of a cache: of all layers, and, of a quantised one, in bf16 too.
+fn bytes_of_a_vector(spec: &CacheSpec) -> usize {
+    match spec.dtype {
+        KvDType::Native => spec.layers * vector_bytes(spec),
+        KvDType::Int8 | KvDType::Fp8 => spec.layers * (vector_bytes(spec) + WORD) + spec.head_dim * BF16,
     }
 }
 
@@ -273,7 +325,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     }
 
     pub(super) fn make_cache(&self, spec: CacheSpec) -> Result<GpuCache<Dr>> {
-        let CacheSpec { layers, pages, page_size, kv_heads, head_dim } = spec;
+        let CacheSpec { layers, pages, page_size, kv_heads, head_dim, .. } = spec;
         require(HEAD_DIMS.contains(&head_dim), "cache", "head_dim", "64 or 128", head_dim)?;
         for (what, value) in [("kv_heads", kv_heads), ("page_size", page_size)] {
             require(value > 0, "cache", what, "above 0", value)?;
@@ -285,11 +337,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
             "below 2^32",
             format!("{pages} * {page_size}"),
         )?;
-        let (buffer, address) =
-            self.allocate("cache", &[2, layers, pages, kv_heads, page_size, head_dim, BF16], "the KV cache")?;
+        require(layers < 1 << 20, "cache", "layers", "below 2^20", layers)?;
+        let dims = [2, pages, kv_heads, page_size, bytes_of_a_vector(&spec)];
+        let (buffer, address) = self.allocate("cache", &dims, "the KV cache")?;
         // Hopper's products read whole tiles, past a sequence's last key too: what they read there must be something.
         self.driver.zero(&buffer)?;
-        let plane_bytes = bytes_of("cache", &[pages, kv_heads, page_size, head_dim, BF16])?;
-        Ok(GpuCache { _buffer: buffer, address, plane_bytes, spec })
+        Ok(GpuCache { _buffer: buffer, address, vectors: pages * kv_heads * page_size, spec })
     }
 }

@@ -3,7 +3,7 @@ use super::params;
 params! {
     /// One of the tensors that a page number indexes: the keys, the values or their scales of one layer. A page is plain bytes.
     pub struct PageTensor {
-        /// Of page 0, aligned to 16 bytes.
+        /// Of page 0, aligned to 16 bytes; to 4 where `page_bytes` is no multiple of 16.
         pub address: u64,
         /// A multiple of 4. Page `i` begins at `address + i * page_bytes`.
         pub page_bytes: u64,

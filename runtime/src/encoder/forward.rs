@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tilewright_host::{Batch, CacheSpec, Device};
+use tilewright_host::{Batch, CacheSpec, Device, KvDType};
 
 use super::batch::{Images, PAGE_TOKENS, TextBatches};
 use crate::Result;
@@ -118,6 +118,7 @@ impl<D: Device> Encoder<D> {
             page_size: PAGE_TOKENS,
             kv_heads: config.heads,
             head_dim: self.head_dim,
+            dtype: KvDType::Native,
         })?;
         let outputs = batch.outputs.len();
         let mut selected = Selected::new(device, self.widths(), outputs)?;

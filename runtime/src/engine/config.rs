@@ -1,5 +1,5 @@
 use crate::{Error, Result};
-use tilewright_host::MAX_DRAFTS;
+use tilewright_host::{KvDType, MAX_DRAFTS};
 
 /// How requests come together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,6 +70,8 @@ pub struct EngineConfig {
     pub prefix_cache: bool,
     /// Where drafts come from.
     pub speculation: Speculation,
+    /// What pages store keys and values as, a draft model's too.
+    pub kv_dtype: KvDType,
 }
 
 impl Default for EngineConfig {
@@ -83,6 +85,7 @@ impl Default for EngineConfig {
             batching: Batching::Continuous,
             prefix_cache: true,
             speculation: Speculation::Off,
+            kv_dtype: KvDType::Native,
         }
     }
 }

@@ -228,6 +228,7 @@ pub(crate) fn assemble(model: &Model, draft: Option<&Model>, config: &EngineConf
     let sizes = RunnerSizes {
         pages: config.pages(),
         page_size: config.page_size,
+        dtype: config.kv_dtype,
         max_rows: config.step_tokens,
         max_outputs: config.max_running * (1 + config.speculation.max_drafts()),
     };

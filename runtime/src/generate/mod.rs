@@ -5,6 +5,7 @@ mod stop;
 use std::time::Instant;
 
 use serde::Serialize;
+use tilewright_host::KvDType;
 
 use crate::model::Sequence;
 use crate::sampling::SamplingParams;
@@ -46,6 +47,8 @@ pub struct GenerateParams {
     pub ignore_eos: bool,
     /// Compute the whole text anew for each token instead of caching keys and values: for measuring what the cache saves.
     pub recompute: bool,
+    /// What keys and values are cached as.
+    pub kv_dtype: KvDType,
     /// Together with seed and position the key of each draw.
     pub request: u64,
 }
@@ -58,6 +61,7 @@ impl Default for GenerateParams {
             stop: Vec::new(),
             ignore_eos: false,
             recompute: false,
+            kv_dtype: KvDType::Native,
             request: 0,
         }
     }
@@ -161,7 +165,7 @@ impl<'m> Generation<'m> {
         check_prompt(&ids, model)?;
         let capacity = ids.len().saturating_add(params.max_tokens).min(model.config().context);
         Ok(Generation {
-            sequence: model.sequence(capacity)?,
+            sequence: model.sequence_of(capacity, params.kv_dtype)?,
             text: model.tokenizer().map(|tokenizer| (tokenizer, tokenizer.stream(&ids))),
             stop: StopMatcher::new(&params.stop),
             eos: &model.config().eos_token_ids,

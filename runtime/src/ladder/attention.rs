@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use rayon::prelude::*;
-use tilewright_host::{AttentionSpec, Batch, CacheSpec, DType, Device, HostMatrix, Outputs, RopeAppend};
+use tilewright_host::{
+    AttentionSpec, Batch, CacheSpec, DType, Device, HostMatrix, KvDType, Outputs, RopeAppend,
+};
 
 use super::{Bench, Claim, Rate, Rung, Turns, in_turns};
 use crate::Result;
@@ -149,7 +151,8 @@ impl<'d, D: Device> Tiled<'d, D> {
         let step = device.step(&batch)?;
         let mut fused = device.tensor(tokens, cols)?;
         device.embed(&table, &step, &mut fused)?;
-        let spec = CacheSpec { layers: 1, pages: pages.len(), page_size: PAGE, kv_heads, head_dim };
+        let (pages, dtype) = (pages.len(), KvDType::Native);
+        let spec = CacheSpec { layers: 1, pages, page_size: PAGE, kv_heads, head_dim, dtype };
         let mut cache = device.cache(spec)?;
         let mut q = device.tensor(tokens, q_heads * head_dim)?;
         // Angles of 0 leave queries and keys as they are.

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tilewright_host::{Batch, CacheSpec, Device, SampleRow};
+use tilewright_host::{Batch, CacheSpec, Device, KvDType, SampleRow};
 
 use super::{Decoder, Scratch};
 use crate::Result;
@@ -12,6 +12,8 @@ pub(crate) struct RunnerSizes {
     pub pages: usize,
     /// Tokens a page.
     pub page_size: usize,
+    /// What pages store.
+    pub dtype: KvDType,
     /// Rows a step.
     pub max_rows: usize,
     /// Rows a step whose logits are wanted.
@@ -66,6 +68,7 @@ impl<D: Device> DecoderRunner<D> {
             page_size: sizes.page_size,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            dtype: sizes.dtype,
         };
         let cache = model.device().cache(spec)?;
         let scratch = model.scratch(sizes.max_rows, sizes.max_outputs)?;

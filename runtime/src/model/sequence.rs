@@ -1,4 +1,4 @@
-use tilewright_host::{Batch, Device, Outputs, RowClass};
+use tilewright_host::{Batch, Device, KvDType, Outputs, RowClass};
 
 use super::{Decoder, Scratch};
 use crate::cache::ContiguousCache;
@@ -51,16 +51,16 @@ pub struct DecoderSequence<'m, D: Device> {
 }
 
 impl<'m, D: Device> DecoderSequence<'m, D> {
-    /// A sequence of up to `capacity` tokens.
+    /// A sequence of up to `capacity` tokens, whose keys and values are stored as `dtype`.
     ///
     /// # Errors
     /// If `capacity` is 0 or exceeds the model's context, or the device has no room.
-    pub fn new(model: &'m Decoder<D>, capacity: usize) -> Result<Self> {
+    pub fn new(model: &'m Decoder<D>, capacity: usize, dtype: KvDType) -> Result<Self> {
         let context = model.config().context;
         if capacity == 0 || capacity > context {
             return Err(Error::request("tokens", format!("1 to {context} (the model's context)"), capacity));
         }
-        let mut cache = ContiguousCache::new(model.device(), model.config(), 1, capacity)?;
+        let mut cache = ContiguousCache::new(model.device(), model.config(), 1, capacity, dtype)?;
         let slot = cache.acquire()?;
         let max_rows = capacity.min(CHUNK_ROWS);
         let scratch = model.scratch(max_rows, 1)?;

@@ -251,7 +251,17 @@ impl Planner<'_> {
             gigabytes(cache.paged_bytes)
         ));
         if matches!(cache.format, KvFormat::Bf16 | KvFormat::F32) && self.device.kind == DeviceKind::Gpu {
-            reasons.push("an eight-bit cache would take about half; the kernels for it are there, the engine doesn't use them yet".into());
+            let eight = KvFormat::Int8;
+            let found =
+                CachePlan::new(self.config, (eight, DeviceKind::Gpu), cache.page_size, cache.context, 1);
+            if let Ok(found) = found
+                && found.paged_bytes < cache.paged_bytes
+            {
+                reasons.push(format!(
+                    "an eight-bit cache (--kv-dtype int8) would take {:.0}% of that",
+                    100.0 * found.paged_bytes as f64 / cache.paged_bytes as f64
+                ));
+            }
         }
         reasons
     }

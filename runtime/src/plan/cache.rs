@@ -4,7 +4,9 @@ use std::str::FromStr;
 
 use serde::Serialize;
 
-use super::product;
+use tilewright_host::KvDType;
+
+use super::{DeviceKind, product};
 use crate::config::ModelConfig;
 use crate::{Error, Result};
 
@@ -35,6 +37,20 @@ impl KvFormat {
             KvFormat::Int8 => "int8",
             KvFormat::Fp8 => "fp8",
         }
+    }
+
+    /// What an engine stores on a device.
+    pub fn of(dtype: KvDType, kind: DeviceKind) -> KvFormat {
+        match (dtype, kind) {
+            (KvDType::Native, DeviceKind::Gpu) => KvFormat::Bf16,
+            (KvDType::Native, DeviceKind::Cpu) => KvFormat::F32,
+            (KvDType::Int8, _) => KvFormat::Int8,
+            (KvDType::Fp8, _) => KvFormat::Fp8,
+        }
+    }
+
+    fn is_quantised(self) -> bool {
+        matches!(self, KvFormat::Int8 | KvFormat::Fp8)
     }
 
     /// Bytes of one token's key (or value) of one head.
@@ -70,7 +86,7 @@ pub struct CachePlan {
     pub page_size: usize,
     /// Bytes of one token's keys and values of all layers, without what pages add.
     pub token_bytes: u64,
-    /// Bytes of a page of all layers.
+    /// Bytes of a page of all layers, and of what it is widened to.
     pub page_bytes: u64,
     /// Tokens of a sequence.
     pub context: usize,
@@ -80,6 +96,8 @@ pub struct CachePlan {
     pub sequence_pages: usize,
     /// Bytes of those pages: what the engine sets aside for a sequence.
     pub paged_bytes: u64,
+    /// Of those, what a GPU's prompts read of a quantised cache: one layer's keys and values as bf16.
+    pub widened_bytes: u64,
     /// Sequences.
     pub batch: usize,
     /// Bytes of all sequences' pages.
@@ -87,13 +105,13 @@ pub struct CachePlan {
 }
 
 impl CachePlan {
-    /// Sizes for `batch` sequences of `context` tokens.
+    /// Sizes for `batch` sequences of `context` tokens on a device of a kind.
     ///
     /// # Errors
     /// A size of 0, or beyond 2^63 bytes.
     pub fn new(
         config: &ModelConfig,
-        format: KvFormat,
+        (format, kind): (KvFormat, DeviceKind),
         page_size: usize,
         context: usize,
         batch: usize,
@@ -105,6 +123,12 @@ impl CachePlan {
         }
         let (layers, heads, dim) = (config.layers, config.kv_heads, config.head_dim);
         let token_bytes = product(&[2, layers, heads, format.vector_bytes(dim)])?;
+        let widened = match kind {
+            DeviceKind::Gpu if format.is_quantised() => {
+                product(&[2, heads, page_size, KvFormat::Bf16.vector_bytes(dim)])?
+            }
+            _ => 0,
+        };
         let page_bytes = match format {
             // Keys stand in panels of sixteen tokens, values in rows of whole vectors.
             KvFormat::F32 => {
@@ -112,7 +136,7 @@ impl CachePlan {
                 let values = product(&[layers, heads, page_size, dim.next_multiple_of(CPU_LANES), 4])?;
                 keys + values
             }
-            _ => product(&[2, layers, heads, page_size, format.vector_bytes(dim)])?,
+            _ => product(&[2, layers, heads, page_size, format.vector_bytes(dim)])? + widened,
         };
         let sequence_pages = context.div_ceil(page_size);
         let times =
@@ -127,6 +151,7 @@ impl CachePlan {
             sequence_bytes: times(token_bytes, context)?,
             sequence_pages,
             paged_bytes,
+            widened_bytes: times(widened, sequence_pages)?,
             batch,
             batch_bytes: times(paged_bytes, batch)?,
         })
@@ -134,7 +159,7 @@ impl CachePlan {
 
     /// Bytes of a sequence's pages that no token of it fills, and what rounding to whole vectors adds.
     pub fn slack_bytes(&self) -> u64 {
-        self.paged_bytes.saturating_sub(self.sequence_bytes)
+        self.paged_bytes.saturating_sub(self.sequence_bytes).saturating_sub(self.widened_bytes)
     }
 
     /// Tokens for [`crate::engine::EngineConfig::cache_tokens`].

@@ -26,6 +26,7 @@ mod tests;
 mod weights;
 
 use serde::Serialize;
+use tilewright_host::KvDType;
 
 pub use advice::{Advice, Goal};
 pub use cache::{CachePlan, KvFormat};
@@ -122,11 +123,8 @@ pub fn plan(config: &ModelConfig, device: &DeviceProfile, request: &PlanRequest)
         let known: Vec<&str> = device.formats().iter().map(|format| format.name()).collect();
         return Err(Error::request("weights", format!("{} on this device", known.join(", ")), format.name()));
     }
-    let kv = request.kv.unwrap_or(match device.kind {
-        DeviceKind::Gpu => KvFormat::Bf16,
-        DeviceKind::Cpu => KvFormat::F32,
-    });
-    let cache = CachePlan::new(config, kv, page_size, context, batch)?;
+    let kv = request.kv.unwrap_or(KvFormat::of(KvDType::Native, device.kind));
+    let cache = CachePlan::new(config, (kv, device.kind), page_size, context, batch)?;
     let planner = Planner { config, device, activation_bytes: activation_bytes(config, device)? };
     let weights =
         device.formats().iter().map(|format| weight_bytes(config, *format)).collect::<Result<Vec<_>>>()?;

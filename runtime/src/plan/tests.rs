@@ -40,7 +40,11 @@ fn the_cache_of_llama_2_70b_is_671_megabytes() {
     let cache = planned("llama-2-70b", &gpu("h200"), request).cache;
     assert_eq!((cache.sequence_pages, cache.slack_bytes()), (129, 15 * cache.token_bytes));
     let eight = PlanRequest { context: Some(2048), kv: Some(KvFormat::Fp8), ..PlanRequest::default() };
-    assert_eq!(planned("llama-2-70b", &gpu("h200"), eight).cache.sequence_bytes, 2 * 80 * 8 * 2048 * 132);
+    let eight = planned("llama-2-70b", &gpu("h200"), eight).cache;
+    assert_eq!(eight.sequence_bytes, 2 * 80 * 8 * 2048 * 132);
+    // Beside it one layer in bf16, and nothing else: the engine under emulation is held to the same formula.
+    assert_eq!(eight.widened_bytes, 2 * 8 * 2048 * 256);
+    assert_eq!((eight.paged_bytes, eight.slack_bytes()), (eight.sequence_bytes + eight.widened_bytes, 0));
 }
 
 #[test]
@@ -54,19 +58,22 @@ fn the_cache_is_what_the_engine_allocates() {
         (fixture("qwen2-bias"), 32, 31, 2),
     ] {
         let model = Model::load(&dir, DeviceChoice::Cpu).expect("the model loads");
-        let request = PlanRequest {
-            context: Some(context),
-            batch: Some(batch),
-            page_size: Some(page_size),
-            ..PlanRequest::default()
-        };
-        let plan = plan(model.config(), &cpu(), &request).expect("a plan");
-        let config =
-            EngineConfig { cache_tokens: plan.cache.cache_tokens(), page_size, ..EngineConfig::default() };
-        let engine = Engine::new(model, config).expect("an engine");
-        let (stats, cache) = (engine.shutdown(), plan.cache);
-        assert_eq!(stats.cache_bytes as u64, cache.batch_bytes, "{}", dir.display());
-        assert_eq!(stats.pages, cache.sequence_pages * batch, "{}", dir.display());
+        for kv_dtype in KvDType::ALL {
+            let request = PlanRequest {
+                context: Some(context),
+                batch: Some(batch),
+                page_size: Some(page_size),
+                kv: Some(KvFormat::of(kv_dtype, DeviceKind::Cpu)),
+                ..PlanRequest::default()
+            };
+            let plan = plan(model.config(), &cpu(), &request).expect("a plan");
+            let cache_tokens = plan.cache.cache_tokens();
+            let config = EngineConfig { cache_tokens, page_size, kv_dtype, ..EngineConfig::default() };
+            let engine = Engine::new(model.clone(), config).expect("an engine");
+            let (stats, cache) = (engine.shutdown(), plan.cache);
+            assert_eq!(stats.cache_bytes as u64, cache.batch_bytes, "{} {kv_dtype:?}", dir.display());
+            assert_eq!(stats.pages, cache.sequence_pages * batch, "{}", dir.display());
+        }
     }
 }
 

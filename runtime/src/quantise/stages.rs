@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tilewright_host::{Batch, CacheSpec, Device, HostQuantized, Outputs, RopeAppend};
+use tilewright_host::{Batch, CacheSpec, Device, HostQuantized, KvDType, Outputs, RopeAppend};
 
 use super::calibrate::weights;
 use super::hessian::{Hessian, Sample};
@@ -80,6 +80,7 @@ impl<D: Device> Gptq<D> {
             page_size: rows.next_multiple_of(128),
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            dtype: KvDType::Native,
         };
         let mut loader = Loader::new(&*device, &config, job.checkpoint);
         let embedding = loader.embedding()?;

@@ -19,6 +19,7 @@ const CONFIG: EngineConfig = EngineConfig {
     batching: tilewright::engine::Batching::Continuous,
     prefix_cache: true,
     speculation: Speculation::NGram(DraftLength::Fixed(3)),
+    kv_dtype: tilewright::KvDType::Native,
 };
 
 fn fixture() -> PathBuf {

@@ -14,6 +14,7 @@ mod gelu;
 mod gemm_bf16;
 mod gemm_few;
 mod gemm_sm90;
+mod kv_widen;
 mod layer_norm;
 mod page_copy;
 mod rms_norm;
@@ -39,6 +40,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<sample::Sample>(),
         Suite::of::<argmax::Argmax>(),
         Suite::of::<rope_append::RopeAppend>(),
+        Suite::of::<kv_widen::KvWiden>(),
         Suite::of::<page_copy::PageCopy>(),
         Suite::of::<rms_norm::RmsNorm>(),
         Suite::of::<layer_norm::LayerNorm>(),

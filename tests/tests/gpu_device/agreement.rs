@@ -5,7 +5,7 @@
 //! differently (and, in attention, weights to bf16) can move.
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, Gelu, Outputs, RopeAppend, SampleRow, Tensor as _,
+    AttentionSpec, Batch, CacheSpec, Device, Gelu, KvDType, Outputs, RopeAppend, SampleRow, Tensor as _,
     cpu::CpuDevice, gpu::select_tile,
 };
 
@@ -193,6 +193,7 @@ struct Dialogue {
     page_size: usize,
     norm: bool,
     spec: fn(usize) -> AttentionSpec,
+    dtype: KvDType,
 }
 
 impl Dialogue {
@@ -201,9 +202,9 @@ impl Dialogue {
     const MASKS: [&[u32]; 3] = [&[1, 3, 7], &[1, 2, 5, 10, 17, 42], &[1]];
 
     fn run<D: Device>(&self, device: &D) -> Vec<f32> {
-        let &Dialogue { head_dim, q_heads, kv_heads, page_size, .. } = self;
+        let &Dialogue { head_dim, q_heads, kv_heads, page_size, dtype, .. } = self;
         let pages_each = 304usize.div_ceil(page_size);
-        let spec = CacheSpec { layers: 2, pages: 3 * pages_each, page_size, kv_heads, head_dim };
+        let spec = CacheSpec { layers: 2, pages: 3 * pages_each, page_size, kv_heads, head_dim, dtype };
         let mut cache = device.cache(spec).expect("a cache");
         let inv_freq: Vec<f32> =
             (0..head_dim / 2).map(|i| 1e4f32.powf(-2.0 * i as f32 / head_dim as f32)).collect();
@@ -261,26 +262,75 @@ fn causal(q_heads: usize) -> AttentionSpec {
 
 #[test]
 fn attention_with_heads_of_64() {
-    Dialogue { head_dim: 64, q_heads: 4, kv_heads: 2, page_size: 16, norm: false, spec: causal }
-        .check("causal");
+    Dialogue {
+        head_dim: 64,
+        q_heads: 4,
+        kv_heads: 2,
+        page_size: 16,
+        norm: false,
+        spec: causal,
+        dtype: KvDType::Native,
+    }
+    .check("causal");
 }
 
 #[test]
 fn attention_with_heads_of_128_and_norms() {
     let spec = |q_heads| AttentionSpec { scale: 0.08, ..causal(q_heads) };
-    Dialogue { head_dim: 128, q_heads: 3, kv_heads: 1, page_size: 304, norm: true, spec }
-        .check("contiguous, norms");
+    Dialogue {
+        head_dim: 128,
+        q_heads: 3,
+        kv_heads: 1,
+        page_size: 304,
+        norm: true,
+        spec,
+        dtype: KvDType::Native,
+    }
+    .check("contiguous, norms");
 }
 
 #[test]
 fn attention_through_a_window() {
     let spec = |q_heads| AttentionSpec { window: Some(20), ..causal(q_heads) };
-    Dialogue { head_dim: 64, q_heads: 2, kv_heads: 2, page_size: 7, norm: false, spec }.check("window");
+    Dialogue {
+        head_dim: 64,
+        q_heads: 2,
+        kv_heads: 2,
+        page_size: 7,
+        norm: false,
+        spec,
+        dtype: KvDType::Native,
+    }
+    .check("window");
 }
 
 #[test]
 fn attention_both_ways_with_capped_scores() {
     let spec = |q_heads| AttentionSpec { causal: false, softcap: Some(2.0), ..causal(q_heads) };
-    Dialogue { head_dim: 64, q_heads: 2, kv_heads: 1, page_size: 64, norm: false, spec }
-        .check("full, softcap");
+    Dialogue {
+        head_dim: 64,
+        q_heads: 2,
+        kv_heads: 1,
+        page_size: 64,
+        norm: false,
+        spec,
+        dtype: KvDType::Native,
+    }
+    .check("full, softcap");
+}
+
+#[test]
+fn attention_over_caches_of_eight_bits() {
+    for (dtype, head_dim, page_size) in
+        [(KvDType::Int8, 64, 16), (KvDType::Fp8, 128, 7), (KvDType::Int8, 64, 304)]
+    {
+        // Both devices quantise the same numbers but for the order of rotation's sums, so that now and then an element is a step off.
+        let dialogue =
+            Dialogue { head_dim, q_heads: 4, kv_heads: 2, page_size, norm: false, spec: causal, dtype };
+        dialogue.check(&format!("{dtype:?}, heads of {head_dim}, pages of {page_size}"));
+        // It is no other cache: bf16 differs by more than rounding.
+        let exact = Dialogue { dtype: KvDType::Native, ..dialogue }.run(&CpuDevice::new());
+        let found = dialogue.run(&CpuDevice::new());
+        assert!(exact.iter().zip(&found).any(|(a, b)| (a - b).abs() > 1e-3), "{dtype:?}");
+    }
 }

@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use tilewright_host::{
     ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, HostMatrix, HostQuantized,
-    Outputs, QuantizedPart, QuantizedSpec, RopeAppend, gpu::GpuDevice,
+    KvDType, Outputs, QuantizedPart, QuantizedSpec, RopeAppend, gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 
@@ -59,6 +59,7 @@ impl<'d, D: Device> Layer<'d, D> {
             page_size: PAGE,
             kv_heads: 1,
             head_dim: HEAD_DIM,
+            dtype: KvDType::Native,
         };
         Layer {
             device,

@@ -9,8 +9,9 @@ use std::{
 };
 
 use tilewright::{
-    Error, Model, Penalties, SamplingParams,
+    Error, KvDType, Model, Penalties, SamplingParams,
     engine::{Batching, DraftLength, Engine, EngineConfig, EngineStats, Request, Speculation},
+    plan::{DeviceKind, Given, KvFormat, PlanRequest, device, plan},
 };
 use tilewright_host::{
     Result,
@@ -30,6 +31,7 @@ pub const CONFIG: EngineConfig = EngineConfig {
     batching: Batching::Continuous,
     prefix_cache: true,
     speculation: Speculation::Off,
+    kv_dtype: KvDType::Native,
 };
 
 pub fn fixture() -> PathBuf {
@@ -53,14 +55,24 @@ pub fn requests() -> Vec<Request> {
 /// Tokens and logprobs' bits.
 pub type Said = Vec<(u32, u32)>;
 
+/// Bytes of a page of the cache as the planner has them.
+fn planned_page_bytes(model: &Model, config: EngineConfig) -> u64 {
+    let device = device("h200", Given::default()).expect("of the table");
+    let kv = Some(KvFormat::of(config.kv_dtype, DeviceKind::Gpu));
+    let request = PlanRequest { kv, page_size: Some(config.page_size), ..PlanRequest::default() };
+    plan(model.config(), &device, &request).expect("a plan").cache.page_bytes
+}
+
 /// The answers to requests that come at once.
 pub fn answers(model: &Model, config: EngineConfig, requests: &[Request]) -> (Vec<Said>, EngineStats) {
     let engine = Engine::with_draft(model.clone(), model, config).expect("an engine");
     let streams: Vec<_> =
         requests.iter().map(|request| engine.submit(request.clone()).expect("a stream")).collect();
-    // Key and value of two layers, two heads of 64 elements, bf16, whole pages.
-    let bytes = 2 * 2 * config.pages() * config.page_size * 2 * 64 * 2;
+    // Key and value of two layers, two heads of 64 elements, whole pages: bf16, or bytes with a scale and one layer in bf16.
+    let a_vector = if config.kv_dtype == KvDType::Native { 2 * 64 * 2 } else { 2 * (64 + 4) + 64 * 2 };
+    let bytes = 2 * config.pages() * config.page_size * 2 * a_vector;
     assert_eq!(engine.stats().cache_bytes, bytes);
+    assert_eq!(planned_page_bytes(model, config) * config.pages() as u64, bytes as u64);
     let said = |stream| {
         let outputs = Iterator::map(stream, |output: tilewright::Result<tilewright::engine::Output>| {
             let output = output.expect("a token");
@@ -98,6 +110,41 @@ fn answers_do_not_depend_on_who_else_is_served() {
         assert_eq!(said[index], alone[index], "drafts for {request:?}");
     }
     assert!(stats.accepted > 5, "{stats:?}");
+}
+
+#[test]
+fn answers_over_eight_bits_do_not_depend_on_who_else_is_served() {
+    let model = Model::load_on(fixture(), Arc::new(gpu())).expect("the fixture loads");
+    let requests = requests();
+    let exact = answers(&model, CONFIG, &requests).0;
+    for (kv_dtype, others) in [(KvDType::Int8, true), (KvDType::Fp8, false)] {
+        let config = EngineConfig { kv_dtype, ..CONFIG };
+        let alone: Vec<Said> = requests
+            .iter()
+            .map(|request| answers(&model, config, std::slice::from_ref(request)).0.remove(0))
+            .collect();
+        assert_eq!(answers(&model, config, &requests).0, alone, "{kv_dtype:?} together");
+        assert_ne!(exact, alone, "{kv_dtype:?} is stored as something else");
+        if !others {
+            continue;
+        }
+        // Keys are quantised one by one, so that a prompt may be cut anywhere.
+        let odd = EngineConfig { chunk_tokens: 3, page_size: 32, prefix_cache: false, ..config };
+        assert_eq!(answers(&model, odd, &requests).0, alone, "{kv_dtype:?} in chunks of 3, pages of 32");
+        let few = [0, 1, 3];
+        let tight = EngineConfig { cache_tokens: 24, page_size: 2, ..config };
+        let (said, stats) = answers(&model, tight, &few.map(|index| requests[index].clone()));
+        assert_eq!(said, few.map(|index| alone[index].clone()), "{kv_dtype:?} in few pages");
+        assert!(stats.preemptions > 0, "{stats:?}");
+        // Two answers that share a prompt, whose last page is copied for one of them, scales included: greedy, they are the same.
+        let forked = Request { answers: 2, ..requests[0].clone() };
+        let said = answers(&model, config, &[forked]).0.remove(0);
+        let mut twice: Vec<_> = alone[0].iter().flat_map(|&said| [said, said]).collect();
+        let mut found = said;
+        twice.sort_unstable();
+        found.sort_unstable();
+        assert_eq!(found, twice, "{kv_dtype:?} forked");
+    }
 }
 
 /// A driver whose call number `left` fails.

@@ -2,8 +2,8 @@
 
 use tilewright_host::{
     ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, Error, Gelu, HostMatrix,
-    HostQuantized, Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend, SampleRow, Tensor as _,
-    gpu::GpuDevice,
+    HostQuantized, KvDType, Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend, SampleRow,
+    Tensor as _, gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 
@@ -30,8 +30,11 @@ fn makers_refuse_what_kernels_cannot_take() {
     refused("matrix", "cols", device.matrix(&weights(4, &[0; 8])));
     refused("matrix", "bytes of a part", device.matrix(&weights(8, &[0; 15])));
     refused("rope", "frequencies", device.rope(&[], 1.0, 4));
-    let spec = CacheSpec { layers: 1, pages: 1, page_size: 8, kv_heads: 1, head_dim: 64 };
-    refused("cache", "head_dim", device.cache(CacheSpec { head_dim: 96, ..spec }));
+    let spec =
+        CacheSpec { layers: 1, pages: 1, page_size: 8, kv_heads: 1, head_dim: 64, dtype: KvDType::Native };
+    for dtype in KvDType::ALL {
+        refused("cache", "head_dim", device.cache(CacheSpec { head_dim: 96, dtype, ..spec }));
+    }
     refused("cache", "page_size", device.cache(CacheSpec { page_size: 0, ..spec }));
     refused("cache", "pages * page_size", device.cache(CacheSpec { pages: 1 << 40, ..spec }));
 }
@@ -105,7 +108,8 @@ fn attention_refuses_what_the_cache_does_not_hold() {
         batch.push(&[0, 0], cached, &[page], 16, Outputs::Last);
         device.step(&batch).expect("a step")
     };
-    let spec = CacheSpec { layers: 1, pages: 2, page_size: 16, kv_heads: 2, head_dim: 64 };
+    let spec =
+        CacheSpec { layers: 1, pages: 2, page_size: 16, kv_heads: 2, head_dim: 64, dtype: KvDType::Native };
     let mut cache = device.cache(spec).expect("a cache");
     let rope = device.rope(&[1.0; 32], 1.0, 8).expect("a table");
     let (qkv, q) = (tensor(&device, &[0.0; 2 * 384], 384), tensor(&device, &[0.0; 2 * 128], 128));

@@ -1,18 +1,19 @@
 //! What serving many requests needs of a device: copies of pages, choices that fail row by row, logits of some rows.
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, Outputs, RopeAppend, SampleRow, Tensor as _,
+    AttentionSpec, Batch, CacheSpec, Device, Error, KvDType, Outputs, RopeAppend, SampleRow, Tensor as _,
     cpu::CpuDevice,
 };
 
 use super::setup::*;
 
-const SPEC: CacheSpec = CacheSpec { layers: 2, pages: 6, page_size: 24, kv_heads: 2, head_dim: 64 };
+const SPEC: CacheSpec =
+    CacheSpec { layers: 2, pages: 6, page_size: 24, kv_heads: 2, head_dim: 64, dtype: KvDType::Native };
 
 /// Appends 40 tokens to pages 4 and 1, copies those to 0 and 5, and returns what a further token attends to by either table.
-fn attend_to_copies<D: Device>(device: &D) -> [Vec<f32>; 2] {
+fn attend_to_copies<D: Device>(device: &D, dtype: KvDType) -> [Vec<f32>; 2] {
     let CacheSpec { page_size, kv_heads, head_dim, .. } = SPEC;
-    let mut cache = device.cache(SPEC).expect("a cache");
+    let mut cache = device.cache(CacheSpec { dtype, ..SPEC }).expect("a cache");
     let rope = device.rope(&[0.5; 32], 1.0, 64).expect("a table");
     let cols = 4 * head_dim + 2 * kv_heads * head_dim;
     let append = |cache: &mut D::Cache, count: usize, cached: u32, pages: &[u32; 2], layer: usize| {
@@ -44,9 +45,14 @@ fn attend_to_copies<D: Device>(device: &D) -> [Vec<f32>; 2] {
 
 #[test]
 fn copied_pages_hold_what_their_sources_do() {
-    for [source, copy] in [attend_to_copies(&gpu()), attend_to_copies(&CpuDevice::new())] {
-        assert_eq!(bits(&source), bits(&copy));
-        assert!(source.iter().all(|x| x.is_finite()) && source.iter().any(|x| x.abs() > 0.1));
+    for dtype in KvDType::ALL {
+        for [source, copy] in [attend_to_copies(&gpu(), dtype), attend_to_copies(&CpuDevice::new(), dtype)] {
+            assert_eq!(bits(&source), bits(&copy), "{dtype:?}");
+            assert!(
+                source.iter().all(|x| x.is_finite()) && source.iter().any(|x| x.abs() > 0.1),
+                "{dtype:?}"
+            );
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
-use crate::{AttentionSpec, Batch, CacheSpec, Error, Outputs, RopeAppend};
+use crate::cpu::cache::Stored;
+use crate::{AttentionSpec, Batch, CacheSpec, Error, KvDType, Outputs, RopeAppend};
 
 /// A model's attention: what all cases share.
 #[derive(Clone, Copy)]
@@ -70,15 +71,35 @@ impl Heads {
         page_size: usize,
         chunk: usize,
     ) -> Vec<Vec<f32>> {
+        self.run_over(device, KvDType::Native, sequences, spec, [page_size, chunk])
+    }
+
+    /// As [`Heads::run`], over a cache of `dtype`.
+    fn run_over(
+        &self,
+        device: &CpuDevice,
+        dtype: KvDType,
+        sequences: &[&Sequence],
+        spec: &AttentionSpec,
+        [page_size, chunk]: [usize; 2],
+    ) -> Vec<Vec<f32>> {
         let Heads { q_heads, kv_heads, head_dim } = *self;
         let per_sequence = sequences.iter().map(|s| s.len.div_ceil(page_size)).max().unwrap();
         let pages = per_sequence * sequences.len() + 1;
-        let cache_spec = CacheSpec { layers: 2, pages, page_size, kv_heads, head_dim };
+        let cache_spec = CacheSpec { layers: 2, pages, page_size, kv_heads, head_dim, dtype };
         let mut cache = device.cache(cache_spec).unwrap();
-        for (keys, values) in &mut cache.layers {
-            keys.fill(f32::NAN);
-            // Padding columns of values are never read back, but they are computed with.
-            values.fill(f32::NAN);
+        for stored in &mut cache.layers {
+            match stored {
+                Stored::F32 { keys, values } => {
+                    keys.fill(f32::NAN);
+                    // Padding columns of values are never read back, but they are computed with.
+                    values.fill(f32::NAN);
+                }
+                Stored::Codes { keys, values } => {
+                    keys.scales.fill(f32::NAN);
+                    values.scales.fill(f32::NAN);
+                }
+            }
         }
         // Pages of different sequences alternate, in descending order.
         let table = |index: usize| -> Vec<u32> {
@@ -177,10 +198,82 @@ fn a_query_has_the_same_bits_in_any_chunking_batch_and_page_size() {
     }
 }
 
+/// The value of an fp8 e4m3, by its definition.
+fn e4m3(code: u8) -> f64 {
+    let (exponent, mantissa) = (i32::from(code >> 3 & 15), f64::from(code & 7));
+    let magnitude = match exponent {
+        0 => mantissa * 2f64.powi(-9),
+        _ => (8.0 + mantissa) * 2f64.powi(exponent - 10),
+    };
+    if code < 0x80 { magnitude } else { -magnitude }
+}
+
+/// What a vector means once it is stored.
+fn stored(x: &[f32], dtype: KvDType) -> Vec<f32> {
+    let largest = x.iter().fold(0f64, |most, x| most.max(f64::from(x.abs())));
+    let elements: Vec<f64> = match dtype {
+        KvDType::Native => return x.to_vec(),
+        KvDType::Int8 => (-127..=127).map(f64::from).collect(),
+        KvDType::Fp8 => (0..=255).filter(|code| code & 0x7f != 0x7f).map(e4m3).collect(),
+    };
+    let scale = largest / elements.iter().fold(0f64, |most, &x| most.max(x));
+    let nearest = |x: f64| {
+        elements
+            .iter()
+            .copied()
+            .min_by(|a, b| (a * scale - x).abs().total_cmp(&(b * scale - x).abs()))
+            .unwrap()
+    };
+    x.iter().map(|&x| (nearest(f64::from(x)) * scale) as f32).collect()
+}
+
+#[test]
+fn caches_of_eight_bits_mean_the_nearest_elements() {
+    let mut numbers = Numbers::new(14);
+    let heads = Heads { q_heads: 6, kv_heads: 2, head_dim: 40 };
+    let sequences: Vec<Sequence> = [1, 15, 70, 131].map(|len| Sequence::new(&mut numbers, len, heads)).into();
+    let all: Vec<&Sequence> = sequences.iter().collect();
+    let device = CpuDevice::new();
+    for dtype in [KvDType::Int8, KvDType::Fp8] {
+        for spec in [CAUSAL, AttentionSpec { window: Some(20), ..CAUSAL }] {
+            let whole = heads.run_over(&device, dtype, &all, &spec, [16, 200]);
+            for (sequence, found) in all.iter().zip(&whole) {
+                let mut qkv = sequence.qkv.clone();
+                for row in qkv.chunks_exact_mut(heads.row()) {
+                    for vector in row[heads.q_heads * heads.head_dim..].chunks_exact_mut(heads.head_dim) {
+                        vector.copy_from_slice(&stored(vector, dtype));
+                    }
+                }
+                let expected = heads.reference(&Sequence { qkv, len: sequence.len }, &spec);
+                assert_close(&device, &format!("{dtype:?}"), found, &expected, 1e-5);
+            }
+            // A vector's code depends on that vector alone, so that a prompt may be cut anywhere and pages may have any size.
+            for cut in [[16, 1], [48, 7], [128, 64], [7, 13], [1, 64], [20, 33]] {
+                let found = heads.run_over(&device, dtype, &all, &spec, cut);
+                for (found, whole) in found.iter().zip(&whole) {
+                    assert!(bits(found) == bits(whole), "{dtype:?}, pages and chunks of {cut:?}");
+                }
+            }
+            let alone = heads.run_over(&device, dtype, &all[2..3], &spec, [16, 200]);
+            assert!(bits(&alone[0]) == bits(&whole[2]), "{dtype:?} alone");
+        }
+    }
+}
+
+#[test]
+fn a_cache_of_eight_bits_has_a_byte_an_element_and_a_scale_a_vector() {
+    let device = CpuDevice::new();
+    let spec =
+        CacheSpec { layers: 3, pages: 5, page_size: 17, kv_heads: 2, head_dim: 20, dtype: KvDType::Int8 };
+    let cache = device.cache(spec).unwrap();
+    assert_eq!(device.cache_bytes(&cache), 3 * 2 * 5 * 17 * 2 * (20 + 4));
+}
+
 #[test]
 fn bad_attention_arguments_are_named() {
     let device = CpuDevice::new();
-    let spec = CacheSpec { layers: 1, pages: 2, page_size: 4, kv_heads: 2, head_dim: 16 };
+    let spec =
+        CacheSpec { layers: 1, pages: 2, page_size: 4, kv_heads: 2, head_dim: 16, dtype: KvDType::Native };
     let mut cache = device.cache(spec).unwrap();
     let mut batch = Batch::default();
     batch.push(&[1, 2, 3], 2, &[0, 1], 4, Outputs::All);
@@ -243,7 +336,14 @@ fn wanted_rows_alone_have_the_same_bits() {
         let qkv = tensor(&device, batch.tokens(), heads.row(), &qkv);
         let cols = heads.q_heads * heads.head_dim;
         let mut cache = device
-            .cache(CacheSpec { layers: 1, pages: 3, page_size: 128, kv_heads: 2, head_dim: heads.head_dim })
+            .cache(CacheSpec {
+                layers: 1,
+                pages: 3,
+                page_size: 128,
+                kv_heads: 2,
+                head_dim: heads.head_dim,
+                dtype: KvDType::Native,
+            })
             .unwrap();
         let rope = device.rope(&vec![0.1; heads.head_dim / 2], 1.0, 128).unwrap();
         let [mut q, mut all] = [(); 2].map(|()| tensor(&device, batch.tokens(), cols, &[]));

@@ -1,5 +1,6 @@
 use super::*;
-use crate::{Batch, CacheSpec, Gelu, Outputs, RopeAppend};
+use crate::cpu::cache::Stored;
+use crate::{Batch, CacheSpec, Gelu, KvDType, Outputs, RopeAppend};
 
 fn normalised(x: &[f64], weight: &[f32], eps: f64) -> Vec<f64> {
     let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
@@ -68,8 +69,16 @@ fn rotation_normalises_rotates_and_appends() {
                 (numbers.floats(tokens * cols), numbers.floats(head_dim), numbers.floats(head_dim));
             let (q_norm, k_norm) = (device.vector(&qw).unwrap(), device.vector(&kw).unwrap());
             let rope = device.rope(&freqs, 1.5, 64).unwrap();
-            let mut cache =
-                device.cache(CacheSpec { layers: 1, pages: 5, page_size: 18, kv_heads, head_dim }).unwrap();
+            let mut cache = device
+                .cache(CacheSpec {
+                    layers: 1,
+                    pages: 5,
+                    page_size: 18,
+                    kv_heads,
+                    head_dim,
+                    dtype: KvDType::Native,
+                })
+                .unwrap();
             let mut batch = Batch::default();
             batch.push(&vec![0; tokens], 13, &[4, 2], 18, Outputs::None);
             let step = device.step(&batch).unwrap();
@@ -78,7 +87,7 @@ fn rotation_normalises_rotates_and_appends() {
             let qk_norm = norms.then_some((&q_norm, &k_norm, 1e-6));
             let args = RopeAppend { qkv: &t, qk_norm, rope: &rope, q_heads, layer: 0 };
             device.rope_append(args, &step, &mut cache, &mut q).unwrap();
-            let (keys, values) = &cache.layers[0];
+            let Stored::F32 { keys, values } = &cache.layers[0] else { panic!("of another kind") };
             for token in 0..tokens {
                 let rotated = |head: usize, weight: &[f32]| {
                     let mut x = widened(&qkv[token * cols + head * head_dim..][..head_dim]);

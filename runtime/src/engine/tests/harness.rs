@@ -8,7 +8,7 @@ use super::super::answer::Listener;
 use super::super::core::Core;
 use super::super::service::assemble;
 use super::super::{EngineConfig, Output, Request};
-use crate::{DeviceChoice, FinishReason, Model, Penalties, Result, SamplingParams};
+use crate::{DeviceChoice, FinishReason, KvDType, Model, Penalties, Result, SamplingParams};
 
 /// A checkpoint small enough to run hundreds of requests.
 pub fn fixture(name: &str) -> Model {
@@ -116,6 +116,7 @@ pub const SMALL: EngineConfig = EngineConfig {
     batching: super::super::Batching::Continuous,
     prefix_cache: true,
     speculation: super::super::Speculation::Off,
+    kv_dtype: KvDType::Native,
 };
 
 /// Requests of every kind, for a vocabulary of 192: some begin alike, some as long as a page and one token more or less.
@@ -160,9 +161,9 @@ pub fn requests(count: usize, seed: u64) -> Vec<Request> {
 }
 
 /// Each request's answer when nobody else is served.
-pub fn alone(model: &Model, requests: &[Request], page_size: usize) -> Vec<Vec<Said>> {
+pub fn alone(model: &Model, requests: &[Request], config: EngineConfig) -> Vec<Vec<Said>> {
     let answer = |request: &Request| {
-        let mut bench = Bench::new(model, None, EngineConfig { page_size, ..SMALL });
+        let mut bench = Bench::new(model, None, config);
         bench.submit(model, request);
         bench.run();
         bench.answers().remove(0)

@@ -10,7 +10,7 @@ use crate::{DeviceChoice, Error, FinishReason, Model};
 fn requests_from_many_threads_are_answered_as_if_alone() {
     let model = fixture("llama-gqa-rope3");
     let requests = requests(24, 5);
-    let expected = alone(&model, &requests, SMALL.page_size);
+    let expected = alone(&model, &requests, SMALL);
     let engine = Engine::new(model, SMALL).expect("an engine");
     std::thread::scope(|scope| {
         for (request, expected) in requests.iter().zip(&expected) {
