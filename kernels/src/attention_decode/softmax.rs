@@ -185,7 +185,8 @@ impl<const ROWS8: usize> ValueUnits<ROWS8> {
             if ptx::ballot(raised) != 0 {
                 for n in 0..ROWS8 {
                     for e in 0..2 {
-                        let (before, field) = (self.fields[n][e], (max_over_keys(largest[n][e]) >> 23).min(254));
+                        let (before, field) =
+                            (self.fields[n][e], (max_over_keys(largest[n][e]) >> 23).min(254));
                         self.fields[n][e] = before.max(field);
                         rescale[n][e] = power((before + 127).saturating_sub(self.fields[n][e]));
                     }
