@@ -112,6 +112,13 @@ impl Property for AttentionPrefillSm90 {
             // Rows that see nothing but -1e30: exponents that one rounding throws off by more than f32 holds.
             of(Base { seqs: vec![(40, 40)], window: 2, ..base.clone() }, Half::Bf16, Layout::Paged, true),
             of(Base { seqs: vec![(0, 3), (150, 180)], ..wide }, Half::F16, Layout::Contiguous, false),
+            // Tiles of keys that one warpgroup passes by while others work on them.
+            of(
+                Base { seqs: vec![(257, 257), (255, 255)], group: 2, ..base.clone() },
+                Half::F16,
+                Layout::Contiguous,
+                false,
+            ),
         ]);
         // Around the tiles of 80 and of 96 keys. Four items and more for three blocks: a query tile is used again.
         for (head_dim, tile) in [(96, 128), (192, 96), (256, 80)] {
