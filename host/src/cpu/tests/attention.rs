@@ -211,18 +211,22 @@ fn e4m3(code: u8) -> f64 {
 /// What a vector means once it is stored.
 fn stored(x: &[f32], dtype: KvDType) -> Vec<f32> {
     let largest = x.iter().fold(0f64, |most, x| most.max(f64::from(x.abs())));
-    let elements: Vec<f64> = match dtype {
+    // Elements, and whether their codes are even.
+    let elements: Vec<(f64, bool)> = match dtype {
         KvDType::Native => return x.to_vec(),
-        KvDType::Int8 => (-127..=127).map(f64::from).collect(),
-        KvDType::Fp8 => (0..=255).filter(|code| code & 0x7f != 0x7f).map(e4m3).collect(),
+        KvDType::Int8 => (-127..=127).map(|code| (f64::from(code), code % 2 == 0)).collect(),
+        KvDType::Fp8 => {
+            (0..=255).filter(|code| code & 0x7f != 0x7f).map(|code| (e4m3(code), code % 2 == 0)).collect()
+        }
     };
-    let scale = largest / elements.iter().fold(0f64, |most, &x| most.max(x));
+    let scale = largest / elements.iter().fold(0f64, |most, x| most.max(x.0));
+    // Of two as near, give or take the rounding of the scale, the even one.
+    let distance = |x: f64, (element, even): (f64, bool)| {
+        (element * scale - x).abs() + if even { 0.0 } else { 1e-6 * scale * element.abs() }
+    };
     let nearest = |x: f64| {
-        elements
-            .iter()
-            .copied()
-            .min_by(|a, b| (a * scale - x).abs().total_cmp(&(b * scale - x).abs()))
-            .unwrap()
+        let nearer = |a: &&(f64, bool), b: &&(f64, bool)| distance(x, **a).total_cmp(&distance(x, **b));
+        elements.iter().min_by(nearer).map_or(0.0, |element| element.0)
     };
     x.iter().map(|&x| (nearest(f64::from(x)) * scale) as f32).collect()
 }
