@@ -210,7 +210,7 @@ fn e4m3(code: u8) -> f64 {
 
 /// What a vector means once it is stored.
 fn stored(x: &[f32], dtype: KvDType) -> Vec<f32> {
-    let largest = x.iter().fold(0f64, |most, x| most.max(f64::from(x.abs())));
+    let largest = x.iter().fold(0f32, |most, x| most.max(x.abs()));
     // Elements, and whether their codes are even.
     let elements: Vec<(f64, bool)> = match dtype {
         KvDType::Native => return x.to_vec(),
@@ -219,16 +219,18 @@ fn stored(x: &[f32], dtype: KvDType) -> Vec<f32> {
             (0..=255).filter(|code| code & 0x7f != 0x7f).map(|code| (e4m3(code), code % 2 == 0)).collect()
         }
     };
-    let scale = largest / elements.iter().fold(0f64, |most, x| most.max(x.0));
-    // Of two as near, give or take the rounding of the scale, the even one.
-    let distance = |x: f64, (element, even): (f64, bool)| {
-        (element * scale - x).abs() + if even { 0.0 } else { 1e-6 * scale * element.abs() }
-    };
-    let nearest = |x: f64| {
-        let nearer = |a: &&(f64, bool), b: &&(f64, bool)| distance(x, **a).total_cmp(&distance(x, **b));
+    let limit = elements.iter().fold(0f64, |most, x| most.max(x.0)) as f32;
+    // The factor and its product are f32, so that it is them that may lie in the middle: of two as near the even one.
+    let nearest = |x: f32| {
+        let scaled = f64::from(x * (limit / largest));
+        let key = |element: &(f64, bool)| ((element.0 - scaled).abs(), !element.1);
+        let nearer = |a: &&(f64, bool), b: &&(f64, bool)| {
+            let ((a, a_odd), (b, b_odd)) = (key(a), key(b));
+            a.total_cmp(&b).then(a_odd.cmp(&b_odd))
+        };
         elements.iter().min_by(nearer).map_or(0.0, |element| element.0)
     };
-    x.iter().map(|&x| (nearest(f64::from(x)) * scale) as f32).collect()
+    x.iter().map(|&x| (nearest(x) * f64::from(largest) / f64::from(limit)) as f32).collect()
 }
 
 #[test]
