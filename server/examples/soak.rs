@@ -2,7 +2,7 @@
 //!
 //! Every ten seconds a line: resident memory, pages held, requests, refusals, and whether the canary, a greedy prompt asked all along,
 //! still says what it said at first. Fails if it ever doesn't, if a page is held at the end, or if memory grew by more than a tenth
-//! from the second quarter to the last, by the medians of both: bodies under way make single readings jump.
+//! from the eighth of the time before the first quarter is over to the last eighth, by the medians of both: bodies under way make single readings jump.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -86,17 +86,18 @@ async fn soak(server: Server, time: Duration, workers: u64) -> Result<ExitCode, 
         task.await?;
     }
     canaries += check_canary(&load).await;
-    let quarters = |from: usize, to: usize| {
-        middle(&resident[resident.len() * from / 4..(resident.len() * to / 4).max(1).min(resident.len())])
+    let eighth = |nth: usize| {
+        let end = (resident.len() * (nth + 1) / 8).max(1).min(resident.len());
+        middle(&resident[(resident.len() * nth / 8).min(end.saturating_sub(1))..end])
     };
-    let (early_kib, late_kib) = (quarters(1, 2), quarters(3, 4));
+    let (early_kib, late_kib) = (eighth(1), eighth(7));
     // The sender is only gone if the server is, which the next line tells.
     let _ = end.send(());
     let stats = serving.await?.ok_or("no engine")?;
     let broken = load.broken.load(Ordering::Relaxed);
     println!("canary asked {canaries} times, {broken} times not as at first");
     println!(
-        "resident {} MiB in the second quarter, {} MiB in the last (medians)",
+        "resident {} MiB in the second eighth of the time, {} MiB in the last (medians)",
         early_kib >> 10,
         late_kib >> 10
     );
