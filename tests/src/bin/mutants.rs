@@ -1,14 +1,17 @@
-//! Plants the bugs of `mutants.txt`, one at a time, in a scratch copy of the workspace, runs the kernel's suite there and
+//! Plants the bugs of `mutants.txt` in a scratch copy of the workspace, one of a kernel at a time, runs each kernel's suite there and
 //! prints which check caught each: `cargo run -p tilewright-tests --bin mutants [-- SUITE-OR-PART-OF-A-TITLE...]`. Exits 1 if any survives.
 //!
 //! With `--check` it only looks whether every bug's text is in its file, once.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    process::{Command, ExitCode},
+    process::{Command, ExitCode, Output},
     time::Instant,
 };
+
+const KERNELS: &str = "kernels/src/";
 
 struct Mutant {
     title: String,
@@ -65,20 +68,21 @@ fn run(parts: &[String]) -> Result<usize, String> {
     println!("| planted bug | in | suite | caught by |\n|---|---|---|---|");
     let (mut survivors, mut planted) = (0, 0);
     let began = Instant::now();
-    for mutant in mutants.iter().filter(|mutant| wanted(mutant, parts)) {
-        let caught = plant(&scratch, mutant);
-        let verdict = match &caught {
-            Ok(Some(reason)) => reason,
-            Ok(None) => "**survived**",
-            Err(error) => {
-                eprintln!("mutants: {error}");
-                "**not run**"
-            }
-        };
-        let file = mutant.file.trim_start_matches("kernels/src/");
-        println!("| {} | `{file}` | {} | {verdict} |", mutant.title, mutant.suite);
-        survivors += usize::from(!matches!(caught, Ok(Some(_))));
-        planted += 1;
+    for round in rounds(&scratch, mutants.iter().filter(|mutant| wanted(mutant, parts)).collect())? {
+        for (mutant, caught) in round.iter().zip(plant(&scratch, &round)) {
+            let verdict = match &caught {
+                Ok(Some(reason)) => reason,
+                Ok(None) => "**survived**",
+                Err(error) => {
+                    eprintln!("mutants: {error}");
+                    "**not run**"
+                }
+            };
+            let file = mutant.file.trim_start_matches(KERNELS);
+            println!("| {} | `{file}` | {} | {verdict} |", mutant.title, mutant.suite);
+            survivors += usize::from(!matches!(caught, Ok(Some(_))));
+            planted += 1;
+        }
     }
     println!(
         "\n{planted} planted, {} caught, in {:.0} s.",
@@ -115,14 +119,72 @@ fn parse(text: &str) -> Result<Vec<Mutant>, String> {
         .collect()
 }
 
-/// What caught the mutant, if anything did.
-fn plant(scratch: &Path, mutant: &Mutant) -> Result<Option<String>, String> {
-    let path = scratch.join(&mutant.file);
-    let original = read(&path)?;
-    write(&path, &planted(&original, mutant)?)?;
-    let outcome = test(scratch, mutant);
-    write(&path, &original)?;
-    outcome
+/// Mutants that are planted together, for compiling takes longest: each in its own kernel's folder, of kernels of which neither names the
+/// other. Those in files that kernels share stand alone.
+fn rounds<'m>(scratch: &Path, mutants: Vec<&'m Mutant>) -> Result<Vec<Vec<&'m Mutant>>, String> {
+    let mut texts = BTreeMap::new();
+    for mutant in &mutants {
+        if !texts.contains_key(mutant.suite.as_str()) {
+            texts.insert(mutant.suite.as_str(), texts_of(scratch, &mutant.suite)?);
+        }
+    }
+    let apart = |a: &Mutant, b: &Mutant| {
+        let names = |a: &Mutant, b: &Mutant| {
+            let mut words = texts[a.suite.as_str()].split(|c: char| !c.is_alphanumeric() && c != '_');
+            words.any(|word| word == b.suite)
+        };
+        a.suite != b.suite && is_own(a) && is_own(b) && !names(a, b) && !names(b, a)
+    };
+    let mut rounds: Vec<Vec<&Mutant>> = Vec::new();
+    for mutant in mutants {
+        match rounds.iter_mut().find(|round| round.iter().all(|other| apart(mutant, other))) {
+            Some(round) => round.push(mutant),
+            None => rounds.push(vec![mutant]),
+        }
+    }
+    Ok(rounds)
+}
+
+/// Whether the mutant is in its own kernel's folder.
+fn is_own(mutant: &Mutant) -> bool {
+    mutant
+        .file
+        .strip_prefix(KERNELS)
+        .and_then(|file| file.split_once('/'))
+        .is_some_and(|(folder, _)| folder == mutant.suite)
+}
+
+/// All that a kernel's folder and its suite say.
+fn texts_of(scratch: &Path, kernel: &str) -> Result<String, String> {
+    let folder = scratch.join(KERNELS).join(kernel);
+    let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let mut text = read(&scratch.join("tests/src/suites").join(format!("{kernel}.rs")))?;
+    for entry in entries {
+        text += &read(&entry.map_err(|error| format!("{}: {error}", folder.display()))?.path())?;
+    }
+    Ok(text)
+}
+
+/// What caught each of the mutants of a round, if anything did.
+fn plant(scratch: &Path, round: &[&Mutant]) -> Vec<Result<Option<String>, String>> {
+    let originals: Vec<_> = round.iter().map(|mutant| read(&scratch.join(&mutant.file))).collect();
+    let place = |mutant: &Mutant, original: &Result<String, String>| {
+        write(&scratch.join(&mutant.file), &planted(original.as_ref().map_err(String::clone)?, mutant)?)
+    };
+    let placed: Vec<_> =
+        round.iter().zip(&originals).map(|(mutant, original)| place(mutant, original)).collect();
+    let built = build(scratch);
+    let outcomes = round.iter().zip(placed).map(|(mutant, placed)| {
+        placed?;
+        built.clone().map_err(|error| format!("'{}' doesn't compile:\n{error}", mutant.title))?;
+        test(scratch, mutant)
+    });
+    let outcomes = outcomes.collect();
+    for (mutant, original) in round.iter().zip(originals) {
+        // What can't be written back can't be planted either: the next round says so.
+        let _ = original.and_then(|original| write(&scratch.join(&mutant.file), &original));
+    }
+    outcomes
 }
 
 /// A file's text with the bug in it.
@@ -135,30 +197,35 @@ fn planted(original: &str, mutant: &Mutant) -> Result<String, String> {
     }
 }
 
+/// The suites' program.
+const PROGRAM: [&str; 5] = ["--offline", "-q", "-p=tilewright-tests", "--test", "kernels"];
+
+fn cargo(scratch: &Path, arguments: &[&str]) -> Result<Output, String> {
+    // Compiling takes longer than what is run: of the host crate only its driver trait is used, and a suite's own part is small.
+    let quick = ["tilewright-host", "tilewright-tests"];
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
+        .arg("test")
+        .args(quick.map(|package| format!("--config=profile.dev.package.{package}.opt-level=0")))
+        .args(PROGRAM)
+        .args(arguments)
+        .current_dir(scratch)
+        .env("CARGO_TARGET_DIR", scratch.join("target"))
+        // The table tells which check failed, not the smallest case: a millisecond is none.
+        .env("PROPTEST_MAX_SHRINK_TIME", "1")
+        .output()
+        .map_err(|error| format!("cargo: {error}"))
+}
+
+fn build(scratch: &Path) -> Result<(), String> {
+    let built = cargo(scratch, &["--no-run"])?;
+    if built.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&built.stderr).into_owned()) }
+}
+
+/// What of the mutant's suite fails, if anything does.
 fn test(scratch: &Path, mutant: &Mutant) -> Result<Option<String>, String> {
-    let cargo = |arguments: &[&str]| {
-        Command::new(std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into()))
-            .args(arguments)
-            .current_dir(scratch)
-            .env("CARGO_TARGET_DIR", scratch.join("target"))
-            .env("PROPTEST_MAX_SHRINK_TIME", "1000")
-            .output()
-            .map_err(|error| format!("cargo: {error}"))
-    };
-    // The host crate is compiled anew for each mutant, and only its driver trait is used.
-    let quick = "profile.dev.package.tilewright-host.opt-level=0";
-    let base = ["test", "--config", quick, "--offline", "-q", "-p", "tilewright-tests", "--test", "kernels"];
-    let built = cargo(&[&base[..], &["--no-run"]].concat())?;
-    if !built.status.success() {
-        return Err(format!(
-            "'{}' doesn't compile:\n{}",
-            mutant.title,
-            String::from_utf8_lossy(&built.stderr)
-        ));
-    }
     let regressions = scratch.join("tests/regressions");
     let _ = fs::remove_dir_all(&regressions);
-    let ran = cargo(&[&base[..], &["--", &format!("emulated::{}", mutant.suite)]].concat())?;
+    let ran = cargo(scratch, &["--", "--exact", &format!("emulated::{}", mutant.suite)])?;
     if ran.status.success() {
         return Ok(None);
     }
