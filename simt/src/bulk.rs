@@ -180,6 +180,17 @@ impl Context {
         self.take_off(shared, &cells, Swizzle::None, mbarrier, site)
     }
 
+    pub fn prefetch_bulk(&mut self, global: u64, bytes: u32, site: Site) -> Result<(), Fault> {
+        self.check_bulk(0, global, bytes, site)?;
+        let (mut data, mut written) = (vec![0; bytes as usize], vec![false; bytes as usize]);
+        let there = self.global.load_range(global, &mut data, &mut written, &self.clocks, site);
+        there.map_err(|(at, problem)| {
+            self.access_fault(problem, Space::Global(at), "bulk prefetch", bytes as usize, site)
+        })?;
+        self.report.prefetched_bytes += u64::from(bytes);
+        Ok(())
+    }
+
     pub fn check_bulk(&self, shared: u32, global: u64, bytes: u32, site: Site) -> Result<(), Fault> {
         if bytes == 0 || !bytes.is_multiple_of(16) {
             let detail = format!("bulk copy of {bytes} bytes: expected a multiple of 16");

@@ -22,6 +22,8 @@ pub struct Report {
     pub bulk_copies: u64,
     /// Bytes of shared memory that those fill or read.
     pub bulk_bytes: u64,
+    /// Bytes that lanes asked to be brought to the L2.
+    pub prefetched_bytes: u64,
     /// `wgmma.mma_async` instructions, a warpgroup each.
     pub wgmma: u64,
     /// Loads of global memory, a warp each, asynchronous copies among them. This and the following are 0 unless

@@ -26,7 +26,9 @@ pub const TAKEN: AttentionDecode = AttentionDecode { name: "attention_decode", r
 
 /// The same kernel under other rules of where sequences are cut, called by the chunk's keys and the most chunks: timed where they are named.
 /// Those without short chunks cut sequences of 513 to 1024 keys like longer ones.
-pub const TRIALS: [AttentionDecode; 6] = [
+pub const TRIALS: [AttentionDecode; 8] = [
+    trial("attention_decode_640x48", 1024, 640, 48),
+    trial("attention_decode_896x48", 1024, 896, 48),
     trial("attention_decode_512x32", 1024, 512, 32),
     trial("attention_decode_512x48", 1024, 512, 48),
     trial("attention_decode_768x48", 1024, 768, 48),

@@ -5,6 +5,7 @@
 //! | [`Driver`] | the little a device needs from below: memory, copies, launches |
 //! | [`GpuDevice`] | [`crate::Device`] over any driver: bf16 activations and caches, f32 accumulation and logits |
 //! | `launch` | a layer's launches, their shape checks and parameters |
+//! | `ahead` | weights of the product that follows, brought to the L2 meanwhile |
 //! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `encoders` | what models without rotary positions and gates need beside that: layer norms, activations, learned positions |
 //! | `decode` | decode attention: its work list, its scratch, its launch |
@@ -19,6 +20,7 @@
 //! A `cuda` build opens `libcuda.so.1`, which comes with NVIDIA's driver, when a GPU is asked for. Without that library, or
 //! without a GPU, the answer is [`crate::Error::Unavailable`].
 
+mod ahead;
 mod choose;
 #[cfg(feature = "cuda")]
 pub mod cuda;

@@ -16,7 +16,7 @@ use std::{
 
 use tilewright_kernels::abi::KernelSpec;
 
-use super::{Driver, GpuDevice, GpuStep, Launch, step::StepPlan};
+use super::{Driver, GpuDevice, GpuStep, Launch, ahead, step::StepPlan};
 use crate::{Batch, Error, Result};
 
 /// Shapes that are kept; of more, the one that was used last longest ago is forgotten.
@@ -140,7 +140,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let fresh = |record: &Record<Dr>| record.scratch_moves == self.scratch_moves.load(Ordering::Relaxed);
         if !shape.record.as_ref().is_some_and(fresh) {
             shape.record = None;
-            let launches = self.recording.of(|| work(&shape.step))?;
+            let mut launches = self.recording.of(|| work(&shape.step))?;
+            ahead::bring_next_weights(&mut launches);
             // Recording may itself have moved scratch; what it noted last is where it is now.
             let scratch_moves = self.scratch_moves.load(Ordering::Relaxed);
             // SAFETY: what the operations launch, whose arguments live as long as the replays that are theirs; scratch is where it

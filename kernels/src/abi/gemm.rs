@@ -77,6 +77,8 @@ params! {
         pub partials: u64,
         /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
         pub counters: u64,
+        /// 4-bit weights of the launch of this kind that follows: each block brings the first tiles of some of that one's items to the L2. 0 without.
+        pub next_packed: u64,
         pub m: u32,
         /// A multiple of 8; of 16 with `silu`.
         pub n: u32,
@@ -93,7 +95,14 @@ params! {
         pub out_f32: u32,
         /// If 1, every 16 rows of `w` are 8 of a gate and 8 that go with it, and a column of `out` is `silu(gate) * up`.
         pub silu: u32,
-        pub reserved: [u32; 3],
+        /// Of the launch that follows: its splits of tiles of rows, their splits, tiles along `k`, bytes of each; and how many of an item's
+        /// tiles are brought.
+        pub next_items: u32,
+        pub next_splits: u32,
+        pub next_steps: u32,
+        pub next_tile_bytes: u32,
+        pub next_ahead: u32,
+        pub reserved: [u32; 4],
     }
 }
 

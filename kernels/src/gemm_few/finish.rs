@@ -16,12 +16,12 @@ const fn join_ahead(registers: usize) -> usize {
 }
 const MOST_AHEAD: usize = 8;
 
-/// Joins the splits and stores `N` sums a thread, of `TALL` tiles of 16 rows. Blocks that aren't their tile's last just leave their sums.
+/// Joins the splits and stores `N` sums a thread. Blocks that aren't their tile's last just leave their sums.
 ///
 /// # Safety
 /// All consumers call it with what they computed of item `index`.
 #[inline(always)]
-pub(super) unsafe fn finish<const N: usize, const TALL: usize, const SCALED: bool>(
+pub(super) unsafe fn finish<const N: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
     index: u32,
@@ -38,7 +38,7 @@ pub(super) unsafe fn finish<const N: usize, const TALL: usize, const SCALED: boo
             }
             join(p, plan, item, sums);
         }
-        store::<N, TALL, SCALED>(p, plan, item, sums);
+        store::<N, SCALED>(p, plan, item, sums);
     }
 }
 
@@ -129,24 +129,19 @@ unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn store<const N: usize, const TALL: usize, const SCALED: bool>(
+unsafe fn store<const N: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
     sums: &mut [f32; N],
 ) {
-    let warp = ptx::here(ptx::tid_x()) / 32;
-    for tall in 0..TALL {
-        // The sums of 16 rows: register `4 * j + i` is row `lane / 4 + i / 2 * 8`, token `8 * j + 2 * (lane % 4) + i % 2`.
-        let first = tall * N / TALL;
-        let row = item.row_tile * plan.rows + (warp * TALL as u32 + tall as u32) * 16;
-        for j in 0..N / TALL / 4 {
-            let token = item.token_tile * plan.tokens + j as u32 * 8;
-            let at = first + 4 * j;
-            let four = [sums[at], sums[at + 1], sums[at + 2], sums[at + 3]];
-            // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
-            unsafe { store_sixteen::<SCALED>(p, row, token, four) };
-        }
+    // Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
+    let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 * 16;
+    for j in 0..N / 4 {
+        let token = item.token_tile * plan.tokens + j as u32 * 8;
+        let four = [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
+        // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
+        unsafe { store_sixteen::<SCALED>(p, row, token, four) };
     }
 }
 

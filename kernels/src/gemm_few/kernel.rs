@@ -66,7 +66,7 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
                 for r in 0..R {
                     sums[r] = acc.value(r);
                 }
-                finish::<R, 1, SCALED>(p, plan, index, &mut sums);
+                finish::<R, SCALED>(p, plan, index, &mut sums);
                 index += ptx::nctaid_x();
                 if !plan.is_persistent() {
                     break;
@@ -76,7 +76,7 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
     }
 }
 
-/// Few tokens, a warp at a time: `N` sums a thread, of two tiles of rows.
+/// Few tokens, a warp at a time: `N` sums a thread.
 ///
 /// # Safety
 /// As [`begin`].
@@ -91,7 +91,7 @@ unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
     unsafe {
         if begin(p, address, weights, plan).is_some() {
             let mut sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_x()));
-            finish::<N, 2, false>(p, plan, ptx::ctaid_x(), &mut sums);
+            finish::<N, false>(p, plan, ptx::ctaid_x(), &mut sums);
         }
     }
 }
@@ -113,7 +113,7 @@ where
             while index < Item::count(p, plan) {
                 let item = Item::new(p, plan, index);
                 let mut sums = int4::multiply::<R, GROUPS>(p, plan, item, &mut ring);
-                finish::<R, 1, false>(p, plan, index, &mut sums);
+                finish::<R, false>(p, plan, index, &mut sums);
                 index += ptx::nctaid_x();
                 if !plan.is_persistent() {
                     break;
@@ -144,15 +144,15 @@ entries! {
     gemm_few_int8_16: dense::<[i32; 8], 8, true> of 5,
     gemm_few_int8_32: dense::<[i32; 16], 16, true> of 6,
     gemm_few_int8_64: dense::<[i32; 32], 32, true> of 7,
-    gemm_few_int4_g128_8: int4_warp::<8, 1> of 8,
-    gemm_few_int4_g128_16: int4_warp::<16, 1> of 9,
-    gemm_few_int4_g128_32: int4_warp::<32, 1> of 10,
+    gemm_few_int4_g128_8: int4_warp::<4, 1> of 8,
+    gemm_few_int4_g128_16: int4_warp::<8, 1> of 9,
+    gemm_few_int4_g128_32: int4_warp::<16, 1> of 10,
     gemm_few_int4_g128_64: int4::<32, 1> of 11,
     gemm_few_int4_g128_128: int4::<64, 1> of 12,
-    gemm_few_int4_g64_8: int4_warp::<8, 2> of 13,
-    gemm_few_int4_g64_16: int4_warp::<16, 2> of 14,
+    gemm_few_int4_g64_8: int4_warp::<4, 2> of 13,
+    gemm_few_int4_g64_16: int4_warp::<8, 2> of 14,
     gemm_few_int4_g64_128: int4::<64, 2> of 15,
-    gemm_few_int4_g32_8: int4_warp::<8, 4> of 16,
-    gemm_few_int4_g32_16: int4_warp::<16, 4> of 17,
+    gemm_few_int4_g32_8: int4_warp::<4, 4> of 16,
+    gemm_few_int4_g32_16: int4_warp::<8, 4> of 17,
     gemm_few_int4_g32_128: int4::<64, 4> of 18,
 }

@@ -1,4 +1,5 @@
 use super::{ROWS, VARIANTS, Variant, Weights, layout};
+use crate::abi::GemmFew;
 
 /// 4-bit weights in the kernel's tiles.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +149,21 @@ pub fn blocks(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u
     if variant.tile.is_persistent() { parts.min(multiprocessors * variant.spec.min_blocks) } else { parts }
 }
 
+/// Lets the launch of `params` bring the first of `next`'s 4-bit weights to the L2, about `bytes` of them.
+pub fn follow(params: &mut GemmFew, next: &GemmFew, bytes: u32) {
+    let items = next.n.div_ceil(ROWS) * next.splits;
+    let ahead = u64::from(bytes) / (u64::from(items) * u64::from(next.tile_bytes)).max(1);
+    if ahead == 0 || next.tile_bytes == 0 {
+        return;
+    }
+    params.next_packed = next.packed;
+    params.next_items = items;
+    params.next_splits = next.splits;
+    params.next_steps = next.steps;
+    params.next_tile_bytes = next.tile_bytes;
+    params.next_ahead = ahead.min(u64::from(next.steps)) as u32;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,6 +201,20 @@ mod tests {
         assert_eq!(name(1), Some("gemm_few_int4_g128_8"));
         assert_eq!(name(9), Some("gemm_few_int4_g128_16"));
         assert_eq!(name(500), Some("gemm_few_int4_g128_128"));
+    }
+
+    #[test]
+    fn what_follows_is_brought_as_far_as_it_is_meant_to() {
+        let next =
+            GemmFew { packed: 64, n: 28_672, steps: 32, splits: 1, tile_bytes: 16_896, ..GemmFew::default() };
+        let mut params = GemmFew::default();
+        follow(&mut params, &next, 16 << 20);
+        assert_eq!((params.next_packed, params.next_items, params.next_ahead), (64, 112, 8));
+        follow(&mut params, &GemmFew { packed: 128, n: 256, ..next }, 16 << 20);
+        assert_eq!((params.next_packed, params.next_items, params.next_ahead), (128, 1, 32));
+        let mut params = GemmFew::default();
+        follow(&mut params, &next, 1 << 20);
+        assert_eq!(params.next_packed, 0);
     }
 
     #[test]

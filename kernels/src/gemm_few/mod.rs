@@ -46,8 +46,6 @@ pub const LINE_BYTES: u32 = 128;
 pub struct Tile {
     /// Rows of `w` a block, 64 a consumer warpgroup: 256, or half of them.
     pub rows: u32,
-    /// Tiles of 16 rows a warp: what a warp has read of `a` serves all of them.
-    pub tall: u32,
     /// Rows of `a` a block: columns of the warpgroups' products.
     pub tokens: u32,
     /// Lines of each row of `a`.
@@ -60,21 +58,19 @@ pub struct Tile {
 
 /// Dense `w`: a line of each row.
 pub const fn dense_tile(tokens: u32) -> Tile {
-    Tile { rows: ROWS, tall: 1, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4 }
+    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4 }
 }
 
 /// 4 bits in groups of `128 / groups`: two lines of `a`.
 pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     // Accumulators of many tokens leave registers for half as many threads.
     let rows = if tokens > 64 { ROWS / 2 } else { ROWS };
-    // Warps multiply by themselves where tokens are few.
-    let tall = if tokens <= 32 { 2 } else { 1 };
     // So much that a multiprocessor has room for one block: two of a launch beside each other, while other multiprocessors have none,
     // would take twice as long.
     let stages = if tokens <= 16 { 8 } else { 4 };
     // Room for zero points, whether there are any or not.
     let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
-    Tile { rows, tall, tokens, lines: 2, w_bytes, stages }
+    Tile { rows, tokens, lines: 2, w_bytes, stages }
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
@@ -85,7 +81,7 @@ impl Tile {
     }
     /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
-        self.rows / 16 / self.tall
+        self.rows / 16
     }
     /// Consumer threads.
     pub const fn consumer_threads(self) -> u32 {

@@ -85,6 +85,31 @@ impl Producer<'_> {
         }
     }
 
+    /// Asks for the first weights of the launch that follows, of the blocks of this one's own place in it: the memory has nothing to do while
+    /// this launch's last sums are on their way and the next one starts. Before this launch's rows of `a` it would keep those waiting: copies
+    /// of a multiprocessor are made in order.
+    ///
+    /// # Safety
+    /// One lane calls it, having asked for all of its own.
+    #[inline(always)]
+    unsafe fn next_weights(&self) {
+        let p = self.p;
+        if !matches!(self.source.weights, Weights::Int4 { .. }) || p.next_packed == 0 {
+            return;
+        }
+        let splits = p.next_splits.max(1);
+        let mut index = ptx::ctaid_x();
+        while index < p.next_items {
+            let (first, end) = layout::split_steps(p.next_steps, splits, index % splits);
+            let steps = (end - first).min(p.next_ahead);
+            let tile = u64::from(index / splits) * u64::from(p.next_steps) + u64::from(first);
+            let bytes = u64::from(p.next_tile_bytes);
+            // SAFETY: tiles of weights, which no launch writes.
+            unsafe { ptx::bulk_prefetch_l2(p.next_packed + tile * bytes, steps * p.next_tile_bytes) };
+            index += ptx::nctaid_x();
+        }
+    }
+
     /// Starts the copy of a stage's rows of `a`.
     ///
     /// # Safety
@@ -145,5 +170,6 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
             item = Item::new(p, plan, index);
             step = item.first;
         }
+        producer.next_weights();
     }
 }

@@ -103,6 +103,15 @@ intrinsic! {
 }
 
 intrinsic! {
+    /// `cp.async.bulk.prefetch.L2.global [global], bytes`: brings a run of bytes to the L2, some time; both are multiples of 16.
+    pub fn bulk_prefetch_l2(global: u64, bytes: u32) {
+        asm!("cp.async.bulk.prefetch.L2.global [{0}], {1};", in(reg64) global, in(reg32) bytes, options(nostack))
+    } else {
+        simt::intrinsic::bulk_prefetch_l2(global, bytes)
+    }
+}
+
+intrinsic! {
     /// `cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [map, coords], [shared]`: what lies outside the tensor isn't
     /// written. What was stored there by ordinary stores went through [`fence_proxy_async`].
     pub fn bulk_tensor_store_2d(map: MapRef, coords: [i32; 2], shared: u32) {

@@ -168,6 +168,12 @@ pub fn bulk_load(shared: u32, global: u64, bytes: u32, bar: u32) {
     act(|c, site| c.load_bulk(shared, global, bytes, bar, site));
 }
 
+/// `cp.async.bulk.prefetch.L2.global`: does nothing but check that there are `bytes` in a row, a multiple of 16, and count them.
+#[track_caller]
+pub fn bulk_prefetch_l2(global: u64, bytes: u32) {
+    act(|c, site| c.prefetch_bulk(global, bytes, site));
+}
+
 /// `cp.async.bulk.global.shared::cta.bulk_group`: as [`bulk_tensor_store`] of `bytes` in a row, all multiples of 16.
 #[track_caller]
 pub fn bulk_store(global: u64, shared: u32, bytes: u32) {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use tilewright::Model;
-use tilewright_host::{Batch, Device, Error, Outputs, Result, gpu::GpuDevice};
+use tilewright_host::{
+    ActivationBits, Batch, CodeBits, DType, Device, Error, HostQuantized, Outputs, QuantizedPart,
+    QuantizedSpec, Result, gpu::GpuDevice,
+};
 use tilewright_tests::emulated::Emulated;
 
 use super::{
@@ -103,4 +106,54 @@ fn a_record_is_made_anew_when_scratch_has_moved() {
     assert_eq!(work.run(&device, &[1], &mut replays).expect("replayed"), first);
     let launched = device.driver().take_launched();
     assert!(launched.iter().any(|launch| launch.kernel.starts_with("gemm_few") && launch.grid[0] > 1));
+}
+
+#[test]
+fn products_bring_the_weights_of_the_next_and_nothing_else_changes() {
+    let device = hopper();
+    let quantized = |seed: usize| {
+        let part = QuantizedPart::new(QuantizedSpec {
+            rows: 512,
+            cols: 512,
+            bits: CodeBits::Four,
+            group: 128,
+            codes: (0..512 * 512).map(|i| ((i * 7 + i / 512 * 3 + seed) % 16) as u8).collect(),
+            scales: (0..512 * 4).map(|i| 0.01 + (i % 5) as f32 / 256.0).collect(),
+            scale_type: DType::F16,
+            zeros: vec![8; 512 * 4],
+            permutation: None,
+            pre_scale: None,
+            activations: ActivationBits::Full,
+        });
+        let weights = HostQuantized::new(vec![part.expect("a part")]).expect("parts that stack");
+        device.quantized(&weights).expect("a matrix")
+    };
+    let (first, second) = (quantized(0), quantized(5));
+    let table = matrix(&device, &Numbers::new(1).take(16 * 512, 1.0), 512);
+    let mut tensors = [(); 3].map(|()| device.tensor(2, 512).expect("a tensor"));
+    let mut replays = Default::default();
+    let mut run = |ids: [u32; 2]| -> Vec<u32> {
+        let mut batch = Batch::default();
+        for id in ids {
+            batch.push_generated(&[id], 3, &[0], 8, Outputs::None);
+        }
+        let [embedded, between, out] = &mut tensors;
+        let work = device.run_step(&batch, &mut replays, |step| -> Result<()> {
+            device.embed(&table, step, embedded)?;
+            device.linear(embedded, &first, None, between)?;
+            device.linear(between, &second, None, out)
+        });
+        work.expect("a step");
+        bits(&device.read(out).expect("activations"))
+    };
+    let launched = run([3, 9]);
+    let brought = || -> Vec<u64> {
+        let launches = device.driver().take_launched();
+        let products = launches.iter().filter(|launch| launch.kernel.starts_with("gemm_few_int4"));
+        products.map(|launch| launch.report.prefetched_bytes).collect()
+    };
+    assert_eq!(brought(), [0, 0]);
+    assert_eq!(run([3, 9]), launched);
+    // All tiles of the second, by the first: two of rows by four of columns, of nibbles and scales.
+    assert_eq!(brought(), [8 * (256 * 64 + 512), 0]);
 }
