@@ -295,10 +295,10 @@ mod tests {
         assert_eq!((a_words, a.block_table_stride, a.decode.cuts[0].items), (b_words, 8, 2));
         assert_ne!(a, plan(&[40, 64]).0, "more pages");
         assert_ne!(a, plan(&[40, 60, 1]).0, "more rows");
-        // Of 12 chunks in all the next 1/8 of a power of two is 12; of 9, 10; of 17, 20; of 13, 14.
+        // Of 12 chunks in all the next 1/8 of a power of two is 12; of 8, 8; of 17, 20; of 11, 12.
         let items = |lens| plan(lens).0.decode.cuts.map(|cut| cut.items);
-        assert_eq!(items(&[4000, 1030, 7]), [12, 10]);
-        assert_eq!(items(&[4000, 4000, 7]), [20, 14]);
+        assert_eq!(items(&[4000, 1030, 7]), [12, 8]);
+        assert_eq!(items(&[4000, 4000, 7]), [20, 12]);
     }
 
     #[test]
