@@ -23,6 +23,7 @@ impl From<ServeError> for Failure {
 }
 
 pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
+    tilewright_server::return_freed_memory();
     let api_key = args.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok());
     if api_key.as_ref().is_some_and(|key| key.is_empty() || !key.is_ascii()) {
         return Err(Failure::Message("api-key: expected ASCII characters, found none or others".into()));

@@ -44,6 +44,7 @@ impl Numbers {
 }
 
 fn main() -> Result<ExitCode, Box<dyn std::error::Error>> {
+    tilewright_server::return_freed_memory();
     let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<u64>());
     let seconds = arguments.next().transpose()?.unwrap_or(60);
     let workers = arguments.next().transpose()?.unwrap_or(24);

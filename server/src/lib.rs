@@ -32,6 +32,7 @@
 //! | `chat`, `completions`, `embeddings` | a route each: from a body to a response |
 //! | `template` | a chat becomes a prompt |
 //! | `job`, `judge` | sequences in the engine; what a model thinks of a prompt |
+//! | `memory` | what the C library's allocator keeps |
 //! | `reply`, `tokens` | answers as the API tells them, whole or streamed |
 #![warn(missing_docs)]
 
@@ -46,6 +47,7 @@ mod fields;
 mod http;
 mod job;
 mod judge;
+mod memory;
 mod metrics;
 mod reply;
 mod request;
@@ -57,4 +59,5 @@ mod tokens;
 pub use app::ServeError;
 pub use config::{Limits, ServerConfig};
 pub use embed::{Embed, EmbedInput, Embedded};
+pub use memory::return_freed_memory;
 pub use serve::{Server, run};
