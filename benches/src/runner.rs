@@ -9,7 +9,7 @@ use std::{
 use tilewright_host::gpu::{Driver, cuda::CudaDriver};
 
 use crate::{
-    cells::{Cell, Mode},
+    cells::{self, Cell, Mode},
     check::{Extent, check, check_small},
     dump::dump,
     error::{Error, Result},
@@ -30,6 +30,8 @@ const COLD_L2: usize = 4;
 const MOST_SETS: usize = 64;
 /// Bytes that are copied to measure the bandwidth.
 const CEILING_BYTES: usize = 2 << 30;
+/// The cell whose product is the most that arithmetic does, where no peer says.
+const CEILING_PRODUCT: &str = "gemm/bf16/8192x8192x8192";
 
 /// What a run is asked for.
 #[derive(Debug, Clone)]
@@ -128,7 +130,8 @@ impl Runner {
         self.wrong
     }
 
-    /// Measures what the device can do: copies by the driver, and whatever the peers measure.
+    /// Measures what the device can do: copies by the driver, whatever the peers measure, and where they measure no products, the fastest of
+    /// this project's.
     ///
     /// # Errors
     /// The device's, and [`Error::Peers`].
@@ -141,6 +144,10 @@ impl Runner {
         if let Some(peers) = &mut self.peers {
             peers.ceilings()?.into_iter().for_each(|answer| self.report.take(answer, &[]));
         }
+        if self.report.compute_ceiling().is_none() {
+            let product = self.product()?;
+            self.report.ceilings.extend(product);
+        }
         self.report.apply_ceilings();
         Ok(())
     }
@@ -148,6 +155,33 @@ impl Runner {
     fn fail(&mut self, cell: &str, by: &str, error: Error) {
         let (cell, by, reason) = (cell.to_string(), by.to_string(), error.to_string());
         self.report.failures.push(Failure { cell, by, reason });
+    }
+
+    /// What the fastest of this project's products of a large size does.
+    fn product(&mut self) -> Result<Option<Ceiling>> {
+        let cells = cells::select(&[], &[CEILING_PRODUCT.to_string()])?;
+        let Some(cell) = cells.first() else { return Ok(None) };
+        let mut fastest: Option<Row> = None;
+        for index in 0..self.kernels.len() {
+            if !self.kernels[index].takes(&cell.problem, self.driver.info()) {
+                continue;
+            }
+            match self.ours(index, cell) {
+                Ok(row) if fastest.as_ref().is_none_or(|other| row.time.min_us < other.time.min_us) => {
+                    fastest = Some(row);
+                }
+                Ok(_) => {}
+                // The cell itself will say so, if it is asked for.
+                Err(Error::Wrong { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(fastest.map(|row| Ceiling {
+            name: format!("bf16 product {CEILING_PRODUCT}"),
+            by: row.by.clone(),
+            limit: Limit::Bf16,
+            per_second: row.cost.flops as f64 / row.time.min_us * 1e6,
+        }))
     }
 
     fn copy(&self) -> Result<Option<Ceiling>> {

@@ -14,7 +14,7 @@ pub use self::{
 use crate::{
     cells::{Cell, Mode},
     machine::{Clocks, Machine},
-    problem::{Cost, Problem},
+    problem::{Cost, GemmWeights, Problem},
     stats::Stats,
 };
 
@@ -202,7 +202,7 @@ impl Report {
             let least_seconds =
                 |work: u64, ceiling: Option<f64>| ceiling.map(|ceiling| work as f64 / ceiling);
             let bytes = least_seconds(row.cost.bytes, bandwidth);
-            let flops = least_seconds(row.cost.flops, bf16);
+            let flops = if multiplies_bytes(row) { None } else { least_seconds(row.cost.flops, bf16) };
             let least = match (bytes, flops) {
                 (Some(bytes), Some(flops)) => Some(bytes.max(flops)),
                 (bytes, flops) => {
@@ -227,6 +227,11 @@ impl Report {
     pub fn speedup(&self, row: &Row) -> Option<f64> {
         self.best_peer(&row.beside).filter(|_| row.ours).map(|peer| peer.time.median_us / row.time.median_us)
     }
+}
+
+/// Whether no ceiling of arithmetic that is measured is a row's.
+fn multiplies_bytes(row: &Row) -> bool {
+    matches!(row.problem, Problem::Gemm(gemm) if gemm.weights == GemmWeights::Int8)
 }
 
 /// A rate in three digits or more: 0.0512, 4.17, 782.
@@ -311,6 +316,10 @@ mod tests {
         for row in &report.results {
             let bytes = row.terabytes() / 4.2;
             let flops = row.tflops() / 780.0;
+            if multiplies_bytes(row) {
+                assert_eq!(row.fraction.is_some(), !row.problem.is_compute(), "{}", row.cell);
+                continue;
+            }
             let fraction = row.fraction.expect("both ceilings are there");
             assert!((fraction - bytes.max(flops)).abs() < 1e-5, "{}", row.cell);
         }

@@ -35,21 +35,24 @@ fn report(name: &str, seconds: f64, tokens: &[Vec<f64>], stats: &EngineStats) {
 
 /// Serves the same trace both ways.
 pub fn measure(model: &Model) -> Result<()> {
-    let spec = TraceSpec::default();
-    let trace = spec.draw(model.config().vocab_size);
+    let (spec, vocab) = (TraceSpec::default(), model.config().vocab_size);
+    let config =
+        |batching| EngineConfig { batching, max_running: 16, prefix_cache: false, ..EngineConfig::default() };
+    let began = Instant::now();
+    serve(&Engine::new(model.clone(), config(Batching::Continuous))?, &spec.at_once().draw(vocab))?;
+    let spec = spec.offered(began.elapsed().as_secs_f64());
+    let trace = spec.draw(vocab);
     let prompt: usize = trace.iter().map(|arrival| arrival.request.prompt.len()).sum();
     let answer = answer_tokens(&trace);
     println!(
-        "{} requests, {} a second, {prompt} prompt and {answer} answer tokens; 16 at a time",
+        "{} requests, {:.0} a second, {prompt} prompt and {answer} answer tokens; 16 at a time",
         spec.requests, spec.rate
     );
     let mut ratios = Vec::new();
     for _ in 0..ROUNDS {
         let mut rates = Vec::new();
         for (name, batching) in [("static", Batching::Static), ("continuous", Batching::Continuous)] {
-            let config =
-                EngineConfig { batching, max_running: 16, prefix_cache: false, ..EngineConfig::default() };
-            let engine = Engine::new(model.clone(), config)?;
+            let engine = Engine::new(model.clone(), config(batching))?;
             let began = Instant::now();
             let tokens = serve(&engine, &trace)?;
             let seconds = began.elapsed().as_secs_f64();

@@ -1,5 +1,6 @@
 //! Drafts of a smaller model, and continuous batching.
 
+use std::cell::RefCell;
 use std::time::Instant;
 
 use super::trace::{Arrival, TraceSpec, answer_tokens, serve};
@@ -64,28 +65,56 @@ pub(super) fn speculation(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     ])
 }
 
+/// A trace served by one kind of batching: seconds in all, and of each request the seconds from its arrival to its tokens.
+fn served(bench: &Bench<'_>, batching: Batching, trace: &[Arrival]) -> Result<(f64, Vec<Vec<f64>>)> {
+    let config =
+        EngineConfig { batching, max_running: RUNNING, prefix_cache: false, ..EngineConfig::default() };
+    let engine = Engine::new(bench.model.clone(), config)?;
+    let start = Instant::now();
+    let tokens = serve(&engine, trace)?;
+    Ok((start.elapsed().as_secs_f64(), tokens))
+}
+
+/// "9.0 ms (99 of 100: 27.1 ms)" of some times in seconds.
+fn percentiles(mut seconds: Vec<f64>) -> String {
+    seconds.sort_by(f64::total_cmp);
+    let at = |share: f64| {
+        seconds.get(((seconds.len() as f64 * share) as usize).min(seconds.len().saturating_sub(1)))
+    };
+    match at(0.5).zip(at(0.99)) {
+        Some((median, most)) => format!("{:.1} ms (99 of 100: {:.1} ms)", 1e3 * median, 1e3 * most),
+        None => "nothing".to_owned(),
+    }
+}
+
+/// Times to the first token, and between two.
+fn latencies(tokens: &[Vec<f64>]) -> [String; 2] {
+    let first = tokens.iter().filter_map(|of| of.first().copied()).collect();
+    let between = tokens.iter().flat_map(|of| of.windows(2).map(|two| two[1] - two[0])).collect();
+    [percentiles(first), percentiles(between)]
+}
+
 pub(super) fn batching(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     let spec = match bench.options.quick {
         false => TraceSpec::default(),
         true => TraceSpec { requests: 6, rate: 1000.0, prompt_tokens: (8.0, 16), answer_tokens: (4.0, 12) },
     };
-    let trace = spec.draw(bench.model.config().vocab_size);
-    let rate = |batching| -> Rate<'_> {
-        let trace: &[Arrival] = &trace;
+    let vocab = bench.model.config().vocab_size;
+    let (seconds, _) = served(bench, Batching::Continuous, &spec.at_once().draw(vocab))?;
+    let spec = spec.offered(seconds);
+    let trace = spec.draw(vocab);
+    let latest = [const { RefCell::new(Vec::new()) }; 2];
+    let rate = |batching, latest| -> Rate<'_> {
+        let (trace, latest): (&[Arrival], &RefCell<_>) = (&trace, latest);
         Box::new(move || {
-            let config = EngineConfig {
-                batching,
-                max_running: RUNNING,
-                prefix_cache: false,
-                ..EngineConfig::default()
-            };
-            let engine = Engine::new(bench.model.clone(), config)?;
-            let start = Instant::now();
-            serve(&engine, trace)?;
-            Ok(answer_tokens(trace) as f64 / start.elapsed().as_secs_f64())
+            let (seconds, tokens) = served(bench, batching, trace)?;
+            latest.replace(tokens);
+            Ok(answer_tokens(trace) as f64 / seconds)
         })
     };
-    let found = in_turns(bench.size(3, 1), vec![rate(Batching::Static), rate(Batching::Continuous)])?;
+    let turns = vec![rate(Batching::Static, &latest[0]), rate(Batching::Continuous, &latest[1])];
+    let found = in_turns(bench.size(3, 1), turns)?;
+    let [in_static, in_continuous] = latest.map(|tokens| latencies(&tokens.into_inner()));
     let of = format!(
         "{} requests of mixed lengths, {RUNNING} at a time: {:.1} tok/s in static batches, {:.1} in continuous ones",
         trace.len(),
@@ -93,7 +122,13 @@ pub(super) fn batching(bench: &Bench<'_>) -> Result<Vec<Rung>> {
         found[1].rate
     );
     const CLAIM: &str = "2 to 3 times over static batching";
-    let rung = Rung::times("continuous batching", CLAIM, [2.0, 3.0], found[1].ratio(), of);
+    let rung = Rung::times("continuous batching", CLAIM, [2.0, 3.0], found[1].ratio(), of)
+        .also("requests a second that come", format!("{:.0}", spec.rate))
+        .also("to the first token", format!("{} in static batches, {}", in_static[0], in_continuous[0]))
+        .also(
+            "from one token to the next",
+            format!("{} in static batches, {}", in_static[1], in_continuous[1]),
+        );
     Ok(vec![rung.of_rounds(&found[1]).because(
         "a static batch wastes steps on rows that have ended; the less a row adds to a step's time, the less that costs, and the gain depends on how unlike the lengths are",
     )])

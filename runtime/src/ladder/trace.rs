@@ -52,7 +52,20 @@ impl Numbers {
     }
 }
 
+/// Requests come so many times as fast as they were served: slower, and their coming would be what is measured.
+const OFFERED: f64 = 2.0;
+
 impl TraceSpec {
+    /// All requests at once.
+    pub fn at_once(self) -> TraceSpec {
+        TraceSpec { rate: 1e9, ..self }
+    }
+
+    /// Requests that come at least twice as fast as an engine that served them in `seconds` when they came at once.
+    pub fn offered(self, seconds: f64) -> TraceSpec {
+        TraceSpec { rate: self.rate.max(OFFERED * self.requests as f64 / seconds), ..self }
+    }
+
     /// The same requests each time, of tokens below `vocab`.
     pub fn draw(&self, vocab: usize) -> Vec<Arrival> {
         let mut numbers = Numbers(7);
@@ -111,6 +124,9 @@ mod tests {
             assert!((1..=512).contains(&request.prompt.len()) && (1..=320).contains(&request.max_tokens));
             assert!(request.prompt.iter().all(|&token| token < 100));
         }
+        assert_eq!(spec.offered(100.0), spec);
+        assert!((spec.offered(0.1).rate - 1920.0).abs() < 1e-6);
+        assert!(spec.at_once().draw(100).last().is_some_and(|last| last.seconds < 1e-3));
         let mean = trace.last().map_or(0.0, |last| last.seconds) / 96.0;
         assert!((mean * spec.rate - 1.0).abs() < 0.3, "{mean}");
     }

@@ -110,6 +110,11 @@ fn families(report: &Report) -> Vec<Family<'_>> {
     families
 }
 
+/// Pixels that a name takes in the legend, its square and the gap after it included.
+fn legend_width(name: &str) -> i32 {
+    40 + (name.len() as f64 * 7.2) as i32
+}
+
 fn position<T: PartialEq>(known: &mut Vec<T>, item: T) -> usize {
     known.iter().position(|other| *other == item).unwrap_or_else(|| {
         known.push(item);
@@ -131,7 +136,8 @@ impl Family<'_> {
     }
 
     fn draw(&self) -> Result<String> {
-        let width = (LEFT + self.group_width() * self.groups.len() as i32 + GAP).max(NARROWEST);
+        let legend = self.series.iter().map(|(name, _)| legend_width(name)).sum::<i32>() + 16;
+        let width = (LEFT + self.group_width() * self.groups.len() as i32 + GAP).max(NARROWEST).max(legend);
         let mut svg = String::new();
         let root = SVGBackend::with_string(&mut svg, (width as u32, (TOP + PLOT + BOTTOM) as u32));
         let root = root.into_drawing_area();
@@ -185,7 +191,7 @@ impl Family<'_> {
             drawn(root.draw(&square))?;
             let style = ink(13.0).pos(Pos::new(HPos::Left, VPos::Center));
             drawn(root.draw(&Text::new(name.clone(), (x + 18, 46), style)))?;
-            x += 40 + (name.len() as f64 * 7.2) as i32;
+            x += legend_width(name);
         }
         Ok(())
     }

@@ -15,6 +15,8 @@ const RIGHT: i32 = 80;
 const TOP: i32 = 48;
 const BOTTOM: i32 = 40;
 const WIDTH: i32 = 960;
+/// Room for a value.
+const VALUE: i32 = 60;
 /// The band of a claim.
 const CLAIM: RGBColor = RGBColor(250, 220, 160);
 
@@ -69,7 +71,9 @@ pub fn ratios(title: &str, ratios: &[Ratio]) -> Result<String> {
         let name = ink(13.0).pos(Pos::new(HPos::Right, VPos::Center));
         drawn(root.draw(&Text::new(ratio.name.clone(), (LEFT - 12, middle), name)))?;
         let value = ink(13.0).pos(Pos::new(HPos::Left, VPos::Center));
-        let at = (end.max(one).max(to) + 8, middle);
+        // Beside the bar, or beyond the band where it would lie on that.
+        let after = end.max(one);
+        let at = (if after + VALUE < from { after } else { after.max(to) } + 8, middle);
         drawn(root.draw(&Text::new(format!("{:.2}x", ratio.measured), at, value)))?;
     }
     drawn(root.present())?;
