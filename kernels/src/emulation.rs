@@ -85,6 +85,7 @@ entries! {
     gemm_few_int8_16 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int8_32 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int8_64 in crate::gemm_few::kernel: GemmFew,
+    gemm_few_bf16_128 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g128_8 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g128_16 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g128_32 in crate::gemm_few::kernel: GemmFew,

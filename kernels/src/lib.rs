@@ -129,6 +129,7 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gemm_few::VARIANTS[16].spec,
     &gemm_few::VARIANTS[17].spec,
     &gemm_few::VARIANTS[18].spec,
+    &gemm_few::VARIANTS[19].spec,
 ];
 
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.

@@ -155,4 +155,5 @@ entries! {
     gemm_few_int4_g32_8: int4_warp::<4, 4> of 16,
     gemm_few_int4_g32_16: int4_warp::<8, 4> of 17,
     gemm_few_int4_g32_128: int4::<64, 4> of 18,
+    gemm_few_bf16_128: dense::<[f32; 64], 64, false> of 19,
 }

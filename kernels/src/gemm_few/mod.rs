@@ -75,9 +75,10 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
 
 /// What a block keeps in shared memory, in bytes from its start.
 impl Tile {
-    /// Whether a block takes one part of a tile after the other. Blocks of few tokens take one: more of them fit a multiprocessor.
+    /// Whether a block takes one part of a tile after the other: of 4 bits and many tokens. Others take one: more of them fit a
+    /// multiprocessor, or the sums leave no registers to go on with.
     pub const fn is_persistent(self) -> bool {
-        self.tokens > 64
+        self.tokens > 64 && self.rows < ROWS
     }
     /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
@@ -153,7 +154,7 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
 }
 
 /// All entries; of each kind of weights, the fewest tokens first.
-pub static VARIANTS: [Variant; 19] = [
+pub static VARIANTS: [Variant; 20] = [
     variant("gemm_few_bf16_8", Weights::Bf16, 8),
     variant("gemm_few_bf16_16", Weights::Bf16, 16),
     variant("gemm_few_bf16_32", Weights::Bf16, 32),
@@ -173,6 +174,7 @@ pub static VARIANTS: [Variant; 19] = [
     variant("gemm_few_int4_g32_8", Weights::Int4 { groups: 4 }, 8),
     variant("gemm_few_int4_g32_16", Weights::Int4 { groups: 4 }, 16),
     variant("gemm_few_int4_g32_128", Weights::Int4 { groups: 4 }, 128),
+    variant("gemm_few_bf16_128", Weights::Bf16, 128),
 ];
 
 /// What the launcher decides.
