@@ -17,6 +17,8 @@ mod linear_many;
 mod matrix;
 mod ops;
 mod parallel;
+#[cfg(any(test, not(target_arch = "x86_64")))]
+mod portable;
 mod quantized;
 mod sampling;
 mod seen;

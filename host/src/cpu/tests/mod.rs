@@ -1,5 +1,6 @@
 //! The CPU device against plain loops in f64.
 mod attention;
+mod isa;
 mod layers;
 mod linear;
 mod quantized;
@@ -30,14 +31,20 @@ impl Numbers {
     }
 }
 
+/// Every vector width of this machine.
+fn levels() -> Vec<Level> {
+    let mut levels = vec![Level::Portable];
+    #[cfg(target_arch = "x86_64")]
+    levels.extend([Level::Sse2].into_iter().chain(super::x86::Avx2::detect().map(Level::Avx2)));
+    levels.push(Level::detect());
+    levels.dedup();
+    levels
+}
+
 /// One device a vector width of this machine, and one that rounds.
 pub(super) fn devices() -> Vec<CpuDevice> {
-    let mut levels = vec![Level::Portable, Level::detect()];
-    #[cfg(target_arch = "x86_64")]
-    levels.extend(super::x86::Avx2::detect().map(Level::Avx2));
-    levels.dedup();
     let mut devices: Vec<_> =
-        levels.into_iter().map(|level| CpuDevice { level, precision: Precision::F32 }).collect();
+        levels().into_iter().map(|level| CpuDevice { level, precision: Precision::F32 }).collect();
     devices.push(CpuDevice::with_precision(Precision::Bf16));
     devices
 }
