@@ -91,8 +91,9 @@ impl Products {
             bits,
             group,
             codes: (0..rows * cols).map(|_| (next() >> 24) as u8 & bits.largest()).collect(),
-            scales: vec![0.1 / f32::from(bits.largest()); groups],
-            scale_type: DType::F32,
+            // A number of sixteen bits, as checkpoints have them: a GPU keeps codes under those.
+            scales: vec![1.0 / 128.0; groups],
+            scale_type: DType::F16,
             zeros: vec![bits.middle(); groups],
             permutation: None,
             pre_scale: None,
