@@ -39,6 +39,13 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
 }
 
 /// Writes a file, whose name is in what is said if that fails.
+/// Fails before the work where its page couldn't be written after it. The file is there afterwards, empty if it wasn't there before.
+pub fn check_writable(path: Option<&Path>) -> Result<(), Failure> {
+    let Some(path) = path else { return Ok(()) };
+    let opened = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    opened.map(drop).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
+}
+
 pub fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
 }

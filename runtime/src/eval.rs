@@ -29,7 +29,7 @@ pub struct Evaluation {
 /// windows are done, and of how many.
 ///
 /// # Errors
-/// A model without a tokenizer, a context below 2 or above the model's, a text without a token to predict.
+/// A model without a tokenizer, a context below 2 or above the model's, a text without a token to predict, logits that hold a NaN.
 pub fn evaluate(
     model: &Model,
     text: &str,
@@ -74,6 +74,13 @@ pub fn evaluate_with(
         return Err(Error::request("text", "at least one token to predict", "none"));
     }
     let nll = total / tokens as f64;
+    if !nll.is_finite() {
+        return Err(Error::request(
+            "logits of the text",
+            "numbers",
+            "a NaN, or a token of no likelihood at all",
+        ));
+    }
     Ok(Evaluation {
         tokens,
         windows: windows.len(),

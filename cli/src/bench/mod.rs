@@ -15,7 +15,7 @@ use tilewright_benches::cpu::{CpuRunner, Effort};
 use tilewright_benches::peers;
 use tilewright_benches::report::{Report, page, table};
 
-use crate::output::{Failure, print_json, print_line, write_file};
+use crate::output::{Failure, check_writable, print_json, print_line, write_file};
 
 /// What is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -86,6 +86,7 @@ pub struct BenchArgs {
 
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     check(args)?;
+    check_writable(args.html.as_deref())?;
     let (mut report, wrong) = match args.device {
         DeviceChoice::Cpu | DeviceChoice::CpuBf16 => on_cpu(args)?,
         DeviceChoice::Cuda(index) => on_gpu(args, index)?,

@@ -10,7 +10,7 @@ use tilewright::DeviceChoice;
 use tilewright::ladder::{Claim, Ladder, LadderOptions, Rung, measure};
 
 use crate::load::{default_draft_dir, default_model_dir};
-use crate::output::{Failure, print_json, print_line, write_file};
+use crate::output::{Failure, check_writable, print_json, print_line, write_file};
 
 #[derive(Debug, Args)]
 pub struct LadderArgs {
@@ -41,6 +41,7 @@ pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
         device: args.device,
         quick: args.quick,
     };
+    check_writable(args.html.as_deref())?;
     let ladder = measure(&options, &mut |what| eprintln!("measuring: {what}"))?;
     if let Some(path) = &args.html {
         write_file(path, &page::page(&ladder)?)?;

@@ -66,7 +66,17 @@ impl Rope {
             return Ok(Rope { theta, scaling: RopeScaling::Default, precision: FrequencyPrecision::F32 });
         };
         let theta = nested.positive("rope_theta")?.or(outer_theta).unwrap_or(DEFAULT_THETA);
-        Ok(Rope { theta, scaling: RopeScaling::parse(&nested)?, precision: FrequencyPrecision::F32 })
+        let scaling = RopeScaling::parse(&nested)?;
+        // Both forms in one file must agree, or one of them would be passed over in silence.
+        if let Some(old) = fields.object("rope_scaling")?
+            && RopeScaling::parse(&old)? != scaling
+        {
+            return Err(fields.wrong("rope_scaling", "what rope_parameters says, or nothing"));
+        }
+        if outer_theta.is_some_and(|outer| outer != theta) {
+            return Err(fields.wrong("rope_theta", "what rope_parameters says, or nothing"));
+        }
+        Ok(Rope { theta, scaling, precision: FrequencyPrecision::F32 })
     }
 
     /// `head_dim / 2` frequencies in radians a position.

@@ -111,6 +111,14 @@ fn damage_is_named_by_file_and_field() {
             json!({"rope_parameters": {"rope_type": "linear"}}),
             "rope_parameters.factor: expected a number above 0",
         ),
+        (
+            json!({"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+            "rope_scaling: expected what rope_parameters says",
+        ),
+        (
+            json!({"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}, "rope_theta": 1e4}),
+            "rope_theta: expected what rope_parameters says",
+        ),
         (json!({"eos_token_id": "x"}), "eos_token_id: expected a token id"),
         (json!({"tie_word_embeddings": 1}), "tie_word_embeddings: expected true or false"),
     ];
