@@ -102,6 +102,8 @@ where
                 }
                 group += 1;
             }
+            // Lanes have read their weights themselves; waiting for products orders nothing among them.
+            ptx::bar_warp_sync();
             if ptx::lane() == 0 {
                 ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
             }
