@@ -1,6 +1,6 @@
 //! Mbarriers: phases that complete when as many have arrived as were expected and all announced bytes have landed.
 
-use crate::clock::{COMPONENTS, OWN_MEMORY_FLOOR, Stamp, VectorClock};
+use crate::clock::{Agent, OWN_MEMORY_FLOOR, Stamp, VectorClock};
 use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
 use crate::lane::State;
@@ -87,8 +87,8 @@ impl Context {
             pending: count,
             pending_bytes: 0,
             phase: 0,
-            completed: [0; COMPONENTS],
-            gathering: [0; COMPONENTS],
+            completed: VectorClock::new(),
+            gathering: VectorClock::new(),
             initialised: (self.clocks.now, site),
             initialised_by: (self.current, self.shared.proxy_fences(self.current)),
             fenced: false,
@@ -158,7 +158,8 @@ impl Context {
         Ok(())
     }
 
-    /// One arrival of the running lane, which releases what it has done and seen.
+    /// One arrival of the running lane, which releases what it has done and seen: of what other lanes of its warp have done, that
+    /// which was ordered before.
     pub fn arrive_at(&mut self, index: usize, site: Site) -> Result<(), Fault> {
         let barrier = &mut self.mbarriers[index];
         if barrier.pending == 0 {
@@ -173,9 +174,9 @@ impl Context {
     }
 
     /// `bytes` of a copy have landed; `clock` is what its agent's clock says.
-    pub fn landed(&mut self, index: usize, bytes: u32, component: usize, clock: u32) -> Result<(), Fault> {
+    pub fn landed(&mut self, index: usize, bytes: u32, agent: Agent, clock: u32) -> Result<(), Fault> {
         let barrier = &mut self.mbarriers[index];
-        barrier.gathering[component] = barrier.gathering[component].max(clock);
+        barrier.gathering.add_agent(agent, clock);
         barrier.pending_bytes -= i64::from(bytes);
         if barrier.pending_bytes < -MOST_BYTES {
             let (address, what) =
