@@ -28,6 +28,8 @@ pub(crate) struct Mbarrier {
     /// What those who arrived have done and seen; of completed phases, and with the present one's.
     completed: VectorClock,
     gathering: VectorClock,
+    /// The warps, a bit each, that have acquired what has been released to the completed phases.
+    acquired: u64,
     /// When and where it was initialised.
     initialised: (Stamp, Site),
     /// Who initialised it, and how many of its proxy fences had gone before.
@@ -89,6 +91,7 @@ impl Context {
             phase: 0,
             completed: VectorClock::new(),
             gathering: VectorClock::new(),
+            acquired: 0,
             initialised: (self.clocks.now, site),
             initialised_by: (self.current, self.shared.proxy_fences(self.current)),
             fenced: false,
@@ -196,6 +199,7 @@ impl Context {
         barrier.pending = barrier.expected;
         barrier.phase += 1;
         barrier.completed = barrier.gathering;
+        barrier.acquired = 0;
         for thread in std::mem::take(&mut barrier.waiters) {
             if self.mbarriers[index].passed(self.lanes[thread].waits_for.1) {
                 self.wake(thread, true);
@@ -214,6 +218,10 @@ impl Context {
 
     /// Lets the running lane see what has been released to the completed phases.
     pub fn acquire_mbarrier(&mut self, index: usize) {
-        self.clocks.acquire(self.current / 32, &self.mbarriers[index].completed);
+        let (warp, barrier) = (self.current / 32, &mut self.mbarriers[index]);
+        if barrier.acquired >> warp & 1 == 0 {
+            barrier.acquired |= 1 << warp;
+            self.clocks.acquire(warp, &barrier.completed);
+        }
     }
 }
