@@ -1,6 +1,6 @@
 //! `bar.sync` and `bar.arrive`: barriers of whole warps.
 
-use crate::clock::{COMPONENTS, VectorClock};
+use crate::clock::VectorClock;
 use crate::context::Context;
 use crate::fault::{Fault, FaultKind, Place};
 use crate::lane::{Collective, State};
@@ -20,7 +20,7 @@ struct Barrier {
 
 impl Default for Barrier {
     fn default() -> Self {
-        Self { present: 0, first: None, waiting: Vec::new(), clock: [0; COMPONENTS] }
+        Self { present: 0, first: None, waiting: Vec::new(), clock: VectorClock::new() }
     }
 }
 

@@ -266,7 +266,7 @@ impl Context {
                 for (to, piece) in pieces {
                     self.shared.land_bulk(to, piece, &self.clocks, stamp, site);
                 }
-                self.landed(mbarrier, bytes, agent.component(), stamp.clock())
+                self.landed(mbarrier, bytes, agent, stamp.clock())
             }
             Cargo::Copies(upto) => {
                 while let Some(&copy) = self.lanes[thread].copies.front().filter(|copy| copy.number < upto) {

@@ -1,9 +1,13 @@
 //! Who has seen whose accesses: one logical clock a warp, one vector clock a warp.
 //!
-//! A warp's clock advances whenever its lanes are ordered among themselves (`bar.warp.sync`, shuffles, votes, barriers) or one
-//! of them releases (an arrival at an mbarrier); a barrier also merges the vector clocks of the warps that meet there. An
-//! access is stamped with its lane and the clock of its warp; it happened before another exactly if the other's warp has seen
-//! that clock.
+//! A warp's clock advances whenever its lanes are ordered among themselves (`bar.warp.sync`, barriers) or one of them releases
+//! (an arrival at an mbarrier, a fence); a barrier also merges the vector clocks of the warps that meet there. An access is
+//! stamped with its lane and the clock of its warp; it happened before another exactly if the other's warp has seen that lane
+//! at that clock.
+//!
+//! Lanes that merely meet (shuffles, votes, `mma`, `ldmatrix`) have seen nothing of each other. So a release by one lane covers
+//! all that this lane has done, and of the other lanes of its warp what was ordered among them before. A [`VectorClock`] tells
+//! the two apart; what a lane acquires, on the other hand, counts for its whole warp.
 //!
 //! What a lane sets off but doesn't do itself (bulk copies, `wgmma`) is stamped with the clock of an [`Agent`]. Nobody has
 //! seen that until it waits in the way the instruction asks for. Blocks of one launch see each other through releases alone.
@@ -26,9 +30,8 @@ pub(crate) const OWN_MEMORY_FLOOR: u64 = u64::MAX;
 
 /// The most warps that run together: those of a cluster.
 pub(crate) const WARPS: usize = 64;
-/// Components of a vector clock: the warps, one that stays 0, then the agents.
-pub(crate) const COMPONENTS: usize = 192;
-pub(crate) type VectorClock = [u32; COMPONENTS];
+/// Components of a vector clock: the warps, some that stay 0, then the agents.
+const COMPONENTS: usize = 192;
 /// The row of `seen` that stands for all warps of a warpgroup at once.
 const WARPGROUP_VIEW: usize = WARPS;
 /// Stamps of agents count from here: all threads and the component.
@@ -96,11 +99,85 @@ impl Stamp {
         let thread = self.thread();
         (if thread < FIRST_AGENT { thread >> 5 } else { thread - FIRST_AGENT }) as usize
     }
-    /// Whether another stamp is of the same warp at the same time: to all other warps they are one.
+    /// Whether another stamp is of the same warp at the same time: to other warps they are one, unless a lane of it has released.
     #[inline(always)]
     pub fn same_warp_and_clock(self, other: Self) -> bool {
         const LANE: u64 = 31 << THREAD_SHIFT | ATOMIC;
         self.0 | LANE == other.0 | LANE && self.thread() < FIRST_AGENT
+    }
+}
+
+/// What has been seen of everybody, own warp included.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct VectorClock {
+    /// Of each component, the clock up to which all was seen.
+    all: [u32; COMPONENTS],
+    /// Of each warp, the clock up to which `lanes` (a bit each) were seen. Void where it isn't above that of all lanes. Lanes that
+    /// were seen up to different clocks share the highest, which can only hide a race.
+    some: [u32; WARPS],
+    lanes: [u32; WARPS],
+}
+
+impl VectorClock {
+    pub const fn new() -> Self {
+        Self { all: [0; COMPONENTS], some: [0; WARPS], lanes: [0; WARPS] }
+    }
+
+    /// Whether what `past` stamps was seen.
+    #[inline(always)]
+    pub fn covers(&self, past: Stamp) -> bool {
+        let them = past.component();
+        past.clock() <= self.all[them]
+            || self.some.get(them).is_some_and(|&some| {
+                past.clock() <= some && self.lanes[them] >> (past.thread() & 31) & 1 != 0
+            })
+    }
+
+    /// Adds what another has seen.
+    pub fn join(&mut self, other: &Self) {
+        for (all, others) in self.all.iter_mut().zip(&other.all) {
+            *all = (*all).max(*others);
+        }
+        for warp in 0..WARPS {
+            let all = self.all[warp];
+            let (ours, theirs) = (self.some[warp], other.some[warp]);
+            let of = |some: u32, lanes: u32| if some > all { lanes } else { 0 };
+            self.lanes[warp] = of(ours, self.lanes[warp]) | of(theirs, other.lanes[warp]);
+            self.some[warp] = ours.max(theirs);
+        }
+    }
+
+    /// Adds what a thread has done up to `clock`, the highest there is of its warp.
+    fn add_thread(&mut self, thread: usize, clock: u32) {
+        let (warp, lane) = (thread / 32, thread % 32);
+        let known = if self.some[warp] > self.all[warp] { self.lanes[warp] } else { 0 };
+        self.lanes[warp] = known | 1 << lane;
+        self.some[warp] = clock;
+    }
+
+    /// Adds what an agent has done up to `clock`.
+    pub fn add_agent(&mut self, agent: Agent, clock: u32) {
+        let seen = &mut self.all[agent.component()];
+        *seen = (*seen).max(clock);
+    }
+
+    /// What all of several have seen. Of lanes that each of them has seen more of than of their whole warp, at times more.
+    fn least(of: &[Self]) -> Self {
+        let mut least = Self { all: [u32::MAX; COMPONENTS], some: [u32::MAX; WARPS], lanes: [!0; WARPS] };
+        for seen in of {
+            for (least, all) in least.all.iter_mut().zip(&seen.all) {
+                *least = (*least).min(*all);
+            }
+        }
+        for seen in of {
+            for warp in 0..WARPS {
+                let (all, some) = (seen.all[warp], seen.some[warp]);
+                let lanes = if some > least.all[warp] { seen.lanes[warp] } else { 0 };
+                least.lanes[warp] &= if all > least.all[warp] { !0 } else { lanes };
+                least.some[warp] = least.some[warp].min(all.max(some));
+            }
+        }
+        least
     }
 }
 
@@ -119,16 +196,10 @@ pub(crate) struct Clocks {
     /// The row of `seen` that counts: the running warp's, or [`WARPGROUP_VIEW`].
     view: usize,
     /// Of warps and agents.
-    own: VectorClock,
+    own: [u32; COMPONENTS],
     seen: Box<[VectorClock; WARPS + 1]>,
     /// Of each agent, the thread that last set it off.
     agent_threads: [u32; COMPONENTS],
-}
-
-fn join(into: &mut VectorClock, from: &VectorClock) {
-    for (into, from) in into.iter_mut().zip(from) {
-        *into = (*into).max(*from);
-    }
 }
 
 impl Clocks {
@@ -141,7 +212,7 @@ impl Clocks {
             block: 0,
             view: 0,
             own: [1; COMPONENTS],
-            seen: Box::new([[0; COMPONENTS]; WARPS + 1]),
+            seen: Box::new([VectorClock::new(); WARPS + 1]),
             agent_threads: [0; COMPONENTS],
         }
     }
@@ -150,7 +221,7 @@ impl Clocks {
     pub fn begin(&mut self, serial: u64, warps: usize) {
         self.block = serial;
         self.own = [1; COMPONENTS];
-        self.seen[..warps].fill([0; COMPONENTS]);
+        self.seen[..warps].fill(VectorClock::new());
         self.releases.begin_block(serial);
     }
 
@@ -183,19 +254,12 @@ impl Clocks {
         if past.block() != self.block {
             return past.block() < floor || self.releases.acquired(past);
         }
-        if past.thread() == self.now.thread() {
-            return true;
-        }
-        let them = past.component();
-        if them == self.view {
-            past.clock() < self.own[them]
-        } else {
-            past.clock() <= self.seen[self.view][them]
-        }
+        past.thread() == self.now.thread() || self.seen[self.view].covers(past)
     }
 
     /// Orders the lanes of a warp among themselves.
     pub fn sync_warp(&mut self, warp: usize) {
+        self.seen[warp].all[warp] = self.own[warp];
         self.advance(warp);
     }
 
@@ -207,23 +271,25 @@ impl Clocks {
         }
     }
 
-    /// Adds what `warp` has done and seen to `into`, which others will acquire.
+    /// Adds what all lanes of `warp` have done and seen to `into`, which others will acquire.
     pub fn release(&mut self, warp: usize, into: &mut VectorClock) {
-        join(into, &self.seen[warp]);
-        into[warp] = into[warp].max(self.own[warp]);
+        into.join(&self.seen[warp]);
+        into.all[warp] = self.own[warp];
         self.advance(warp);
     }
 
-    /// As [`Clocks::release`], by the running lane, which goes on.
+    /// As [`Clocks::release`], of the running lane alone, which goes on.
     pub fn release_now(&mut self, into: &mut VectorClock) {
         let thread = self.now.thread() as usize;
-        self.release(thread >> 5, into);
+        into.join(&self.seen[thread >> 5]);
+        into.add_thread(thread, self.own[thread >> 5]);
+        self.advance(thread >> 5);
         self.now = self.stamp(thread);
     }
 
     /// Lets `warp` see what `from` holds.
     pub fn acquire(&mut self, warp: usize, from: &VectorClock) {
-        join(&mut self.seen[warp], from);
+        self.seen[warp].join(from);
     }
 
     /// Begins something that an agent does for `thread`; its stamp.
@@ -237,25 +303,17 @@ impl Clocks {
 
     /// Lets `warp` see what an agent did up to `clock`.
     pub fn see(&mut self, warp: usize, agent: Agent, clock: u32) {
-        let seen = &mut self.seen[warp][agent.component()];
-        *seen = (*seen).max(clock);
+        self.seen[warp].add_agent(agent, clock);
     }
 
-    /// Whether any of `warps` has seen what `warp` did up to `clock`.
-    pub fn seen_by(&self, warps: std::ops::Range<usize>, warp: usize, clock: u32) -> bool {
-        self.seen[warps].iter().any(|seen| seen[warp] >= clock)
+    /// Whether any of `warps` has seen what `past` stamps.
+    pub fn seen_by(&self, warps: std::ops::Range<usize>, past: Stamp) -> bool {
+        self.seen[warps].iter().any(|seen| seen.covers(past))
     }
 
     /// Makes `stamp`, an agent's, what happens now, ordered after what all `warps` of a warpgroup have seen.
     pub fn become_warpgroup(&mut self, warps: std::ops::Range<usize>, stamp: Stamp) {
-        let mut least = [u32::MAX; COMPONENTS];
-        for warp in warps {
-            for (component, least) in least.iter_mut().enumerate() {
-                let seen = if component == warp { self.own[warp] - 1 } else { self.seen[warp][component] };
-                *least = (*least).min(seen);
-            }
-        }
-        self.seen[WARPGROUP_VIEW] = least;
+        self.seen[WARPGROUP_VIEW] = VectorClock::least(&self.seen[warps]);
         self.view = WARPGROUP_VIEW;
         self.now = stamp;
     }

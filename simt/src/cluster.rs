@@ -1,6 +1,6 @@
 //! Clusters: blocks that run together, meet at a barrier of their own and reach into each other's shared memory.
 
-use crate::clock::{COMPONENTS, VectorClock};
+use crate::clock::{Stamp, VectorClock};
 use crate::context::Context;
 use crate::fault::{Fault, FaultKind};
 use crate::lane::State;
@@ -15,8 +15,8 @@ pub(crate) const MOST_BLOCKS: u32 = 16;
 pub(crate) struct Peer {
     /// Threads that have not ended.
     running: usize,
-    /// The last access of each thread that is of another block to this one's memory: the thread, its clock, and where.
-    touched: Vec<(usize, u32, Site)>,
+    /// The last access of each thread that is of another block to this one's memory: its stamp, and where.
+    touched: Vec<(Stamp, Site)>,
 }
 
 impl Peer {
@@ -45,8 +45,8 @@ impl Default for ClusterBarrier {
             phase: 0,
             arrived: Vec::new(),
             waiting: Vec::new(),
-            completed: [0; COMPONENTS],
-            gathering: [0; COMPONENTS],
+            completed: VectorClock::new(),
+            gathering: VectorClock::new(),
         }
     }
 }
@@ -142,15 +142,14 @@ impl Context {
         }
         let warps = self.threads as usize / 32;
         let own = rank * warps..(rank + 1) * warps;
-        let unseen = |&&(thread, clock, _): &&(usize, u32, Site)| {
-            !self.clocks.seen_by(own.clone(), thread / 32, clock)
-        };
+        let unseen = |&&(stamp, _): &&(Stamp, Site)| !self.clocks.seen_by(own.clone(), stamp);
         match self.peers[rank].touched.iter().find(unseen) {
-            Some(&(other, _, site)) if self.clocks.enabled => {
+            Some(&(stamp, site)) if self.clocks.enabled => {
                 let detail = format!(
                     "uses the shared memory of rank {rank} of its cluster, which nothing keeps from ending before that"
                 );
-                let (at, ended) = (self.place(other, site), self.place(thread, Site::default()));
+                let (at, ended) =
+                    (self.place(stamp.thread() as usize, site), self.place(thread, Site::default()));
                 Err(self.fault(FaultKind::Exited, Some(at), Some(ended), detail))
             }
             _ => Ok(()),
@@ -188,13 +187,13 @@ impl Context {
             let at = Some(self.place(self.current, site));
             return Err(self.fault(FaultKind::OutOfBounds, at, None, detail));
         }
-        let clock = self.clocks.now.clock();
+        let now = self.clocks.now;
         let done = self.in_block(rank, what, site, |c| action(c, address & ((1 << RANK_SHIFT) - 1)))?;
         if rank != self.rank {
-            let (thread, touched) = (self.current, &mut self.peers[rank].touched);
-            match touched.iter_mut().find(|(other, ..)| *other == thread) {
-                Some(last) => *last = (thread, clock, site),
-                None => touched.push((thread, clock, site)),
+            let touched = &mut self.peers[rank].touched;
+            match touched.iter_mut().find(|(other, _)| now.same_origin(*other)) {
+                Some(last) => *last = (now, site),
+                None => touched.push((now, site)),
             }
         }
         Ok(done)

@@ -74,7 +74,8 @@ impl Context {
         self.place(thread, self.lanes[thread].site)
     }
 
-    /// Executes a warp-wide instruction that all lanes of `warp` wait in, barriers aside.
+    /// Executes a warp-wide instruction that all lanes of `warp` wait in, barriers aside. Of them `bar.warp.sync` alone orders
+    /// memory among the lanes.
     pub fn execute(&mut self, warp: usize, collective: Collective) -> Result<(), Fault> {
         let threads = self.warp_threads(warp);
         match collective {
@@ -91,10 +92,8 @@ impl Context {
                 let lanes = self.lanes[threads.clone()].iter_mut().enumerate();
                 lanes.for_each(|(lane, elected)| elected.result[0] = u32::from(lane == 0));
             }
-            _ => {
-                exchange(&mut self.lanes[threads.clone()], collective);
-                self.clocks.sync_warp(warp);
-            }
+            Collective::WarpSync => self.clocks.sync_warp(warp),
+            _ => exchange(&mut self.lanes[threads.clone()], collective),
         }
         self.states[threads].fill(State::Ready);
         Ok(())

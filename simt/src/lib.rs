@@ -43,12 +43,10 @@
 //! orders them:
 //!
 //! - a barrier that both reach, or at which one arrives and the other waits;
-//! - among the lanes of a warp `bar.warp.sync`, a shuffle or a vote (PTX promises order of memory for the first alone, so this
-//!   is lenient). `mma`, `ldmatrix`, `wgmma` and an election order nothing;
+//! - among the lanes of a warp `bar.warp.sync`, and nothing else in which they merely meet: a shuffle, a vote, an election, `mma`,
+//!   `ldmatrix` and `wgmma` order nothing, for PTX promises nothing of them;
 //! - an mbarrier: an arrival releases what the lane has done and seen, a wait that answers true acquires what was released to
-//!   the phases completed by then. Clocks are a warp's, so a wait counts for all lanes of its warp, and an arrival covers what
-//!   other lanes of its warp have done by then in the order run, met or not: random orders find a missing `bar.warp.sync`
-//!   there, one order may not;
+//!   the phases completed by then;
 //! - between blocks, atomics on one address with acquire and release semantics, their own or by `fence.acq_rel.gpu` before and
 //!   after. What a lane acquires from another block counts for its whole block. Without fences atomics order nothing else.
 //!
@@ -56,7 +54,8 @@
 //!   across blocks; scopes are not told apart. Shared memory of another block may be touched only while something orders that
 //!   before the block's end. What a lane acquires from outside its cluster counts for the whole cluster.
 //!
-//! Launches are always ordered.
+//! What one lane releases covers of the other lanes of its warp what a `bar.warp.sync` or a barrier has ordered before, met or
+//! not; what it acquires counts for all of them. Launches are always ordered.
 //!
 //! # What is on its way
 //!
@@ -87,7 +86,8 @@
 //! ([`Device::limit_steps`] ends it). Clusters extend in x. Of the instructions between their blocks there are loads, stores,
 //! additions, arrivals and multicast tensor loads; not `st.async`, nor bulk copies from shared memory to shared memory. A lane that spins on memory within its block does let others run. Of unordered reads of a cell of
 //! memory some are remembered, four in shared and two in global: a later write may miss that it is unordered with another.
-//! More than 48 mbarriers, or stores of more than 28 warps, share agents, which can hide a race. The clocks, caches and
+//! Lanes of a warp that release one after the other count as having released as late as the last of them, for whoever acquires
+//! from both. More than 48 mbarriers, or stores of more than 28 warps, share agents, which can hide a race. The clocks, caches and
 //! throughput of a device aren't modelled, nor what moves through banks for bulk copies and `wgmma`. Matrix products are
 //! rounded once where a device rounds its own way.
 

@@ -1,6 +1,6 @@
 //! Mbarriers: phases that complete when as many have arrived as were expected and all announced bytes have landed.
 
-use crate::clock::{COMPONENTS, OWN_MEMORY_FLOOR, Stamp, VectorClock};
+use crate::clock::{Agent, OWN_MEMORY_FLOOR, Stamp, VectorClock};
 use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
 use crate::lane::State;
@@ -28,6 +28,8 @@ pub(crate) struct Mbarrier {
     /// What those who arrived have done and seen; of completed phases, and with the present one's.
     completed: VectorClock,
     gathering: VectorClock,
+    /// The warps, a bit each, that have acquired what has been released to the completed phases.
+    acquired: u64,
     /// When and where it was initialised.
     initialised: (Stamp, Site),
     /// Who initialised it, and how many of its proxy fences had gone before.
@@ -87,8 +89,9 @@ impl Context {
             pending: count,
             pending_bytes: 0,
             phase: 0,
-            completed: [0; COMPONENTS],
-            gathering: [0; COMPONENTS],
+            completed: VectorClock::new(),
+            gathering: VectorClock::new(),
+            acquired: 0,
             initialised: (self.clocks.now, site),
             initialised_by: (self.current, self.shared.proxy_fences(self.current)),
             fenced: false,
@@ -158,7 +161,8 @@ impl Context {
         Ok(())
     }
 
-    /// One arrival of the running lane, which releases what it has done and seen.
+    /// One arrival of the running lane, which releases what it has done and seen: of what other lanes of its warp have done, that
+    /// which was ordered before.
     pub fn arrive_at(&mut self, index: usize, site: Site) -> Result<(), Fault> {
         let barrier = &mut self.mbarriers[index];
         if barrier.pending == 0 {
@@ -173,9 +177,9 @@ impl Context {
     }
 
     /// `bytes` of a copy have landed; `clock` is what its agent's clock says.
-    pub fn landed(&mut self, index: usize, bytes: u32, component: usize, clock: u32) -> Result<(), Fault> {
+    pub fn landed(&mut self, index: usize, bytes: u32, agent: Agent, clock: u32) -> Result<(), Fault> {
         let barrier = &mut self.mbarriers[index];
-        barrier.gathering[component] = barrier.gathering[component].max(clock);
+        barrier.gathering.add_agent(agent, clock);
         barrier.pending_bytes -= i64::from(bytes);
         if barrier.pending_bytes < -MOST_BYTES {
             let (address, what) =
@@ -195,6 +199,7 @@ impl Context {
         barrier.pending = barrier.expected;
         barrier.phase += 1;
         barrier.completed = barrier.gathering;
+        barrier.acquired = 0;
         for thread in std::mem::take(&mut barrier.waiters) {
             if self.mbarriers[index].passed(self.lanes[thread].waits_for.1) {
                 self.wake(thread, true);
@@ -213,6 +218,10 @@ impl Context {
 
     /// Lets the running lane see what has been released to the completed phases.
     pub fn acquire_mbarrier(&mut self, index: usize) {
-        self.clocks.acquire(self.current / 32, &self.mbarriers[index].completed);
+        let (warp, barrier) = (self.current / 32, &mut self.mbarriers[index]);
+        if barrier.acquired >> warp & 1 == 0 {
+            barrier.acquired |= 1 << warp;
+            self.clocks.acquire(warp, &barrier.completed);
+        }
     }
 }

@@ -1,6 +1,5 @@
 //! The operands of `wgmma`: how a lane packs them, and reading them.
 
-use crate::clock::OWN_MEMORY_FLOOR;
 use crate::context::{Context, Space};
 use crate::descriptor::Descriptor;
 use crate::fault::Fault;
@@ -182,11 +181,9 @@ impl Context {
     fn operand_access_fault(&mut self, problem: Problem, address: u32, site: Site) -> Fault {
         if let Problem::Race(conflict) = problem {
             let first = self.current / 32;
-            for warp in first..first + 4 {
+            let unseen = |warp: &usize| !self.clocks.seen_by(*warp..*warp + 1, conflict.stamp);
+            if let Some(warp) = (first..first + 4).find(unseen) {
                 self.become_thread(32 * warp);
-                if !self.clocks.ordered(conflict.stamp, OWN_MEMORY_FLOOR) {
-                    break;
-                }
             }
         }
         self.access_fault(problem, Space::Shared(address), "wgmma operand", 16, site)

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::clock::{COMPONENTS, Stamp, VectorClock};
+use crate::clock::{Stamp, VectorClock};
 use crate::context::Context;
 
 /// What one block has released at an address.
@@ -68,11 +68,9 @@ impl Releases {
         let (at, block) = (self.at(address), self.block);
         let released = &mut self.released[at];
         let index = released.by_block.len();
-        let fresh = || Release { index, clock: Box::new([0; COMPONENTS]) };
+        let fresh = || Release { index, clock: Box::new(VectorClock::new()) };
         let release = released.by_block.entry(block).or_insert_with(fresh);
-        for (into, from) in release.clock.iter_mut().zip(clock) {
-            *into = (*into).max(*from);
-        }
+        release.clock.join(clock);
         merge(&mut released.also, &self.acquired);
     }
 
@@ -90,7 +88,7 @@ impl Releases {
     pub fn acquired(&self, past: Stamp) -> bool {
         self.acquired.iter().any(|(&address, &blocks)| {
             let release = self.released[address].by_block.get(&past.block());
-            release.is_some_and(|r| r.index < blocks && past.clock() <= r.clock[past.component()])
+            release.is_some_and(|r| r.index < blocks && r.clock.covers(past))
         })
     }
 }
@@ -114,7 +112,7 @@ impl Context {
                 self.clocks.acquire(self.current / 32, &own);
             }
         }
-        let clock = fenced.release.get_or_insert_with(|| Box::new([0; COMPONENTS]));
+        let clock = fenced.release.get_or_insert_with(|| Box::new(VectorClock::new()));
         self.clocks.release_now(clock);
     }
 

@@ -31,7 +31,7 @@ pub(crate) struct Conflict {
 }
 
 /// The last write and `R` of the reads since. When there are more, no two of those kept are by lanes of one warp if that can
-/// be helped: all lanes of a warp look the same to other warps.
+/// be helped: most of the time all lanes of a warp look the same to other warps.
 #[derive(Debug, Clone, Copy)]
 struct Cell<const R: usize> {
     write: Stamp,

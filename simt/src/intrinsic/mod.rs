@@ -198,7 +198,7 @@ pub fn bar_sync_named(id: u32, threads: u32) {
     wait_in(Collective::Barrier { id, threads, whole_block: false, arrive: false }, &[], Location::caller());
 }
 
-/// `bar.warp.sync` of all lanes of the warp.
+/// `bar.warp.sync` of all lanes of the warp: orders memory among them, as no other instruction does in which they meet.
 #[track_caller]
 pub fn bar_warp_sync() {
     wait_in(Collective::WarpSync, &[], Location::caller());
