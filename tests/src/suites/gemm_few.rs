@@ -139,6 +139,15 @@ impl Case {
     }
 }
 
+/// Columns of a stage.
+fn stage_k(weights: Weights) -> usize {
+    match weights {
+        Weights::Bf16 => 64,
+        Weights::Int8 => 128,
+        Weights::Int4 { .. } => layout::TILE_K as usize,
+    }
+}
+
 impl Property for GemmFew {
     const KERNEL: &'static str = "gemm_few";
     const EMULATED_CASES: u32 = 40;
@@ -174,6 +183,7 @@ impl Property for GemmFew {
         let mut corners = Vec::new();
         for (variant, of) in VARIANTS.iter().enumerate() {
             let tokens = of.tile.tokens as usize;
+            let steps = (layout::MAX_SPLITS * (of.tile.stages + 1)) as usize;
             let corner = |m, n, k, on: bool| {
                 Case {
                     variant,
@@ -196,6 +206,8 @@ impl Property for GemmFew {
                 corner(1, 8, 16, true),
                 corner(tokens, 256, 512, false),
                 corner(tokens + 1, 264, 704, true),
+                // So long that every block fills its first stage again: of one part of a tile it has fewer steps else.
+                corner(8, 8, steps * stage_k(of.weights), true),
             ]);
         }
         corners
@@ -342,14 +354,13 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     };
     params.a_map =
         arena.tensor_map(&MapShape::new(element_bytes, m, k, variant.tile.tokens).at(arena.address(a)))?;
-    let stage_k = match &input.packed {
+    match &input.packed {
         Some(packed) => {
             let tiles = arena.input_bytes("packed", &packed.bytes)?;
             params.packed = arena.address(tiles);
             params.tile_bytes = packed.tile_bytes;
             params.zeros = u32::from(packed.zeros);
             params.scales_f16 = u32::from(case.scales_f16);
-            layout::TILE_K
         }
         None => {
             let w = match variant.weights {
@@ -358,9 +369,8 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
             };
             params.w_map =
                 arena.tensor_map(&MapShape::new(element_bytes, n, k, ROWS).at(arena.address(w)))?;
-            128 / element_bytes
         }
-    };
+    }
     let mut f32s = |name, values: &[f32]| arena.input_f32(name, values).map(|at| arena.address(at));
     if variant.weights == Weights::Int8 {
         params.a_scales = f32s("a_scales", &input.a_scales)?;
@@ -381,6 +391,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     };
     params.residual = residual.map_or(0, |residual| arena.address(residual));
     params.out = arena.address(out);
+    let stage_k = stage_k(variant.weights) as u32;
     params.steps = k.div_ceil(stage_k);
     params.splits = launch::splits(n, k, stage_k);
     params.out_f32 = u32::from(case.out_f32);
