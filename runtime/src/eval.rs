@@ -73,14 +73,7 @@ pub fn evaluate_with(
     if tokens == 0 {
         return Err(Error::request("text", "at least one token to predict", "none"));
     }
-    let nll = total / tokens as f64;
-    if !nll.is_finite() {
-        return Err(Error::request(
-            "logits of the text",
-            "numbers",
-            "a NaN, or a token of no likelihood at all",
-        ));
-    }
+    let nll = finite(total / tokens as f64)?;
     Ok(Evaluation {
         tokens,
         windows: windows.len(),
@@ -89,6 +82,16 @@ pub fn evaluate_with(
         perplexity: nll.exp(),
         seconds: start.elapsed().as_secs_f64(),
     })
+}
+
+/// A loss that says something.
+fn finite(nll: f64) -> Result<f64> {
+    match nll.is_finite() {
+        true => Ok(nll),
+        false => {
+            Err(Error::request("logits of the text", "numbers", "a NaN, or a token of no likelihood at all"))
+        }
+    }
 }
 
 fn windows(ids: &[u32], bos: Option<u32>, context: usize) -> Vec<Vec<u32>> {
@@ -114,6 +117,11 @@ mod tests {
         assert!((sum - 1.0).abs() < 1e-12, "{sum}");
         assert!((negative_log_likelihood(&[0.0; 8], 3) - 8_f64.ln()).abs() < 1e-12);
         assert!(negative_log_likelihood(&[0.0, f32::NAN], 0).is_nan());
+        assert_eq!(finite(2.5).expect("a loss"), 2.5);
+        for nothing in [f64::NAN, f64::INFINITY] {
+            let refused = finite(nothing).expect_err("no loss").to_string();
+            assert!(refused.starts_with("logits of the text: expected numbers"), "{refused}");
+        }
     }
 
     #[test]

@@ -3,9 +3,8 @@
 use std::time::Instant;
 
 use tilewright::engine::{DraftLength, Engine, EngineConfig, Request, Speculation};
+use tilewright::ladder::trace::percentile;
 use tilewright::{Model, Result};
-
-use crate::percentile;
 
 /// Code of the kind that the demo models were trained on.
 const CODE: [&str; 4] = [

@@ -36,9 +36,3 @@ fn main() -> Result<()> {
     }
     Ok(())
 }
-
-/// The value below which `share` of the sorted values lie.
-fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let at = (share * sorted.len() as f64) as usize;
-    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
-}

@@ -3,21 +3,15 @@
 use std::time::Instant;
 
 use tilewright::engine::{Batching, Engine, EngineConfig, EngineStats};
-use tilewright::ladder::trace::{TraceSpec, answer_tokens, serve};
+use tilewright::ladder::trace::{TraceSpec, answer_tokens, latencies, percentile, serve};
 use tilewright::{Model, Result};
-
-use crate::percentile;
 
 /// Rounds in which both ways have their turn.
 const ROUNDS: usize = 3;
 
 fn report(name: &str, seconds: f64, tokens: &[Vec<f64>], stats: &EngineStats) {
     let count: usize = tokens.iter().map(Vec::len).sum();
-    let mut first: Vec<f64> = tokens.iter().filter_map(|times| times.first().copied()).collect();
-    let mut between: Vec<f64> =
-        tokens.iter().flat_map(|times| times.windows(2).map(|two| two[1] - two[0])).collect();
-    first.sort_by(f64::total_cmp);
-    between.sort_by(f64::total_cmp);
+    let [first, between] = latencies(tokens);
     let ms = |sorted: &[f64]| [0.5, 0.9, 0.99].map(|share| 1e3 * percentile(sorted, share));
     println!(
         "{name:10} {:7.1} tok/s   first token p50/p90/p99 {:6.0} {:6.0} {:6.0} ms   between tokens {:5.1} {:5.1} {:5.1} ms   host {:.2}% of a step, {:.1} rows a step",

@@ -36,13 +36,7 @@ impl DeviceJob for Products {
 
 impl Products {
     fn seconds<D: Device>(&self, device: &D, format: WeightFormat) -> Result<f64> {
-        let bits = match format {
-            WeightFormat::F32 => 32,
-            WeightFormat::Bf16 => 16,
-            WeightFormat::Int8 => 8,
-            WeightFormat::Int4 => 4,
-        };
-        let bytes = self.rows * self.cols * bits / 8;
+        let bytes = format.matrix_bytes(self.rows, self.cols)? as usize;
         let copies =
             (0..TURN_BYTES.div_ceil(bytes.max(1)).min(TOGETHER)).map(|_| self.weights(device, format));
         let copies = copies.collect::<Result<Vec<_>>>()?;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
-use super::trace::{Arrival, TraceSpec, answer_tokens, serve};
+use super::trace::{Arrival, TraceSpec, answer_tokens, latencies, percentile, serve};
 use super::{Bench, Claim, Rate, Rung, in_turns};
 use crate::engine::{Batching, DraftLength, Engine, EngineConfig, Request, Speculation};
 use crate::{Model, Result};
@@ -75,23 +75,10 @@ fn served(bench: &Bench<'_>, batching: Batching, trace: &[Arrival]) -> Result<(f
     Ok((start.elapsed().as_secs_f64(), tokens))
 }
 
-/// "9.0 ms (99 of 100: 27.1 ms)" of some times in seconds.
-fn percentiles(mut seconds: Vec<f64>) -> String {
-    seconds.sort_by(f64::total_cmp);
-    let at = |share: f64| {
-        seconds.get(((seconds.len() as f64 * share) as usize).min(seconds.len().saturating_sub(1)))
-    };
-    match at(0.5).zip(at(0.99)) {
-        Some((median, most)) => format!("{:.1} ms (99 of 100: {:.1} ms)", 1e3 * median, 1e3 * most),
-        None => "nothing".to_owned(),
-    }
-}
-
-/// Times to the first token, and between two.
-fn latencies(tokens: &[Vec<f64>]) -> [String; 2] {
-    let first = tokens.iter().filter_map(|of| of.first().copied()).collect();
-    let between = tokens.iter().flat_map(|of| of.windows(2).map(|two| two[1] - two[0])).collect();
-    [percentiles(first), percentiles(between)]
+/// "9.0 ms (99 of 100: 27.1 ms)" of sorted times in seconds.
+fn in_words(sorted: &[f64]) -> String {
+    let [median, most] = [0.5, 0.99].map(|share| 1e3 * percentile(sorted, share));
+    format!("{median:.1} ms (99 of 100: {most:.1} ms)")
 }
 
 pub(super) fn batching(bench: &Bench<'_>) -> Result<Vec<Rung>> {
@@ -114,7 +101,8 @@ pub(super) fn batching(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     };
     let turns = vec![rate(Batching::Static, &latest[0]), rate(Batching::Continuous, &latest[1])];
     let found = in_turns(bench.size(3, 1), turns)?;
-    let [in_static, in_continuous] = latest.map(|tokens| latencies(&tokens.into_inner()));
+    let [in_static, in_continuous] =
+        latest.map(|tokens| latencies(&tokens.into_inner()).map(|sorted| in_words(&sorted)));
     let of = format!(
         "{} requests of mixed lengths, {RUNNING} at a time: {:.1} tok/s in static batches, {:.1} in continuous ones",
         trace.len(),

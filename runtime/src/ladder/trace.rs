@@ -109,9 +109,35 @@ pub fn serve(engine: &Engine, trace: &[Arrival]) -> Result<Vec<Vec<f64>>> {
     })
 }
 
+/// Of what [`serve`] answers, in ascending order: the seconds from each request's arrival to its first token, and those from each token to the
+/// next.
+pub fn latencies(tokens: &[Vec<f64>]) -> [Vec<f64>; 2] {
+    let first = tokens.iter().filter_map(|of| of.first().copied()).collect();
+    let between = tokens.iter().flat_map(|of| of.windows(2).map(|two| two[1] - two[0])).collect();
+    [first, between].map(|mut seconds: Vec<f64>| {
+        seconds.sort_by(f64::total_cmp);
+        seconds
+    })
+}
+
+/// The value below which `share` of sorted values lie; NaN of none.
+pub fn percentile(sorted: &[f64], share: f64) -> f64 {
+    let at = (share * sorted.len() as f64) as usize;
+    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn latencies_are_told_apart_and_sorted() {
+        let [first, between] = latencies(&[vec![0.5, 0.75, 1.5], vec![], vec![0.25]]);
+        assert_eq!((&first[..], &between[..]), (&[0.25, 0.5][..], &[0.25, 0.75][..]));
+        let hundred: Vec<f64> = (0..100).map(f64::from).collect();
+        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| percentile(&hundred, share)), [0.0, 50.0, 99.0, 99.0]);
+        assert!(percentile(&[], 0.5).is_nan());
+    }
 
     #[test]
     fn a_trace_is_the_same_each_time_and_within_bounds() {

@@ -54,7 +54,7 @@ impl WeightFormat {
     }
 
     /// Bytes of one matrix of a linear layer, `[rows, cols]`.
-    fn matrix_bytes(self, rows: usize, cols: usize) -> Result<u64> {
+    pub(crate) fn matrix_bytes(self, rows: usize, cols: usize) -> Result<u64> {
         let elems = product(&[rows, cols])?;
         Ok(match self {
             WeightFormat::F32 => 4 * elems,
