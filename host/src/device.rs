@@ -140,6 +140,15 @@ pub trait Tensor: Send {
     fn set_rows(&mut self, rows: usize) -> Result<()>;
 }
 
+/// How a step was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// As steps like it will be.
+    Steady,
+    /// With work that steps like it won't need again: it is no measure of them.
+    First,
+}
+
 /// A device that runs a transformer's operations in the order they are called.
 ///
 /// Outputs are written into tensors the caller made; an output takes the row count of its input (`set_rows` is done by the
@@ -208,13 +217,15 @@ pub trait Device: Send + Sync + Sized + 'static {
     }
     /// Brings a step's metadata over and does `work` with it, or has done what the same work did for an earlier step like it. So `work`
     /// asks for the same operations, over the same tensors and the same cache, whenever `replays` are the same, and for none that waits.
+    /// Says whether steps like it will be done the same way.
     fn run_step<E: From<crate::Error>>(
         &self,
         batch: &Batch,
         _replays: &mut Self::Replays,
         mut work: impl FnMut(&Self::Step) -> Result<(), E>,
-    ) -> Result<(), E> {
-        work(&self.step(batch)?)
+    ) -> Result<Pace, E> {
+        work(&self.step(batch)?)?;
+        Ok(Pace::Steady)
     }
     /// Uses the first `rows` of logits, which a step that was replayed has written.
     fn set_logit_rows(&self, logits: &mut Self::Logits, rows: usize) -> Result<()>;

@@ -11,8 +11,8 @@ use super::{
     storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Result, RopeAppend,
-    SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Pace, Result,
+    RopeAppend, SampleRow,
 };
 
 /// A device of kernel launches over a [`Driver`].
@@ -129,7 +129,7 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         batch: &Batch,
         replays: &mut GpuReplays<Dr>,
         work: impl FnMut(&GpuStep<Dr>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Pace, E> {
         self.run_or_replay(batch, replays, work)
     }
 

@@ -17,7 +17,7 @@ use std::{
 use tilewright_kernels::abi::KernelSpec;
 
 use super::{Driver, GpuDevice, GpuStep, Launch, ahead, step::StepPlan};
-use crate::{Batch, Error, Result};
+use crate::{Batch, Error, Pace, Result};
 
 /// Shapes that are kept; of more, the one that was used last longest ago is forgotten.
 const MOST_SHAPES: usize = 64;
@@ -118,10 +118,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
         batch: &Batch,
         replays: &mut GpuReplays<Dr>,
         mut work: impl FnMut(&GpuStep<Dr>) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<Pace, E> {
         let tokens = batch.tokens();
         if replays.is_off || tokens == 0 || batch.generated_rows() != tokens {
-            return work(&self.make_step(batch)?);
+            work(&self.make_step(batch)?)?;
+            return Ok(Pace::Steady);
         }
         let (plan, words) = StepPlan::rounded(batch)?;
         let plan_shape = plan.shape();
@@ -129,17 +130,20 @@ impl<Dr: Driver> GpuDevice<Dr> {
             let step = self.place_step(plan, &words)?;
             work(&step)?;
             replays.add(Shape { plan: plan_shape, step, words: words.len(), record: None });
-            return Ok(());
+            return Ok(Pace::First);
         };
         // Launches that were checked against less are checked anew, and refused by whoever finds the fault.
         let admits = shape.step.admits(&plan);
         shape.step.rewrite(self, plan, &words)?;
         if !admits {
-            return work(&shape.step);
+            work(&shape.step)?;
+            return Ok(Pace::First);
         }
+        let mut pace = Pace::Steady;
         let fresh = |record: &Record<Dr>| record.scratch_moves == self.scratch_moves.load(Ordering::Relaxed);
         if !shape.record.as_ref().is_some_and(fresh) {
             shape.record = None;
+            pace = Pace::First;
             let mut launches = self.recording.of(|| work(&shape.step))?;
             ahead::bring_next_weights(&mut launches);
             // Recording may itself have moved scratch; what it noted last is where it is now.
@@ -154,17 +158,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
                         // SAFETY: as above.
                         unsafe { self.driver.launch(spec, *grid, params)? };
                     }
-                    return Ok(());
+                    return Ok(pace);
                 }
             }
         }
-        match &shape.record {
-            Some(record) => {
-                // SAFETY: as above: the record is fresh, and the plan within what the operations checked.
-                unsafe { self.driver.replay(&record.graph)? };
-                Ok(())
-            }
-            None => Ok(()),
+        if let Some(record) = &shape.record {
+            // SAFETY: as above: the record is fresh, and the plan within what the operations checked.
+            unsafe { self.driver.replay(&record.graph)? };
         }
+        Ok(pace)
     }
 }

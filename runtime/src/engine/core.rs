@@ -4,11 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tilewright_host::Pace;
+
 use super::answer::{Answer, Answers, Language, Listener, Then};
 use super::config::EngineConfig;
 use super::request::Request;
 use super::schedule::{Plan, Scheduler};
-use super::speculate::Speculator;
+use super::speculate::{Speculator, Timed};
 use super::stats::EngineStats;
 use super::step::{Outcome, Step, assemble, choose};
 use super::track::{Id, Track};
@@ -16,6 +18,15 @@ use crate::model::Runner;
 use crate::sampling::Adjustment;
 use crate::sampling::accept::Draft;
 use crate::{Error, Result};
+
+/// What a step came to.
+#[derive(Default)]
+struct Ran {
+    drafts: Vec<Vec<Draft>>,
+    outcomes: Vec<Outcome>,
+    /// Whether steps like it will take as long.
+    is_steady: bool,
+}
 
 /// The engine without its thread: data flows from requests through a plan, a batch and its logits to tokens.
 pub(crate) struct Core {
@@ -99,12 +110,14 @@ impl Core {
         let result = self.run(&plan);
         let ran = Instant::now();
         self.scheduler.end_step();
+        let is_steady = result.as_ref().is_ok_and(|ran| ran.is_steady);
         let said = match result {
-            Ok((drafts, outcomes)) => self.commit(&plan, &drafts, outcomes),
+            Ok(ran) => self.commit(&plan, ran),
             Err(error) => self.fail(&plan, &error),
         };
         if plan.works.iter().all(|work| work.is_last && work.len == 1) {
-            self.speculator.record(plan.works.len(), said, began.elapsed().as_secs_f64());
+            let (sequences, seconds) = (plan.works.len(), began.elapsed().as_secs_f64());
+            self.speculator.record(Timed { sequences, tokens: said, seconds, is_steady });
         }
         self.count();
         self.stats.add(&plan, said, [began, planned, ran, Instant::now()]);
@@ -118,23 +131,24 @@ impl Core {
     }
 
     /// Copies, drafts, the forward pass, the choice of tokens.
-    fn run(&mut self, plan: &Plan) -> Result<(Vec<Vec<Draft>>, Vec<Outcome>)> {
+    fn run(&mut self, plan: &Plan) -> Result<Ran> {
         if plan.works.is_empty() && plan.copies.is_empty() {
-            return Ok((Vec::new(), Vec::new()));
+            return Ok(Ran::default());
         }
         self.runner.copy_pages(&plan.copies)?;
         let drafts = self.speculator.propose(plan, &self.scheduler, &mut self.answers)?;
         let step: Step = assemble(plan, &drafts, self.page_size, |work| self.scheduler.track(work.id));
-        self.runner.forward(&step.batch)?;
+        let pace = self.runner.forward(&step.batch)?;
         self.speculator.follow(plan, &self.scheduler)?;
         let outcomes = choose(&*self.runner, plan, &step, &drafts, &mut self.answers)?;
-        Ok((drafts, outcomes))
+        let is_steady = pace == Pace::Steady && self.speculator.is_steady();
+        Ok(Ran { drafts, outcomes, is_steady })
     }
 
     /// Tokens go to their sequences and out to who waits for them; returns how many.
-    fn commit(&mut self, plan: &Plan, drafts: &[Vec<Draft>], outcomes: Vec<Outcome>) -> usize {
+    fn commit(&mut self, plan: &Plan, ran: Ran) -> usize {
         let mut said = 0;
-        for ((work, drafts), outcome) in plan.works.iter().zip(drafts).zip(outcomes) {
+        for ((work, drafts), outcome) in plan.works.iter().zip(&ran.drafts).zip(ran.outcomes) {
             let end = work.start + work.len;
             match outcome {
                 Outcome::Computed => self.advance(work.id, end, &[]),

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tilewright_host::{Batch, Device};
+use tilewright_host::{Batch, Device, Pace};
 
 use super::layer::{Activations, Layer, Pass, Selected, Widths};
 use super::parts::Norm;
@@ -72,17 +72,17 @@ impl<D: Device> Decoder<D> {
     ///
     /// # Errors
     /// If the step doesn't fit scratch or cache, or the device fails.
-    pub fn forward(&self, batch: &Batch, cache: &mut D::Cache, scratch: &mut Scratch<D>) -> Result<()> {
+    pub fn forward(&self, batch: &Batch, cache: &mut D::Cache, scratch: &mut Scratch<D>) -> Result<Pace> {
         let mut replays = std::mem::take(&mut scratch.replays);
         let wanted = batch.outputs.len();
         let done =
             self.device.run_step(batch, &mut replays, |step| self.compute(step, wanted, cache, scratch));
         scratch.replays = replays;
-        done?;
+        let pace = done?;
         if wanted > 0 {
             self.device.set_logit_rows(&mut scratch.logits, wanted)?;
         }
-        Ok(())
+        Ok(pace)
     }
 
     /// A step's operations; logits of `wanted` rows.

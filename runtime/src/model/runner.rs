@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tilewright_host::{Batch, CacheSpec, Device, KvDType, SampleRow};
+use tilewright_host::{Batch, CacheSpec, Device, KvDType, Pace, SampleRow};
 
 use super::{Decoder, Scratch};
 use crate::Result;
@@ -26,7 +26,7 @@ pub(crate) trait Runner: Send {
     ///
     /// # Errors
     /// If the step doesn't fit, or the device fails.
-    fn forward(&mut self, batch: &Batch) -> Result<()>;
+    fn forward(&mut self, batch: &Batch) -> Result<Pace>;
     /// As [`Device::copy_pages`].
     ///
     /// # Errors
@@ -77,7 +77,7 @@ impl<D: Device> DecoderRunner<D> {
 }
 
 impl<D: Device> Runner for DecoderRunner<D> {
-    fn forward(&mut self, batch: &Batch) -> Result<()> {
+    fn forward(&mut self, batch: &Batch) -> Result<Pace> {
         self.model.forward(batch, &mut self.cache, &mut self.scratch)
     }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tilewright::Model;
 use tilewright_host::{
-    ActivationBits, Batch, CodeBits, DType, Device, Error, HostQuantized, Outputs, QuantizedPart,
-    QuantizedSpec, Result, gpu::GpuDevice,
+    ActivationBits, Batch, CodeBits, DType, Device, Error, HostQuantized, Outputs, Pace, QuantizedPart,
+    QuantizedSpec, Result, RowClass, gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 
@@ -30,6 +30,31 @@ fn answers_are_those_of_launches_one_by_one() {
     // Of two layers; all but the choice of tokens.
     assert!(replayed.iter().all(|&launches| launches == replayed[0] && launches > 18), "{replayed:?}");
     assert!(devices[1].driver().take_replayed().is_empty());
+}
+
+#[test]
+fn first_steps_of_a_size_are_no_measure_of_later_ones() {
+    let device = hopper();
+    let work = Work::new(&device);
+    let mut out = device.tensor(4, COLS).expect("a tensor");
+    let mut replays = Default::default();
+    let mut pace = |rows: usize, class| {
+        let mut batch = Batch::default();
+        for _ in 0..rows {
+            match class {
+                RowClass::Generated => batch.push_generated(&[1], 3, &[0], 8, Outputs::None),
+                RowClass::Prompt => batch.push(&[1], 3, &[0], 8, Outputs::None),
+            }
+        }
+        let ran = device.run_step(&batch, &mut replays, |step| device.embed(&work.table, step, &mut out));
+        Result::<Pace>::expect(ran, "a step")
+    };
+    use Pace::{First, Steady};
+    assert_eq!([(); 4].map(|()| pace(2, RowClass::Generated)), [First, First, Steady, Steady]);
+    assert_eq!([(); 3].map(|()| pace(3, RowClass::Generated)), [First, First, Steady]);
+    assert_eq!(pace(2, RowClass::Generated), Steady);
+    // Prompts are launched one by one for good.
+    assert_eq!([(); 2].map(|()| pace(2, RowClass::Prompt)), [Steady; 2]);
 }
 
 /// A table of 16 rows and a product whose columns are split, over generated tokens.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use tilewright_host::{Batch, Outputs, RowClass, SampleRow};
+use tilewright_host::{Batch, Outputs, Pace, RowClass, SampleRow};
 
 use super::super::answer::{Answer, Answers};
 use super::super::schedule::{Plan, Scheduler, Work};
 use super::super::step::push_tokens;
-use super::super::track::Id;
+use super::super::track::{Id, Track};
 use crate::Result;
 use crate::model::Runner;
 use crate::sampling::accept::Draft;
@@ -22,11 +22,22 @@ pub(crate) struct DraftModel {
     context: usize,
     /// After the last step: how many of a sequence's tokens have keys and values here, drafts counted as tokens.
     drafted: BTreeMap<Id, usize>,
+    /// Whether all of the last step's passes were such that steps like it will take as long.
+    is_steady: bool,
 }
+
+/// Tokens of a sequence in a step's first pass, where it is up to date.
+const FIRST_PASS: usize = 2;
 
 impl DraftModel {
     pub fn new(runner: Box<dyn Runner>, page_size: usize, max_rows: usize, context: usize) -> DraftModel {
-        DraftModel { runner, page_size: page_size as u32, max_rows, context, drafted: BTreeMap::new() }
+        let (page_size, drafted) = (page_size as u32, BTreeMap::new());
+        DraftModel { runner, page_size, max_rows, context, drafted, is_steady: true }
+    }
+
+    /// Whether steps like the last one will take as long.
+    pub fn is_steady(&self) -> bool {
+        self.is_steady
     }
 
     /// Drafts that it can make behind so many tokens.
@@ -52,6 +63,7 @@ impl DraftModel {
         answers: &mut Answers,
     ) -> Result<Vec<Vec<Draft>>> {
         self.drafted.clear();
+        self.is_steady = true;
         let mut drafts = vec![Vec::new(); plan.works.len()];
         let mut batch = Batch::default();
         let mut open = Vec::new();
@@ -59,23 +71,27 @@ impl DraftModel {
             let Some(track) = scheduler.track(work.id) else { continue };
             // Those that lag by a part of their prompt catch up beside the target's step; those that lag by more than fits, by
             // what fits.
-            let end = track.tokens.len().min(track.drafted + self.max_rows - batch.tokens());
-            if track.drafted < track.prompt_len || end == track.drafted {
+            if track.drafted < track.prompt_len {
+                continue;
+            }
+            let start = first_of_pass(track);
+            let end = track.tokens.len().min(start + self.max_rows - batch.tokens());
+            if end <= track.drafted {
                 continue;
             }
             let is_last = end == track.tokens.len();
-            let range = (track.drafted, end);
-            push_tokens(&mut batch, track, RowClass::Generated, range, self.page_size, is_last);
+            self.is_steady &= end - start <= FIRST_PASS;
+            push_tokens(&mut batch, track, RowClass::Generated, (start, end), self.page_size, is_last);
             self.drafted.insert(work.id, end);
             if is_last {
                 open.push(index);
             }
         }
         if open.is_empty() && batch.tokens() > 0 {
-            self.runner.forward(&batch)?;
+            self.forward(&batch)?;
         }
         while !open.is_empty() {
-            self.runner.forward(&batch)?;
+            self.forward(&batch)?;
             let found = self.draw(plan, &open, &drafts, answers)?;
             batch = Batch::default();
             open = open
@@ -130,7 +146,16 @@ impl DraftModel {
                 self.drafted.insert(work.id, end);
             }
         }
-        if batch.tokens() == 0 { Ok(()) } else { self.runner.forward(&batch) }
+        if batch.tokens() == 0 {
+            return Ok(());
+        }
+        self.is_steady = false;
+        self.forward(&batch)
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<()> {
+        self.is_steady &= self.runner.forward(batch)? == Pace::Steady;
+        Ok(())
     }
 
     /// A draft for each open work, from the logits of the step that ran; none where they hold a NaN.
@@ -167,6 +192,14 @@ impl DraftModel {
         }
         Ok(found)
     }
+}
+
+/// Where a sequence's tokens begin in a step's first pass. The token before its last is computed again if it has been: where all drafts
+/// stood it hasn't, and so each sequence has two rows, whatever stood. A GPU has to prepare each number of rows.
+/// What is computed again has the bits that it had.
+fn first_of_pass(track: &Track) -> usize {
+    let two = track.tokens.len().saturating_sub(FIRST_PASS);
+    if two >= track.prompt_len { track.drafted.min(two) } else { track.drafted }
 }
 
 /// The draft behind `drafts`, the first of which is the token at `position`.

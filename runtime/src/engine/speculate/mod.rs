@@ -7,6 +7,7 @@ mod ngram;
 use std::collections::BTreeMap;
 
 use adaptive::Adaptive;
+pub(crate) use adaptive::Timed;
 pub(crate) use draft_model::DraftModel;
 
 use super::answer::{Answers, Language};
@@ -105,10 +106,18 @@ impl Speculator {
         }
     }
 
-    /// A step of so many sequences that did nothing but choose `tokens` took `seconds`.
-    pub fn record(&mut self, sequences: usize, tokens: usize, seconds: f64) {
+    /// Whether the source's part of steps like the last one will take as long.
+    pub fn is_steady(&self) -> bool {
+        match &self.source {
+            Source::Model(model) => model.is_steady(),
+            Source::Nothing | Source::NGram(_) => true,
+        }
+    }
+
+    /// A step that did nothing but choose tokens is over.
+    pub fn record(&mut self, step: Timed) {
         if let Some(adaptive) = &mut self.adaptive {
-            adaptive.record(sequences, tokens, seconds);
+            adaptive.record(step);
         }
     }
 }
