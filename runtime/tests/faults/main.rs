@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use failing::Failing;
 use tilewright::engine::{DraftLength, Engine, EngineConfig, Output, Request, Speculation};
-use tilewright::{DeviceChoice, Error, Model, Penalties, Result, SamplingParams};
+use tilewright::{DeviceChoice, Error, KvDType, Model, Penalties, Result, SamplingParams};
 use tilewright_host::cpu::CpuDevice;
 
 const CONFIG: EngineConfig = EngineConfig {
@@ -19,7 +19,7 @@ const CONFIG: EngineConfig = EngineConfig {
     batching: tilewright::engine::Batching::Continuous,
     prefix_cache: true,
     speculation: Speculation::NGram(DraftLength::Fixed(3)),
-    kv_dtype: tilewright::KvDType::Native,
+    kv_dtype: KvDType::Native,
 };
 
 fn fixture() -> PathBuf {
@@ -39,9 +39,18 @@ fn shared() -> Request {
     }
 }
 
-/// A greedy answer with drafts.
+/// A greedy answer, chosen by the device.
 fn greedy() -> Request {
     Request { max_tokens: 6, ignore_eos: true, ..Request::new([4, 9, 4, 9, 4, 9, 4, 9, 4]) }
+}
+
+/// One that says 9 and nothing else, so that lookup finds drafts, some of which stand.
+fn recurring() -> Request {
+    Request { logit_bias: vec![(9, 1e3)], ..greedy() }
+}
+
+fn requests() -> [Request; 3] {
+    [shared(), greedy(), recurring()]
 }
 
 fn collect(engine: &Engine, request: Request) -> Result<Vec<Result<Output>>> {
@@ -64,21 +73,25 @@ fn assert_injected(error: &Error) {
     assert!(!text.contains('\n'), "{text}");
 }
 
-#[test]
-fn any_operation_may_fail_and_the_next_answer_is_as_ever() {
+/// Fails each operation of a run in turn, from an engine's birth on; `at_birth` of them are its own.
+fn any_operation_may_fail(config: EngineConfig, at_birth: usize) {
     let device = Arc::new(Failing::new(CpuDevice::new()));
     let model = Model::load_on(fixture(), device.clone()).expect("the fixture loads");
     device.fail_at(None);
-    let engine = Engine::new(model.clone(), CONFIG).expect("an engine");
-    let expected = [shared(), greedy()].map(|request| collect(&engine, request).expect("answers"));
+    let engine = || Engine::with_draft(model.clone(), &model, config);
+    let first = engine().expect("an engine");
+    let expected = requests().map(|request| collect(&first, request).expect("answers"));
     let expected = expected.map(|outputs| ids(&outputs));
-    drop(engine);
     let operations = device.count();
+    // Once more, over pages that are found.
+    assert_eq!(ids(&collect(&first, greedy()).expect("answers")), expected[1]);
+    let stats = first.shutdown();
+    assert!(stats.cached_tokens > 0 && stats.accepted > 0, "{stats:?}");
     assert!(operations > 150, "{operations} operations");
     let mut failed_at_birth = 0;
     for at in 0..operations {
         device.fail_at(Some(at));
-        let engine = match Engine::new(model.clone(), CONFIG) {
+        let engine = match engine() {
             Ok(engine) => engine,
             Err(error) => {
                 assert_injected(&error);
@@ -86,22 +99,37 @@ fn any_operation_may_fail_and_the_next_answer_is_as_ever() {
                 continue;
             }
         };
-        for request in [shared(), greedy()] {
+        for request in requests() {
             for output in collect(&engine, request).expect("a stream") {
                 output.as_ref().err().into_iter().for_each(assert_injected);
             }
         }
         assert!(device.has_failed(), "operation {at} never came");
-        // Both again: what the failure left behind is in nobody's way.
-        for (request, expected) in [shared(), greedy()].into_iter().zip(&expected) {
+        // All again: what the failure left behind is in nobody's way.
+        for (request, expected) in requests().into_iter().zip(&expected) {
             let again = collect(&engine, request).expect("answers");
             assert_eq!(ids(&again), *expected, "after operation {at} failed");
         }
         let stats = engine.shutdown();
         assert_eq!((stats.pages_held, stats.failed_steps), (0, 1), "operation {at}");
     }
-    // A cache, eleven tensors and the logits.
-    assert_eq!(failed_at_birth, 13);
+    assert_eq!(failed_at_birth, at_birth);
+}
+
+/// A cache, eleven tensors and the logits.
+const OF_A_RUNNER: usize = 13;
+
+#[test]
+fn any_operation_may_fail_and_the_next_answer_is_as_ever() {
+    any_operation_may_fail(CONFIG, OF_A_RUNNER);
+}
+
+#[test]
+fn any_operation_over_eight_bits_may_fail_and_the_next_answer_is_as_ever() {
+    any_operation_may_fail(EngineConfig { kv_dtype: KvDType::Fp8, ..CONFIG }, OF_A_RUNNER);
+    let speculation = Speculation::DraftModel(DraftLength::Fixed(3));
+    let config = EngineConfig { kv_dtype: KvDType::Int8, speculation, ..CONFIG };
+    any_operation_may_fail(config, 2 * OF_A_RUNNER);
 }
 
 #[test]

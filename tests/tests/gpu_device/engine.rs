@@ -227,39 +227,72 @@ impl Driver for Failing {
     }
 }
 
-#[test]
-fn a_failed_call_fails_its_step_and_nothing_else() {
+/// What a request was answered, `None` where the device failed it.
+fn outcome(engine: &Engine, request: &Request) -> Vec<Option<u32>> {
+    let stream = engine.submit(request.clone()).expect("a stream");
+    let token = |output| match output {
+        Ok(tilewright::engine::Output { id, .. }) => Some(id),
+        Err(Error::Device(_)) => None,
+        Err(other) => panic!("of another kind: {other}"),
+    };
+    stream.map(token).collect()
+}
+
+/// An engine on a device of its own, whose scratch nobody has asked for yet, and what counts the device's calls.
+fn failing_engine(config: EngineConfig) -> (Engine, impl Fn(i64) -> i64) {
     let driver = Failing { inner: Emulated::default(), left: AtomicI64::new(NEVER) };
     let device = Arc::new(GpuDevice::new(driver));
     let model = Model::load_on(fixture(), device.clone()).expect("the fixture loads");
-    let left = &device.driver().left;
-    // Two answers that share a page which is copied for one of them.
-    let request = Request { answers: 2, max_tokens: 2, ignore_eos: true, ..Request::new([1, 2, 3, 4, 5]) };
-    let said = |engine: &Engine| -> Vec<Option<u32>> {
-        let stream = engine.submit(request.clone()).expect("a stream");
-        stream
-            .map(|output| match output {
-                Ok(output) => Some(output.id),
-                Err(Error::Device(_)) => None,
-                Err(other) => panic!("of another kind: {other}"),
-            })
-            .collect()
-    };
-    left.store(NEVER, Ordering::SeqCst);
-    let engine = Engine::new(model.clone(), CONFIG).expect("an engine");
-    let expected = said(&engine);
-    let calls = NEVER - left.load(Ordering::SeqCst);
-    drop(engine);
-    let engine = Engine::new(model, CONFIG).expect("an engine");
-    // Every call of a run would take minutes under emulation; a stride that shares no factor with a layer's calls meets all kinds.
-    let mut failed = 0;
-    for at in (0..calls).step_by(11) {
-        left.store(at, Ordering::SeqCst);
-        failed += usize::from(said(&engine).contains(&None));
-        left.store(NEVER, Ordering::SeqCst);
-        assert_eq!(said(&engine), expected, "after call {at} failed");
-    }
-    assert!(failed > 5, "{failed} failures of {calls} calls");
+    let engine = Engine::with_draft(model.clone(), &model, config).expect("an engine");
+    (engine, move |left| device.driver().left.swap(left, Ordering::SeqCst))
+}
+
+/// Fails every `stride`th call of an engine's first run, each on a device of its own; what comes after it is as ever.
+fn each_call_may_fail(config: EngineConfig, request: &Request, stride: usize) {
+    let (engine, fail_after) = failing_engine(config);
+    fail_after(NEVER);
+    let expected = outcome(&engine, request);
+    let calls = NEVER - fail_after(NEVER);
+    // Its pages serve it again, and so do the records of its steps.
+    assert_eq!(outcome(&engine, request), expected);
     let stats = engine.shutdown();
-    assert_eq!((stats.pages_held, stats.failed_steps), (0, failed));
+    assert!(stats.cached_tokens > 0, "{stats:?}");
+    assert_eq!(stats.drafts > 0, config.speculation != Speculation::Off, "{stats:?}");
+    for at in (0..calls).step_by(stride) {
+        let (engine, fail_after) = failing_engine(config);
+        fail_after(at);
+        assert!(outcome(&engine, request).contains(&None), "call {at} of {calls} never came");
+        fail_after(NEVER);
+        assert_eq!(outcome(&engine, request), expected, "after call {at} failed");
+        let stats = engine.shutdown();
+        assert_eq!((stats.pages_held, stats.failed_steps), (0, 1), "call {at}");
+    }
+}
+
+/// Two answers that share a page, and a last one that is copied for one of them.
+fn shared(tokens: usize) -> Request {
+    let prompt: Vec<u32> = (0..tokens as u32).map(|at| 4 + at % 2).collect();
+    Request { answers: 2, max_tokens: 3, ignore_eos: true, ..Request::new(prompt) }
+}
+
+// Every call of a run would take minutes under emulation; strides that share no factor with a layer's calls meet all kinds.
+
+#[test]
+fn a_failed_call_fails_its_step_and_nothing_else() {
+    each_call_may_fail(EngineConfig { page_size: 8, ..CONFIG }, &shared(11), 11);
+}
+
+#[test]
+fn a_failed_call_over_int8_with_a_draft_model_fails_its_step_and_nothing_else() {
+    let speculation = Speculation::DraftModel(DraftLength::Fixed(2));
+    let config = EngineConfig { page_size: 8, kv_dtype: KvDType::Int8, speculation, ..CONFIG };
+    each_call_may_fail(config, &shared(11), 17);
+}
+
+#[test]
+fn a_failed_call_over_fp8_with_drafts_by_lookup_fails_its_step_and_nothing_else() {
+    let speculation = Speculation::NGram(DraftLength::Fixed(2));
+    let config = EngineConfig { page_size: 8, kv_dtype: KvDType::Fp8, speculation, ..CONFIG };
+    // It says 5 and nothing else.
+    each_call_may_fail(config, &Request { logit_bias: vec![(5, 1e3)], ..shared(11) }, 11);
 }
