@@ -6,6 +6,7 @@ mod gpu_device {
     pub mod batching;
     pub mod engine;
     pub mod errors;
+    pub mod host_part;
     pub mod models;
     pub mod products;
     pub mod replay;

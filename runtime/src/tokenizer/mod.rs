@@ -1,10 +1,13 @@
 //! Text to token ids and back, a token at a time.
 
+mod bytes;
 mod trust;
 
 use std::path::Path;
 
 use serde_json::Value;
+
+use bytes::TokenBytes;
 
 use crate::{Error, Result};
 
@@ -20,6 +23,8 @@ pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     /// Prepended to every text.
     bos: Option<u32>,
+    /// Of a vocabulary of bytes.
+    bytes: Option<TokenBytes>,
 }
 
 impl Tokenizer {
@@ -32,7 +37,8 @@ impl Tokenizer {
         if !path.exists() {
             return Ok(None);
         }
-        let mut tokenizer = Tokenizer { inner: trust::read(&path)?, bos: None };
+        let inner = trust::read(&path)?;
+        let mut tokenizer = Tokenizer { bytes: TokenBytes::of(&inner), inner, bos: None };
         let config_path = dir.join("tokenizer_config.json");
         if config_path.exists() {
             tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;
@@ -88,6 +94,9 @@ impl Tokenizer {
 
     /// The text of token ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
+        if let Some(text) = self.bytes.as_ref().and_then(|bytes| bytes.decode(&self.inner, ids)) {
+            return text;
+        }
         // What a file's decoder can't do comes out as no text.
         trust::guarded(|| self.inner.decode(ids, true)).ok().and_then(Result::ok).unwrap_or_default()
     }
