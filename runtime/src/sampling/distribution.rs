@@ -2,6 +2,9 @@ use std::cmp::Ordering;
 
 use super::SamplingParams;
 
+/// Tokens that are put in order at first, where the shortest prefix of some probability is looked for.
+const FIRST_FEW: usize = 256;
+
 /// The probabilities of the tokens that a request's temperature and filters leave.
 ///
 /// # Source
@@ -22,8 +25,7 @@ impl Distribution {
     pub fn new(logits: &[f32], params: &SamplingParams) -> Option<Distribution> {
         let largest = largest(logits)?;
         if params.is_greedy() {
-            let token = logits.iter().position(|&x| x == largest)?;
-            return Some(Distribution::certain(token as u32));
+            return Some(Distribution::certain(first(logits, largest)?));
         }
         // Relative to the largest, whose weight is 1.
         let weight = |x: f32| {
@@ -40,13 +42,27 @@ impl Distribution {
             kept.truncate(top_k);
         }
         if params.top_p < 1.0 {
-            kept.sort_unstable_by(rank);
             let enough = f64::from(params.top_p) * kept.iter().map(|(_, weight)| weight).sum::<f64>();
-            let mut sum = 0.0;
-            let last = kept.iter().position(|(_, weight)| {
-                sum += weight;
-                sum >= enough
-            });
+            let reached = |sorted: &[(u32, f64)]| {
+                let mut sum = 0.0;
+                sorted.iter().position(|(_, weight)| {
+                    sum += weight;
+                    sum >= enough
+                })
+            };
+            // The first few nearly always are enough: the rest of a large vocabulary needn't be put in order.
+            let mut count = FIRST_FEW;
+            let last = loop {
+                let len = count.min(kept.len());
+                if len < kept.len() {
+                    kept.select_nth_unstable_by(len, rank);
+                }
+                kept[..len].sort_unstable_by(rank);
+                match reached(&kept[..len]) {
+                    None if len < kept.len() => count *= 8,
+                    last => break last,
+                }
+            };
             kept.truncate(last.map_or(kept.len(), |last| last + 1));
         }
         kept.retain(|&(_, weight)| weight > 0.0 && weight >= f64::from(params.min_p));
@@ -92,18 +108,30 @@ impl Distribution {
     }
 }
 
+/// Logits that are looked at together, so that the compiler has vectors do it.
+const LANES: usize = 32;
+
 /// The largest logit; none where there's a NaN or nothing finite.
 fn largest(logits: &[f32]) -> Option<f32> {
-    let mut finite = false;
-    let mut largest = f32::NEG_INFINITY;
-    for &x in logits {
-        if x.is_nan() {
-            return None;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (mut numbers, mut finite) = ([true; LANES], [false; LANES]);
+    for chunk in logits.chunks(LANES) {
+        for (lane, &x) in chunk.iter().enumerate() {
+            numbers[lane] &= !x.is_nan();
+            finite[lane] |= x.is_finite();
+            lanes[lane] = if x > lanes[lane] { x } else { lanes[lane] };
         }
-        finite |= x.is_finite();
-        largest = largest.max(x);
     }
-    finite.then_some(largest)
+    let is_valid = numbers.iter().all(|&it| it) && finite.iter().any(|&it| it);
+    is_valid.then(|| lanes.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// The first of the logits that is `x`.
+fn first(logits: &[f32], x: f32) -> Option<u32> {
+    let holds = |chunk: &[f32]| chunk.iter().fold(false, |held, &y| held | (y == x));
+    let chunk = logits.chunks(LANES).position(holds)?;
+    let at = logits[chunk * LANES..].iter().position(|&y| y == x)?;
+    u32::try_from(chunk * LANES + at).ok()
 }
 
 #[cfg(test)]
@@ -135,6 +163,47 @@ mod tests {
             Distribution::new(&logits, &SamplingParams { temperature: 0.5, ..PLAIN }).expect("numbers");
         assert!((cold.probability(1) - 0.16 / 0.3).abs() < 1e-6);
         assert_eq!(cold.probability(9), 0.0);
+    }
+
+    #[test]
+    fn the_shortest_prefix_is_that_of_the_whole_order() {
+        // Several times as many tokens as are put in order at first, many of them as likely as others.
+        let count = 10 * FIRST_FEW;
+        let logits: Vec<f32> = (0..count).map(|at| (at * 7919 % count / 4) as f32 * 0.004).collect();
+        let mut order: Vec<usize> = (0..count).collect();
+        order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+        let weights: Vec<f64> = order.iter().map(|&token| f64::from(logits[token]).exp()).collect();
+        let all: f64 = weights.iter().sum();
+        for top_p in [0.001, 0.1, 0.5, 0.9, 0.9999] {
+            let found = Distribution::new(&logits, &SamplingParams { top_p, ..PLAIN }).expect("numbers");
+            let mut sum = 0.0;
+            let last = weights.iter().position(|weight| {
+                sum += weight;
+                sum >= f64::from(top_p) * all
+            });
+            let mut expected = order[..=last.expect("a sum of them all is enough")].to_vec();
+            expected.sort_unstable();
+            let found: Vec<usize> = tokens(&found).into_iter().map(|token| token as usize).collect();
+            assert_eq!(found, expected, "{top_p}");
+        }
+    }
+
+    #[test]
+    fn the_largest_is_found_wherever_it_is() {
+        for len in [1, 2, LANES - 1, LANES, LANES + 1, 3 * LANES + 5] {
+            for at in 0..len {
+                let mut logits = vec![-2.5; len];
+                logits[at] = 7.0;
+                logits[len - 1] = if at % 2 == 0 { 7.0 } else { logits[len - 1] };
+                assert_eq!((largest(&logits), first(&logits, 7.0)), (Some(7.0), Some(at as u32)));
+                logits[at] = f32::NAN;
+                assert_eq!(largest(&logits), None);
+                logits.fill(f32::NEG_INFINITY);
+                assert_eq!(largest(&logits), None);
+                logits[at] = -3.0;
+                assert_eq!(largest(&logits), Some(-3.0));
+            }
+        }
     }
 
     #[test]
