@@ -1,5 +1,6 @@
 //! Tensors of a safetensors checkpoint, one file or sharded, mapped into memory.
 
+mod header;
 mod integers;
 mod random;
 
@@ -230,10 +231,8 @@ impl Checkpoint {
         // SAFETY: the mapping is read-only and private to us; a checkpoint that another process rewrites while it's being
         // loaded is outside of what a loader can guard against, as with every program that maps its weights.
         let bytes = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
-        let expected = "a whole safetensors file (is it truncated?)";
-        let (header_bytes, metadata) = SafeTensors::read_metadata(&bytes).map_err(|error| {
-            Error::file(path, "contents", expected, format!("{error} in {} bytes", bytes.len()))
-        })?;
+        let (header_bytes, metadata) =
+            SafeTensors::read_metadata(&bytes).map_err(|error| header::refusal(path, &bytes, &error))?;
         let data_start = header_bytes + 8;
         let shard = self.shards.len();
         for (name, info) in metadata.tensors() {

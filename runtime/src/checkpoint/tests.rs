@@ -65,6 +65,55 @@ fn truncation_at_every_length_is_an_error() {
 }
 
 #[test]
+fn a_header_that_disagrees_with_itself_names_the_tensor() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let path = dir.path().join("model.safetensors");
+    let refusal = |y: &str| {
+        let header = format!(
+            r#"{{"__metadata__": {{"a": "b"}}, "x": {{"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}, "y": {y}}}"#
+        );
+        let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &[0; 24]].concat();
+        std::fs::write(&path, bytes).expect("written");
+        Checkpoint::open(dir.path()).err().map(|error| error.to_string())
+    };
+    assert_eq!(refusal(r#"{"dtype": "BF16", "shape": [6], "data_offsets": [12, 24]}"#), None);
+    for (y, expected) in [
+        (
+            r#"{"dtype": "BF16", "shape": [2, 4], "data_offsets": [12, 24]}"#,
+            "expected as many bytes as BF16 [2, 4] takes, found 12 (data_offsets 12 to 24)",
+        ),
+        (
+            r#"{"dtype": "F32", "shape": [6], "data_offsets": [12, 24]}"#,
+            "expected as many bytes as F32 [6] takes, found 12 (data_offsets 12 to 24)",
+        ),
+        (
+            r#"{"dtype": "BF16", "shape": [4294967296, 4294967296, 4], "data_offsets": [12, 24]}"#,
+            "expected as many bytes as BF16 [4294967296, 4294967296, 4] takes, found 12 (data_offsets 12 to 24)",
+        ),
+        (
+            r#"{"dtype": "BF16", "shape": [6], "data_offsets": [10, 22]}"#,
+            "expected data_offsets from 12, where the tensor before it ends, found 10 to 22",
+        ),
+        (
+            r#"{"dtype": "BF16", "shape": [6], "data_offsets": [24, 12]}"#,
+            "expected data_offsets from 12, where the tensor before it ends, found 24 to 12",
+        ),
+        (r#"{"dtype": "BF17", "shape": [6], "data_offsets": [12, 24]}"#, "found unknown variant `BF17`"),
+        (
+            r#"{"dtype": "BF16", "shape": [-6], "data_offsets": [12, 24]}"#,
+            "found invalid value: integer `-6`",
+        ),
+    ] {
+        let message = refusal(y).expect("a refusal");
+        assert!(message.contains("model.safetensors: tensor y: expected "), "{message}");
+        assert!(message.contains(expected), "{message}");
+    }
+    // Whole in itself, but of more bytes than there are.
+    let message = refusal(r#"{"dtype": "BF16", "shape": [7], "data_offsets": [12, 26]}"#).expect("a refusal");
+    assert!(message.contains("contents: expected a whole safetensors file (is it truncated?)"), "{message}");
+}
+
+#[test]
 fn pickles_are_refused_by_name() {
     let dir = tempfile::tempdir().expect("a temporary folder");
     assert!(error(Checkpoint::open(dir.path())).contains("expected model.safetensors or"));
