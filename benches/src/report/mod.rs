@@ -5,6 +5,7 @@ mod html;
 mod table;
 
 use serde::{Deserialize, Serialize};
+use tilewright::plan::Bound;
 
 pub use self::{
     chart::{Ratio, bars, ratios, roofline},
@@ -57,26 +58,6 @@ pub struct EndToEnd {
     pub tokens_per_second: f64,
     /// At most, by the ceilings.
     pub ceiling: Option<f64>,
-}
-
-/// What a problem's time is held up by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Bound {
-    /// Bytes.
-    Memory,
-    /// Operations.
-    Compute,
-}
-
-impl Bound {
-    /// In words.
-    pub fn name(self) -> &'static str {
-        match self {
-            Bound::Memory => "memory",
-            Bound::Compute => "compute",
-        }
-    }
 }
 
 /// What a ceiling limits.
@@ -187,7 +168,7 @@ impl Report {
     pub fn bound(&self, row: &Row) -> Option<Bound> {
         let bytes = row.cost.bytes as f64 / self.ceiling(Limit::Bandwidth)?;
         let flops = row.cost.flops as f64 / self.compute_ceiling()?;
-        Some(if flops > bytes { Bound::Compute } else { Bound::Memory })
+        Some(Bound::of(bytes, flops))
     }
 
     /// Whether a warm row moves more than memory gives.

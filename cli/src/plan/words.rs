@@ -141,7 +141,7 @@ fn phases(text: &mut String, plan: &Plan) {
         for part in &phase.parts {
             line!(
                 text,
-                "    {:12} {:>9} {:>10}  {:>9.1} a byte   at least {:>10}  {}",
+                "    {:12} {:>9} {:>10}  {:>9.1} a byte   at least {:>10}  {}-bound",
                 part.name,
                 operations(part.flops),
                 decimal(part.bytes as u64),
@@ -161,7 +161,7 @@ fn title(phase: &Phase) -> String {
         }
     };
     format!(
-        "{what}: {}, at least {}, at most {:.1} tok/s",
+        "{what}: {}-bound, at least {}, at most {:.1} tok/s",
         phase.bound.name(),
         time(phase.seconds),
         phase.tokens_per_second

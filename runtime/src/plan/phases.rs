@@ -1,6 +1,6 @@
 //! The roofline (Williams, Waterman, Patterson 2009) of a step: what each part computes and moves, and which of the two takes longer.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::cache::CachePlan;
 use super::machine::DeviceProfile;
@@ -9,7 +9,7 @@ use crate::Result;
 use crate::config::ModelConfig;
 
 /// What holds a part up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Bound {
     /// Bytes between memory and multiprocessors.
@@ -22,12 +22,13 @@ impl Bound {
     /// In words.
     pub fn name(self) -> &'static str {
         match self {
-            Bound::Memory => "memory-bound",
-            Bound::Compute => "compute-bound",
+            Bound::Memory => "memory",
+            Bound::Compute => "compute",
         }
     }
 
-    fn of(memory_seconds: f64, compute_seconds: f64) -> Bound {
+    /// The longer of the two; memory among equals.
+    pub fn of(memory_seconds: f64, compute_seconds: f64) -> Bound {
         if compute_seconds > memory_seconds { Bound::Compute } else { Bound::Memory }
     }
 }
