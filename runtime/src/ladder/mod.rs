@@ -191,7 +191,10 @@ pub struct Ladder {
 /// A model that can't be loaded or is quantised already, a device that fails.
 pub fn measure(options: &LadderOptions, progress: &mut dyn FnMut(&str)) -> Result<Ladder> {
     let began = Instant::now();
+    weights::check(options)?;
     let model = Model::load(&options.target, options.device)?;
+    // What the weights are judged by is a text.
+    model.require_tokenizer()?;
     let bench = Bench { options, model: &model };
     let mut ladder = Ladder {
         device: model.device(),

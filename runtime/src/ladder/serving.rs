@@ -18,12 +18,21 @@ const RUNNING: usize = 16;
 pub(super) fn speculation(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     const NAME: &str = "speculative decoding";
     const CLAIM: &str = "2 to 4 times at 80% acceptance";
-    if !bench.options.draft.exists() {
-        let limits = Claim::Times { from: 2.0, to: 4.0 };
-        let reason = format!("there is no draft model at {}", bench.options.draft.display());
+    let limits = Claim::Times { from: 2.0, to: 4.0 };
+    let dir = &bench.options.draft;
+    if !dir.exists() {
+        let reason = format!("there is no draft model at {}", dir.display());
         return Ok(vec![Rung::not_here(NAME, CLAIM, limits, reason)]);
     }
-    let draft = Model::load(&bench.options.draft, bench.options.device)?;
+    let draft = Model::load(dir, bench.options.device)?;
+    let [of_draft, of_model] = [&draft, bench.model].map(|model| model.config().vocab_size);
+    if of_draft != of_model {
+        let reason = format!(
+            "the draft model at {} has a vocabulary of {of_draft} tokens, the model one of {of_model}",
+            dir.display()
+        );
+        return Ok(vec![Rung::not_here(NAME, CLAIM, limits, reason)]);
+    }
     let prompt = match bench.model.tokenizer() {
         Some(tokenizer) => tokenizer.encode(PROMPT)?,
         None => vec![1, 2, 3, 4],

@@ -7,12 +7,13 @@ use safetensors::{Dtype, serialize_to_file};
 
 use super::paths::{WorkFolder, copy_companions};
 use super::product::Products;
-use super::{Bench, Claim, Rate, Rung, Turns, in_turns};
+use super::{Bench, Claim, LadderOptions, Rate, Rung, Turns, in_turns};
 use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
 use crate::device::on_device;
 use crate::eval::evaluate;
 use crate::plan::{WeightFormat, weight_bytes};
-use crate::quantise::{Method, QuantiseOptions, quantise};
+use crate::quantise::{Method, QuantiseOptions, quantisable, quantise};
 use crate::{Error, GenerateParams, Model, Result};
 
 /// What the models are judged on: Rust of this crate, which no model was trained on.
@@ -39,8 +40,10 @@ const INT4_LOSS: &str = "under 1% of accuracy lost";
 pub(super) fn rungs(bench: &Bench<'_>) -> Result<Vec<Rung>> {
     let folder = WorkFolder::new()?;
     let (int8, int4) = (folder.join("int8"), folder.join("int4"));
-    quantised(bench, &int8, Method::Int8)?;
-    quantised(bench, &int4, if bench.options.quick { Method::Rtn } else { Method::Gptq })?;
+    let context = bench.model.config().context;
+    for (out, method) in [(&int8, Method::Int8), (&int4, four_bits(bench.options))] {
+        quantise(&bench.options.target, out, &how(bench.options, method, context), &mut |_, _| {})?;
+    }
     let (rows, cols) = if bench.options.quick { (256, 512) } else { (14_336, 4096) };
     let products = on_device(bench.options.device, Products { rows, cols, runs: bench.size(20, 2) })?;
     let product =
@@ -195,17 +198,35 @@ fn loss(bench: &Bench<'_>, model: &Model) -> Result<f64> {
     Ok(evaluate(model, &text, context, &mut |_, _| {})?.nll)
 }
 
-fn quantised(bench: &Bench<'_>, out: &Path, method: Method) -> Result<()> {
-    let options = QuantiseOptions {
+/// Refuses a checkpoint whose weights can't be made smaller, by its configuration alone.
+pub(super) fn check(options: &LadderOptions) -> Result<()> {
+    let context = ModelConfig::load(&options.target)?.context;
+    for method in [Method::Int8, four_bits(options)] {
+        let config = quantisable(&options.target, &how(options, method, context));
+        config.map_err(|error| match error {
+            Error::Request { expected, found, .. } => {
+                Error::file(&options.target, "weights of four bits in groups of 128", expected, found)
+            }
+            other => other,
+        })?;
+    }
+    Ok(())
+}
+
+fn four_bits(options: &LadderOptions) -> Method {
+    if options.quick { Method::Rtn } else { Method::Gptq }
+}
+
+fn how(options: &LadderOptions, method: Method, context: usize) -> QuantiseOptions {
+    QuantiseOptions {
         method,
         bits: if method == Method::Int8 { 8 } else { 4 },
         samples: 32,
-        context: 512.min(bench.model.config().context),
+        context: 512.min(context),
         calibration: (method == Method::Gptq).then(|| CALIBRATED.concat()),
-        device: bench.options.device,
+        device: options.device,
         ..QuantiseOptions::default()
-    };
-    quantise(&bench.options.target, out, &options, &mut |_, _| {}).map(drop)
+    }
 }
 
 /// The same checkpoint with every tensor in f32.

@@ -50,20 +50,11 @@ pub struct QuantiseReport {
     pub seconds: f64,
 }
 
-/// Quantises the linear layers of the checkpoint in `dir` and writes a Hugging Face checkpoint to `out`. `progress` is told how
-/// many parts are done, and of how many.
+/// The shape of a checkpoint that isn't quantised and can be as the options say, by its configuration alone.
 ///
 /// # Errors
-/// Options that don't fit the model (a group that doesn't divide a layer's inputs), a weight that isn't finite, a folder that
-/// holds something else, a text too short to calibrate on: what, where, and what was expected.
-pub fn quantise(
-    dir: &Path,
-    out: &Path,
-    options: &QuantiseOptions,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<QuantiseReport> {
-    let start = Instant::now();
-    std::fs::read_dir(dir).map_err(Error::io(dir))?;
+/// Why it can't be.
+pub(crate) fn quantisable(dir: &Path, options: &QuantiseOptions) -> Result<ModelConfig> {
     let config = ModelConfig::load(dir)?;
     if config.quantization.is_some() {
         return Err(Error::file(
@@ -78,6 +69,24 @@ pub fn quantise(
         return Err(Error::file(dir, "model_type", "a checkpoint of the Llama family", found));
     }
     options.check(&config)?;
+    Ok(config)
+}
+
+/// Quantises the linear layers of the checkpoint in `dir` and writes a Hugging Face checkpoint to `out`. `progress` is told how
+/// many parts are done, and of how many.
+///
+/// # Errors
+/// Options that don't fit the model (a group that doesn't divide a layer's inputs), a weight that isn't finite, a folder that
+/// holds something else, a text too short to calibrate on: what, where, and what was expected.
+pub fn quantise(
+    dir: &Path,
+    out: &Path,
+    options: &QuantiseOptions,
+    progress: &mut dyn FnMut(usize, usize),
+) -> Result<QuantiseReport> {
+    let start = Instant::now();
+    std::fs::read_dir(dir).map_err(Error::io(dir))?;
+    let config = quantisable(dir, options)?;
     let checkpoint = Checkpoint::open(dir)?;
     let windows = match options.method {
         Method::Gptq => calibrate::windows(dir, &config, options)?,
