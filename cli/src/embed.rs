@@ -5,7 +5,7 @@ use serde::Serialize;
 use tilewright::{EmbedOptions, Embedder, Pooling};
 
 use crate::args::EmbedArgs;
-use crate::load::tell_why_no_gpu;
+use crate::load::{read_text, tell_why_no_gpu};
 use crate::output::{Failure, print_json, print_line};
 use crate::run::parse_ids;
 
@@ -59,13 +59,9 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode, Failure> {
 /// The texts of the arguments, or the lines of the file.
 fn texts(args: &EmbedArgs) -> Result<Vec<String>, Failure> {
     let Some(path) = &args.file else { return Ok(args.texts.clone()) };
-    let in_file = |error: &dyn std::fmt::Display| Failure::Message(format!("{}: {error}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| in_file(&error))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| in_file(&format!("expected UTF-8 text, found {}", error.utf8_error())))?;
-    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    let lines: Vec<String> = read_text(path)?.lines().map(str::to_owned).collect();
     if lines.is_empty() {
-        return Err(in_file(&"expected a text a line, found none"));
+        return Err(Failure::Message(format!("{}: expected a text a line, found none", path.display())));
     }
     Ok(lines)
 }

@@ -1,7 +1,9 @@
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tilewright::config::ModelConfig;
 use tilewright::{DeviceChoice, Model};
 
 use crate::args::ModelArgs;
@@ -12,9 +14,19 @@ const DEMO: &str = "models/demo/target";
 /// Where its draft model does.
 const DEMO_DRAFT: &str = "models/demo/draft";
 
-/// The folder asked for, or the demo model's.
-pub fn model_dir(args: &ModelArgs) -> PathBuf {
-    args.model.clone().unwrap_or_else(default_model_dir)
+/// The shape of the demo model, which needs nothing beside the program.
+const DEMO_CONFIG: &str = include_str!("../../models/demo/target/config.json");
+
+/// The folder asked for, or the demo model's, where that is still to be found.
+pub fn model_dir(asked: Option<&PathBuf>) -> Result<PathBuf, Failure> {
+    let dir = asked.cloned().unwrap_or_else(default_model_dir);
+    if asked.is_none() && !dir.exists() {
+        return Err(Failure::Message(format!(
+            "--model: expected a folder, as the demo model is neither where this program was built ({}) nor below the current folder; found none",
+            built_in(DEMO).display()
+        )));
+    }
+    Ok(dir)
 }
 
 /// The demo model's folder.
@@ -27,15 +39,50 @@ pub fn default_draft_dir() -> PathBuf {
     bundled(DEMO_DRAFT)
 }
 
+/// The demo model's shape.
+pub fn demo_config() -> Result<ModelConfig, Failure> {
+    Ok(ModelConfig::from_json("the demo model's config.json", DEMO_CONFIG)?)
+}
+
+/// A folder of the workspace that this program was built in, or of the current folder's.
 fn bundled(path: &str) -> PathBuf {
-    // The workspace is the folder that this crate's folder is in.
-    let built_in = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("")).join(path);
+    let built_in = built_in(path);
     if built_in.exists() { built_in } else { PathBuf::from(path) }
+}
+
+fn built_in(path: &str) -> PathBuf {
+    // The workspace is the folder that this crate's folder is in.
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("")).join(path)
+}
+
+/// A file of UTF-8 text.
+pub fn read_text(path: &Path) -> Result<String, Failure> {
+    let wrong = |error: &dyn Display| Failure::Message(format!("{}: {error}", path.display()));
+    let bytes = std::fs::read(path).map_err(|error| wrong(&error))?;
+    String::from_utf8(bytes)
+        .map_err(|error| wrong(&format!("expected UTF-8 text, found {}", error.utf8_error())))
+}
+
+/// A bar on standard error where that is a terminal, told of parts that are done; it is gone once `work` is.
+pub fn with_bar<T>(template: &str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {
+    let bar = ProgressBar::no_length();
+    if !std::io::stderr().is_terminal() {
+        bar.set_draw_target(ProgressDrawTarget::hidden());
+    }
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    let done = work(&mut |done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    done
 }
 
 /// Loads a model. Standard error gets a bar where it is a terminal, and a line where a GPU would have been used but can't be.
 pub fn load(args: &ModelArgs) -> Result<Model, Failure> {
-    let model = load_with_bar(&model_dir(args), args.device)?;
+    let model = load_with_bar(&model_dir(args.model.as_ref())?, args.device)?;
     tell_why_no_gpu(model.no_gpu());
     Ok(model)
 }
@@ -53,17 +100,7 @@ pub fn load_beside(dir: &Path, device: DeviceChoice) -> Result<Model, Failure> {
 }
 
 fn load_with_bar(dir: &Path, device: DeviceChoice) -> Result<Model, Failure> {
-    if !std::io::stderr().is_terminal() {
-        return Ok(Model::load(dir, device)?);
-    }
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("loading {bar:30} {pos}/{len}") {
-        bar.set_style(style);
-    }
-    let model = Model::load_with_progress(dir, device, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    Ok(model?)
+    let loaded =
+        with_bar("loading {bar:30} {pos}/{len}", |progress| Model::load_with_progress(dir, device, progress));
+    Ok(loaded?)
 }

@@ -1,3 +1,4 @@
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -9,9 +10,58 @@ pub enum Failure {
     Message(String),
 }
 
+/// Parameters of the runtime and the server, and the flags that they are given by.
+const FLAGS: &[(&str, &str)] = &[
+    ("act-order", "--act-order"),
+    ("bandwidth", "--bandwidth"),
+    ("batch", "--batch"),
+    ("bits", "--bits"),
+    ("body bytes", "--max-body-bytes"),
+    ("cache_tokens", "--cache-tokens"),
+    ("calib", "--calib"),
+    ("choices", "--max-choices"),
+    ("connections", "--max-connections"),
+    ("context", "--context"),
+    ("ctx", "--ctx"),
+    ("damp", "--damp"),
+    ("device", "--device"),
+    ("draft model", "--draft"),
+    ("drafts", "--speculate"),
+    ("flops", "--flops"),
+    ("group", "--group"),
+    ("max_running", "--max-running"),
+    ("max_tokens", "--max-tokens"),
+    ("memory-gb", "--memory-gb"),
+    ("min_p", "--min-p"),
+    ("page_size", "--page-size"),
+    ("pooling", "--pooling"),
+    ("preset", "--preset"),
+    ("queue", "--max-queue"),
+    ("rows", "--rows"),
+    ("samples", "--samples"),
+    ("seq", "--seq"),
+    ("stop", "--stop"),
+    ("temperature", "--temp"),
+    ("top_p", "--top-p"),
+    ("weights", "--weights"),
+];
+
+impl Failure {
+    /// A parameter that can't be used, by the name that the user gave it.
+    pub fn expected(what: &str, expected: &str, found: &dyn Display) -> Failure {
+        let name = FLAGS.iter().find(|(parameter, _)| *parameter == what).map_or(what, |(_, flag)| flag);
+        Failure::Message(format!("{name}: expected {expected}, found {found}"))
+    }
+}
+
 impl From<tilewright::Error> for Failure {
     fn from(error: tilewright::Error) -> Failure {
-        Failure::Message(error.to_string())
+        match error {
+            tilewright::Error::Request { what, expected, found } => {
+                Failure::expected(what, &expected, &found)
+            }
+            other => Failure::Message(other.to_string()),
+        }
     }
 }
 
@@ -38,7 +88,6 @@ pub fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     print_line(&text)
 }
 
-/// Writes a file, whose name is in what is said if that fails.
 /// Fails before the work where its page couldn't be written after it. The file is there afterwards, empty if it wasn't there before.
 pub fn check_writable(path: Option<&Path>) -> Result<(), Failure> {
     let Some(path) = path else { return Ok(()) };
@@ -46,6 +95,7 @@ pub fn check_writable(path: Option<&Path>) -> Result<(), Failure> {
     opened.map(drop).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
 }
 
+/// Writes a file, whose name is in what is said if that fails.
 pub fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
 }

@@ -1,29 +1,17 @@
-use std::fmt::Display;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tilewright::quantise::{Method, QuantiseOptions, QuantiseReport, quantise};
 
 use crate::args::QuantizeArgs;
-use crate::load::default_model_dir;
+use crate::load::{model_dir, read_text, with_bar};
 use crate::output::{Failure, bytes_in_words, print_json, print_line};
 
 pub fn run(args: &QuantizeArgs) -> Result<ExitCode, Failure> {
-    let dir = args.model.clone().unwrap_or_else(default_model_dir);
+    let dir = model_dir(args.model.as_ref())?;
     let options = options(args)?;
-    let bar = ProgressBar::no_length();
-    if !std::io::stderr().is_terminal() {
-        bar.set_draw_target(ProgressDrawTarget::hidden());
-    }
-    if let Ok(style) = ProgressStyle::with_template("quantising {bar:30} {pos}/{len} {elapsed}") {
-        bar.set_style(style);
-    }
-    let report = quantise(&dir, &args.out, &options, &mut |done, total| {
-        bar.set_length(total as u64);
-        bar.set_position(done as u64);
+    let report = with_bar("quantising {bar:30} {pos}/{len} {elapsed}", |progress| {
+        quantise(&dir, &args.out, &options, progress)
     });
-    bar.finish_and_clear();
     let report = report?;
     if args.json {
         print_json(&report)?;
@@ -34,21 +22,13 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode, Failure> {
 }
 
 fn options(args: &QuantizeArgs) -> Result<QuantiseOptions, Failure> {
-    let calibration = match &args.calib {
-        None => None,
-        Some(path) => {
-            let wrong = |error: &dyn Display| Failure::Message(format!("{}: {error}", path.display()));
-            let bytes = std::fs::read(path).map_err(|error| wrong(&error))?;
-            let text = String::from_utf8(bytes)
-                .map_err(|error| wrong(&format!("expected UTF-8 text, found {}", error.utf8_error())))?;
-            Some(text)
-        }
-    };
+    let calibration = args.calib.as_deref().map(read_text).transpose()?;
     let group = match args.group {
         -1 => None,
-        group => Some(usize::try_from(group).map_err(|_| {
-            Failure::Message(format!("group: expected -1 or a number from 1, found {group}"))
-        })?),
+        group => Some(
+            usize::try_from(group)
+                .map_err(|_| Failure::expected("group", "-1 or a number from 1", &group))?,
+        ),
     };
     let bits = args.bits.unwrap_or(if args.method == Method::Int8 { 8 } else { 4 });
     Ok(QuantiseOptions {

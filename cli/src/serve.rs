@@ -1,4 +1,5 @@
 use std::io::IsTerminal;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -18,7 +19,10 @@ const CACHE_SHARE: usize = 4;
 
 impl From<ServeError> for Failure {
     fn from(error: ServeError) -> Failure {
-        Failure::Message(error.to_string())
+        match error {
+            ServeError::Config { what, expected, found } => Failure::expected(what, &expected, &found),
+            other => Failure::Message(other.to_string()),
+        }
     }
 }
 
@@ -26,17 +30,18 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     tilewright_server::return_freed_memory();
     let api_key = args.api_key.clone().or_else(|| std::env::var(KEY_VARIABLE).ok());
     if api_key.as_ref().is_some_and(|key| key.is_empty() || !key.is_ascii()) {
-        return Err(Failure::Message("api-key: expected ASCII characters, found none or others".into()));
+        return Err(Failure::Message("--api-key: expected ASCII characters, found none or others".into()));
     }
     let filter = tracing_subscriber::EnvFilter::try_new(&args.log).map_err(|error| {
-        Failure::Message(format!("log: expected a level or a filter, found {:?}: {error}", args.log))
+        Failure::Message(format!("--log: expected a level or a filter, found {:?}: {error}", args.log))
     })?;
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .init();
-    let name = args.name.first().cloned().unwrap_or_else(|| name_of(args));
+    let dir = model_dir(args.model.model.as_ref())?;
+    let name = args.name.first().cloned().unwrap_or_else(|| name_of(args, &dir));
     let config = ServerConfig {
         aliases: args.name.iter().skip(1).cloned().collect(),
         api_key,
@@ -44,8 +49,8 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         ..ServerConfig::new(name.clone())
     };
     let is_open = config.api_key.is_none();
-    let embeds = EncoderConfig::describes(&model_dir(&args.model))?;
-    let (server, device) = if embeds { embedding(args, config)? } else { generating(args, config)? };
+    let embeds = EncoderConfig::describes(&dir)?;
+    let (server, device) = if embeds { embedding(args, &dir, config)? } else { generating(args, config)? };
     let answers = match (embeds, server.has_chat_template()) {
         (true, _) => "embeddings",
         (false, true) => "the checkpoint's chat template",
@@ -91,8 +96,8 @@ fn generating(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String)
 }
 
 /// A BERT-like model, and its device.
-fn embedding(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String), Failure> {
-    let embedder = Embedder::load(model_dir(&args.model), args.model.device)?;
+fn embedding(args: &ServeArgs, dir: &Path, server: ServerConfig) -> Result<(Server, String), Failure> {
+    let embedder = Embedder::load(dir, args.model.device)?;
     tell_why_no_gpu(embedder.no_gpu());
     let device = embedder.device();
     Ok((Server::embedding(Box::new(embedder), server)?, device))
@@ -112,13 +117,12 @@ fn limits(args: &ServeArgs) -> Limits {
 }
 
 /// The model's folder's name; the demo's is told by its parent.
-fn name_of(args: &ServeArgs) -> String {
+fn name_of(args: &ServeArgs, dir: &Path) -> String {
     if args.model.model.is_none() {
         return "tilewright-demo".into();
     }
-    let dir = model_dir(&args.model);
     // A path like '.' has no name of its own.
-    let dir = dir.canonicalize().unwrap_or(dir);
+    let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
     dir.file_name().map_or_else(|| "model".into(), |name| name.to_string_lossy().into_owned())
 }
 

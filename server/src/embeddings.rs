@@ -39,13 +39,9 @@ fn embed(app: &App, body: &[u8]) -> ApiResult<Response> {
         return Err(ApiError::unsupported("dimensions", &dimensions.to_string()));
     }
     fields.finish(HARMLESS, &[])?;
-    let embedded = embedder.embed(&inputs).map_err(|error| {
-        let error = ApiError::from(error);
-        if error.status == StatusCode::BAD_REQUEST {
-            ApiError { param: Some("input".into()), ..error }
-        } else {
-            error
-        }
+    let embedded = embedder.embed(&inputs).map_err(|error| match error {
+        tilewright::Error::Request { expected, found, .. } => ApiError::field("input", expected, found),
+        other => other.into(),
     })?;
     let tokens: usize = embedded.iter().map(|one| one.tokens).sum();
     let told: Vec<Value> = embedded

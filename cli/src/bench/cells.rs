@@ -4,7 +4,7 @@ use tilewright_benches::cells::{self, Cell};
 use tilewright_benches::shapes::{self, Family, ModelShape, Sizes};
 
 use super::{BenchArgs, What, failure};
-use crate::load::default_model_dir;
+use crate::load::demo_config;
 use crate::output::Failure;
 
 /// A model whose products are too large for most caches, and small enough for any machine.
@@ -67,7 +67,7 @@ fn shapes(args: &BenchArgs, on_gpu: bool) -> Result<Vec<ModelShape>, Failure> {
     if on_gpu {
         return Ok(vec![shape("llama-3.1-8b", &preset("llama-3.1-8b")?)]);
     }
-    let mut shapes = vec![shape("demo", &ModelConfig::load(&default_model_dir())?)];
+    let mut shapes = vec![shape("demo", &demo_config()?)];
     if !args.quick {
         shapes.push(shape(CPU_PRESET, &preset(CPU_PRESET)?));
     }

@@ -6,7 +6,7 @@ use tilewright::{DeviceChoice, GenerateParams, KvDType, Model};
 use tilewright_benches::report::{EndToEnd, Limit, Report};
 
 use super::BenchArgs;
-use crate::load::default_model_dir;
+use crate::load::model_dir;
 use crate::output::Failure;
 
 /// Sequences served at a time.
@@ -14,7 +14,7 @@ const RUNNING: usize = 16;
 
 /// A prompt, one sequence, many: each beside what the measured ceilings allow.
 pub fn measure(args: &BenchArgs, report: &Report) -> Result<Vec<EndToEnd>, Failure> {
-    let dir = args.model.clone().unwrap_or_else(default_model_dir);
+    let dir = model_dir(args.model.as_ref())?;
     let choice = if report.machine.driver == "none" { DeviceChoice::Cpu } else { args.device };
     let model = Model::load(&dir, choice)?;
     let name = if args.model.is_some() { dir.display().to_string() } else { "the demo model".to_string() };

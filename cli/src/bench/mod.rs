@@ -9,12 +9,14 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tilewright::cache::kv_dtype;
+use tilewright::config::ModelConfig;
 use tilewright::{DeviceChoice, KvDType};
 use tilewright_benches::cells::Cell;
 use tilewright_benches::cpu::{CpuRunner, Effort};
 use tilewright_benches::peers;
 use tilewright_benches::report::{Report, page, table};
 
+use crate::load::model_dir;
 use crate::output::{Failure, check_writable, print_json, print_line, write_file};
 
 /// What is timed.
@@ -84,6 +86,13 @@ pub struct BenchArgs {
     pub html: Option<PathBuf>,
 }
 
+impl BenchArgs {
+    /// Whether whole models are among what is timed.
+    fn runs_models(&self) -> bool {
+        matches!(self.what, What::E2e | What::All)
+    }
+}
+
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     check(args)?;
     check_writable(args.html.as_deref())?;
@@ -101,7 +110,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             }
         },
     };
-    if matches!(args.what, What::E2e | What::All) {
+    if args.runs_models() {
         eprintln!("measuring: whole models");
         report.end_to_end = end_to_end::measure(args, &report)?;
     }
@@ -120,24 +129,26 @@ fn failure(error: tilewright_benches::Error) -> Failure {
     Failure::Message(error.to_string())
 }
 
-/// Sizes of no tokens, and those that no machine has memory for.
+/// Refuses, before anything is measured for nothing, what can't be read, sizes of no tokens, and those that no machine has memory for.
 fn check(args: &BenchArgs) -> Result<(), Failure> {
     if let Some(path) = &args.peers {
-        // Before anything is measured for nothing.
         peers::read(path).map(drop).map_err(failure)?;
+    }
+    if args.runs_models() {
+        ModelConfig::load(&model_dir(args.model.as_ref())?)?;
     }
     const MOST: usize = 1 << 22;
     let sizes = [("seq", args.seq), ("batch", args.batch), ("context", args.context)];
     let rows = args.rows.iter().map(|&rows| ("rows", Some(rows)));
     for (what, size) in sizes.into_iter().chain(rows) {
         if let Some(size) = size.filter(|size| !(1..=MOST).contains(size)) {
-            return Err(Failure::Message(format!("{what}: expected 1 to {MOST}, found {size}")));
+            return Err(Failure::expected(what, &format!("1 to {MOST}"), &size));
         }
     }
     let tokens = |tokens: Option<usize>| tokens.unwrap_or(1) * args.batch.unwrap_or(1);
     let most = tokens(args.seq).max(tokens(args.context));
     if most > MOST {
-        return Err(Failure::Message(format!("batch: expected at most {MOST} tokens in all, found {most}")));
+        return Err(Failure::expected("batch", &format!("at most {MOST} tokens in all"), &most));
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use clap::Args;
 use tilewright::DeviceChoice;
 use tilewright::ladder::{Claim, Ladder, LadderOptions, Rung, measure};
 
-use crate::load::{default_draft_dir, default_model_dir};
+use crate::load::{default_draft_dir, model_dir};
 use crate::output::{Failure, check_writable, print_json, print_line, write_file};
 
 #[derive(Debug, Args)]
@@ -36,7 +36,7 @@ pub struct LadderArgs {
 
 pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
     let options = LadderOptions {
-        target: args.model.clone().unwrap_or_else(default_model_dir),
+        target: model_dir(args.model.as_ref())?,
         draft: args.draft.clone().unwrap_or_else(default_draft_dir),
         device: args.device,
         quick: args.quick,

@@ -11,7 +11,7 @@ use tilewright::plan::{
     Given, Goal, KvFormat, Plan, PlanRequest, WeightFormat, device, plan, preset, presets,
 };
 
-use crate::load::default_model_dir;
+use crate::load::demo_config;
 use crate::output::{Failure, print_json, print_line};
 
 #[derive(Debug, Args)]
@@ -87,9 +87,10 @@ fn shape(args: &PlanArgs) -> Result<(String, ModelConfig), Failure> {
     if let Some(path) = &args.config {
         return Ok((path.display().to_string(), ModelConfig::read(path)?));
     }
-    let dir = args.model.clone().unwrap_or_else(default_model_dir);
-    let name = if args.model.is_some() { dir.display().to_string() } else { "the demo model".to_string() };
-    Ok((name, ModelConfig::load(&dir)?))
+    match &args.model {
+        Some(dir) => Ok((dir.display().to_string(), ModelConfig::load(dir)?)),
+        None => Ok(("the demo model".to_string(), demo_config()?)),
+    }
 }
 
 fn request(args: &PlanArgs) -> PlanRequest {
@@ -108,7 +109,7 @@ fn given(args: &PlanArgs) -> Result<Given, Failure> {
         None => None,
         Some(gb) if gb.is_finite() && gb > 0.0 && gb <= 1e9 => Some((gb * 1e9) as u64),
         Some(gb) => {
-            return Err(Failure::Message(format!("memory-gb: expected a number above 0, found {gb}")));
+            return Err(Failure::expected("memory-gb", "a number above 0", &gb));
         }
     };
     Ok(Given {

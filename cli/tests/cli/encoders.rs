@@ -1,7 +1,7 @@
 //! Encoders: verified, inspected, and asked for vectors.
 
-use crate::common::{assert_refused, json, workspace};
-use serde_json::{Value, json as value};
+use crate::common::{assert_refused, bert_of_words, json, workspace};
+use serde_json::Value;
 
 fn fixture(name: &str) -> String {
     workspace("tests/fixtures").join(name).to_str().expect("UTF-8").to_string()
@@ -60,30 +60,6 @@ fn poolings_differ_and_lines_of_a_file_are_texts() {
     assert_eq!(embed(&["--file", path.to_str().expect("UTF-8")]), embed(&["5,6,7", "9"]));
 }
 
-/// A tokenizer of words in BERT's manner, which asks for padding and cutting as files of sentence encoders do.
-fn tokenizer() -> Value {
-    value!({
-        "version": "1.0",
-        "truncation": {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0},
-        "padding": {"strategy": {"Fixed": 16}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 0,
-            "pad_type_id": 0, "pad_token": "[PAD]"},
-        "added_tokens": [],
-        "normalizer": {"type": "Lowercase"},
-        "pre_tokenizer": {"type": "Whitespace"},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "[CLS]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
-                {"SpecialToken": {"id": "[SEP]", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
-            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]},
-                "[SEP]": {"id": "[SEP]", "ids": [3], "tokens": ["[SEP]"]}}
-        },
-        "decoder": null,
-        "model": {"type": "WordLevel", "unk_token": "[UNK]",
-            "vocab": {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "one": 4, "two": 5, "three": 6}}
-    })
-}
-
 #[test]
 fn doctor_accounts_for_every_tensor() {
     for name in ["bert", "vit", "gpt2"] {
@@ -94,17 +70,16 @@ fn doctor_accounts_for_every_tensor() {
 
 #[test]
 fn words_become_the_tokens_of_the_tokenizer() {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    for file in ["config.json", "model.safetensors"] {
-        std::fs::copy(format!("{}/{file}", fixture("bert")), dir.path().join(file)).expect("copied");
-    }
-    std::fs::write(dir.path().join("tokenizer.json"), tokenizer().to_string()).expect("written");
+    let dir = bert_of_words();
     let path = dir.path().to_str().expect("UTF-8");
-    let args = ["embed", "-m", path, "--json", "--device", "cpu", "One two three two", "four"];
-    let report = json(&args);
-    assert_eq!(report["embeddings"][0]["tokens"], 6);
-    let ids = json(&["embed", "-m", path, "--ids", "--json", "--device", "cpu", "2,4,5,6,5,3", "2,1,3"]);
-    assert_eq!(report["embeddings"], ids["embeddings"]);
+    let embed = |texts: &[&str]| json(&[&["embed", "-m", path, "--json", "--device", "cpu"], texts].concat());
+    // One whole word, one of two pieces, a word of letters, one that isn't known.
+    let found = embed(&["The kernels, RUN fast", "zebra"]);
+    let tokens = found["embeddings"].as_array().expect("rows").iter().map(|row| &row["tokens"]);
+    assert_eq!(tokens.collect::<Vec<_>>(), [8, 3]);
+    let ids = ["2,4,5,6,16,7,8,3", "2,1,3"];
+    assert_eq!(found["embeddings"], embed(&[&["--ids"], &ids[..]].concat())["embeddings"]);
+    assert_refused(&["embed", "-m", path, "--device", "cpu", ""], &["text: expected at least one character"]);
 }
 
 #[test]

@@ -48,12 +48,12 @@ fn presets_are_listed_and_each_is_planned() {
 #[test]
 fn what_cannot_be_planned_is_refused() {
     let refused = |args: &[&str], part: &str| assert_refused(&[&["plan"], args].concat(), &[part]);
-    refused(&["--preset", "gpt-9"], "preset: expected one of llama-2-7b, ");
-    refused(&["--preset", "llama-2-7b", "--context", "8192"], "context: expected 1 to 4096, found 8192");
-    refused(&["--preset", "llama-2-7b", "--batch", "0"], "batch: expected 1 to 1048576, found 0");
+    refused(&["--preset", "gpt-9"], "--preset: expected one of llama-2-7b, ");
+    refused(&["--preset", "llama-2-7b", "--context", "8192"], "--context: expected 1 to 4096, found 8192");
+    refused(&["--preset", "llama-2-7b", "--batch", "0"], "--batch: expected 1 to 1048576, found 0");
     refused(
         &["--preset", "llama-2-7b", "--device", "tpu"],
-        "device: expected h100, h200, a100, l40s, rtx4090 or cpu",
+        "--device: expected h100, h200, a100, l40s, rtx4090 or cpu",
     );
     refused(
         &["--preset", "llama-2-7b", "--weights", "int3"],
@@ -61,9 +61,12 @@ fn what_cannot_be_planned_is_refused() {
     );
     refused(
         &["--preset", "llama-2-7b", "--memory-gb", "nan"],
-        "memory-gb: expected a number above 0, found NaN",
+        "--memory-gb: expected a number above 0, found NaN",
     );
-    refused(&["--preset", "llama-2-7b", "--bandwidth", "0"], "bandwidth: expected a number above 0, found 0");
+    refused(
+        &["--preset", "llama-2-7b", "--bandwidth", "0"],
+        "--bandwidth: expected a number above 0, found 0",
+    );
     refused(&["--config", "no/such/file.json"], "no/such/file.json");
     refused(&["--preset", "llama-2-7b", "--config", "x"], "cannot be used with");
 }

@@ -55,15 +55,15 @@ fn what_cannot_be_quantised_is_refused() {
     let refused = |flags: &[&str], parts: &[&str]| {
         assert_refused(&[&["quantize", "-m", draft, "-o", out, "--device", "cpu"], flags].concat(), parts);
     };
-    refused(&["--group", "64"], &["calib: expected a text file to calibrate on (method gptq), found none"]);
+    refused(&["--group", "64"], &["--calib: expected a text file to calibrate on (method gptq), found none"]);
     refused(
         &[],
-        &["group: expected a divisor of 192, the inputs of model.layers.0.self_attn.q_proj, found 128"],
+        &["--group: expected a divisor of 192, the inputs of model.layers.0.self_attn.q_proj, found 128"],
     );
-    refused(&["--group", "-2"], &["group: expected -1 or a number from 1, found -2"]);
-    refused(&["--group", "0"], &["group: expected -1 or a number from 1, found 0"]);
+    refused(&["--group", "-2"], &["--group: expected -1 or a number from 1, found -2"]);
+    refused(&["--group", "0"], &["--group: expected -1 or a number from 1, found 0"]);
     refused(&["--method", "awq"], &["gptq, rtn or int8"]);
-    refused(&["--bits", "3"], &["bits: expected 4 or 8, found 3"]);
+    refused(&["--bits", "3"], &["--bits: expected 4 or 8, found 3"]);
     refused(&["--group", "64", "--calib", "/no/such/file"], &["/no/such/file", "No such file"]);
     assert_refused(&["doctor", "/no/such/folder"], &["/no/such/folder", "No such file"]);
 }

@@ -159,21 +159,21 @@ fn parameters_out_of_range_are_refused() {
     let run = |flags: &[&str], parts: &[&str]| {
         assert_refused(&[&["run", "fn", "--device", "cpu"], flags].concat(), parts);
     };
-    run(&["--temp", "NaN"], &["temperature: expected a finite number of at least 0, found NaN"]);
-    run(&["--temp", "-1"], &["temperature: expected a finite number of at least 0, found -1"]);
-    run(&["--temp", "inf"], &["temperature: "]);
+    run(&["--temp", "NaN"], &["--temp: expected a finite number of at least 0, found NaN"]);
+    run(&["--temp", "-1"], &["--temp: expected a finite number of at least 0, found -1"]);
+    run(&["--temp", "inf"], &["--temp: "]);
     run(&["--temp", "warm"], &["invalid value 'warm' for '--temp <T>'"]);
-    run(&["--top-p", "0"], &["top_p: expected a number above 0 and at most 1, found 0"]);
-    run(&["--top-p", "2"], &["top_p: expected a number above 0 and at most 1, found 2"]);
-    run(&["--min-p", "-0.5"], &["min_p: expected a number from 0 to 1, found -0.5"]);
-    run(&["-n", "0"], &["max_tokens: expected at least 1"]);
-    run(&["--stop", ""], &["stop: expected a text"]);
+    run(&["--top-p", "0"], &["--top-p: expected a number above 0 and at most 1, found 0"]);
+    run(&["--top-p", "2"], &["--top-p: expected a number above 0 and at most 1, found 2"]);
+    run(&["--min-p", "-0.5"], &["--min-p: expected a number from 0 to 1, found -0.5"]);
+    run(&["-n", "0"], &["--max-tokens: expected at least 1"]);
+    run(&["--stop", ""], &["--stop: expected a text"]);
     run(&["--bogus"], &["unexpected argument '--bogus'"]);
     assert_refused(&["run", "fn", "--device", "tpu"], &["--device", "auto, cpu, cpu-bf16, cuda or cuda:N"]);
     let readme = workspace("models/demo/README.md");
     let readme = readme.to_str().expect("UTF-8");
-    assert_refused(&["eval", readme, "--ctx", "1", "--device", "cpu"], &["ctx: expected 2 to 2048"]);
-    assert_refused(&["eval", readme, "--ctx", "4096", "--device", "cpu"], &["ctx: expected 2 to 2048"]);
+    assert_refused(&["eval", readme, "--ctx", "1", "--device", "cpu"], &["--ctx: expected 2 to 2048"]);
+    assert_refused(&["eval", readme, "--ctx", "4096", "--device", "cpu"], &["--ctx: expected 2 to 2048"]);
 }
 
 #[cfg(not(feature = "cuda"))]
@@ -198,11 +198,14 @@ fn drafts_that_cannot_be_made_are_refused() {
         assert_refused(&[&["run", "fn", "-n", "2", "--device", "cpu"], flags].concat(), parts);
     };
     run(&["--speculate", "3"], &["--draft", "--ngram"]);
-    run(&["--ngram", "--speculate", "16"], &["drafts", "1 to 15", "16"]);
-    run(&["--ngram", "--speculate", "0"], &["drafts", "1 to 15", "0"]);
+    run(&["--ngram", "--speculate", "16"], &["--speculate: expected 1 to 15", "16"]);
+    run(&["--ngram", "--speculate", "0"], &["--speculate: expected 1 to 15", "0"]);
     run(&["--ngram", "--no-kv-cache"], &["--ngram", "--no-kv-cache"]);
     let other = workspace("tests/fixtures/qwen2-bias");
-    run(&["--draft", other.to_str().expect("UTF-8")], &["draft model", "4096", "192"]);
+    run(
+        &["--draft", other.to_str().expect("UTF-8")],
+        &["--draft: expected a vocabulary of 4096 tokens, found 192"],
+    );
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use crate::common::{assert_refused, workspace};
+use serde_json::Value;
+
+use crate::common::{assert_refused, bert_of_words, json, workspace};
 
 /// A server on a free port, of the demo model unless arguments say otherwise, and its address.
 fn start(args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>, String) {
@@ -66,22 +68,45 @@ fn a_server_told_to_end_finishes_what_is_under_way() {
 
 #[test]
 fn an_encoder_is_served_as_embeddings() {
-    let bert = workspace("tests/fixtures/bert");
-    let (mut child, _stderr, address) = start(&["-m", bert.to_str().expect("UTF-8")]);
-    let body = r#"{"model": "bert", "input": [[2, 17, 5, 3], [2, 9, 3]]}"#;
-    let mut connection = TcpStream::connect(&address).expect("a connection");
-    let length = body.len();
-    write!(
-        connection,
-        "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
-    )
-    .expect("sent");
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).expect("an answer");
+    let bert = bert_of_words();
+    let path = bert.path().to_str().expect("UTF-8");
+    let (mut child, _stderr, address) = start(&["-m", path, "--name", "bert"]);
+    let ask = |input: &str| {
+        let body = format!(r#"{{"model": "bert", "input": {input}}}"#);
+        let mut connection = TcpStream::connect(&address).expect("a connection");
+        let length = body.len();
+        write!(
+            connection,
+            "POST /v1/embeddings HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+        .expect("sent");
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).expect("an answer");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        let status = head.split(' ').nth(1).map(str::to_string).expect("a status");
+        (status, serde_json::from_str::<Value>(body).expect("JSON"))
+    };
+    let texts = ask(r#"["The kernels run", "zebra", [2, 8, 3]]"#);
+    let ids = ask("[[2, 4, 5, 6, 7, 3], [2, 1, 3], [2, 8, 3]]");
+    let empty = ask(r#"[""]"#);
+    let long = ask(&format!("[{:?}]", "run ".repeat(200)));
     let ended = Command::new("kill").arg(child.id().to_string()).status().expect("kill");
     assert!(ended.success() && child.wait().expect("an end").success());
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("\"prompt_tokens\":7"), "{answer}");
-    assert_eq!(answer.matches("\"embedding\":[").count(), 2, "{answer}");
+    assert_eq!((&texts.0[..], &texts.1["usage"]["prompt_tokens"]), ("200", &12.into()), "{}", texts.1);
+    assert_eq!(texts.1["data"], ids.1["data"]);
+    // What `embed` says of the same texts.
+    let said = json(&["embed", "-m", path, "--json", "--device", "cpu", "The kernels run", "zebra"]);
+    let numbers = |row: &Value| -> Vec<f32> {
+        let vector = row["embedding"].as_array().expect("a vector");
+        vector.iter().map(|number| number.as_f64().expect("a number") as f32).collect()
+    };
+    for (index, row) in said["embeddings"].as_array().expect("rows").iter().enumerate() {
+        assert_eq!(numbers(row), numbers(&texts.1["data"][index]));
+    }
+    assert_eq!(empty.0, "400", "{}", empty.1);
+    let error = &long.1["error"];
+    assert_eq!((&long.0[..], &error["param"]), ("400", &"input".into()), "{error}");
+    assert_eq!(error["message"], "input: expected 1 to 128 tokens (the model's context), found 202");
 }
 
 #[test]
@@ -89,12 +114,16 @@ fn a_server_that_cannot_be_is_refused() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port().to_string();
     assert_refused(&["serve", "--device", "cpu", "--port", &port], &["127.0.0.1:", "in use"]);
-    assert_refused(&["serve", "--device", "cpu", "--api-key", ""], &["api-key: expected "]);
+    assert_refused(&["serve", "--device", "cpu", "--api-key", ""], &["--api-key: expected "]);
     assert_refused(
         &["serve", "--device", "cpu", "--max-running", "0"],
-        &["max_running: expected at least 1"],
+        &["--max-running: expected at least 1"],
     );
-    assert_refused(&["serve", "--device", "cpu", "--log", "server=loud"], &["log: expected "]);
+    assert_refused(&["serve", "--device", "cpu", "--log", "server=loud"], &["--log: expected "]);
+    assert_refused(
+        &["serve", "--device", "cpu", "--max-connections", "0"],
+        &["--max-connections: expected at least 1"],
+    );
     assert_refused(&["serve", "--port", "70000"], &["70000"]);
     assert_refused(&["serve", "--speculate", "3"], &["--draft"]);
     // A tokenizer that its reader would panic on.

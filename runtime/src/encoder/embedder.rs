@@ -140,11 +140,14 @@ impl Embedder {
     /// Vectors of texts.
     ///
     /// # Errors
-    /// A checkpoint without a tokenizer; as [`Embedder::embed_ids`].
+    /// A checkpoint without a tokenizer; an empty text, which OpenAI's API refuses too; as [`Embedder::embed_ids`].
     pub fn embed(&self, texts: &[impl AsRef<str>], options: &EmbedOptions) -> Result<Embeddings> {
         let tokenizer = self.tokenizer.as_deref().ok_or_else(|| {
             Error::file(&self.dir, "tokenizer", "tokenizer.json, or texts as token ids", "none")
         })?;
+        if texts.iter().any(|text| text.as_ref().is_empty()) {
+            return Err(Error::request("text", "at least one character", "none"));
+        }
         let ids = texts.iter().map(|text| tokenizer.encode(text.as_ref())).collect::<Result<Vec<_>>>()?;
         let ids: Vec<&[u32]> = ids.iter().map(Vec::as_slice).collect();
         self.embed_ids(&ids, options)
