@@ -60,7 +60,7 @@ pub struct ModelArgs {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("drafts_from").args(["draft", "ngram"]))]
 pub struct RunArgs {
-    /// Text to continue [default: standard input]
+    /// Text to continue; an empty one begins anew, where the checkpoint has a token for it [default: standard input]
     pub prompt: Option<String>,
     #[command(flatten)]
     pub model: ModelArgs,
@@ -73,7 +73,7 @@ pub struct RunArgs {
     /// Sample from the K likeliest tokens; 0 for all
     #[arg(long, default_value_t = 0, value_name = "K")]
     pub top_k: u32,
-    /// Sample from the fewest tokens whose probabilities reach P
+    /// Sample from the fewest tokens whose probabilities reach P; 0 for the likeliest alone
     #[arg(long, default_value_t = 1.0, value_name = "P", allow_negative_numbers = true)]
     pub top_p: f32,
     /// Sample from tokens at least P times as likely as the likeliest

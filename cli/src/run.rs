@@ -60,7 +60,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         None => Prompt::Text(&text),
     };
     if args.speculation() != Speculation::Off {
-        return speculate::run(args, &params, (&model, draft.as_ref()), &text, ids, load_seconds);
+        return speculate::run(args, &params, (&model, draft.as_ref()), prompt, load_seconds);
     }
     let mut generation = model.generate(prompt, &params)?;
     if args.json {
@@ -85,6 +85,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
             out.print(token.id, &token.text)?;
         }
         out.finish()?;
+        tell_end(&model, args, generation.finish_reason(), generation.output_ids().len());
         tell_speed(&model, generation.timings());
     }
     Ok(ExitCode::SUCCESS)
@@ -124,6 +125,16 @@ impl Printer {
     fn finish(&mut self) -> Result<(), Failure> {
         writeln!(self.out)?;
         Ok(self.out.flush()?)
+    }
+}
+
+/// A line where the text ended before it was as long as asked, and no token says why.
+fn tell_end(model: &Model, args: &RunArgs, finish: Option<FinishReason>, tokens: usize) {
+    if finish == Some(FinishReason::Context) {
+        let (context, asked) = (model.config().context, args.max_tokens);
+        eprintln!(
+            "note: the model's context of {context} tokens ended the text after {tokens} of the {asked} asked for"
+        );
     }
 }
 

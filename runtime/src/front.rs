@@ -6,7 +6,7 @@ use tilewright_host::{Device, KvDType};
 use crate::checkpoint::Checkpoint;
 use crate::config::{FrequencyPrecision, ModelConfig};
 use crate::device::{self, AnyDecoder, DeviceChoice, Loaded};
-use crate::generate::{GenerateParams, Generation, Prompt};
+use crate::generate::{GenerateParams, Generation, Prompt, check_tokens};
 use crate::model::Sequence;
 use crate::tokenizer::Tokenizer;
 use crate::{Error, Result};
@@ -145,6 +145,20 @@ impl Model {
         self.tokenizer.as_deref().ok_or_else(|| {
             Error::file(&self.dir, "tokenizer", "tokenizer.json, or a prompt of token ids", "none")
         })
+    }
+
+    /// The token ids of a prompt.
+    ///
+    /// # Errors
+    /// A text where the checkpoint has no tokenizer; no token, which is what an empty text comes to where the checkpoint puts none before
+    /// it; an id outside of the vocabulary.
+    pub fn encode<'p>(&self, prompt: impl Into<Prompt<'p>>) -> Result<Vec<u32>> {
+        let ids = match prompt.into() {
+            Prompt::Text(text) => self.require_tokenizer()?.encode(text)?,
+            Prompt::Ids(ids) => ids.to_vec(),
+        };
+        check_tokens(&ids, &self.config)?;
+        Ok(ids)
     }
 
     /// Its weights.

@@ -147,23 +147,20 @@ pub(crate) fn token_ids(field: &str, values: Vec<Value>) -> ApiResult<Vec<u32>> 
 
 /// A prompt's token ids, and its text where that is to go out.
 fn encode(generator: &Generator, prompt: Given, echo: bool) -> ApiResult<(Vec<u32>, Option<String>)> {
+    let model = generator.model();
     let (ids, text) = match prompt {
-        Given::Text(text) => (generator.require_tokenizer("prompt")?.encode(&text)?, text),
+        Given::Text(text) => {
+            generator.require_tokenizer("prompt")?;
+            (model.encode(&text[..])?, text)
+        }
         Given::Ids(ids) => {
-            let vocab = generator.model().config().vocab_size;
-            if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-                let expected = format!("token ids below the vocabulary of {vocab}");
-                return Err(ApiError::field("prompt", expected, id.to_string()));
-            }
-            let text = match generator.model().tokenizer() {
+            let ids = model.encode(&ids[..])?;
+            let text = match model.tokenizer() {
                 Some(tokenizer) if echo => tokenizer.decode(&ids),
                 _ => String::new(),
             };
             (ids, text)
         }
     };
-    if ids.is_empty() {
-        return Err(ApiError::field("prompt", "at least one token", "none"));
-    }
     Ok((ids, echo.then_some(text)))
 }

@@ -44,7 +44,7 @@ impl Common {
         let sampling = SamplingParams {
             temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0),
             top_k: fields.integer("top_k", 0..=i64::from(u32::MAX))?.unwrap_or(0) as u32,
-            top_p: top_p(fields)?,
+            top_p: fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0),
             min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0),
             seed,
         };
@@ -98,15 +98,6 @@ pub(crate) fn max_tokens(
             let expected = format!("at most {room}, {context} less the prompt's {prompt_len} tokens");
             Err(ApiError::field(name, expected, asked.to_string()).with_code(code))
         }
-    }
-}
-
-fn top_p(fields: &mut Fields) -> ApiResult<f32> {
-    match fields.number("top_p", 0.0..=1.0)? {
-        None => Ok(1.0),
-        Some(value) if value > 0.0 => Ok(value),
-        // As the API has it, 0 leaves the likeliest token alone.
-        Some(_) => Ok(f32::MIN_POSITIVE),
     }
 }
 

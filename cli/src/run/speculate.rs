@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tilewright::engine::{Engine, EngineConfig, EngineStats, Request};
-use tilewright::{GenerateParams, Model, Timings};
+use tilewright::{GenerateParams, Model, Prompt, Timings};
 
-use super::{JsonTimings, Printer, Report, tell_speed};
+use super::{JsonTimings, Printer, Report, tell_end, tell_speed};
 use crate::args::RunArgs;
 use crate::output::{Failure, print_json};
 
@@ -47,20 +47,10 @@ pub(super) fn run(
     args: &RunArgs,
     params: &GenerateParams,
     (model, draft): (&Model, Option<&Model>),
-    text: &str,
-    ids: Option<Vec<u32>>,
+    prompt: Prompt<'_>,
     load_seconds: f64,
 ) -> Result<ExitCode, Failure> {
-    let prompt = match (ids, model.tokenizer()) {
-        (Some(ids), _) => ids,
-        (None, Some(tokenizer)) if !text.is_empty() => tokenizer.encode(text)?,
-        (None, Some(_)) => Vec::new(),
-        (None, None) => {
-            return Err(Failure::Message(
-                "prompt: expected token ids, as there is no tokenizer, found text".into(),
-            ));
-        }
-    };
+    let prompt = model.encode(prompt)?;
     let longest = prompt.len().saturating_add(params.max_tokens);
     let config = config(args, model.config().context, longest);
     let request = Request {
@@ -96,6 +86,7 @@ pub(super) fn run(
     let drafted = Drafted::of(&engine.shutdown());
     if let Some(mut printer) = printer {
         printer.finish()?;
+        tell_end(model, args, finish_reason, output_ids.len());
         tell_speed(model, timings);
         eprintln!(
             "drafts: {} of {} stood; {:.2} tokens a step that had some",

@@ -97,9 +97,11 @@ fn sampling_follows_its_seed() {
     assert_eq!(draw("1"), draw("1"));
     assert_ne!(draw("1"), draw("2"));
     let greedy = json(&["run", PROMPT, "--json", "-n", "24", "--device", "cpu"]);
-    let top_1 =
-        json(&["run", PROMPT, "--json", "-n", "24", "--temp", "2", "--top-k", "1", "--device", "cpu"]);
-    assert_eq!(greedy["output_ids"], top_1["output_ids"]);
+    for alone in [["--top-k", "1"], ["--top-p", "0"]] {
+        let flags = ["run", PROMPT, "--json", "-n", "24", "--temp", "2", "--device", "cpu"];
+        let likeliest = json(&[&flags[..], &alone].concat());
+        assert_eq!(greedy["output_ids"], likeliest["output_ids"], "{alone:?}");
+    }
 }
 
 #[test]
@@ -172,6 +174,26 @@ fn the_context_is_a_limit() {
     assert_eq!(report["output_ids"].as_array().map(Vec::len), Some(3));
     assert_eq!(report["finish_reason"], "context");
     assert_eq!(report["text"], "");
+    for flags in [&[][..], &["--ngram", "--speculate", "2"]] {
+        let args = [
+            &["run", &ids, "--ids", "-m", fixture, "-n", "100000", "--ignore-eos", "--device", "cpu"],
+            flags,
+        ];
+        let output = tilewright(&args.concat());
+        let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+        let note = "note: the model's context of 512 tokens ended the text after 3 of the 100000 asked for";
+        assert_eq!(stderr.lines().next(), Some(note), "{flags:?}: {stderr}");
+    }
+}
+
+#[test]
+fn an_empty_text_begins_anew() {
+    let run = |flags: &[&str]| json(&[&["run", "--json", "-n", "4", "--device", "cpu"], flags].concat());
+    let empty = run(&[""]);
+    assert_eq!(empty["prompt_ids"], serde_json::json!([0]));
+    for same in [&["0", "--ids"][..], &["", "--ngram"], &[]] {
+        assert_eq!(empty["output_ids"], run(same)["output_ids"], "{same:?}");
+    }
 }
 
 #[test]

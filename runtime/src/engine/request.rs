@@ -1,7 +1,7 @@
 use serde::Serialize;
 
 use super::EngineConfig;
-use crate::generate::check_prompt;
+use crate::generate::{check_length, check_tokens};
 use crate::sampling::{Logprobs, Penalties};
 use crate::{Error, FinishReason, Model, Result, SamplingParams};
 
@@ -73,7 +73,8 @@ impl Request {
     /// # Errors
     /// Names what can't be served.
     pub(crate) fn validate(&self, model: &Model, config: &EngineConfig) -> Result<()> {
-        check_prompt(&self.prompt, model)?;
+        check_length(&self.prompt, model.config())?;
+        check_tokens(&self.prompt, model.config())?;
         self.sampling.validate()?;
         self.penalties.validate()?;
         let vocab = model.config().vocab_size;

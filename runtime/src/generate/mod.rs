@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 use tilewright_host::KvDType;
 
+use crate::config::ModelConfig;
 use crate::model::Sequence;
 use crate::sampling::SamplingParams;
 use crate::tokenizer::{TextStream, Tokenizer};
@@ -16,7 +17,7 @@ pub(crate) use stop::StopMatcher;
 /// What to continue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prompt<'a> {
-    /// Text, which gets a BOS token where the checkpoint asks for one.
+    /// Text, which gets a BOS token where the checkpoint asks for one: an empty text is that token alone, and nothing without it.
     Text(&'a str),
     /// Token ids, taken as they are.
     Ids(&'a [u32]),
@@ -155,14 +156,8 @@ impl<'m> Generation<'m> {
         if !params.stop.is_empty() {
             model.require_tokenizer()?;
         }
-        let ids = match prompt {
-            Prompt::Text("") | Prompt::Ids([]) => {
-                return Err(Error::request("prompt", "at least one token", "an empty prompt"));
-            }
-            Prompt::Text(text) => model.require_tokenizer()?.encode(text)?,
-            Prompt::Ids(ids) => ids.to_vec(),
-        };
-        check_prompt(&ids, model)?;
+        let ids = model.encode(prompt)?;
+        check_length(&ids, model.config())?;
         let capacity = ids.len().saturating_add(params.max_tokens).min(model.config().context);
         Ok(Generation {
             sequence: model.sequence_of(capacity, params.kv_dtype)?,
@@ -257,14 +252,19 @@ impl Iterator for Generation<'_> {
     }
 }
 
-pub(crate) fn check_prompt(ids: &[u32], model: &Model) -> Result<()> {
-    let config = model.config();
-    if ids.is_empty() {
-        return Err(Error::request("prompt", "at least one token", "none"));
-    }
+/// That a prompt fits the context.
+pub(crate) fn check_length(ids: &[u32], config: &ModelConfig) -> Result<()> {
     if ids.len() > config.context {
         let expected = format!("at most {} tokens (the model's context)", config.context);
         return Err(Error::request("prompt", expected, ids.len()));
+    }
+    Ok(())
+}
+
+/// That there is a prompt, of the vocabulary's tokens.
+pub(crate) fn check_tokens(ids: &[u32], config: &ModelConfig) -> Result<()> {
+    if ids.is_empty() {
+        return Err(Error::request("prompt", "at least one token", "none"));
     }
     match ids.iter().find(|&&id| id as usize >= config.vocab_size) {
         Some(id) => {

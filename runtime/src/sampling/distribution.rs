@@ -156,6 +156,7 @@ mod tests {
         assert_eq!(kept(PLAIN), [0, 1, 2, 3]);
         assert_eq!(kept(SamplingParams { top_k: 2, ..PLAIN }), [1, 3]);
         assert_eq!(kept(SamplingParams { top_p: 0.69, ..PLAIN }), [1, 3]);
+        assert_eq!(kept(SamplingParams { top_p: 0.0, ..PLAIN }).len(), 1);
         assert_eq!(kept(SamplingParams { top_p: 0.71, ..PLAIN }), [1, 2, 3]);
         assert_eq!(kept(SamplingParams { min_p: 0.49, ..PLAIN }), [1, 2, 3]);
         assert_eq!(kept(SamplingParams { temperature: 0.0, ..PLAIN }), [1]);

@@ -30,7 +30,7 @@ pub struct SamplingParams {
     pub temperature: f32,
     /// Keeps the most likely so many; 0 keeps all.
     pub top_k: u32,
-    /// Keeps the fewest whose probabilities reach this; 1 keeps all.
+    /// Keeps the fewest whose probabilities reach this, at least the likeliest: 0 keeps it alone, 1 keeps all.
     pub top_p: f32,
     /// Keeps those at least this fraction as likely as the likeliest; 0 keeps all.
     pub min_p: f32,
@@ -51,11 +51,10 @@ impl SamplingParams {
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
             return Err(Error::request("temperature", "a finite number of at least 0", self.temperature));
         }
-        if !(self.top_p > 0.0 && self.top_p <= 1.0) {
-            return Err(Error::request("top_p", "a number above 0 and at most 1", self.top_p));
-        }
-        if !(0.0..=1.0).contains(&self.min_p) {
-            return Err(Error::request("min_p", "a number from 0 to 1", self.min_p));
+        for (what, value) in [("top_p", self.top_p), ("min_p", self.min_p)] {
+            if !(0.0..=1.0).contains(&value) {
+                return Err(Error::request(what, "a number from 0 to 1", value));
+            }
         }
         Ok(())
     }
@@ -69,7 +68,8 @@ impl SamplingParams {
     pub(crate) fn row(&self, uniform: f32) -> SampleRow {
         SampleRow {
             temperature: self.temperature,
-            top_p: self.top_p,
+            // A device is told a number above 0, and what reaches the least of them is the likeliest token.
+            top_p: self.top_p.max(f32::MIN_POSITIVE),
             min_p: self.min_p,
             uniform,
             top_k: self.top_k,
@@ -145,11 +145,12 @@ mod tests {
     fn parameters_out_of_range_are_named() {
         let good = SamplingParams::default();
         assert!(good.validate().is_ok());
+        assert!(SamplingParams { top_p: 0.0, ..good }.validate().is_ok());
         let bad = [
             ("temperature", SamplingParams { temperature: f32::NAN, ..good }),
             ("temperature", SamplingParams { temperature: -1.0, ..good }),
             ("temperature", SamplingParams { temperature: f32::INFINITY, ..good }),
-            ("top_p", SamplingParams { top_p: 0.0, ..good }),
+            ("top_p", SamplingParams { top_p: -0.1, ..good }),
             ("top_p", SamplingParams { top_p: 2.0, ..good }),
             ("top_p", SamplingParams { top_p: f32::NAN, ..good }),
             ("min_p", SamplingParams { min_p: -0.1, ..good }),

@@ -23,6 +23,7 @@ fn bad_fields() -> Vec<(Value, &'static str)> {
         (json!({ "temperature": 1e300 }), "temperature"),
         (json!({ "temperature": "NaN" }), "temperature"),
         (json!({ "top_p": 1.5 }), "top_p"),
+        (json!({ "top_p": -0.1 }), "top_p"),
         (json!({ "top_k": -1 }), "top_k"),
         (json!({ "min_p": 2 }), "min_p"),
         (json!({ "presence_penalty": 3 }), "presence_penalty"),
