@@ -31,7 +31,7 @@ const FLAGS: &[(&str, &str)] = &[
     ("group", "--group"),
     ("max_running", "--max-running"),
     ("max_tokens", "--max-tokens"),
-    ("memory-gb", "--memory-gb"),
+    ("memory", "--memory-gb"),
     ("min_p", "--min-p"),
     ("page_size", "--page-size"),
     ("pooling", "--pooling"),

@@ -75,6 +75,11 @@ fn generating(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String)
     let draft = args.draft.as_ref().map(|dir| load_beside(dir, args.model.device)).transpose()?;
     let context = model.config().context;
     let wanted = (context / CACHE_SHARE).saturating_mul(args.max_running).max(context);
+    if args.cache_tokens.is_none() && wanted > u32::MAX as usize {
+        let expected =
+            format!("--cache-tokens beside it, or at most {}", u32::MAX as usize * CACHE_SHARE / context);
+        return Err(Failure::expected("max_running", &expected, &args.max_running));
+    }
     let defaults = EngineConfig::default();
     let speculation = args.speculation();
     let rows = args.max_running.saturating_mul(1 + speculation.max_drafts()).saturating_add(1);

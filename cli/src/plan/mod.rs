@@ -48,13 +48,13 @@ pub struct PlanArgs {
     #[arg(long = "for", default_value = "latency", value_name = "GOAL")]
     pub goal: Goal,
     /// The device's memory, in gigabytes of 10^9 bytes, instead of what is known of it
-    #[arg(long, value_name = "GB")]
+    #[arg(long, value_name = "GB", allow_negative_numbers = true)]
     pub memory_gb: Option<f64>,
     /// Its bandwidth, in 10^9 bytes a second
-    #[arg(long, value_name = "GB/S")]
+    #[arg(long, value_name = "GB/S", allow_negative_numbers = true)]
     pub bandwidth: Option<f64>,
     /// Its dense peak in bf16 (on a CPU in f32), in 10^12 operations a second; the other peaks keep their ratio to it
-    #[arg(long, value_name = "TFLOP/S")]
+    #[arg(long, value_name = "TFLOP/S", allow_negative_numbers = true)]
     pub flops: Option<f64>,
     /// Print the names of the presets
     #[arg(long)]
@@ -109,7 +109,7 @@ fn given(args: &PlanArgs) -> Result<Given, Failure> {
         None => None,
         Some(gb) if gb.is_finite() && gb > 0.0 && gb <= 1e9 => Some((gb * 1e9) as u64),
         Some(gb) => {
-            return Err(Failure::expected("memory-gb", "a number above 0", &gb));
+            return Err(Failure::expected("memory", "a number above 0", &gb));
         }
     };
     Ok(Given {

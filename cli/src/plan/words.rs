@@ -22,8 +22,8 @@ macro_rules! line {
 fn head(text: &mut String, name: &str, config: &ModelConfig, plan: &Plan) {
     line!(
         text,
-        "model    {name}: {:.2} B parameters, {} layers, hidden {}, {} query / {} key heads of {}, context {}",
-        plan.parameters as f64 / 1e9,
+        "model    {name}: {} parameters, {} layers, hidden {}, {} query / {} key heads of {}, context {}",
+        count(plan.parameters as f64),
         config.layers,
         config.hidden_size,
         config.q_heads,
@@ -204,6 +204,10 @@ fn decimal(bytes: u64) -> String {
 
 fn binary(bytes: u64) -> String {
     scaled(bytes as f64, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB", "PiB"])
+}
+
+fn count(parameters: f64) -> String {
+    scaled(parameters, 1000.0, &["", "thousand", "million", "billion"])
 }
 
 fn operations(flops: f64) -> String {

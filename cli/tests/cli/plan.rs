@@ -67,6 +67,8 @@ fn what_cannot_be_planned_is_refused() {
         &["--preset", "llama-2-7b", "--bandwidth", "0"],
         "--bandwidth: expected a number above 0, found 0",
     );
+    refused(&["--flops", "-1"], "--flops: expected a number above 0, found -1");
+    refused(&["--memory-gb", "1e-10"], "--memory-gb: expected bytes above 0, found 0");
     refused(&["--config", "no/such/file.json"], "no/such/file.json");
     refused(&["--preset", "llama-2-7b", "--config", "x"], "cannot be used with");
 }

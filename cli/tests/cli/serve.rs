@@ -119,6 +119,10 @@ fn a_server_that_cannot_be_is_refused() {
         &["serve", "--device", "cpu", "--max-running", "0"],
         &["--max-running: expected at least 1"],
     );
+    assert_refused(
+        &["serve", "--device", "cpu", "--max-running", "1000000000"],
+        &["--max-running: expected --cache-tokens beside it, or at most 8388607, found 1000000000"],
+    );
     assert_refused(&["serve", "--device", "cpu", "--log", "server=loud"], &["--log: expected "]);
     assert_refused(
         &["serve", "--device", "cpu", "--max-connections", "0"],
