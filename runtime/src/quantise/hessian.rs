@@ -137,16 +137,7 @@ impl Hessian {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(seed: u32, count: usize) -> Vec<f32> {
-        let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-        (0..count)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect()
-    }
+    use crate::quantise::tests::numbers;
 
     /// Corrected weights are the least-squares solution: the gradient `(T - W' X) X^T` is what damping holds back, `damping * (W' - W)`.
     #[test]

@@ -195,6 +195,44 @@ impl Upper {
     }
 }
 
+/// `a^T b` in f32, `[m, n]`, of row-major matrices of `tokens` rows so far apart, from the first column of each on.
+///
+/// # Panics
+/// If a slice is too short.
+fn cross(
+    [m, n, tokens]: [usize; 3],
+    (a, a_stride): (&[f32], usize),
+    (b, b_stride): (&[f32], usize),
+) -> Vec<f32> {
+    let mut product = vec![0.0; m * n];
+    assert!(tokens > 0 && a.len() >= (tokens - 1) * a_stride + m && b.len() >= (tokens - 1) * b_stride + n);
+    // SAFETY: the operands were asserted to hold `tokens` rows of `m` and `n`, and `product` holds `m` rows of `n`.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            tokens,
+            product.as_mut_ptr(),
+            1,
+            n as isize,
+            false,
+            a.as_ptr(),
+            a_stride as isize,
+            1,
+            b.as_ptr(),
+            1,
+            b_stride as isize,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            Parallelism::None,
+        );
+    }
+    product
+}
+
 /// Adds `x^T x` of activations `[tokens, n]` to the upper triangle. Each panel of rows is a product in f32 over the tokens given.
 pub(super) fn add_gram(hessian: &mut Upper, x: &[f32]) {
     let n = hessian.n;
@@ -205,32 +243,7 @@ pub(super) fn add_gram(hessian: &mut Upper, x: &[f32]) {
     hessian.elems.par_chunks_mut(BLOCK * n).enumerate().for_each(|(panel, rows)| {
         let from = panel * BLOCK;
         let (m, cols) = (rows.len() / n, n - from);
-        let mut product = vec![0.0_f32; m * cols];
-        // SAFETY: `x` holds `tokens` rows of `n`; the operands start at column `from` of it and `m`, `cols` end within; `product`
-        // holds `m` rows of `cols`.
-        unsafe {
-            gemm::gemm(
-                m,
-                cols,
-                tokens,
-                product.as_mut_ptr(),
-                1,
-                cols as isize,
-                false,
-                x.as_ptr().add(from),
-                n as isize,
-                1,
-                x.as_ptr().add(from),
-                1,
-                n as isize,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
+        let product = cross([m, cols, tokens], (&x[from..], n), (&x[from..], n));
         for (row, product) in rows.chunks_exact_mut(n).zip(product.chunks_exact(cols)) {
             row[from..].iter_mut().zip(product).for_each(|(sum, &term)| *sum += f64::from(term));
         }
@@ -246,32 +259,7 @@ pub(super) fn add_cross(sums: &mut [f64], a: &[f32], b: &[f32], tokens: usize) {
     assert!(sums.len() == rows * cols && a.len() == tokens * rows && b.len() == tokens * cols);
     sums.par_chunks_mut(BLOCK * cols).enumerate().for_each(|(panel, sums)| {
         let (from, m) = (panel * BLOCK, sums.len() / cols);
-        let mut product = vec![0.0_f32; m * cols];
-        // SAFETY: `a` holds `tokens` rows of `rows`, of which `m` columns from `from` on exist; `b` holds `tokens` rows of `cols`;
-        // `product` holds `m` rows of `cols`. The sizes were asserted.
-        unsafe {
-            gemm::gemm(
-                m,
-                cols,
-                tokens,
-                product.as_mut_ptr(),
-                1,
-                cols as isize,
-                false,
-                a.as_ptr().add(from),
-                rows as isize,
-                1,
-                b.as_ptr(),
-                1,
-                cols as isize,
-                0.0,
-                1.0,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
+        let product = cross([m, cols, tokens], (&a[from..], rows), (b, cols));
         sums.iter_mut().zip(product).for_each(|(sum, term)| *sum += f64::from(term));
     });
 }
@@ -316,15 +304,10 @@ pub(super) fn add_matmul(out: &mut [f64], a: &[f64], b: &[f64], k: usize, transp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::quantise::tests::numbers;
 
     fn gram(n: usize, tokens: usize) -> (Upper, Vec<f32>) {
-        let mut state = 7u32;
-        let x: Vec<f32> = (0..n * tokens)
-            .map(|_| {
-                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-            })
-            .collect();
+        let x = numbers(7, n * tokens);
         let mut hessian = Upper { n, elems: vec![0.0; n * n] };
         add_gram(&mut hessian, &x);
         (hessian, x)

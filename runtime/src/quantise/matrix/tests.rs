@@ -1,17 +1,8 @@
 use super::super::linalg::add_gram;
+use super::super::tests::numbers;
 use super::*;
 
 const FOUR: GridKind = GridKind { largest: 15, symmetric: false };
-
-fn numbers(seed: u32, count: usize) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
-    (0..count)
-        .map(|_| {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 8) as f32 / (1 << 23) as f32 - 1.0
-        })
-        .collect()
-}
 
 /// A damped Hessian of correlated activations, in full.
 fn hessian(n: usize) -> Vec<f64> {
