@@ -214,7 +214,12 @@ mod tests {
         }
         assert_eq!(runner.report.failures, []);
         assert_eq!((runner.report.results.len(), runner.wrong()), (cells.len(), 0));
-        assert!(runner.report.results.iter().all(|row| row.fraction.is_some_and(|fraction| fraction > 0.0)));
+        // Of products of bytes arithmetic has no ceiling that is measured.
+        let by_bytes = |row: &Row| row.cell.starts_with("gemm/int8/9x");
+        let results = &runner.report.results;
+        assert!(
+            results.iter().all(|row| by_bytes(row) || row.fraction.is_some_and(|fraction| fraction > 0.0))
+        );
     }
 
     #[test]

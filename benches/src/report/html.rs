@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Bound, IN_CACHES, Limit, Report, bars, digits, roofline};
+use super::{Bound, Limit, Report, bars, digits, roofline};
 use crate::error::Result;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#24292f}\
@@ -17,7 +17,13 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1500px;margin:2em a
 pub fn page(report: &Report) -> Result<String> {
     let machine = &report.machine;
     let mut page = String::new();
-    let title = format!("Side by side on {}", escaped(&machine.device));
+    let alone = report.peers.is_empty();
+    let title = format!("{} on {}", if alone { "Kernels" } else { "Side by side" }, escaped(&machine.device));
+    // A CPU has none.
+    let driver = match &machine.driver[..] {
+        "none" => "Commit".to_string(),
+        driver => format!("Driver {}, commit", escaped(driver)),
+    };
     push(
         &mut page,
         &format!(
@@ -27,11 +33,10 @@ pub fn page(report: &Report) -> Result<String> {
     push(
         &mut page,
         &format!(
-            "<p>Driver {}, commit {}, {}. Peers: {}. Medians; inputs random; L2 cold unless a row says warm.</p>\n<ul>\n",
-            escaped(&machine.driver),
+            "<p>{driver} {}, {}. Peers: {}. Medians; inputs random; L2 cold unless a row says warm.</p>\n<ul>\n",
             escaped(&report.commit),
             escaped(&report.date),
-            if report.peers.is_empty() { "none".into() } else { escaped(&report.peers.join(", ")) },
+            if alone { "none".into() } else { escaped(&report.peers.join(", ")) },
         ),
     );
     for ceiling in &report.ceilings {
@@ -62,19 +67,24 @@ fn push(page: &mut String, text: &str) {
 }
 
 fn rows(page: &mut String, report: &Report) {
+    let alone = report.peers.is_empty();
+    let to_peer = if alone { "" } else { "<th>to the best peer" };
     push(
         page,
-        "<table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>bound<th>to the best peer<th>L2</tr>\n",
+        &format!(
+            "<table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>bound{to_peer}<th>L2</tr>\n"
+        ),
     );
     for row in &report.results {
         let class = if row.ours { " class=\"ours\"" } else { "" };
         let time = &row.time;
         let fraction = row.fraction.map_or("-".into(), |fraction| format!("{:.1}%", 100.0 * fraction));
         let speedup = report.speedup(row).map_or("-".into(), |speedup| format!("{speedup:.2}x"));
+        let speedup = if alone { String::new() } else { format!("<td>{speedup}") };
         push(
             page,
             &format!(
-                "<tr{class}><td>{}<td>{}<td>{:.2}<td>{:.2}<td>{:.2}<td>{:.2}<td>{}<td>{}<td>{fraction}<td>{}<td>{speedup}<td>{}</tr>\n",
+                "<tr{class}><td>{}<td>{}<td>{:.2}<td>{:.2}<td>{:.2}<td>{:.2}<td>{}<td>{}<td>{fraction}<td>{}{speedup}<td>{}</tr>\n",
                 escaped(&row.cell),
                 escaped(&row.by),
                 time.median_us,
@@ -89,8 +99,8 @@ fn rows(page: &mut String, report: &Report) {
         );
     }
     push(page, "</table>\n");
-    if report.passes_memory() {
-        push(page, &format!("<p>{IN_CACHES}</p>\n"));
+    for remark in report.remarks() {
+        push(page, &format!("<p>{remark}</p>\n"));
     }
 }
 

@@ -23,6 +23,9 @@ use crate::{
 const IN_CACHES: &str =
     "Over 100% of most: operands that are used again lie in caches, which give more than memory does.";
 
+/// What is to be said where one passes the ceiling of arithmetic.
+const BUSY: &str = "Over 100% of most where arithmetic holds a row up: its ceiling was measured while the machine did something else too.";
+
 /// Counted up when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
 
@@ -171,23 +174,30 @@ impl Report {
         Some(Bound::of(bytes, flops))
     }
 
-    /// Whether a warm row moves more than memory gives.
-    fn passes_memory(&self) -> bool {
-        self.results.iter().any(|row| !row.cold && row.fraction.is_some_and(|fraction| fraction > 1.0))
+    /// What is to be said of rows that pass a ceiling.
+    fn remarks(&self) -> Vec<&'static str> {
+        let over = |bound| {
+            let over = |row: &Row| row.fraction.is_some_and(|fraction| fraction > 1.0);
+            self.results.iter().any(|row| !row.cold && over(row) && self.bound(row) == Some(bound))
+        };
+        let remarks = [(Bound::Memory, IN_CACHES), (Bound::Compute, BUSY)];
+        remarks.into_iter().filter(|&(bound, _)| over(bound)).map(|(_, remark)| remark).collect()
     }
 
     /// Sets every row's fraction by the ceilings there are.
     pub fn apply_ceilings(&mut self) {
         let (bandwidth, bf16) = (self.ceiling(Limit::Bandwidth), self.compute_ceiling());
-        for row in &mut self.results {
+        let bounds: Vec<Option<Bound>> = self.results.iter().map(|row| self.bound(row)).collect();
+        for (row, bound) in self.results.iter_mut().zip(bounds) {
             let least_seconds =
                 |work: u64, ceiling: Option<f64>| ceiling.map(|ceiling| work as f64 / ceiling);
             let bytes = least_seconds(row.cost.bytes, bandwidth);
             let flops = if multiplies_bytes(row) { None } else { least_seconds(row.cost.flops, bf16) };
+            let computes = bound.map_or(row.problem.is_compute(), |bound| bound == Bound::Compute);
             let least = match (bytes, flops) {
                 (Some(bytes), Some(flops)) => Some(bytes.max(flops)),
                 (bytes, flops) => {
-                    if row.problem.is_compute() {
+                    if computes {
                         flops
                     } else {
                         bytes
@@ -298,7 +308,9 @@ mod tests {
             let bytes = row.terabytes() / 4.2;
             let flops = row.tflops() / 780.0;
             if multiplies_bytes(row) {
-                assert_eq!(row.fraction.is_some(), !row.problem.is_compute(), "{}", row.cell);
+                // Where arithmetic holds it up there is no ceiling of its arithmetic to be a fraction of.
+                let memory = report.bound(row) == Some(Bound::Memory);
+                assert_eq!(row.fraction.is_some(), memory, "{}", row.cell);
                 continue;
             }
             let fraction = row.fraction.expect("both ceilings are there");
@@ -313,15 +325,20 @@ mod tests {
     }
 
     #[test]
-    fn more_than_memory_gives_is_explained() {
+    fn more_than_a_ceiling_gives_is_explained() {
         let mut report = sample();
         let told = |report: &Report| {
             let page = page(report).expect("a page");
-            (page.contains(IN_CACHES), table(report).contains(IN_CACHES))
+            let told = |remark: &str| (page.contains(remark), table(report).contains(remark));
+            (told(IN_CACHES), told(BUSY))
         };
-        assert_eq!(told(&report), (false, false));
-        (report.results[0].cold, report.results[0].fraction) = (false, Some(1.2));
-        assert_eq!(told(&report), (true, true));
+        let (no, yes) = ((false, false), (true, true));
+        assert_eq!(told(&report), (no, no));
+        for (bound, expected) in [(Bound::Memory, (yes, no)), (Bound::Compute, (yes, yes))] {
+            let at = report.results.iter().position(|row| report.bound(row) == Some(bound)).expect("a row");
+            (report.results[at].cold, report.results[at].fraction) = (false, Some(1.2));
+            assert_eq!(told(&report), expected);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use super::{Bound, IN_CACHES, Limit, Report, Row, digits};
+use super::{Bound, Limit, Report, Row, digits};
 use crate::cells::Mode;
 
 /// The report as text: the machine, the ceilings, a line a timing.
@@ -52,9 +52,7 @@ pub fn table(report: &Report) -> String {
             how(row)
         ));
     }
-    if report.passes_memory() {
-        lines.push(IN_CACHES.to_string());
-    }
+    lines.extend(report.remarks().into_iter().map(str::to_string));
     for end in &report.end_to_end {
         let of = end.ceiling.map_or(String::new(), |ceiling| {
             format!(

@@ -1,5 +1,7 @@
 //! `ladder`, `bench` and the machine's `doctor`, as trials: whether they work, not how fast the machine is.
 
+use serde_json::Value;
+
 use crate::common::{assert_refused, json, tilewright, workspace};
 
 #[test]
@@ -40,7 +42,10 @@ fn the_bench_checks_times_and_judges() {
     let results = report["results"].as_array().expect("results");
     // Attention, decode, append, four products in three formats; and the peer's.
     assert_eq!((results.len(), report["failures"].as_array().map(Vec::len)), (3 + 12 + 1, Some(0)));
-    assert!(results.iter().all(|row| row["fraction"].as_f64() > Some(0.0)), "{results:?}");
+    // Of products of bytes arithmetic has no ceiling that is measured.
+    let by_bytes = |row: &Value| row["cell"].as_str().is_some_and(|cell| cell.contains("/int8/"));
+    let ahead = |row: &Value| row["fraction"].as_f64() > Some(0.0);
+    assert!(results.iter().all(|row| ahead(row) || by_bytes(row)), "{results:?}");
     assert_eq!(results.iter().filter(|row| row["by"] == "a peer").count(), 1);
     assert_eq!(report["end_to_end"].as_array().map(Vec::len), Some(3));
     let page = std::fs::read_to_string(page).expect("a page");

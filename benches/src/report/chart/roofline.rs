@@ -108,8 +108,10 @@ fn points<'a>(chart: &mut Plot<'a, 'a>, rows: &[&Row]) -> Result<()> {
         let series = drawn(chart.draw_series(ours))?;
         series.label(kind).legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
     }
-    let series = drawn(chart.draw_series(std::iter::empty::<Circle<(f64, f64), i32>>()))?;
-    series.label("the fastest peer").legend(|(x, y)| Cross::new((x + 8, y), 4, INK.stroke_width(1)));
+    if rows.iter().any(|row| !row.ours) {
+        let series = drawn(chart.draw_series(std::iter::empty::<Circle<(f64, f64), i32>>()))?;
+        series.label("the fastest peer").legend(|(x, y)| Cross::new((x + 8, y), 4, INK.stroke_width(1)));
+    }
     drawn(
         chart
             .configure_series_labels()
@@ -140,6 +142,10 @@ mod tests {
             assert!(svg.contains(kind), "{kind}");
         }
         assert!(svg.contains("780 TFLOP/s measured") && svg.contains("4.20 TB/s measured"));
+        assert!(svg.contains("the fastest peer"));
+        report.results.retain(|row| row.ours);
+        let svg = roofline(&report).expect("a chart").expect("both ceilings are there");
+        assert!(!svg.contains("the fastest peer"));
         report.ceilings.clear();
         assert_eq!(roofline(&report).expect("nothing to draw"), None);
     }
