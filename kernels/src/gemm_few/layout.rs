@@ -54,7 +54,7 @@ pub const fn zero(rows: u32, groups: u32, group: u32, row: u32) -> u32 {
     scale(rows, groups + group, row)
 }
 
-/// Splits of `k`: steps of 64 elements (`k_steps`) of `tiles` tiles of rows are dealt to about [`BLOCKS`] blocks. Depends on the shape
+/// Splits of `k`: steps of 64 elements (`k_steps`) of `tiles` tiles of rows are dealt to about `BLOCKS` blocks. Depends on the shape
 /// of the weights alone, whatever they are made of.
 pub const fn splits(row_tiles: u32, k_steps: u32) -> u32 {
     let (mut best, mut least, mut splits) = (1, u32::MAX, 1);
