@@ -14,24 +14,26 @@
 
 use crate::release::Releases;
 
-/// Bits of a stamp: 26 of cluster (of one block, where there are none), 12 of thread in it or agent, 1 for atomics, 25 of clock. 0
+/// Bits of a stamp: 25 of cluster (of one block, where there are none), 13 of thread in it or agent, 1 for atomics, 25 of clock. 0
 /// is older than everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stamp(u64);
 
 const THREAD_SHIFT: u32 = 26;
-const BLOCK_SHIFT: u32 = 38;
+const BLOCK_SHIFT: u32 = 39;
 const ATOMIC: u64 = 1 << 25;
 const CLOCK_MASK: u64 = ATOMIC - 1;
 /// The last serial of a cluster that fits a stamp.
-pub(crate) const LAST_SERIAL: u64 = (1 << 26) - 1;
+pub(crate) const LAST_SERIAL: u64 = (1 << 25) - 1;
 /// The floor of memory that no other block sees: whatever another block did to it is over.
 pub(crate) const OWN_MEMORY_FLOOR: u64 = u64::MAX;
 
 /// The most warps that run together: those of a cluster.
-pub(crate) const WARPS: usize = 64;
-/// Components of a vector clock: the warps, some that stay 0, then the agents.
-const COMPONENTS: usize = 192;
+pub(crate) const WARPS: usize = 160;
+/// Components of agents, which come first in a vector clock.
+const AGENTS: usize = 144;
+/// Components of a vector clock: agents, then warps.
+const COMPONENTS: usize = AGENTS + WARPS;
 /// The row of `seen` that stands for all warps of a warpgroup at once.
 const WARPGROUP_VIEW: usize = WARPS;
 /// Stamps of agents count from here: all threads and the component.
@@ -54,10 +56,10 @@ pub(crate) enum Agent {
 impl Agent {
     pub fn component(self) -> usize {
         match self {
-            Agent::Mbarrier(index) => 72 + index % 48,
-            Agent::Warpgroup(group) => 120 + group % 16,
-            Agent::StoreSource(warp) => 136 + warp % 28,
-            Agent::StoreTarget(warp) => 164 + warp % 28,
+            Agent::Mbarrier(index) => index % 48,
+            Agent::Warpgroup(group) => 48 + group % 40,
+            Agent::StoreSource(warp) => 88 + warp % 28,
+            Agent::StoreTarget(warp) => 116 + warp % 28,
         }
     }
 }
@@ -74,7 +76,7 @@ impl Stamp {
     /// The thread, or from [`FIRST_AGENT`] on an agent.
     #[inline(always)]
     pub fn thread(self) -> u32 {
-        (self.0 >> THREAD_SHIFT) as u32 & 0xfff
+        (self.0 >> THREAD_SHIFT) as u32 & 0x1fff
     }
     pub fn is_agent(self) -> bool {
         self.thread() >= FIRST_AGENT
@@ -97,7 +99,7 @@ impl Stamp {
     #[inline(always)]
     pub fn component(self) -> usize {
         let thread = self.thread();
-        (if thread < FIRST_AGENT { thread >> 5 } else { thread - FIRST_AGENT }) as usize
+        if thread < FIRST_AGENT { of_warp(thread as usize >> 5) } else { (thread - FIRST_AGENT) as usize }
     }
     /// Whether another stamp is of the same warp at the same time: to other warps they are one, unless a lane of it has released.
     #[inline(always)]
@@ -105,6 +107,12 @@ impl Stamp {
         const LANE: u64 = 31 << THREAD_SHIFT | ATOMIC;
         self.0 | LANE == other.0 | LANE && self.thread() < FIRST_AGENT
     }
+}
+
+/// The component of a warp.
+#[inline(always)]
+const fn of_warp(warp: usize) -> usize {
+    AGENTS + warp
 }
 
 /// What has been seen of everybody, own warp included.
@@ -116,11 +124,13 @@ pub(crate) struct VectorClock {
     /// were seen up to different clocks share the highest, which can only hide a race.
     some: [u32; WARPS],
     lanes: [u32; WARPS],
+    /// Nothing was seen of warps from this one on.
+    warps: usize,
 }
 
 impl VectorClock {
     pub const fn new() -> Self {
-        Self { all: [0; COMPONENTS], some: [0; WARPS], lanes: [0; WARPS] }
+        Self { all: [0; COMPONENTS], some: [0; WARPS], lanes: [0; WARPS], warps: 0 }
     }
 
     /// Whether what `past` stamps was seen.
@@ -128,18 +138,19 @@ impl VectorClock {
     pub fn covers(&self, past: Stamp) -> bool {
         let them = past.component();
         past.clock() <= self.all[them]
-            || self.some.get(them).is_some_and(|&some| {
-                past.clock() <= some && self.lanes[them] >> (past.thread() & 31) & 1 != 0
+            || them.checked_sub(AGENTS).is_some_and(|warp| {
+                past.clock() <= self.some[warp] && self.lanes[warp] >> (past.thread() & 31) & 1 != 0
             })
     }
 
     /// Adds what another has seen.
     pub fn join(&mut self, other: &Self) {
-        for (all, others) in self.all.iter_mut().zip(&other.all) {
+        self.warps = self.warps.max(other.warps);
+        for (all, others) in self.all.iter_mut().zip(&other.all[..of_warp(self.warps)]) {
             *all = (*all).max(*others);
         }
-        for warp in 0..WARPS {
-            let all = self.all[warp];
+        for warp in 0..self.warps {
+            let all = self.all[of_warp(warp)];
             let (ours, theirs) = (self.some[warp], other.some[warp]);
             let of = |some: u32, lanes: u32| if some > all { lanes } else { 0 };
             self.lanes[warp] = of(ours, self.lanes[warp]) | of(theirs, other.lanes[warp]);
@@ -150,9 +161,16 @@ impl VectorClock {
     /// Adds what a thread has done up to `clock`, the highest there is of its warp.
     fn add_thread(&mut self, thread: usize, clock: u32) {
         let (warp, lane) = (thread / 32, thread % 32);
-        let known = if self.some[warp] > self.all[warp] { self.lanes[warp] } else { 0 };
+        let known = if self.some[warp] > self.all[of_warp(warp)] { self.lanes[warp] } else { 0 };
         self.lanes[warp] = known | 1 << lane;
         self.some[warp] = clock;
+        self.warps = self.warps.max(warp + 1);
+    }
+
+    /// Adds what all lanes of a warp have done up to `clock`, the highest there is of it.
+    fn add_warp(&mut self, warp: usize, clock: u32) {
+        self.all[of_warp(warp)] = clock;
+        self.warps = self.warps.max(warp + 1);
     }
 
     /// Adds what an agent has done up to `clock`.
@@ -163,7 +181,9 @@ impl VectorClock {
 
     /// What all of several have seen. Of lanes that each of them has seen more of than of their whole warp, at times more.
     fn least(of: &[Self]) -> Self {
-        let mut least = Self { all: [u32::MAX; COMPONENTS], some: [u32::MAX; WARPS], lanes: [!0; WARPS] };
+        let warps = of.iter().map(|seen| seen.warps).max().unwrap_or(0);
+        let mut least =
+            Self { all: [u32::MAX; COMPONENTS], some: [u32::MAX; WARPS], lanes: [!0; WARPS], warps };
         for seen in of {
             for (least, all) in least.all.iter_mut().zip(&seen.all) {
                 *least = (*least).min(*all);
@@ -171,9 +191,10 @@ impl VectorClock {
         }
         for seen in of {
             for warp in 0..WARPS {
-                let (all, some) = (seen.all[warp], seen.some[warp]);
-                let lanes = if some > least.all[warp] { seen.lanes[warp] } else { 0 };
-                least.lanes[warp] &= if all > least.all[warp] { !0 } else { lanes };
+                let (all, some) = (seen.all[of_warp(warp)], seen.some[warp]);
+                let least_all = least.all[of_warp(warp)];
+                let lanes = if some > least_all { seen.lanes[warp] } else { 0 };
+                least.lanes[warp] &= if all > least_all { !0 } else { lanes };
                 least.some[warp] = least.some[warp].min(all.max(some));
             }
         }
@@ -235,7 +256,7 @@ impl Clocks {
     /// The stamp of what `thread` does now.
     #[inline(always)]
     fn stamp(&self, thread: usize) -> Stamp {
-        let clock = u64::from(self.own[thread >> 5]);
+        let clock = u64::from(self.own[of_warp(thread >> 5)]);
         Stamp(self.block << BLOCK_SHIFT | (thread as u64) << THREAD_SHIFT | clock)
     }
 
@@ -259,8 +280,8 @@ impl Clocks {
 
     /// Orders the lanes of a warp among themselves.
     pub fn sync_warp(&mut self, warp: usize) {
-        self.seen[warp].all[warp] = self.own[warp];
-        self.advance(warp);
+        self.seen[warp].add_warp(warp, self.own[of_warp(warp)]);
+        self.advance(of_warp(warp));
     }
 
     fn advance(&mut self, component: usize) {
@@ -274,16 +295,16 @@ impl Clocks {
     /// Adds what all lanes of `warp` have done and seen to `into`, which others will acquire.
     pub fn release(&mut self, warp: usize, into: &mut VectorClock) {
         into.join(&self.seen[warp]);
-        into.all[warp] = self.own[warp];
-        self.advance(warp);
+        into.add_warp(warp, self.own[of_warp(warp)]);
+        self.advance(of_warp(warp));
     }
 
     /// As [`Clocks::release`], of the running lane alone, which goes on.
     pub fn release_now(&mut self, into: &mut VectorClock) {
         let thread = self.now.thread() as usize;
         into.join(&self.seen[thread >> 5]);
-        into.add_thread(thread, self.own[thread >> 5]);
-        self.advance(thread >> 5);
+        into.add_thread(thread, self.own[of_warp(thread >> 5)]);
+        self.advance(of_warp(thread >> 5));
         self.now = self.stamp(thread);
     }
 

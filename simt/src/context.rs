@@ -60,6 +60,10 @@ pub(crate) struct Context {
     pub products: Vec<WarpProducts>,
     /// The name of the last accumulator that a warpgroup's product began.
     pub last_accumulator: u32,
+    /// Steps of lanes that looked whether another has written something: no sign that anything goes on.
+    pub polls: u64,
+    /// Where the last of them was.
+    pub last_poll: (usize, Site),
     /// Warps of which a blocked lane has become ready.
     pub woken: Vec<usize>,
     /// Chooses when a launch in random order lets a wait answer false.
@@ -95,6 +99,8 @@ impl Context {
             cluster_barrier: ClusterBarrier::default(),
             flights: Vec::new(),
             last_flight: FIRST_FLIGHT,
+            polls: 0,
+            last_poll: (0, Site::default()),
             products: Vec::new(),
             last_accumulator: 0,
             woken: Vec::new(),
@@ -175,6 +181,19 @@ impl Context {
 
     pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
         Fault { kind, kernel: self.kernel.as_str().into(), at, other, detail: detail.into(), seed: self.seed }
+    }
+
+    /// Steps of all lanes but those that poll.
+    pub fn steps_aside_polls(&self) -> u64 {
+        self.report.lane_steps - self.polls
+    }
+
+    /// The fault of a lane that polls for what nobody will write.
+    #[cold]
+    pub fn endless_poll(&self) -> Fault {
+        let (thread, site) = self.last_poll;
+        let detail = "polls for a value that nobody who still runs writes".to_string();
+        self.fault(FaultKind::Deadlock, Some(self.place(thread, site)), None, detail)
     }
 
     /// The fault of a launch that shows no sign of ending.

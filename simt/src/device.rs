@@ -156,7 +156,7 @@ impl Device {
     /// As [`Device::launch`], in clusters of `cluster_blocks` blocks, neighbours in x, that run together.
     ///
     /// # Errors
-    /// As [`Device::launch`]; of clusters, the grid must be whole ones of at most 16 blocks, whole warps, 2048 threads in all.
+    /// As [`Device::launch`]; of clusters, the grid must be whole ones of at most 16 blocks, whole warps, 5120 threads in all.
     pub fn launch_clusters(
         &mut self,
         launch: &Launch<'_>,
@@ -212,6 +212,7 @@ impl Device {
             Order::Seeded(seed) => Some(seed),
         };
         context.report = Report::default();
+        context.polls = 0;
         context.requests.clear();
         let [x, y, z] = launch.grid;
         if x == 0 || y == 0 || z == 0 || x > i32::MAX as u32 || y > 65535 || z > 65535 {

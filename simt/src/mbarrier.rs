@@ -1,6 +1,6 @@
 //! Mbarriers: phases that complete when as many have arrived as were expected and all announced bytes have landed.
 
-use crate::clock::{Agent, OWN_MEMORY_FLOOR, Stamp, VectorClock};
+use crate::clock::{Agent, OWN_MEMORY_FLOOR, Stamp, VectorClock, WARPS};
 use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
 use crate::lane::State;
@@ -29,7 +29,7 @@ pub(crate) struct Mbarrier {
     completed: VectorClock,
     gathering: VectorClock,
     /// The warps, a bit each, that have acquired what has been released to the completed phases.
-    acquired: u64,
+    acquired: [u64; WARPS.div_ceil(64)],
     /// When and where it was initialised.
     initialised: (Stamp, Site),
     /// Who initialised it, and how many of its proxy fences had gone before.
@@ -91,7 +91,7 @@ impl Context {
             phase: 0,
             completed: VectorClock::new(),
             gathering: VectorClock::new(),
-            acquired: 0,
+            acquired: Default::default(),
             initialised: (self.clocks.now, site),
             initialised_by: (self.current, self.shared.proxy_fences(self.current)),
             fenced: false,
@@ -199,7 +199,7 @@ impl Context {
         barrier.pending = barrier.expected;
         barrier.phase += 1;
         barrier.completed = barrier.gathering;
-        barrier.acquired = 0;
+        barrier.acquired = Default::default();
         for thread in std::mem::take(&mut barrier.waiters) {
             if self.mbarriers[index].passed(self.lanes[thread].waits_for.1) {
                 self.wake(thread, true);
@@ -219,8 +219,9 @@ impl Context {
     /// Lets the running lane see what has been released to the completed phases.
     pub fn acquire_mbarrier(&mut self, index: usize) {
         let (warp, barrier) = (self.current / 32, &mut self.mbarriers[index]);
-        if barrier.acquired >> warp & 1 == 0 {
-            barrier.acquired |= 1 << warp;
+        let (word, bit) = (warp / 64, 1 << (warp % 64));
+        if barrier.acquired[word] & bit == 0 {
+            barrier.acquired[word] |= bit;
             self.clocks.acquire(warp, &barrier.completed);
         }
     }

@@ -65,6 +65,9 @@ enum Turn {
     Stopped,
 }
 
+/// Turns for each warp that can run until it is taken that they just wait: in a random order some warps have several before others have one.
+const IDLE_TURNS: usize = 64;
+
 /// The lanes of the blocks that run together. They reach the launch's [`Context`](crate::context::Context) as the intrinsics do, through [`context`].
 pub(crate) struct Block {
     routines: Vec<LaneRoutine>,
@@ -76,6 +79,9 @@ pub(crate) struct Block {
     runnable: Vec<usize>,
     /// Steps that lanes had taken, waiting aside, when waits were last told to give up.
     steps_at_give_up: u64,
+    /// Steps that lanes had taken, polls aside, and how many turns have passed since then.
+    steps_before: u64,
+    idle_turns: usize,
 }
 
 impl Block {
@@ -103,6 +109,8 @@ impl Block {
             groups: vec![Vec::new(); threads.div_ceil(32)],
             runnable,
             steps_at_give_up: u64::MAX,
+            steps_before: 0,
+            idle_turns: 0,
         }
     }
 
@@ -134,6 +142,13 @@ impl Block {
     fn run_warps(&mut self) -> Result<(), Fault> {
         loop {
             self.absorb_woken();
+            if self.only_polls() {
+                if !self.unstick()? {
+                    diagnose(context())?;
+                    return Err(context().endless_poll());
+                }
+                continue;
+            }
             if self.runnable.is_empty() {
                 if self.unstick()? {
                     continue;
@@ -153,6 +168,20 @@ impl Block {
                 Turn::Stopped => self.stopped(warp)?,
             }
         }
+    }
+
+    /// Whether those that can run have all had their turns, and did nothing but look for what others are to write.
+    fn only_polls(&mut self) -> bool {
+        let steps = context().steps_aside_polls();
+        if steps != self.steps_before {
+            (self.steps_before, self.idle_turns) = (steps, 0);
+        }
+        self.idle_turns += 1;
+        let only_polls = !self.runnable.is_empty() && self.idle_turns > IDLE_TURNS * (self.runnable.len() + 1);
+        if only_polls {
+            self.idle_turns = 0;
+        }
+        only_polls
     }
 
     fn queue(&mut self, warp: usize) {
@@ -189,7 +218,7 @@ impl Block {
         if context.report.lane_steps > context.step_limit {
             return Err(context.out_of_steps(None));
         }
-        let steps = context.report.lane_steps - context.report.mbarrier_waits;
+        let steps = context.steps_aside_polls() - context.report.mbarrier_waits;
         if steps == self.steps_at_give_up {
             return Ok(false);
         }

@@ -296,7 +296,7 @@ fn addresses_and_shapes_that_mean_nothing() {
         ([4, 1, 1], 64, 0),
         ([34, 1, 1], 32, 17),
         ([4, 1, 1], 48, 2),
-        ([4, 1, 1], 1024, 4),
+        ([6, 1, 1], 1024, 6),
     ] {
         refused(&mut device, grid, threads, cluster);
     }
@@ -312,4 +312,45 @@ fn places_name_the_block() {
     });
     let at = fault.expect_err("out of bounds").at.expect("a lane");
     assert_eq!((at.block, at.thread), ([3, 1, 0], 33));
+}
+
+/// Of a cluster's blocks the first waits until all others have counted themselves; they count once a copy has landed.
+fn count_and_poll(input: u64, counter: u64, expected: u32) {
+    let bar = slot(0);
+    if tid_x() != 0 {
+        return;
+    }
+    if cluster_ctarank() == 0 {
+        while poll_acquire_gpu_u32(counter + u64::from(ctaid_y()) * 4) < expected {} // caught
+        return;
+    }
+    mbarrier_init(bar, 1);
+    fence_mbarrier_init();
+    mbarrier_arrive_expect_tx(bar, 16);
+    bulk_load(slot(4), input, 16, bar);
+    while !mbarrier_try_wait_parity(bar, 0) {}
+    atom_add_acq_rel_gpu_u32(counter + u64::from(ctaid_y()) * 4, ld_shared::<u32>(slot(4)));
+}
+
+#[test]
+fn a_lane_that_polls_lets_others_and_their_copies_go_on() {
+    let mut device = Device::new();
+    let (input, counter) = (device.alloc(16, "input"), device.alloc(8, "counter"));
+    device.write(input, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    for order in orders(8) {
+        device.write(counter, &[0; 8]);
+        let ran = run(&mut device, 4, 4, order, &|| count_and_poll(input, counter, 3));
+        ran.unwrap_or_else(|fault| panic!("{order:?}: {fault}"));
+        assert_eq!(read(&mut device, counter, 2), [3, 3]);
+    }
+}
+
+#[test]
+fn a_poll_for_what_nobody_writes_is_caught() {
+    let mut device = Device::new();
+    let (input, counter) = (device.alloc(16, "input"), device.alloc(8, "counter"));
+    device.write(input, &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+    device.write(counter, &[0; 8]);
+    let fault = caught(&mut device, FaultKind::Deadlock, &|| count_and_poll(input, counter, 1000));
+    assert!(fault.to_string().contains("polls for a value"), "{fault}");
 }

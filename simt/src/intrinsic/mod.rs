@@ -14,7 +14,7 @@ pub use asynchronous::*;
 pub use cluster::*;
 pub use warpgroup::*;
 
-use crate::context::{Context, Space, context, step, stop, wait_in};
+use crate::context::{Context, Space, context, step, stop, suspend, wait_in};
 use crate::element::{AtomicElement, Element};
 use crate::lane::{Collective, Copy};
 use crate::matrix::Factors;
@@ -91,6 +91,19 @@ pub fn atom_add_acq_rel_gpu_u32(address: u64, value: u32) -> u32 {
     let before = add_global(c, address, value, site);
     c.fence();
     before
+}
+
+/// `ld.acquire.gpu.global.u32` of a lane that waits for a value: others go on before it looks again.
+#[track_caller]
+pub fn poll_acquire_gpu_u32(address: u64) -> u32 {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    let value = add_global(c, address, 0, site);
+    c.fence();
+    c.polls += 1;
+    c.last_poll = (c.current, site);
+    suspend();
+    value
 }
 
 /// `fence.acq_rel.gpu`: turns the lane's later relaxed atomics into releases of what it has done and seen by now, and its
