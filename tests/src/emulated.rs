@@ -13,6 +13,7 @@ use tilewright_host::{
     gpu::{Driver, GpuInfo, Launch as Recorded},
 };
 use tilewright_kernels::{
+    abi::MOST_WAITING,
     abi::{KernelSpec, TensorMap, TensorMapSpec},
     emulation,
 };
@@ -249,7 +250,9 @@ impl Driver for Emulated {
             order: lock(&self.schedule).next(),
         };
         let (began, ran_before) = (Instant::now(), thread_seconds());
-        let launched = lock(&self.device).launch(&launch, &|| entry(params));
+        // Blocks that wait for each other run together.
+        let cluster = if spec.waits_in_row && grid[0] <= MOST_WAITING { grid[0] } else { 1 };
+        let launched = lock(&self.device).launch_clusters(&launch, cluster, &|| entry(params));
         let report = launched.map_err(|fault| refused("launch", fault.to_string()))?;
         let ran = thread_seconds().zip(ran_before).map(|(after, before)| after - before);
         let seconds = ran.unwrap_or_else(|| began.elapsed().as_secs_f64());

@@ -6,7 +6,7 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         ROWS, Weights,
-        launch::{blocks, choose, partial_bytes, splits, tiles},
+        launch::{choose, grid, partial_bytes, splits, tiles},
         layout,
     },
     gemm_sm90::launch::MapShape,
@@ -75,8 +75,8 @@ impl<D: Driver> Kernel<D> for Few {
             prepared.output("partials", partial_bytes(variant, params.m, n32, params.splits))?;
         let counters = tiles(variant, params.m, n32) as usize;
         params.counters = prepared.u32s("counters", vec![0; counters])?;
-        let blocks = blocks(variant, params.m, n32, params.splits, driver.info().multiprocessors);
-        prepared.launch(&variant.spec, [blocks, 1, 1], &params);
+        let grid = grid(variant, params.m, n32, params.splits, driver.info().multiprocessors);
+        prepared.launch(&variant.spec, grid, &params);
         Ok(prepared)
     }
 }

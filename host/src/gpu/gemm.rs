@@ -348,11 +348,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
             ..operand
         };
         let multiprocessors = self.driver.info().multiprocessors;
-        let blocks = gemm_few::launch::blocks(variant, m, n, operand.splits, multiprocessors);
+        let grid = gemm_few::launch::grid(variant, m, n, operand.splits, multiprocessors);
         // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
         // are multiples of 8. Scratch is as large as the launcher says, and counters are zero: fresh ones are, and launches leave
         // them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
-        unsafe { self.launch(&variant.spec, [blocks, 1, 1], params) }
+        unsafe { self.launch(&variant.spec, grid, params) }
     }
 
     pub(super) fn launch_linear(

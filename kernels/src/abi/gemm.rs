@@ -54,8 +54,8 @@ params! {
 }
 
 params! {
-    /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(token tiles * row tiles * splits, 1, 1)`
-    /// of the variant's `tokens` rows of `a` and 256 rows of `w`.
+    /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(splits, tiles, 1)`, tiles of
+    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few as run at a time.
     pub struct GemmFew {
         /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
         pub a_map: TensorMap,
@@ -73,7 +73,7 @@ params! {
         pub a_scales: u64,
         /// f32 `[n]`, of bytes only.
         pub w_scales: u64,
-        /// f32 `[blocks of the grid, tokens, 256]`, scratch; not used where `splits` is 1.
+        /// f32 `[blocks of the grid, tokens, rows of a block]`, scratch; not used where `splits` is 1.
         pub partials: u64,
         /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
         pub counters: u64,
@@ -102,7 +102,6 @@ params! {
         pub next_steps: u32,
         pub next_tile_bytes: u32,
         pub next_ahead: u32,
-        pub reserved: [u32; 4],
     }
 }
 

@@ -14,7 +14,13 @@ pub struct KernelSpec {
     /// Whether it may start before the launch before it has ended: it then waits (`griddepcontrol.wait`) before it touches what an
     /// earlier launch wrote or reads.
     pub starts_early: bool,
+    /// Whether the blocks of a row of the grid, along x, may wait for each other, where there are at most [`MOST_WAITING`] of them. Blocks start in
+    /// the order of the grid, so that those of the first row that hasn't ended run, all of them.
+    pub waits_in_row: bool,
 }
+
+/// Blocks of a row that may wait for each other, [`KernelSpec::waits_in_row`].
+pub const MOST_WAITING: u32 = 8;
 
 /// Launch parameters that travel as plain bytes, passed by value as the entry's only parameter.
 #[cfg(not(target_arch = "nvptx64"))]

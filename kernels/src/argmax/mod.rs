@@ -53,4 +53,5 @@ pub static ARGMAX: KernelSpec = KernelSpec {
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
     starts_early: true,
+    waits_in_row: false,
 };

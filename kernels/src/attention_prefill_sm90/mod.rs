@@ -174,6 +174,7 @@ const fn spec(name: &'static str, tile: Tile) -> KernelSpec {
         shared_bytes: tile.shared_bytes(),
         allowance: None,
         starts_early: false,
+        waits_in_row: false,
     }
 }
 

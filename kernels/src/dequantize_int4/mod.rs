@@ -24,4 +24,5 @@ pub static DEQUANTIZE_INT4: KernelSpec = KernelSpec {
     shared_bytes: 0,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };

@@ -20,4 +20,5 @@ pub static EMBED_SUM: KernelSpec = KernelSpec {
     shared_bytes: 0,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };

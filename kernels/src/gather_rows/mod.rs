@@ -18,4 +18,5 @@ pub static GATHER_ROWS: KernelSpec = KernelSpec {
     shared_bytes: 0,
     allowance: None,
     starts_early: true,
+    waits_in_row: false,
 };

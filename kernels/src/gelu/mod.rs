@@ -21,4 +21,5 @@ pub static GELU: KernelSpec = KernelSpec {
     shared_bytes: 0,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };

@@ -48,6 +48,7 @@ pub static TILE_128X128: KernelSpec = KernelSpec {
     shared_bytes: SharedPlan::<128, 128, 32, 3>::BYTES,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };
 
 /// For products too small to fill the device with the larger tile: 4 warps of 32 x 32.
@@ -58,6 +59,7 @@ pub static TILE_64X64: KernelSpec = KernelSpec {
     shared_bytes: SharedPlan::<64, 64, 32, 4>::BYTES,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };
 
 /// For a decode step's few rows, bound by reading `w`: 4 warps of 16 x 16, longer steps of `k`.
@@ -68,6 +70,7 @@ pub static TILE_16X64: KernelSpec = KernelSpec {
     shared_bytes: SharedPlan::<16, 64, 64, 4>::BYTES,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };
 
 /// All shapes, the largest first. Grid of each: `(ceil(n / block_n), ceil(m / block_m), 1)`.

@@ -1,74 +1,91 @@
 //! From a split's sums to the output.
 
 use super::{Tile, item::Item};
-use crate::{abi::GemmFew, ptx, silu_mul::kernel::silu};
+use crate::{
+    abi::{GemmFew, MOST_WAITING},
+    ptx,
+    silu_mul::kernel::silu,
+};
 
 /// The barrier of all consumers.
 const CONSUMERS_BARRIER: u32 = 1;
-/// Splits of `registers` sums a thread that the join has on their way at once: each time that it waits is a trip to the L2, so all eight of
-/// the usual most where few tokens leave the registers, which those of many tokens need for the sums themselves.
-const fn join_ahead(registers: usize) -> usize {
-    match registers {
-        0..=8 => MOST_AHEAD,
-        9..=16 => MOST_AHEAD / 2,
-        _ => 1,
-    }
-}
-const MOST_AHEAD: usize = 8;
+/// Sums of 16 rows by eight tokens: four a lane, and as many a unit of what splits join.
+const SUMS: usize = 4;
 
-/// Joins the splits and stores `N` sums a thread. Blocks that aren't their tile's last just leave their sums.
+/// Splits whose sums a join has on their way at once.
+const AHEAD: u32 = 8;
+
+/// Joins the splits and stores `N` sums a thread. A block that has no part in the join just leaves its sums.
 ///
 /// # Safety
-/// All consumers call it with what they computed of item `index`.
+/// All consumers call it with what they computed of the block's split of tile `tile`.
 #[inline(always)]
 pub(super) unsafe fn finish<const N: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
-    index: u32,
+    tile: u32,
     sums: &mut [f32; N],
 ) {
     // Found again rather than kept in registers through the products.
-    let item = Item::new(p, plan, ptx::here(index));
+    let tile = ptx::here(tile);
+    let item = Item::new(p, plan, tile);
     // SAFETY: the caller's promise.
     unsafe {
-        if p.splits > 1 {
-            leave(p, plan, item, sums);
-            if !is_last(p, plan, item) {
-                return;
-            }
-            join(p, plan, item, sums);
+        if p.splits == 1 {
+            return store::<N, SCALED>(p, plan, item, sums);
         }
-        store::<N, SCALED>(p, plan, item, sums);
+        let scratch = Scratch { g_sums: p.partials, plan, first: tile * p.splits, eights: (N / SUMS) as u32 };
+        scratch.leave(sums);
+        let g_counter = p.counters + u64::from(tile) * 4;
+        if plan.joins_together() && p.splits <= MOST_WAITING {
+            wait_for_all(p, plan, g_counter);
+            join::<N, SCALED>(p, item, scratch, ptx::ctaid_x(), p.splits);
+            has_joined(p, g_counter);
+        } else if is_last(p, plan, g_counter) {
+            join::<N, SCALED>(p, item, scratch, 0, 1);
+        }
     }
 }
 
-/// Where four of a thread's sums of an item are in the scratch.
-#[inline(always)]
-fn scratch<const R: usize>(p: &GemmFew, plan: Tile, index: u32, four: usize) -> u64 {
-    let thread = ptx::here(ptx::tid_x());
-    let place = (u64::from(index) * (R / 4) as u64 + four as u64) * u64::from(plan.consumer_threads());
-    p.partials + (place + u64::from(thread)) * 16
+/// What the splits of a tile leave: of each, `eights` times eight tokens, four sums a consumer.
+#[derive(Clone, Copy)]
+struct Scratch {
+    g_sums: u64,
+    plan: Tile,
+    /// The place of the tile's first split.
+    first: u32,
+    eights: u32,
 }
 
-/// # Safety
-/// As [`finish`].
-#[inline(always)]
-unsafe fn leave<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; R]) {
-    for four in 0..R / 4 {
-        let values = [0, 1, 2, 3].map(|i| sums[four * 4 + i].to_bits());
-        // SAFETY: the item's own part of the scratch.
-        unsafe { ptx::st_global_v4_b32(scratch::<R>(p, plan, item.index, four), values) };
+impl Scratch {
+    /// Where a lane's four sums of a split are: of 16 rows of `warp`, of eight tokens.
+    #[inline(always)]
+    fn place(self, split: u32, eight: u32, warp: u32) -> u64 {
+        let eight = u64::from(self.first + split) * u64::from(self.eights) + u64::from(eight);
+        let thread = warp * 32 + ptx::here(ptx::lane());
+        self.g_sums + (eight * u64::from(self.plan.consumer_threads()) + u64::from(thread)) * 16
+    }
+
+    /// # Safety
+    /// As [`finish`].
+    #[inline(always)]
+    unsafe fn leave<const N: usize>(self, sums: &[f32; N]) {
+        for eight in 0..N / SUMS {
+            let values = [0, 1, 2, 3].map(|i| sums[eight * SUMS + i].to_bits());
+            let at = self.place(ptx::ctaid_x(), eight as u32, ptx::here(ptx::tid_x()) / 32);
+            // SAFETY: the split's own part of the scratch.
+            unsafe { ptx::st_global_v4_b32(at, values) };
+        }
     }
 }
 
 /// Whether the other splits of the tile have all been here before; the last leaves the counter as it was.
 ///
 /// # Safety
-/// As [`finish`], after [`leave`].
+/// As [`finish`], after [`Scratch::leave`].
 #[inline(always)]
-unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
-    let s_is_last = ptx::shared_base() + plan.is_last();
-    let g_counter = p.counters + u64::from(item.row_tile * item.token_tiles + item.token_tile) * 4;
+unsafe fn is_last(p: &GemmFew, plan: Tile, g_counter: u64) -> bool {
+    let s_may_join = ptx::shared_base() + plan.may_join();
     // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has then
     // acquired what all released, and the second barrier hands it to the block.
     unsafe {
@@ -78,49 +95,94 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, item: Item) -> bool {
             if last {
                 ptx::st_global_b32(g_counter, 0);
             }
-            ptx::st_shared_b32(s_is_last, last as u32);
+            ptx::st_shared_b32(s_may_join, last as u32);
         }
         ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
-        ptx::ld_shared_b32(s_is_last) != 0
+        ptx::ld_shared_b32(s_may_join) != 0
     }
 }
 
-/// Adds the splits in ascending order.
+/// Waits until all splits of the tile have left their sums.
 ///
 /// # Safety
-/// As [`finish`], where [`is_last`].
+/// As [`is_last`]; the tile's splits run at the same time.
 #[inline(always)]
-unsafe fn join<const R: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &mut [f32; R]) {
-    let ahead = const { join_ahead(R) };
-    let first_index = item.index - item.split * item.token_tiles;
-    for r in 0..R {
-        sums[r] = 0.0;
+unsafe fn wait_for_all(p: &GemmFew, plan: Tile, g_counter: u64) {
+    // SAFETY: as in `is_last`: what thread 0 finds is what the last addition of all released.
+    unsafe {
+        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
+        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) < p.splits - 1 {
+            while ptx::poll_acquire_gpu_u32(g_counter) < p.splits {}
+        }
+        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
     }
-    let mut first = 0;
-    while first < p.splits {
-        // What is past the splits on their way, or past the last, isn't used.
-        let mut parts = [[0u32; R]; MOST_AHEAD];
-        for i in 0..ahead {
-            let split = first + i as u32;
-            for four in 0..R / 4 {
-                if split < p.splits {
-                    let at = scratch::<R>(p, plan, first_index + split * item.token_tiles, four);
-                    // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
-                    let values = unsafe { ptx::ld_global_v4_b32(at) };
-                    for j in 0..4 {
-                        parts[i][four * 4 + j] = values[j];
+}
+
+/// Counts the block once more: the last of them, which nobody waits for, leaves the counter as it was.
+///
+/// # Safety
+/// As [`finish`], after [`wait_for_all`].
+#[inline(always)]
+unsafe fn has_joined(p: &GemmFew, g_counter: u64) {
+    // SAFETY: one thread counts; the tile's counter is there.
+    unsafe {
+        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == 2 * p.splits - 1 {
+            ptx::st_global_b32(g_counter, 0);
+        }
+    }
+}
+
+/// Adds the splits in ascending order and stores: of the tile's parts of 16 rows by eight tokens each `ranks`-th, from `rank` on, two of them a warp
+/// at a time where there are two: each time that a warp waits for sums is a trip to the L2.
+///
+/// # Safety
+/// As [`finish`], once all splits have left their sums.
+#[inline(always)]
+unsafe fn join<const N: usize, const SCALED: bool>(
+    p: &GemmFew,
+    item: Item,
+    scratch: Scratch,
+    rank: u32,
+    ranks: u32,
+) {
+    let at_once = const { if N > SUMS { 2 } else { 1 } };
+    let (plan, warps) = (scratch.plan, scratch.plan.consumers());
+    let mut part = rank + ranks * (ptx::here(ptx::tid_x()) / 32);
+    while part < scratch.eights * warps {
+        let parts = [part, part + ranks * warps];
+        let token = |part: u32| item.token_tile * plan.tokens + part / warps * 8;
+        let is_there = parts.map(|part| part < scratch.eights * warps && token(part) < p.m);
+        let mut sums = [[0.0; SUMS]; 2];
+        let mut first = 0;
+        while first < p.splits {
+            let mut of_splits = [[[0u32; SUMS]; AHEAD as usize]; 2];
+            for j in 0..at_once {
+                for i in 0..AHEAD {
+                    if is_there[j] && first + i < p.splits {
+                        let at = scratch.place(first + i, parts[j] / warps, parts[j] % warps);
+                        // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
+                        of_splits[j][i as usize] = unsafe { ptx::ld_global_v4_b32(at) };
                     }
                 }
             }
-        }
-        for i in 0..ahead {
-            if first + (i as u32) < p.splits {
-                for r in 0..R {
-                    sums[r] += f32::from_bits(parts[i][r]);
+            for j in 0..at_once {
+                for i in 0..AHEAD {
+                    if first + i < p.splits {
+                        sums[j] =
+                            [0, 1, 2, 3].map(|k| sums[j][k] + f32::from_bits(of_splits[j][i as usize][k]));
+                    }
                 }
             }
+            first += AHEAD;
         }
-        first += ahead as u32;
+        for j in 0..at_once {
+            if is_there[j] {
+                let row = item.row_tile * plan.rows + parts[j] % warps * 16;
+                // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
+                unsafe { store_sixteen::<SCALED>(p, row, token(parts[j]), sums[j]) };
+            }
+        }
+        part += at_once as u32 * ranks * warps;
     }
 }
 

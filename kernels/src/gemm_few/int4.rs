@@ -1,4 +1,12 @@
 //! Products of 4-bit weights, converted in registers, a warpgroup at a time: for many tokens.
+//!
+//! Of up to 64 tokens four warpgroups share the tensor cores, which hides what each does beside its products. Of more there are two: while the products
+//! of a part run, the next part is converted.
+//!
+//! ```text
+//! products   | part 0 | part 1     |          | part 0 | part 1 ...        of a group of 128; all of them are waited for at its end
+//! the rest      convert 1   convert 0    total    convert 1 ...
+//! ```
 
 use super::{LINE_BYTES, Tile, item::Item, layout};
 use crate::{
@@ -80,91 +88,206 @@ pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
 where
     [f32; R]: Wgmma,
 {
-    let base = ptx::shared_base();
     let mut total = [0.0f32; R];
     for _ in item.first..item.end {
-        let stage = ring.stage(plan.stages);
-        let s_a = base + stage * plan.stage_bytes();
-        let s_w = s_a + plan.a_bytes();
-        // SAFETY: the whole warpgroup takes the same branches; the stage has landed, and is given back after its products.
+        // SAFETY: the whole warpgroup takes the same branches. A stage is read once it has landed, and given back after its products. Operands
+        // stay as they are until the products that read them have been waited for.
         unsafe {
-            ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages));
-            // A loop that isn't unrolled where there are several: addresses of all of them would take too many registers.
-            let mut group = if GROUPS < 4 { 0 } else { ptx::here(0) };
-            while group < GROUPS as u32 {
-                // Places are found anew each time: kept for all groups, they would take more registers than there are.
-                let thread = ptx::here(ptx::tid_x());
-                let meta = meta::<GROUPS>(p, plan, s_w, group, thread / 32 * 16 + thread % 32 / 4);
-                let place = thread / 128 * 256 + thread % 128;
-                let acc = products::<R, GROUPS>(plan, s_a, s_w, group, &meta, place);
+            let s_stage = landed(plan, *ring);
+            // A loop that isn't unrolled where there are four: addresses of all of them would take too many registers.
+            let mut group = if GROUPS < 4 { 0 } else { ptx::here(0) as usize };
+            while group < GROUPS {
+                let meta = meta_of_group::<GROUPS>(p, plan, s_stage, group);
+                let of_group = group * (STEPS / GROUPS);
+                let mut acc = [0.0f32; R];
+                let mut words: [u32; 2] = load_words(plan, s_stage, of_group);
+                for part in 0..STEPS / GROUPS / 2 {
+                    let operands = words.map(|word| convert(word, meta.minus_zeros));
+                    if (part + 1) * 2 < STEPS / GROUPS {
+                        words = load_words(plan, s_stage, of_group + (part + 1) * 2);
+                    }
+                    start(plan, s_stage, of_group + part * 2, part == 0, &operands, &mut acc);
+                    acc.wait::<0>();
+                }
                 for r in 0..R {
                     total[r] = ptx::fma(acc[r], meta.scales[r / 2 % 2], total[r]);
                 }
                 group += 1;
             }
-            // Lanes have read their weights themselves; waiting for products orders nothing among them.
-            ptx::bar_warp_sync();
-            if ptx::lane() == 0 {
-                ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
-            }
+            give_back(plan, *ring);
         }
         *ring = ring.next();
     }
     total
 }
 
-/// One group's products, waited for.
+/// As [`multiply`], of so many tokens that two warpgroups are all there is room for, in parts of `AT_ONCE` steps. Of at most two groups.
 ///
 /// # Safety
-/// As [`multiply`]; `place` is the thread's among the threads of the first halves of `k`.
+/// As there.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn products<const R: usize, const GROUPS: usize>(
+pub(super) unsafe fn multiply_ahead<const R: usize, const GROUPS: usize, const AT_ONCE: usize>(
+    p: &GemmFew,
     plan: Tile,
-    s_a: u32,
-    s_w: u32,
-    group: u32,
-    meta: &Meta,
-    place: u32,
+    item: Item,
+    ring: &mut Ring,
 ) -> [f32; R]
 where
     [f32; R]: Wgmma,
 {
-    let steps = STEPS / GROUPS;
-    // Made anew for each group: kept, the steps' descriptors would take two registers each.
-    let a = ptx::descriptor(ptx::here(s_a), 0);
-    let mut acc = [0.0f32; R];
-    // A word a step and thread. As many operands at a time as registers are left for.
-    let at_once = if GROUPS > 1 || R == 32 { 2 } else { 4 };
-    for part in 0..steps / at_once {
-        let first = group * steps as u32 + (part * at_once) as u32;
-        let s_words = s_w + (place + first / 4 * 128) * 16 + first % 4 * 4;
-        // SAFETY: the caller's promises; the operands stay as they are until the products that read them have been waited for.
-        unsafe {
-            let words = match at_once {
-                2 => {
-                    let words = ptx::ld_shared_v2_b32(s_words);
-                    [words[0], words[1], 0, 0]
+    let (parts, parts_of_group) = const { (STEPS / AT_ONCE, STEPS / AT_ONCE / GROUPS) };
+    let mut total = [0.0f32; R];
+    if item.first == item.end {
+        return total;
+    }
+    // SAFETY: the whole warpgroup takes the same branches. A stage is read once it has landed, and given back after its products. Operands stay as
+    // they are until the products that read them have been waited for.
+    unsafe {
+        let mut s_stage = landed(plan, *ring);
+        let mut meta = meta_of_group::<GROUPS>(p, plan, s_stage, 0);
+        let words: [u32; AT_ONCE] = load_words(plan, s_stage, 0);
+        let mut operands = [words.map(|word| convert(word, meta.minus_zeros)), [[0; 4]; AT_ONCE]];
+        let mut words: [u32; AT_ONCE] = load_words(plan, s_stage, AT_ONCE);
+        for step in item.first..item.end {
+            let mut s_next = s_stage;
+            for group in 0..GROUPS {
+                let scales = meta.scales;
+                let mut acc = [0.0f32; R];
+                for position in 0..parts_of_group {
+                    let part = group * parts_of_group + position;
+                    start(plan, s_stage, part * AT_ONCE, position == 0, &operands[part % 2], &mut acc);
+                    if part + 2 == parts {
+                        // Behind the last stage that stage again, of which nothing is used.
+                        s_next = landed(plan, if step + 1 < item.end { ring.next() } else { *ring });
+                    }
+                    if position > 0 {
+                        ptx::wgmma_wait_older::<1>();
+                    }
+                    if part + 1 == parts {
+                        meta = meta_of_group::<GROUPS>(p, plan, s_next, 0);
+                    } else if position + 1 == parts_of_group {
+                        meta = meta_of_group::<GROUPS>(p, plan, s_stage, group + 1);
+                    }
+                    // Here: the compiler would else convert where the operands are used, when the products have ended.
+                    operands[1 - part % 2] = words.map(|word| convert(word, meta.minus_zeros).map(ptx::here));
+                    words = if part + 2 < parts {
+                        load_words(plan, s_stage, (part + 2) * AT_ONCE)
+                    } else {
+                        load_words(plan, s_next, (part + 2 - parts) * AT_ONCE)
+                    };
                 }
-                _ => ptx::ld_shared_v4_b32(s_words),
-            };
-            let mut operands = [[0u32; 4]; 4];
-            for i in 0..at_once {
-                operands[i] = convert(words[i], meta.minus_zeros);
-            }
-            ptx::wgmma_fence();
-            for i in 0..at_once {
-                let step = first + i as u32;
-                let along = u64::from((step / 4 * plan.tokens * LINE_BYTES + step % 4 * 32) >> 4);
-                if part == 0 && i == 0 {
-                    acc.rs::<false, false>(&operands[i], a + along);
-                } else {
-                    acc.rs::<false, true>(&operands[i], a + along);
+                // It has landed; the loop that waits keeps what is above it from sinking below the wait for the products.
+                landed(plan, if step + 1 < item.end { ring.next() } else { *ring });
+                acc.wait::<0>();
+                for r in 0..R {
+                    total[r] = ptx::fma(acc[r], scales[r / 2 % 2], total[r]);
                 }
             }
-            ptx::wgmma_commit();
-            acc.wait::<0>();
+            give_back(plan, *ring);
+            *ring = ring.next();
+            s_stage = s_next;
         }
     }
-    acc
+    total
+}
+
+/// Waits for the stage at `ring`; its address.
+///
+/// # Safety
+/// The barriers are initialised.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn landed(plan: Tile, ring: Ring) -> u32 {
+    let (base, stage) = (ptx::shared_base(), ring.stage(plan.stages));
+    // SAFETY: the caller's promise.
+    unsafe { ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages)) };
+    base + stage * plan.stage_bytes()
+}
+
+/// Gives the stage at `ring` back.
+///
+/// # Safety
+/// The whole warp calls it; it has read all that it reads of the stage, and waited for the products that read it.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn give_back(plan: Tile, ring: Ring) {
+    // SAFETY: the caller's promise. Lanes have read their weights themselves; waiting for products orders nothing among them.
+    unsafe {
+        ptx::bar_warp_sync();
+        if ptx::lane() == 0 {
+            ptx::mbarrier_arrive(ptx::shared_base() + plan.empty() + ring.stage(plan.stages) * 8);
+        }
+    }
+}
+
+/// [`meta`] of the thread's rows in a group of the stage.
+///
+/// # Safety
+/// The stage has landed.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn meta_of_group<const GROUPS: usize>(p: &GemmFew, plan: Tile, s_stage: u32, group: usize) -> Meta {
+    // Places are found anew each time: kept, they would take more registers than there are.
+    let thread = ptx::here(ptx::tid_x());
+    let row = thread / 32 * 16 + thread % 32 / 4;
+    // SAFETY: the caller's promise.
+    unsafe { meta::<GROUPS>(p, plan, s_stage + plan.a_bytes(), group as u32, row) }
+}
+
+/// The thread's words of `COUNT` steps, two or four, from step `first` of the stage on.
+///
+/// # Safety
+/// The stage has landed.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn load_words<const COUNT: usize>(plan: Tile, s_stage: u32, first: usize) -> [u32; COUNT] {
+    const { assert!(COUNT == 2 || COUNT == 4) }
+    let thread = ptx::here(ptx::tid_x());
+    let place = thread / 128 * 256 + thread % 128 + (first / 4 * 128) as u32;
+    let s_words = s_stage + plan.a_bytes() + place * 16 + (first % 4 * 4) as u32;
+    let mut words = [0; COUNT];
+    // SAFETY: the caller's promise; the words are in the tile.
+    unsafe {
+        if COUNT == 2 {
+            words.copy_from_slice(&ptx::ld_shared_v2_b32(s_words));
+        } else {
+            words.copy_from_slice(&ptx::ld_shared_v4_b32(s_words));
+        }
+    }
+    words
+}
+
+/// Starts the products of `COUNT` steps from step `first` of the stage on.
+///
+/// # Safety
+/// As [`multiply`].
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn start<const R: usize, const COUNT: usize>(
+    plan: Tile,
+    s_stage: u32,
+    first: usize,
+    is_fresh: bool,
+    operands: &[[u32; 4]; COUNT],
+    acc: &mut [f32; R],
+) where
+    [f32; R]: Wgmma,
+{
+    // Made anew for each part: kept, the steps' descriptors would take two registers each.
+    let a = ptx::descriptor(ptx::here(s_stage), 0);
+    // SAFETY: the caller's promises.
+    unsafe {
+        ptx::wgmma_fence();
+        for i in 0..COUNT {
+            let step = (first + i) as u32;
+            let a = ptx::along(a, step / 4 * plan.tokens * LINE_BYTES + step % 4 * 32);
+            if is_fresh && i == 0 {
+                acc.rs::<false, false>(&operands[i], a);
+            } else {
+                acc.rs::<false, true>(&operands[i], a);
+            }
+        }
+        ptx::wgmma_commit();
+    }
 }

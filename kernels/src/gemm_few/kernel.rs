@@ -14,16 +14,18 @@ use crate::{
     tile::{Accumulators, Ring},
 };
 
-/// What every entry begins with: barriers, then the producer's work. The warpgroup's index, for consumers.
+/// A producing warpgroup's registers a thread, where consumers get its others.
+const PRODUCER_REGISTERS: u32 = 40;
+
+/// What every entry begins with: barriers. Whether the thread is a consumer's, and where copies come from.
 ///
 /// # Safety
 /// As the entries; `address` is that of their parameter block, which starts with the maps of `a` and `w`.
 #[inline(always)]
-unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Option<u32> {
+unsafe fn begin(address: u64, weights: Weights, plan: Tile) -> (bool, Source) {
     // SAFETY: the caller's promise; the whole block is here.
     unsafe {
         let a = MapRef::new(address);
-        let source = Source { a, w: a.at(1), weights };
         if ptx::tid_x() == plan.consumer_threads() {
             for stage in 0..plan.stages {
                 ptx::mbarrier_init(ptx::shared_base() + plan.full() + stage * 8, 1);
@@ -33,15 +35,19 @@ unsafe fn begin(p: &GemmFew, address: u64, weights: Weights, plan: Tile) -> Opti
             ptx::fence_mbarrier_init();
         }
         ptx::bar_sync();
-        if ptx::tid_x() < plan.consumer_threads() {
-            // What it reads beside the stages, and where it writes, may be the launch's before.
-            ptx::grid_wait();
-            return Some(ptx::tid_x() / 128);
-        }
-        if ptx::tid_x() == plan.consumer_threads() {
-            produce(p, source, plan);
-        }
-        None
+        (ptx::tid_x() < plan.consumer_threads(), Source { a, w: a.at(1), weights })
+    }
+}
+
+/// What threads do that aren't consumers.
+///
+/// # Safety
+/// As [`begin`], which has been.
+#[inline(always)]
+unsafe fn lead(p: &GemmFew, source: Source, plan: Tile) {
+    if ptx::tid_x() == plan.consumer_threads() {
+        // SAFETY: one lane calls it.
+        unsafe { produce(p, source, plan) };
     }
 }
 
@@ -56,22 +62,27 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
 ) {
     // SAFETY: the caller's promise. All consumers take the same items.
     unsafe {
-        if let Some(warpgroup) = begin(p, address, weights, plan) {
+        let (is_consumer, source) = begin(address, weights, plan);
+        if is_consumer {
+            // What it reads beside the stages, and where it writes, may be the launch's before.
+            ptx::grid_wait();
             let mut ring = Ring::new();
-            let mut index = ptx::ctaid_x();
-            while index < Item::count(p, plan) {
-                let item = Item::new(p, plan, index);
-                let acc = dense::multiply::<A>(plan, item, &mut ring, warpgroup);
+            let mut tile = ptx::ctaid_y();
+            while tile < Item::tiles(p, plan) {
+                let item = Item::new(p, plan, tile);
+                let acc = dense::multiply::<A>(plan, item, &mut ring, ptx::tid_x() / 128);
                 let mut sums = [0.0f32; R];
                 for r in 0..R {
                     sums[r] = acc.value(r);
                 }
-                finish::<R, SCALED>(p, plan, index, &mut sums);
-                index += ptx::nctaid_x();
+                finish::<R, SCALED>(p, plan, tile, &mut sums);
+                tile += ptx::nctaid_y();
                 if !plan.is_persistent() {
                     break;
                 }
             }
+        } else {
+            lead(p, source, plan);
         }
     }
 }
@@ -89,36 +100,54 @@ unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
 ) {
     // SAFETY: the caller's promise. Blocks of few tokens have one item.
     unsafe {
-        if begin(p, address, weights, plan).is_some() {
-            let mut sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_x()));
-            finish::<N, false>(p, plan, ptx::ctaid_x(), &mut sums);
+        let (is_consumer, source) = begin(address, weights, plan);
+        if is_consumer {
+            ptx::grid_wait();
+            let mut sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_y()));
+            finish::<N, false>(p, plan, ptx::ctaid_y(), &mut sums);
+        } else {
+            lead(p, source, plan);
         }
     }
 }
 
-/// Many tokens, a warpgroup at a time.
+/// Many tokens, a warpgroup at a time, each thread with `REGISTERS`: the producer's warpgroup leaves it some.
 ///
 /// # Safety
 /// As [`begin`].
 #[inline(always)]
-unsafe fn int4<const R: usize, const GROUPS: usize>(p: &GemmFew, address: u64, weights: Weights, plan: Tile)
-where
+unsafe fn int4<const R: usize, const GROUPS: usize, const REGISTERS: u32>(
+    p: &GemmFew,
+    address: u64,
+    weights: Weights,
+    plan: Tile,
+) where
     [f32; R]: Wgmma,
 {
     // SAFETY: the caller's promise. All consumers take the same items.
     unsafe {
-        if begin(p, address, weights, plan).is_some() {
+        let (is_consumer, source) = begin(address, weights, plan);
+        if is_consumer {
+            ptx::setmaxnreg::<REGISTERS, true>();
+            ptx::grid_wait();
             let mut ring = Ring::new();
-            let mut index = ptx::ctaid_x();
-            while index < Item::count(p, plan) {
-                let item = Item::new(p, plan, index);
-                let mut sums = int4::multiply::<R, GROUPS>(p, plan, item, &mut ring);
-                finish::<R, false>(p, plan, index, &mut sums);
-                index += ptx::nctaid_x();
+            let mut tile = ptx::ctaid_y();
+            while tile < Item::tiles(p, plan) {
+                let item = Item::new(p, plan, tile);
+                let mut sums = match (plan.tokens > 64, GROUPS) {
+                    (true, 1) => int4::multiply_ahead::<R, GROUPS, 4>(p, plan, item, &mut ring),
+                    (true, 2) => int4::multiply_ahead::<R, GROUPS, 2>(p, plan, item, &mut ring),
+                    _ => int4::multiply::<R, GROUPS>(p, plan, item, &mut ring),
+                };
+                finish::<R, false>(p, plan, tile, &mut sums);
+                tile += ptx::nctaid_y();
                 if !plan.is_persistent() {
                     break;
                 }
             }
+        } else {
+            ptx::setmaxnreg::<PRODUCER_REGISTERS, false>();
+            lead(p, source, plan);
         }
     }
 }
@@ -147,13 +176,13 @@ entries! {
     gemm_few_int4_g128_8: int4_warp::<4, 1> of 8,
     gemm_few_int4_g128_16: int4_warp::<8, 1> of 9,
     gemm_few_int4_g128_32: int4_warp::<16, 1> of 10,
-    gemm_few_int4_g128_64: int4::<32, 1> of 11,
-    gemm_few_int4_g128_128: int4::<64, 1> of 12,
+    gemm_few_int4_g128_64: int4::<32, 1, 104> of 11,
+    gemm_few_int4_g128_128: int4::<64, 1, 232> of 12,
     gemm_few_int4_g64_8: int4_warp::<4, 2> of 13,
     gemm_few_int4_g64_16: int4_warp::<8, 2> of 14,
-    gemm_few_int4_g64_128: int4::<64, 2> of 15,
+    gemm_few_int4_g64_128: int4::<64, 2, 232> of 15,
     gemm_few_int4_g32_8: int4_warp::<4, 4> of 16,
     gemm_few_int4_g32_16: int4_warp::<8, 4> of 17,
-    gemm_few_int4_g32_128: int4::<64, 4> of 18,
+    gemm_few_int4_g32_128: int4::<64, 4, 232> of 18,
     gemm_few_bf16_128: dense::<[f32; 64], 64, false> of 19,
 }

@@ -143,10 +143,11 @@ pub fn partial_bytes(variant: &Variant, m: u32, n: u32, splits: u32) -> usize {
     }
 }
 
-/// Blocks of a launch: as many as there are parts of tiles, or as run at a time.
-pub fn blocks(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32) -> u32 {
-    let parts = tiles(variant, m, n) * splits;
-    if variant.tile.is_persistent() { parts.min(multiprocessors * variant.spec.min_blocks) } else { parts }
+/// The grid of a launch: of a persistent variant as many tiles as run at a time.
+pub fn grid(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32) -> [u32; 3] {
+    let tiles = tiles(variant, m, n);
+    let at_once = (multiprocessors * variant.spec.min_blocks / splits.max(1)).max(1);
+    [splits, if variant.tile.is_persistent() { tiles.min(at_once) } else { tiles }, 1]
 }
 
 /// Lets the launch of `params` bring the first of `next`'s 4-bit weights to the L2, about `bytes` of them.

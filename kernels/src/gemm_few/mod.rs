@@ -8,7 +8,8 @@
 //! ```text
 //! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
 //! consumers   k0 | k1 | ...           4 bits: to bf16 minus the zero point (exact), products of a group, times its scale in f32
-//! end         the last block of a tile adds the splits in ascending order, then bias, SiLU, residual, store
+//! end         the last block of a tile, or of many tokens each block a part of it, adds the splits in ascending order, then bias, SiLU,
+//!             residual, store
 //! ```
 //!
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): a warpgroup's takes as long for 8 tokens as for 128 where
@@ -54,11 +55,13 @@ pub struct Tile {
     pub w_bytes: u32,
     /// Stages of the ring, a power of two.
     pub stages: u32,
+    /// Threads that come after the consumers: a warp, of which a lane brings the stages, or a warpgroup that leaves its registers to them.
+    pub producers: u32,
 }
 
 /// Dense `w`: a line of each row.
 pub const fn dense_tile(tokens: u32) -> Tile {
-    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4 }
+    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4, producers: 32 }
 }
 
 /// 4 bits in groups of `128 / groups`: two lines of `a`.
@@ -70,12 +73,14 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     let stages = if tokens <= 16 { 8 } else { 4 };
     // Room for zero points, whether there are any or not.
     let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
-    Tile { rows, tokens, lines: 2, w_bytes, stages }
+    // Products of a warpgroup, with two sets of converted operands.
+    let producers = if tokens > 32 { 128 } else { 32 };
+    Tile { rows, tokens, lines: 2, w_bytes, stages, producers }
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
 impl Tile {
-    /// Whether a block takes one part of a tile after the other: of 4 bits and many tokens. Others take one: more of them fit a
+    /// Whether a block takes its part of one tile after the other: of 4 bits and many tokens. Others take one: more of them fit a
     /// multiprocessor, or the sums leave no registers to go on with.
     pub const fn is_persistent(self) -> bool {
         self.tokens > 64 && self.rows < ROWS
@@ -104,13 +109,18 @@ impl Tile {
     pub const fn empty(self) -> u32 {
         self.full() + self.stages * 8
     }
-    /// Whether the block is the last of its tile.
-    pub const fn is_last(self) -> u32 {
+    /// Whether the block is the last of its tile, or all others have been there.
+    pub const fn may_join(self) -> u32 {
         self.empty() + self.stages * 8
     }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
-        self.is_last() + 16
+        self.may_join() + 16
+    }
+    /// Whether the splits of a tile wait for each other and each joins a part of it. Of few tokens the last joins all: that is a trip to the
+    /// L2 less, where sums of many would keep one multiprocessor reading while the others have ended.
+    pub const fn joins_together(self) -> bool {
+        self.tokens > 16
     }
 }
 
@@ -145,9 +155,17 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
         Weights::Int4 { groups } => int4_tile(tokens, groups),
     };
     let shared_bytes = tile.shared_bytes();
-    let threads = tile.consumer_threads() + 32;
+    let threads = tile.consumer_threads() + tile.producers;
     Variant {
-        spec: KernelSpec { name, threads, min_blocks: 1, shared_bytes, allowance: None, starts_early: true },
+        spec: KernelSpec {
+            name,
+            threads,
+            min_blocks: 1,
+            shared_bytes,
+            allowance: None,
+            starts_early: true,
+            waits_in_row: tile.joins_together(),
+        },
         weights,
         tile,
     }

@@ -98,7 +98,7 @@ impl Producer<'_> {
             return;
         }
         let splits = p.next_splits.max(1);
-        let mut index = ptx::ctaid_x();
+        let mut index = ptx::ctaid_y() * ptx::nctaid_x() + ptx::ctaid_x();
         while index < p.next_items {
             let (first, end) = layout::split_steps(p.next_steps, splits, index % splits);
             let steps = (end - first).min(p.next_ahead);
@@ -106,7 +106,7 @@ impl Producer<'_> {
             let bytes = u64::from(p.next_tile_bytes);
             // SAFETY: tiles of weights, which no launch writes.
             unsafe { ptx::bulk_prefetch_l2(p.next_packed + tile * bytes, steps * p.next_tile_bytes) };
-            index += ptx::nctaid_x();
+            index += ptx::nctaid_x() * ptx::nctaid_y();
         }
     }
 
@@ -136,8 +136,8 @@ impl Producer<'_> {
 #[inline(always)]
 pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
     let producer = Producer { p, source, plan, base: ptx::shared_base() };
-    let mut index = ptx::ctaid_x();
-    let mut item = Item::new(p, plan, index);
+    let mut tile = ptx::ctaid_y();
+    let mut item = Item::new(p, plan, tile);
     let early = (item.end - item.first).min(plan.stages);
     // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
     unsafe {
@@ -163,11 +163,11 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
                 ring = ring.next();
                 step += 1;
             }
-            index += ptx::nctaid_x();
-            if !plan.is_persistent() || index >= Item::count(p, plan) {
+            tile += ptx::nctaid_y();
+            if !plan.is_persistent() || tile >= Item::tiles(p, plan) {
                 break;
             }
-            item = Item::new(p, plan, index);
+            item = Item::new(p, plan, tile);
             step = item.first;
         }
         producer.next_weights();

@@ -38,4 +38,5 @@ pub static LAYER_NORM: KernelSpec = KernelSpec {
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };

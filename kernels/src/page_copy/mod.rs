@@ -45,6 +45,7 @@ const fn entry(name: &'static str) -> KernelSpec {
         shared_bytes: 0,
         allowance: None,
         starts_early: false,
+        waits_in_row: false,
     }
 }
 

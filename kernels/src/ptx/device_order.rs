@@ -8,6 +8,20 @@ use tilewright_simt as simt;
 use super::intrinsic;
 
 intrinsic! {
+    /// `ld.acquire.gpu.global.u32`, for a loop that waits: acquires what was released by the value that it finds.
+    ///
+    /// # Safety
+    /// As of [`atom_add_acq_rel_gpu_u32`].
+    pub fn poll_acquire_gpu_u32(address: u64) -> u32 {
+        let value: u32;
+        asm!("ld.acquire.gpu.global.u32 {}, [{}];", out(reg32) value, in(reg64) address, options(nostack));
+        value
+    } else {
+        simt::intrinsic::poll_acquire_gpu_u32(address)
+    }
+}
+
+intrinsic! {
     /// `atom.acq_rel.gpu.global.add.u32` (sm_70): the value before the addition. Releases what the thread has written and seen
     /// (through barriers: what its block has) to whoever acquires by the same word, and acquires what they released.
     ///

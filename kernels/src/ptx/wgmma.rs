@@ -31,6 +31,12 @@ pub fn descriptor(shared: u32, group_bytes: u32) -> u64 {
     address | u64::from(group_bytes >> 4) << 16 | u64::from(ATOM_BYTES >> 4) << 32 | 1 << 62
 }
 
+/// The matrix `bytes` further on: its address is a descriptor's lowest bits, and an addition to all 64 would carry.
+#[inline(always)]
+pub fn along(descriptor: u64, bytes: u32) -> u64 {
+    u64::from((descriptor as u32).wrapping_add(bytes >> 4)) | descriptor >> 32 << 32
+}
+
 intrinsic! {
     /// `wgmma.fence.sync.aligned`: orders earlier accesses to accumulator and A registers before the next `wgmma`.
     pub fn wgmma_fence() {

@@ -32,4 +32,5 @@ pub static RMS_NORM: KernelSpec = KernelSpec {
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
     starts_early: true,
+    waits_in_row: false,
 };

@@ -68,7 +68,15 @@ pub static FP8: KernelSpec = entry("rope_append_fp8");
 
 /// Six blocks of 128 threads leave 80 registers, and no format needs more: loads of 24 warps keep the memory busy.
 const fn entry(name: &'static str) -> KernelSpec {
-    KernelSpec { name, threads: THREADS, min_blocks: 6, shared_bytes: 0, allowance: None, starts_early: true }
+    KernelSpec {
+        name,
+        threads: THREADS,
+        min_blocks: 6,
+        shared_bytes: 0,
+        allowance: None,
+        starts_early: true,
+        waits_in_row: false,
+    }
 }
 
 #[cfg(test)]

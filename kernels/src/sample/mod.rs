@@ -48,4 +48,5 @@ pub static SAMPLE: KernelSpec = KernelSpec {
     shared_bytes: SharedPlan::BYTES,
     allowance: None,
     starts_early: false,
+    waits_in_row: false,
 };

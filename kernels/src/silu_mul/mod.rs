@@ -26,4 +26,5 @@ pub static SILU_MUL: KernelSpec = KernelSpec {
     shared_bytes: 0,
     allowance: None,
     starts_early: true,
+    waits_in_row: false,
 };

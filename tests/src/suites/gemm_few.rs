@@ -408,8 +408,8 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     params.partials = arena.address(partials);
     params.counters = arena.address(zeroed);
     // Few, so that some blocks have several parts of tiles.
-    let blocks = launch::blocks(variant, m, n, params.splits, MULTIPROCESSORS);
-    arena.launch(&variant.spec, [blocks, 1, 1], &params)?;
+    let grid = launch::grid(variant, m, n, params.splits, MULTIPROCESSORS);
+    arena.launch(&variant.spec, grid, &params)?;
     same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
     arena.all_bytes(out)
 }
