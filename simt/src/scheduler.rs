@@ -177,7 +177,8 @@ impl Block {
             (self.steps_before, self.idle_turns) = (steps, 0);
         }
         self.idle_turns += 1;
-        let only_polls = !self.runnable.is_empty() && self.idle_turns > IDLE_TURNS * (self.runnable.len() + 1);
+        let only_polls =
+            !self.runnable.is_empty() && self.idle_turns > IDLE_TURNS * (self.runnable.len() + 1);
         if only_polls {
             self.idle_turns = 0;
         }

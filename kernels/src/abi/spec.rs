@@ -15,7 +15,7 @@ pub struct KernelSpec {
     /// earlier launch wrote or reads.
     pub starts_early: bool,
     /// Whether the blocks of a row of the grid, along x, may wait for each other, where there are at most [`MOST_WAITING`] of them. Blocks start in
-    /// the order of the grid, so that those of the first row that hasn't ended run, all of them.
+    /// the order of the grid, so that those of the first row that hasn't ended run, all of them: on a stream beside which no other runs such a launch.
     pub waits_in_row: bool,
 }
 
