@@ -24,7 +24,7 @@ pub(super) unsafe fn finish<const N: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
     tile: u32,
-    sums: &mut [f32; N],
+    sums: &[f32; N],
 ) {
     // Found again rather than kept in registers through the products.
     let tile = ptx::here(tile);
@@ -191,12 +191,7 @@ unsafe fn join<const N: usize, const SCALED: bool>(
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn store<const N: usize, const SCALED: bool>(
-    p: &GemmFew,
-    plan: Tile,
-    item: Item,
-    sums: &mut [f32; N],
-) {
+unsafe fn store<const N: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; N]) {
     // Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
     let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 * 16;
     for j in 0..N / 4 {

@@ -75,7 +75,7 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
                 for r in 0..R {
                     sums[r] = acc.value(r);
                 }
-                finish::<R, SCALED>(p, plan, tile, &mut sums);
+                finish::<R, SCALED>(p, plan, tile, &sums);
                 tile += ptx::nctaid_y();
                 if !plan.is_persistent() {
                     break;
@@ -103,8 +103,8 @@ unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
         let (is_consumer, source) = begin(address, weights, plan);
         if is_consumer {
             ptx::grid_wait();
-            let mut sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_y()));
-            finish::<N, false>(p, plan, ptx::ctaid_y(), &mut sums);
+            let sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_y()));
+            finish::<N, false>(p, plan, ptx::ctaid_y(), &sums);
         } else {
             lead(p, source, plan);
         }
@@ -134,12 +134,12 @@ unsafe fn int4<const R: usize, const GROUPS: usize, const REGISTERS: u32>(
             let mut tile = ptx::ctaid_y();
             while tile < Item::tiles(p, plan) {
                 let item = Item::new(p, plan, tile);
-                let mut sums = match (plan.tokens > 64, GROUPS) {
+                let sums = match (plan.tokens > 64, GROUPS) {
                     (true, 1) => int4::multiply_ahead::<R, GROUPS, 4>(p, plan, item, &mut ring),
                     (true, 2) => int4::multiply_ahead::<R, GROUPS, 2>(p, plan, item, &mut ring),
                     _ => int4::multiply::<R, GROUPS>(p, plan, item, &mut ring),
                 };
-                finish::<R, false>(p, plan, tile, &mut sums);
+                finish::<R, false>(p, plan, tile, &sums);
                 tile += ptx::nctaid_y();
                 if !plan.is_persistent() {
                     break;

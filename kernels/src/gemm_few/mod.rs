@@ -12,8 +12,8 @@
 //!             residual, store
 //! ```
 //!
-//! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): a warpgroup's takes as long for 8 tokens as for 128 where
-//! its operand comes from registers.
+//! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): what a warpgroup's product has to be given, converted in
+//! registers, is the same for 8 tokens as for 128.
 //!
 //! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
 //! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
@@ -73,7 +73,7 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     let stages = if tokens <= 16 { 8 } else { 4 };
     // Room for zero points, whether there are any or not.
     let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
-    // Products of a warpgroup, with two sets of converted operands.
+    // Products of a warpgroup, whose sums and converted operands want more registers than an even share.
     let producers = if tokens > 32 { 128 } else { 32 };
     Tile { rows, tokens, lines: 2, w_bytes, stages, producers }
 }
