@@ -24,12 +24,12 @@ pub enum Kind {
     Fp8,
     /// f32 from 0.01 to 0.02: scales of quantised vectors.
     Scale,
-    /// Bytes of tiles of 4-bit weights (`gemm_few::layout`) in one group each: nibbles all alike, bf16 scales from 0.01 to 0.02.
-    Int4Tile,
+    /// Bytes of pieces of 4-bit weights (`gemm_few::layout`) in one group each: nibbles all alike, bf16 scales from 0.01 to 0.02.
+    Int4Piece,
 }
 
-/// Bytes of a tile of [`Kind::Int4Tile`].
-pub const INT4_TILE_BYTES: usize = layout::int4_tile_bytes(1, false) as usize;
+/// Bytes of a piece of [`Kind::Int4Piece`].
+pub const INT4_PIECE_BYTES: usize = layout::piece_bytes(1, false) as usize;
 
 impl Kind {
     /// Bytes an element.
@@ -37,7 +37,7 @@ impl Kind {
         match self {
             Kind::Bf16 => 2,
             Kind::F32 | Kind::Scale => 4,
-            Kind::I8 | Kind::Fp8 | Kind::Int4Tile => 1,
+            Kind::I8 | Kind::Fp8 | Kind::Int4Piece => 1,
         }
     }
 }
@@ -111,14 +111,14 @@ impl Random {
             Kind::F32 => normal(level(word)),
             Kind::I8 => f32::from(to_i8(word)),
             Kind::Fp8 => e4m3_value(TABLES.fp8[level(word)]),
-            Kind::Int4Tile => f32::from(self.int4_tile_byte(index)),
+            Kind::Int4Piece => f32::from(self.int4_piece_byte(index)),
             Kind::Scale => 0.01 + 0.01 * (word >> 8) as f32 / (1 << 24) as f32,
         }
     }
 
     /// The nibbles are random bytes; a scale's two bytes are those of 0.01 times one to two.
-    fn int4_tile_byte(&self, index: usize) -> u8 {
-        let at = index % INT4_TILE_BYTES;
+    fn int4_piece_byte(&self, index: usize) -> u8 {
+        let at = index % INT4_PIECE_BYTES;
         if at < layout::NIBBLE_BYTES as usize {
             return self.word(index) as u8;
         }
@@ -141,7 +141,7 @@ impl Random {
                     }
                     Kind::I8 => element[0] = to_i8(self.word(index)) as u8,
                     Kind::Fp8 => element[0] = tables.fp8[level(self.word(index))],
-                    Kind::Int4Tile => element[0] = self.int4_tile_byte(index),
+                    Kind::Int4Piece => element[0] = self.int4_piece_byte(index),
                     Kind::F32 | Kind::Scale => element.copy_from_slice(&self.value(index).to_le_bytes()),
                 }
             }

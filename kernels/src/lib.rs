@@ -20,6 +20,7 @@ pub mod gelu;
 pub mod gemm_bf16;
 pub mod gemm_few;
 pub mod gemm_sm90;
+pub mod gemm_whole;
 pub mod kv_widen;
 pub mod layer_norm;
 pub mod page_copy;
@@ -130,6 +131,12 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gemm_few::VARIANTS[17].spec,
     &gemm_few::VARIANTS[18].spec,
     &gemm_few::VARIANTS[19].spec,
+    &gemm_whole::VARIANTS[0].one,
+    &gemm_whole::VARIANTS[0].chain,
+    &gemm_whole::VARIANTS[1].one,
+    &gemm_whole::VARIANTS[1].chain,
+    &gemm_whole::VARIANTS[2].one,
+    &gemm_whole::VARIANTS[2].chain,
 ];
 
 /// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.

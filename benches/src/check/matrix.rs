@@ -1,12 +1,12 @@
 use tilewright_host::gpu::Driver;
-use tilewright_kernels::gemm_few::{ROWS, layout};
+use tilewright_kernels::gemm_few::layout::{self, PIECE_ROWS};
 use tilewright_reference::{Floor, GemmProblem, bf16_bits, bf16_from_bits, gemm, gemm_magnitude};
 
 use super::{Extent, Failure, compare_bf16, finite_bf16, inputs};
 use crate::{
     prepared::Prepared,
     problem::{Gemm, GemmWeights},
-    random::INT4_TILE_BYTES,
+    random::INT4_PIECE_BYTES,
 };
 
 /// Columns of a row that are compared at a time.
@@ -60,7 +60,7 @@ fn scale(values: &mut [f32], scales: &[f32]) {
     }
 }
 
-/// Rows of 4-bit weights, from the bytes of their tiles.
+/// Rows of 4-bit weights, from the bytes of their pieces.
 fn int4<D: Driver>(
     prepared: &Prepared<'_, D>,
     rows: std::ops::Range<usize>,
@@ -72,13 +72,13 @@ fn int4<D: Driver>(
     let steps = k.div_ceil(layout::TILE_K as usize);
     let mut w = Vec::with_capacity(rows.len() * k);
     for row in rows {
-        let (row_tile, of_tile) = (row / ROWS as usize, (row % ROWS as usize) as u32);
+        let (of_rows, of_piece) = (row / PIECE_ROWS as usize, row as u32 % PIECE_ROWS);
         for col in 0..k {
-            let tile = (row_tile * steps + col / layout::TILE_K as usize) * INT4_TILE_BYTES;
-            let byte = |at: u32| bytes.value(tile + at as usize) as u8;
-            let (at, shift) = layout::nibble(of_tile, (col % layout::TILE_K as usize) as u32);
+            let piece = (of_rows * steps + col / layout::TILE_K as usize) * INT4_PIECE_BYTES;
+            let byte = |at: u32| bytes.value(piece + at as usize) as u8;
+            let (at, shift) = layout::nibble(of_piece, (col % layout::TILE_K as usize) as u32);
             let value = byte(at + shift / 8) >> (shift % 8) & 15;
-            let at = layout::scale(ROWS, 0, of_tile);
+            let at = layout::scale(0, of_piece);
             let scale = bf16_from_bits(u16::from_le_bytes([byte(at), byte(at + 1)]));
             let weight = (f32::from(value) - 8.0) * scale;
             w.push(if rounded { bf16_from_bits(bf16_bits(weight)) } else { weight });

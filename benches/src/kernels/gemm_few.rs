@@ -10,13 +10,14 @@ use tilewright_kernels::{
         layout,
     },
     gemm_sm90::launch::MapShape,
+    gemm_whole,
 };
 
 use super::Kernel;
 use crate::{
     prepared::Prepared,
     problem::{Gemm, GemmWeights, Problem},
-    random::{INT4_TILE_BYTES, Kind},
+    random::{INT4_PIECE_BYTES, Kind},
 };
 
 /// Rows up to which `k` is split.
@@ -45,6 +46,11 @@ impl<D: Driver> Kernel<D> for Few {
             GemmWeights::Int8 => (Weights::Int8, Kind::I8, 1, 128),
             GemmWeights::Int4 => (Weights::Int4 { groups: 1 }, Kind::Bf16, 2, layout::TILE_K),
         };
+        if weights == GemmWeights::Int4
+            && prepare_whole(&mut prepared, [m, n, k], driver.info().multiprocessors, seed)?
+        {
+            return Ok(prepared);
+        }
         let variant = choose(kernel_weights, m as u32).ok_or_else(|| Error::Shape {
             op: "gemm_few",
             what: "weights",
@@ -58,9 +64,8 @@ impl<D: Driver> Kernel<D> for Few {
         params.a_map = driver.tensor_map(&MapShape::new(element_bytes, params.m, k32, rows).at(a))?;
         params.steps = k32.div_ceil(stage_k);
         if weights == GemmWeights::Int4 {
-            let tiles = n32.div_ceil(ROWS) as usize * params.steps as usize;
-            params.packed = prepared.random("packed", Kind::Int4Tile, tiles * INT4_TILE_BYTES, seed)?;
-            params.tile_bytes = INT4_TILE_BYTES as u32;
+            params.packed = prepared.random("packed", Kind::Int4Piece, packed_bytes(n32, k32), seed)?;
+            params.piece_bytes = INT4_PIECE_BYTES as u32;
         } else {
             let w = prepared.random("w", kind, n * k, seed)?;
             params.w_map = driver.tensor_map(&MapShape::new(element_bytes, n32, k32, ROWS).at(w))?;
@@ -79,4 +84,41 @@ impl<D: Driver> Kernel<D> for Few {
         prepared.launch(&variant.spec, grid, &params);
         Ok(prepared)
     }
+}
+
+/// Bytes of 4-bit weights `[n, k]`.
+fn packed_bytes(n: u32, k: u32) -> usize {
+    (n.div_ceil(ROWS) * layout::PIECES * k.div_ceil(layout::TILE_K)) as usize * INT4_PIECE_BYTES
+}
+
+/// The launch whose blocks have all of `k`, of 4-bit weights. Whether there is one.
+fn prepare_whole<D: Driver>(
+    prepared: &mut Prepared<'_, D>,
+    shape: [usize; 3],
+    multiprocessors: u32,
+    seed: u64,
+) -> Result<bool> {
+    let [m, n, k] = shape.map(|size| size as u32);
+    let splits = splits(n, k, layout::TILE_K);
+    let weights = Weights::Int4 { groups: 1 };
+    let Some((variant, row_groups)) = gemm_whole::launch::choose(weights, [m, n, k], splits, multiprocessors)
+    else {
+        return Ok(false);
+    };
+    let params = abi::GemmWhole {
+        a: prepared.random("a", Kind::Bf16, shape[0] * shape[2], seed)?,
+        packed: prepared.random("packed", Kind::Int4Piece, packed_bytes(n, k), seed)?,
+        out: prepared.output("out", shape[0] * shape[1] * 2)?,
+        m,
+        n,
+        k,
+        steps: k.div_ceil(layout::TILE_K),
+        splits,
+        row_groups,
+        piece_bytes: INT4_PIECE_BYTES as u32,
+        ..Default::default()
+    };
+    let blocks = gemm_whole::launch::blocks(n, row_groups);
+    prepared.launch(&variant.one, [blocks, 1, 1], &params);
+    Ok(true)
 }

@@ -16,7 +16,7 @@ use super::Kernel;
 use crate::{
     prepared::Prepared,
     problem::{Gemm, GemmWeights, Problem},
-    random::{INT4_TILE_BYTES, Kind},
+    random::{INT4_PIECE_BYTES, Kind},
 };
 
 /// The kernel for many rows. Buffers: `a`, `w`, `out`, and `a_scales`, `w_scales` of bytes; `packed` of 4 bits, which become `w` first.
@@ -83,16 +83,21 @@ fn dequantized<D: Driver>(prepared: &mut Prepared<'_, D>, n: usize, k: usize, se
     let (n32, k32) = (n as u32, k as u32);
     let steps = k32.div_ceil(layout::TILE_K);
     let tiles = n32.div_ceil(ROWS) * steps;
-    let packed = prepared.random("packed", Kind::Int4Tile, tiles as usize * INT4_TILE_BYTES, seed)?;
+    let packed = prepared.random(
+        "packed",
+        Kind::Int4Piece,
+        (tiles * layout::PIECES) as usize * INT4_PIECE_BYTES,
+        seed,
+    )?;
     let out = prepared.output("w", n * k * 2)?;
-    let tile_bytes = INT4_TILE_BYTES as u32;
+    let piece_bytes = INT4_PIECE_BYTES as u32;
     let params = abi::DequantizeInt4 {
         packed,
         out,
         n: n32,
         k: k32,
         steps,
-        tile_bytes,
+        piece_bytes,
         groups: 1,
         ..Default::default()
     };

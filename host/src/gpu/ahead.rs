@@ -3,9 +3,14 @@
 //!
 //! Launches recorded for a graph alone: of others nobody knows what follows. What is computed stays the same.
 
+use bytemuck::Pod;
 use tilewright_kernels::{
-    abi::GemmFew,
-    gemm_few::{VARIANTS, Weights, launch},
+    abi::{GemmChain, GemmFew, GemmWhole},
+    gemm_few::{
+        VARIANTS, Weights,
+        launch::{Follow, Follower},
+    },
+    gemm_whole,
 };
 
 use super::Launch;
@@ -16,23 +21,36 @@ const AHEAD_BYTES: u32 = 16 << 20;
 
 /// Tells each product of few rows by 4-bit weights which of its kind comes after it.
 pub(super) fn bring_next_weights(launches: &mut [Launch]) {
-    let mut next: Option<GemmFew> = None;
+    let mut next: Option<Follower> = None;
     for launch in launches.iter_mut().rev() {
-        let Some(variant) = VARIANTS.iter().find(|variant| variant.spec.name == launch.spec.name) else {
-            continue;
+        let is = |entry: fn(&gemm_whole::Variant) -> &'static str| {
+            gemm_whole::VARIANTS.iter().any(|variant| entry(variant) == launch.spec.name)
         };
-        let parsed = bytemuck::try_pod_read_unaligned::<GemmFew>(&launch.params);
-        let (Weights::Int4 { .. }, Ok(own)) = (variant.weights, parsed) else {
-            next = None;
-            continue;
-        };
-        if let Some(next) = &next {
-            let mut params = own;
-            launch::follow(&mut params, next, AHEAD_BYTES);
-            launch.params = bytemuck::bytes_of(&params).to_vec();
+        if is(|variant| variant.one.name) {
+            next = followed_by::<GemmWhole>(launch, next);
+        } else if is(|variant| variant.chain.name) {
+            next = followed_by::<GemmChain>(launch, next);
+        } else if let Some(variant) = VARIANTS.iter().find(|variant| variant.spec.name == launch.spec.name) {
+            next = match variant.weights {
+                Weights::Int4 { .. } => followed_by::<GemmFew>(launch, next),
+                _ => None,
+            };
         }
-        next = Some(own);
     }
+}
+
+/// Tells a launch what follows it; what it is to the one before.
+fn followed_by<P: Pod + Follow>(launch: &mut Launch, next: Option<Follower>) -> Option<Follower>
+where
+    for<'p> Follower: From<&'p P>,
+{
+    let mut params = bytemuck::try_pod_read_unaligned::<P>(&launch.params).ok()?;
+    let own = Follower::from(&params);
+    if let Some(next) = &next {
+        params.follow(next, AHEAD_BYTES);
+        launch.params = bytemuck::bytes_of(&params).to_vec();
+    }
+    Some(own)
 }
 
 #[cfg(test)]
@@ -43,8 +61,8 @@ mod tests {
     fn products_know_what_follows_them() {
         let variant = |name: &str| VARIANTS.iter().find(|it| it.spec.name == name).expect("an entry");
         let launch = |name, packed| {
-            let tile_bytes = if packed == 0 { 0 } else { 16_896 };
-            let params = GemmFew { packed, n: 256, steps: 2, splits: 1, tile_bytes, ..GemmFew::default() };
+            let piece_bytes = if packed == 0 { 0 } else { 16_896 };
+            let params = GemmFew { packed, n: 256, steps: 2, splits: 1, piece_bytes, ..GemmFew::default() };
             let params = bytemuck::bytes_of(&params).to_vec();
             Launch { spec: &variant(name).spec, grid: [1; 3], params }
         };

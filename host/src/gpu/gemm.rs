@@ -3,7 +3,7 @@
 //! | weights | rows of generated tokens | rows of prompts |
 //! |---|---|---|
 //! | bf16 on Hopper | `gemm_few`, `k` split | `gemm_sm90` |
-//! | 4 bits on Hopper | `gemm_few`, `k` split | `dequantize_int4`, then `gemm_sm90` |
+//! | 4 bits on Hopper | `gemm_whole` or `gemm_few`, `k` split over warps or blocks: the same bits | `dequantize_int4`, then `gemm_sm90` |
 //! | bf16 elsewhere, or rows of weights no multiple of 8 | `gemm_bf16` | `gemm_bf16` |
 //!
 //! The sums of a column's two kernels differ in the last bits; within each a row's bits don't depend on the rows beside it. So the
@@ -17,6 +17,7 @@ use tilewright_kernels::{
         self,
         launch::{Element, MapShape},
     },
+    gemm_whole,
 };
 
 use super::{
@@ -107,11 +108,36 @@ impl Int4 {
             packed,
             steps: self.steps,
             splits,
-            tile_bytes: self.tile_bytes,
+            piece_bytes: self.piece_bytes,
             zeros: u32::from(self.zeros),
             scales_f16: u32::from(self.scales_f16),
             ..abi::GemmFew::default()
         }
+    }
+}
+
+/// A product whose blocks have all of `k`: `operand` has what concerns the weights.
+fn whole(product: Product, operand: &abi::GemmFew, row_groups: u32) -> abi::GemmWhole {
+    let Product { a, bias, residual, out, out_f32, gated, m, n, k } = product;
+    let abi::GemmFew { packed, steps, splits, piece_bytes, zeros, scales_f16, .. } = *operand;
+    abi::GemmWhole {
+        a,
+        packed,
+        bias,
+        residual,
+        out,
+        m,
+        n,
+        k,
+        steps,
+        splits,
+        row_groups,
+        piece_bytes,
+        zeros,
+        scales_f16,
+        out_f32: u32::from(out_f32),
+        silu: u32::from(gated),
+        ..abi::GemmWhole::default()
     }
 }
 
@@ -278,14 +304,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
             n,
             k,
             steps: int4.steps,
-            tile_bytes: int4.tile_bytes,
+            piece_bytes: int4.piece_bytes,
             groups: int4.groups,
             zeros: u32::from(int4.zeros),
             scales_f16: u32::from(int4.scales_f16),
             reserved: 0,
         };
         let tiles = n.div_ceil(gemm_few::ROWS) * int4.steps;
-        // SAFETY: `packed` are tiles of weights `[n, k]`, of which `int4` tells; `out` is as large. Launches that share it follow each
+        // SAFETY: `packed` are pieces of weights `[n, k]`, of which `int4` tells; `out` is as large. Launches that share it follow each
         // other on one stream; the lock is held until both are in it.
         unsafe { self.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], params)? };
         match self.weight_maps(out, n as usize, k as usize)? {
@@ -320,6 +346,15 @@ impl<Dr: Driver> GpuDevice<Dr> {
         operand: abi::GemmFew,
     ) -> Result<()> {
         let Product { a, bias, residual, out, out_f32, gated, m, n, k } = product;
+        let multiprocessors = self.driver.info().multiprocessors;
+        if let Some((variant, row_groups)) =
+            gemm_whole::launch::choose(weights, [m, n, k], operand.splits, multiprocessors)
+        {
+            let params = whole(product, &operand, row_groups);
+            let blocks = gemm_whole::launch::blocks(n, row_groups);
+            // SAFETY: as below, without scratch.
+            return unsafe { self.launch(&variant.one, [blocks, 1, 1], params) };
+        }
         let variant = gemm_few::launch::choose(weights, m)
             .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
         let mut held = scratch::lock(&self.gemm_scratch);
@@ -347,7 +382,6 @@ impl<Dr: Driver> GpuDevice<Dr> {
             silu: u32::from(gated),
             ..operand
         };
-        let multiprocessors = self.driver.info().multiprocessors;
         let grid = gemm_few::launch::grid(variant, m, n, operand.splits, multiprocessors);
         // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
         // are multiples of 8. Scratch is as large as the launcher says, and counters are zero: fresh ones are, and launches leave

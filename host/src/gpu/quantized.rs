@@ -1,7 +1,7 @@
 //! How quantised weights are kept.
 
 use half::{bf16, f16};
-use tilewright_kernels::gemm_few::launch::{Packed, Plain, groups_of_tile};
+use tilewright_kernels::gemm_few::launch::{Packed, Plain, groups_of_piece};
 
 use super::{
     Driver, GpuDevice, GpuMatrix,
@@ -58,8 +58,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         });
         let (buffer, address) = self.allocate("matrix", &[packed.bytes.len()], "weights")?;
         self.upload(&buffer, 0, &packed.bytes)?;
-        let Packed { tile_bytes, steps, groups, zeros, .. } = packed;
-        let stored = Stored::Int4(Int4 { groups, tile_bytes, steps, zeros, scales_f16 });
+        let Packed { piece_bytes, steps, groups, zeros, .. } = packed;
+        let stored = Stored::Int4(Int4 { groups, piece_bytes, steps, zeros, scales_f16 });
         Ok(GpuMatrix { _buffer: buffer, address, rows: part.rows, cols: part.cols, stored, is_paired: false })
     }
 }
@@ -76,6 +76,6 @@ pub(super) fn group_in_tiles(part: &QuantizedPart) -> Option<usize> {
         && part.rows > 0
         && part.rows.is_multiple_of(8)
         && part.cols.is_multiple_of(COLS_STEP)
-        && groups_of_tile(group_size).is_some();
+        && groups_of_piece(group_size).is_some();
     taken.then_some(group_size)
 }

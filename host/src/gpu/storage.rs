@@ -117,7 +117,7 @@ pub(super) struct WeightMaps {
 pub(super) struct Int4 {
     /// Groups to 128 columns.
     pub groups: u32,
-    pub tile_bytes: u32,
+    pub piece_bytes: u32,
     /// Tiles along the columns.
     pub steps: u32,
     pub zeros: bool,

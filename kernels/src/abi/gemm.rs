@@ -61,7 +61,7 @@ params! {
         pub a_map: TensorMap,
         /// Of a dense `w`, `[n, k]`, in boxes of one line by 256 rows.
         pub w_map: TensorMap,
-        /// 4-bit `w`, in the tiles of `gemm_few::layout`.
+        /// 4-bit `w`, in the pieces of `gemm_few::layout`.
         pub packed: u64,
         /// f32 `[n]`, optional.
         pub bias: u64,
@@ -77,50 +77,114 @@ params! {
         pub partials: u64,
         /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
         pub counters: u64,
-        /// 4-bit weights of the launch of this kind that follows: each block brings the first tiles of some of that one's items to the L2. 0 without.
+        /// 4-bit weights of the launch of this kind that follows: each block brings the first pieces of some of that one's items to the L2. 0 without.
         pub next_packed: u64,
         pub m: u32,
         /// A multiple of 8; of 16 with `silu`.
         pub n: u32,
-        /// Stages of `k`: lines of a dense `w`, tiles of 4 bits.
+        /// Stages of `k`: lines of a dense `w`, pieces of 4 bits.
         pub steps: u32,
         /// At least 1, at most `steps`.
         pub splits: u32,
-        /// Bytes of a tile of 4-bit `w`.
-        pub tile_bytes: u32,
-        /// Whether tiles have zero points.
+        /// Bytes of a piece of 4-bit `w`.
+        pub piece_bytes: u32,
+        /// Whether pieces have zero points.
         pub zeros: u32,
         /// Whether scales are f16 rather than bf16.
         pub scales_f16: u32,
         pub out_f32: u32,
         /// If 1, every 16 rows of `w` are 8 of a gate and 8 that go with it, and a column of `out` is `silu(gate) * up`.
         pub silu: u32,
-        /// Of the launch that follows: its splits of tiles of rows, their splits, tiles along `k`, bytes of each; and how many of an item's
-        /// tiles are brought.
+        /// Of the launch that follows: its splits of 16 rows, their splits, pieces along `k`, bytes of each; and how many of an item's
+        /// pieces are brought.
         pub next_items: u32,
         pub next_splits: u32,
         pub next_steps: u32,
-        pub next_tile_bytes: u32,
+        pub next_piece_bytes: u32,
         pub next_ahead: u32,
+    }
+}
+
+params! {
+    /// As [`GemmFew`], of 4-bit weights and few tokens, by blocks that each have all of `k` (`gemm_whole`). Grid: `(blocks, 1, 1)`, a block for `row_groups`
+    /// times 16 rows of `w`.
+    pub struct GemmWhole {
+        /// bf16 `[m, k]`. With a norm what that makes of `norm_x`, written by the way.
+        pub a: u64,
+        /// bf16 `[m, k]`, optional: `a` is `norm_x / sqrt(mean(norm_x^2) + norm_eps) * norm_weight`, row by row, rounded.
+        pub norm_x: u64,
+        /// f32 `[k]`.
+        pub norm_weight: u64,
+        /// `w`, in the pieces of `gemm_few::layout`.
+        pub packed: u64,
+        /// f32 `[n]`, optional.
+        pub bias: u64,
+        /// bf16 `[m, columns of out]`, optional; may be `out`.
+        pub residual: u64,
+        /// bf16 `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
+        pub out: u64,
+        /// As in [`GemmFew`].
+        pub next_packed: u64,
+        /// At most the variant's tokens.
+        pub m: u32,
+        /// A multiple of 8; of 16 with `silu`.
+        pub n: u32,
+        /// A multiple of 8.
+        pub k: u32,
+        /// Pieces along `k`.
+        pub steps: u32,
+        /// At least 1, at most `steps`: ranges of `k` whose sums are joined in ascending order.
+        pub splits: u32,
+        /// 16 rows each; so many that `row_groups * splits` is at most the block's warps.
+        pub row_groups: u32,
+        /// Bytes of a piece.
+        pub piece_bytes: u32,
+        /// Whether pieces have zero points.
+        pub zeros: u32,
+        /// Whether scales are f16 rather than bf16.
+        pub scales_f16: u32,
+        pub out_f32: u32,
+        /// As in [`GemmFew`].
+        pub silu: u32,
+        /// As in [`GemmFew`].
+        pub next_items: u32,
+        pub next_splits: u32,
+        pub next_steps: u32,
+        pub next_piece_bytes: u32,
+        pub next_ahead: u32,
+        pub norm_eps: f32,
+        pub reserved: u32,
+    }
+}
+
+params! {
+    /// Products that follow each other, as one launch. Grid: `(blocks, 1, 1)`: as many as the largest of them needs, all of which run at the same time.
+    pub struct GemmChain {
+        /// `count` of them. What one reads the one before may have written.
+        pub phases: [GemmWhole; 4],
+        /// u32: zero before the launch, zero after it.
+        pub arrivals: u64,
+        pub count: u32,
+        pub reserved: u32,
     }
 }
 
 params! {
     /// 4-bit weights as bf16, each element rounded once. Grid: `(tiles, 1, 1)`.
     pub struct DequantizeInt4 {
-        /// The tiles of `gemm_few::layout`.
+        /// The pieces of `gemm_few::layout`.
         pub packed: u64,
         /// bf16 `[n, k]`.
         pub out: u64,
         pub n: u32,
         /// A multiple of 8.
         pub k: u32,
-        /// Tiles along `k`.
+        /// Pieces along `k`.
         pub steps: u32,
-        pub tile_bytes: u32,
+        pub piece_bytes: u32,
         /// Groups to 128 of `k`: 1, 2 or 4.
         pub groups: u32,
-        /// Whether tiles have zero points.
+        /// Whether pieces have zero points.
         pub zeros: u32,
         /// Whether scales are f16 rather than bf16.
         pub scales_f16: u32,

@@ -14,8 +14,9 @@ pub struct KernelSpec {
     /// Whether it may start before the launch before it has ended: it then waits (`griddepcontrol.wait`) before it touches what an
     /// earlier launch wrote or reads.
     pub starts_early: bool,
-    /// Whether the blocks of a row of the grid, along x, may wait for each other, where there are at most [`MOST_WAITING`] of them. Blocks start in
-    /// the order of the grid, so that those of the first row that hasn't ended run, all of them: on a stream beside which no other runs such a launch.
+    /// Whether the blocks of a row of the grid, along x, may wait for each other, where there are at most [`MOST_WAITING`] of them or the grid is one row of at most
+    /// as many as the device runs at a time. Blocks start in the order of the grid, so that those of the first row that hasn't ended run, all of them: on a
+    /// stream beside which no other runs such a launch.
     pub waits_in_row: bool,
 }
 

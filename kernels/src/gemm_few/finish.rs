@@ -146,11 +146,12 @@ unsafe fn join<const N: usize, const SCALED: bool>(
     ranks: u32,
 ) {
     let at_once = const { if N > SUMS { 2 } else { 1 } };
-    let (plan, warps) = (scratch.plan, scratch.plan.consumers());
+    let (plan, warps, to) = (scratch.plan, scratch.plan.consumers(), Output::of(p));
     let mut part = rank + ranks * (ptx::here(ptx::tid_x()) / 32);
     while part < scratch.eights * warps {
         let parts = [part, part + ranks * warps];
         let token = |part: u32| item.token_tile * plan.tokens + part / warps * 8;
+        let row = |part: u32| item.row_tile * plan.rows + part % warps * 16;
         let is_there = parts.map(|part| part < scratch.eights * warps && token(part) < p.m);
         let mut sums = [[0.0; SUMS]; 2];
         let mut first = 0;
@@ -177,9 +178,13 @@ unsafe fn join<const N: usize, const SCALED: bool>(
         }
         for j in 0..at_once {
             if is_there[j] {
-                let row = item.row_tile * plan.rows + parts[j] % warps * 16;
+                let (row, token) = (row(parts[j]), token(parts[j]));
                 // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
-                unsafe { store_sixteen::<SCALED>(p, row, token(parts[j]), sums[j]) };
+                unsafe {
+                    store_sixteen::<SCALED>(&to, row, token, sums[j], |eight| {
+                        residual_of(&to, row, token, eight)
+                    });
+                }
             }
         }
         part += at_once as u32 * ranks * warps;
@@ -194,32 +199,79 @@ unsafe fn join<const N: usize, const SCALED: bool>(
 unsafe fn store<const N: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; N]) {
     // Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
     let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 * 16;
+    let to = Output::of(p);
     for j in 0..N / 4 {
         let token = item.token_tile * plan.tokens + j as u32 * 8;
         let four = [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
         // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
-        unsafe { store_sixteen::<SCALED>(p, row, token, four) };
+        unsafe {
+            store_sixteen::<SCALED>(&to, row, token, four, |eight| residual_of(&to, row, token, eight));
+        }
     }
 }
 
-/// Sixteen rows of `w`, the first of them `row`, by eight tokens.
+/// Where sums go and what is done to them on their way: as in [`GemmFew`].
+#[derive(Clone, Copy)]
+pub(crate) struct Output {
+    pub bias: u64,
+    pub residual: u64,
+    pub out: u64,
+    pub a_scales: u64,
+    pub w_scales: u64,
+    pub m: u32,
+    pub n: u32,
+    pub out_f32: bool,
+    pub silu: bool,
+}
+
+impl Output {
+    #[inline(always)]
+    fn of(p: &GemmFew) -> Output {
+        let GemmFew { bias, residual, out, a_scales, w_scales, m, n, out_f32, silu, .. } = *p;
+        Output { bias, residual, out, a_scales, w_scales, m, n, out_f32: out_f32 != 0, silu: silu != 0 }
+    }
+}
+
+/// What is added to a thread's sums of [`store_sixteen`], of the first or the second eight columns. Read early, it hides behind products.
+///
+/// # Safety
+/// As [`store`]; there is a residual.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub(crate) unsafe fn residual_of(p: &Output, row: u32, token: u32, eight: usize) -> u32 {
+    let to = match p.silu {
+        false => Eight { col: row + eight as u32 * 8, cols: p.n, token },
+        true => Eight { col: row / 2, cols: p.n / 2, token },
+    };
+    let (index, inside) = to.place(p.m);
+    // SAFETY: inside of `[m, columns of out]`, at an even column.
+    if inside { unsafe { ptx::ld_global_b32(p.residual + index * 2) } } else { 0 }
+}
+
+/// Sixteen rows of `w`, the first of them `row`, by eight tokens; `residual(eight)` is [`residual_of`] them, asked for where there is one.
 ///
 /// # Safety
 /// As [`store`].
 #[inline(always)]
-unsafe fn store_sixteen<const SCALED: bool>(p: &GemmFew, row: u32, token: u32, sums: [f32; 4]) {
+pub(crate) unsafe fn store_sixteen<const SCALED: bool>(
+    p: &Output,
+    row: u32,
+    token: u32,
+    sums: [f32; 4],
+    residual: impl Fn(usize) -> u32,
+) {
     // SAFETY: the caller's promise.
     unsafe {
         let [upper, lower] = [[sums[0], sums[1]], [sums[2], sums[3]]];
         let lane = ptx::here(ptx::lane());
         let upper = scale_and_bias::<SCALED>(p, row + lane / 4, token, upper);
         let lower = scale_and_bias::<SCALED>(p, row + 8 + lane / 4, token, lower);
-        if p.silu != 0 {
+        if p.silu {
             let values = [silu(upper[0]) * lower[0], silu(upper[1]) * lower[1]];
-            store_eight(p, Eight { col: row / 2, cols: p.n / 2, token }, values);
+            store_eight(p, Eight { col: row / 2, cols: p.n / 2, token }, values, || residual(0));
         } else {
-            store_eight(p, Eight { col: row, cols: p.n, token }, upper);
-            store_eight(p, Eight { col: row + 8, cols: p.n, token }, lower);
+            store_eight(p, Eight { col: row, cols: p.n, token }, upper, || residual(0));
+            store_eight(p, Eight { col: row + 8, cols: p.n, token }, lower, || residual(1));
         }
     }
 }
@@ -230,7 +282,7 @@ unsafe fn store_sixteen<const SCALED: bool>(p: &GemmFew, row: u32, token: u32, s
 /// As [`store`].
 #[inline(always)]
 unsafe fn scale_and_bias<const SCALED: bool>(
-    p: &GemmFew,
+    p: &Output,
     row: u32,
     token: u32,
     mut sums: [f32; 2],
@@ -264,24 +316,32 @@ struct Eight {
     token: u32,
 }
 
-/// Stores a thread's two tokens of column `lane / 4` by way of its neighbours: two columns of token `lane / 4`.
+impl Eight {
+    /// Where the thread's two columns of token `lane / 4` are, and whether they are inside.
+    #[inline(always)]
+    fn place(self, m: u32) -> (u64, bool) {
+        let lane = ptx::here(ptx::lane());
+        let (token, col) = (self.token + lane / 4, self.col + lane % 4 * 2);
+        (u64::from(token) * u64::from(self.cols) + u64::from(col), token < m && col < self.cols)
+    }
+}
+
+/// Stores a thread's two tokens of column `lane / 4` by way of its neighbours: two columns of token `lane / 4`, to which `residual` is added.
 ///
 /// # Safety
 /// The whole warp calls it.
 #[inline(always)]
-unsafe fn store_eight(p: &GemmFew, to: Eight, mut values: [f32; 2]) {
+unsafe fn store_eight(p: &Output, to: Eight, mut values: [f32; 2], residual: impl Fn() -> u32) {
     let lane = ptx::here(ptx::lane());
-    let (token, col) = (to.token + lane / 4, to.col + lane % 4 * 2);
-    let inside = token < p.m && col < to.cols;
-    let index = u64::from(token) * u64::from(to.cols) + u64::from(col);
+    let (index, inside) = to.place(p.m);
     // SAFETY: the caller's promise; `inside` bounds the index, which is even.
     unsafe {
         if p.residual != 0 {
-            let pair = if inside { ptx::ld_global_b32(p.residual + index * 2) } else { 0 };
-            let pair = ptx::movmatrix_trans(pair);
+            // Asked for in here: tested for apart, the compiler would have lanes with and without an element go separate ways to what the whole warp must do together.
+            let pair = ptx::movmatrix_trans(residual());
             values = [values[0] + ptx::bf16_lo(pair), values[1] + ptx::bf16_hi(pair)];
         }
-        if p.out_f32 != 0 {
+        if p.out_f32 {
             let (token, col) = (to.token + lane % 4 * 2, to.col + lane / 4);
             for i in 0..2 {
                 if token + (i as u32) < p.m && col < to.cols {

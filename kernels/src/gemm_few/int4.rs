@@ -8,7 +8,7 @@
 //! the rest      convert 1   convert 0    total    convert 1 ...
 //! ```
 
-use super::{LINE_BYTES, Tile, item::Item, layout};
+use super::{LINE_BYTES, Tile, item::Item, layout, piece_stride};
 use crate::{
     abi::GemmFew,
     ptx::{self, Wgmma},
@@ -23,7 +23,7 @@ const ONES: u32 = 0x3f80_3f80;
 /// The nibbles of a word that a step of four bits brings to the low ends of its halves.
 const NIBBLES: u32 = 0x000f_000f;
 /// Steps of 16 of `k` in a tile.
-pub(super) const STEPS: usize = (layout::TILE_K / 16) as usize;
+const STEPS: usize = (layout::TILE_K / 16) as usize;
 
 /// A thread's eight nibbles of a step as the product's operand, less the zero points of its two rows: integers, exact in bf16.
 #[inline(always)]
@@ -36,36 +36,40 @@ pub(super) fn convert(word: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
     a
 }
 
+/// How scales and zero points are stored.
+#[derive(Clone, Copy)]
+pub(crate) struct Stored {
+    /// Scales as f16 rather than bf16.
+    pub scales_f16: bool,
+    /// Whether there are zero points.
+    pub zeros: bool,
+}
+
 /// Scales and zero points of a thread's two rows.
 pub(super) struct Meta {
     pub scales: [f32; 2],
     pub minus_zeros: [u32; 2],
 }
 
+/// Those of rows `row` and `row + 8` of a piece.
+///
 /// # Safety
-/// The tile at `s_w` has landed; `row` and `row + 8` are rows of it.
+/// The piece at `s_piece` has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn meta<const GROUPS: usize>(
-    p: &GemmFew,
-    plan: Tile,
-    s_w: u32,
-    group: u32,
-    row: u32,
-) -> Meta {
+pub(super) unsafe fn meta<const GROUPS: usize>(stored: Stored, s_piece: u32, group: u32, row: u32) -> Meta {
     let mut meta = Meta { scales: [0.0; 2], minus_zeros: [MINUS_ZERO; 2] };
     for i in 0..2 {
         let row = row + i as u32 * 8;
         // SAFETY: the caller's promise.
         unsafe {
-            let bits = ptx::ld_shared_b16(s_w + layout::scale(plan.rows, group, row));
-            meta.scales[i] = match p.scales_f16 {
-                0 => ptx::bf16_lo(u32::from(bits)),
-                _ => ptx::f16_to_f32(bits),
+            let bits = ptx::ld_shared_b16(s_piece + layout::scale(group, row));
+            meta.scales[i] = match stored.scales_f16 {
+                false => ptx::bf16_lo(u32::from(bits)),
+                true => ptx::f16_to_f32(bits),
             };
-            if p.zeros != 0 {
-                let bits =
-                    u32::from(ptx::ld_shared_b16(s_w + layout::zero(plan.rows, GROUPS as u32, group, row)));
+            if stored.zeros {
+                let bits = u32::from(ptx::ld_shared_b16(s_piece + layout::zero(GROUPS as u32, group, row)));
                 meta.minus_zeros[i] = bits | bits << 16;
             }
         }
@@ -100,11 +104,11 @@ where
                 let meta = meta_of_group::<GROUPS>(p, plan, s_stage, group);
                 let of_group = group * (STEPS / GROUPS);
                 let mut acc = [0.0f32; R];
-                let mut words: [u32; 2] = load_words(plan, s_stage, of_group);
+                let mut words: [u32; 2] = load_words::<_, GROUPS>(plan, s_stage, of_group);
                 for part in 0..STEPS / GROUPS / 2 {
                     let operands = words.map(|word| convert(word, meta.minus_zeros));
                     if (part + 1) * 2 < STEPS / GROUPS {
-                        words = load_words(plan, s_stage, of_group + (part + 1) * 2);
+                        words = load_words::<_, GROUPS>(plan, s_stage, of_group + (part + 1) * 2);
                     }
                     start(plan, s_stage, of_group + part * 2, part == 0, &operands, &mut acc);
                     acc.wait::<0>();
@@ -146,9 +150,9 @@ where
     unsafe {
         let mut s_stage = landed(plan, *ring);
         let mut meta = meta_of_group::<GROUPS>(p, plan, s_stage, 0);
-        let words: [u32; AT_ONCE] = load_words(plan, s_stage, 0);
+        let words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, 0);
         let mut operands = [words.map(|word| convert(word, meta.minus_zeros)), [[0; 4]; AT_ONCE]];
-        let mut words: [u32; AT_ONCE] = load_words(plan, s_stage, AT_ONCE);
+        let mut words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, AT_ONCE);
         for step in item.first..item.end {
             let mut s_next = s_stage;
             for group in 0..GROUPS {
@@ -172,9 +176,9 @@ where
                     // Here: the compiler would else convert where the operands are used, when the products have ended.
                     operands[1 - part % 2] = words.map(|word| convert(word, meta.minus_zeros).map(ptx::here));
                     words = if part + 2 < parts {
-                        load_words(plan, s_stage, (part + 2) * AT_ONCE)
+                        load_words::<_, GROUPS>(plan, s_stage, (part + 2) * AT_ONCE)
                     } else {
-                        load_words(plan, s_next, (part + 2 - parts) * AT_ONCE)
+                        load_words::<_, GROUPS>(plan, s_next, (part + 2 - parts) * AT_ONCE)
                     };
                 }
                 // It has landed; the loop that waits keeps what is above it from sinking below the wait for the products.
@@ -230,9 +234,10 @@ unsafe fn give_back(plan: Tile, ring: Ring) {
 unsafe fn meta_of_group<const GROUPS: usize>(p: &GemmFew, plan: Tile, s_stage: u32, group: usize) -> Meta {
     // Places are found anew each time: kept, they would take more registers than there are.
     let thread = ptx::here(ptx::tid_x());
-    let row = thread / 32 * 16 + thread % 32 / 4;
+    let s_piece = s_stage + plan.a_bytes() + thread / 32 * const { piece_stride(GROUPS as u32) };
+    let stored = Stored { scales_f16: p.scales_f16 != 0, zeros: p.zeros != 0 };
     // SAFETY: the caller's promise.
-    unsafe { meta::<GROUPS>(p, plan, s_stage + plan.a_bytes(), group as u32, row) }
+    unsafe { meta::<GROUPS>(stored, s_piece, group as u32, thread % 32 / 4) }
 }
 
 /// The thread's words of `COUNT` steps, two or four, from step `first` of the stage on.
@@ -241,11 +246,15 @@ unsafe fn meta_of_group<const GROUPS: usize>(p: &GemmFew, plan: Tile, s_stage: u
 /// The stage has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn load_words<const COUNT: usize>(plan: Tile, s_stage: u32, first: usize) -> [u32; COUNT] {
+unsafe fn load_words<const COUNT: usize, const GROUPS: usize>(
+    plan: Tile,
+    s_stage: u32,
+    first: usize,
+) -> [u32; COUNT] {
     const { assert!(COUNT == 2 || COUNT == 4) }
     let thread = ptx::here(ptx::tid_x());
-    let place = thread / 128 * 256 + thread % 128 + (first / 4 * 128) as u32;
-    let s_words = s_stage + plan.a_bytes() + place * 16 + (first % 4 * 4) as u32;
+    let s_piece = s_stage + plan.a_bytes() + thread / 32 * const { piece_stride(GROUPS as u32) };
+    let s_words = s_piece + first as u32 / 4 * layout::HALF_BYTES + thread % 32 * 16 + (first % 4 * 4) as u32;
     let mut words = [0; COUNT];
     // SAFETY: the caller's promise; the words are in the tile.
     unsafe {

@@ -2,8 +2,9 @@
 
 use super::{
     LINE_BYTES, Tile,
-    int4::{convert, meta},
+    int4::{Stored, convert, meta},
     item::Item,
+    layout, piece_stride,
 };
 use crate::{abi::GemmFew, ptx, tile::Ring};
 
@@ -24,49 +25,23 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
     let base = ptx::shared_base();
     let thread = ptx::here(ptx::tid_x());
     let (warp, lane) = (thread / 32, thread % 32);
-    // The thread's words of the first half of `k`, and its place in the matrices that are loaded together.
-    let words_at = (warp / 4 * 256 + warp % 4 * 32 + lane) * 16;
+    // The lane's place in the matrices that are loaded together.
     let (token, chunk) = (lane % 8, lane / 8);
-    let row = warp * 16 + lane / 4;
+    let stored = Stored { scales_f16: p.scales_f16 != 0, zeros: p.zeros != 0 };
     let mut ring = Ring::new();
     let mut total = [0.0f32; N];
     for _ in item.first..item.end {
         let stage = ring.stage(plan.stages);
         let s_a = base + stage * plan.stage_bytes();
-        let s_w = s_a + plan.a_bytes();
+        let s_piece = s_a + plan.a_bytes() + warp * const { piece_stride(GROUPS as u32) };
+        let columns = |eight: u32, pair: u32| {
+            let line = pair / 2 * plan.tokens + eight * 8 + token;
+            s_a + line * LINE_BYTES + ((pair % 2 * 4 + chunk) ^ token) * 16
+        };
         // SAFETY: the whole warp takes the same branches; the stage has landed, and is given back once it has been read.
         unsafe {
             ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages));
-            let mut acc = [0.0f32; N];
-            let mut meta_of_group = meta::<GROUPS>(p, plan, s_w, 0, row);
-            let mut words = [0u32; 4];
-            for pair in 0..PAIRS {
-                if pair % 2 == 0 {
-                    words = ptx::ld_shared_v4_b32(s_w + words_at + pair as u32 / 2 * 2048);
-                }
-                let at = pair % 2 * 2;
-                let a = [0, 1].map(|step: usize| convert(words[at + step], meta_of_group.minus_zeros));
-                for eight in 0..N / 4 {
-                    let line = pair as u32 / 2 * plan.tokens + eight as u32 * 8 + token;
-                    let b =
-                        ptx::ldmatrix_x4(s_a + line * LINE_BYTES + ((at as u32 * 2 + chunk) ^ token) * 16);
-                    let at = eight * 4;
-                    let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];
-                    c = ptx::mma_m16n8k16_bf16(a[0], [b[0], b[1]], c);
-                    c = ptx::mma_m16n8k16_bf16(a[1], [b[2], b[3]], c);
-                    [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]] = c;
-                }
-                if (pair + 1) % (PAIRS / GROUPS) == 0 {
-                    for r in 0..N {
-                        total[r] = ptx::fma(acc[r], meta_of_group.scales[r / 2 % 2], total[r]);
-                        acc[r] = 0.0;
-                    }
-                    let group = ((pair + 1) * GROUPS / PAIRS) as u32;
-                    if group < GROUPS as u32 {
-                        meta_of_group = meta::<GROUPS>(p, plan, s_w, group, row);
-                    }
-                }
-            }
+            piece::<N, GROUPS>(stored, s_piece, columns, &mut total);
             ptx::bar_warp_sync();
             if lane == 0 {
                 ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
@@ -75,4 +50,51 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
         ring = ring.next();
     }
     total
+}
+
+/// Adds the products of a piece of weights to `total`; `columns(eight, pair)` is where the lane's row of four matrices of `a` is: of eight tokens, of a pair of
+/// steps.
+///
+/// # Safety
+/// The whole warp calls it; the piece at `s_piece` and its part of `a` have landed.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub(crate) unsafe fn piece<const N: usize, const GROUPS: usize>(
+    stored: Stored,
+    s_piece: u32,
+    columns: impl Fn(u32, u32) -> u32,
+    total: &mut [f32; N],
+) {
+    let lane = ptx::here(ptx::tid_x()) % 32;
+    let mut acc = [0.0f32; N];
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut meta_of_group = meta::<GROUPS>(stored, s_piece, 0, lane / 4);
+        let mut words = [0u32; 4];
+        for pair in 0..PAIRS {
+            if pair % 2 == 0 {
+                words = ptx::ld_shared_v4_b32(s_piece + pair as u32 / 2 * layout::HALF_BYTES + lane * 16);
+            }
+            let at = pair % 2 * 2;
+            let a = [0, 1].map(|step: usize| convert(words[at + step], meta_of_group.minus_zeros));
+            for eight in 0..N / 4 {
+                let b = ptx::ldmatrix_x4(columns(eight as u32, pair as u32));
+                let at = eight * 4;
+                let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];
+                c = ptx::mma_m16n8k16_bf16(a[0], [b[0], b[1]], c);
+                c = ptx::mma_m16n8k16_bf16(a[1], [b[2], b[3]], c);
+                [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]] = c;
+            }
+            if (pair + 1) % (PAIRS / GROUPS) == 0 {
+                for r in 0..N {
+                    total[r] = ptx::fma(acc[r], meta_of_group.scales[r / 2 % 2], total[r]);
+                    acc[r] = 0.0;
+                }
+                let group = ((pair + 1) * GROUPS / PAIRS) as u32;
+                if group < GROUPS as u32 {
+                    meta_of_group = meta::<GROUPS>(stored, s_piece, group, lane / 4);
+                }
+            }
+        }
+    }
 }

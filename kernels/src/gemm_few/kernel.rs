@@ -28,7 +28,7 @@ unsafe fn begin(address: u64, weights: Weights, plan: Tile) -> (bool, Source) {
         let a = MapRef::new(address);
         if ptx::tid_x() == plan.consumer_threads() {
             for stage in 0..plan.stages {
-                ptx::mbarrier_init(ptx::shared_base() + plan.full() + stage * 8, 1);
+                ptx::mbarrier_init(ptx::shared_base() + plan.full() + stage * 8, plan.producing_lanes());
                 // One arrival a consumer warp.
                 ptx::mbarrier_init(ptx::shared_base() + plan.empty() + stage * 8, plan.consumers());
             }
@@ -45,8 +45,8 @@ unsafe fn begin(address: u64, weights: Weights, plan: Tile) -> (bool, Source) {
 /// As [`begin`], which has been.
 #[inline(always)]
 unsafe fn lead(p: &GemmFew, source: Source, plan: Tile) {
-    if ptx::tid_x() == plan.consumer_threads() {
-        // SAFETY: one lane calls it.
+    if ptx::lane() == 0 {
+        // SAFETY: one lane of each warp calls it.
         unsafe { produce(p, source, plan) };
     }
 }

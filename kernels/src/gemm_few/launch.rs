@@ -1,14 +1,14 @@
 use super::{ROWS, VARIANTS, Variant, Weights, layout};
-use crate::abi::GemmFew;
+use crate::abi::{GemmChain, GemmFew, GemmWhole};
 
-/// 4-bit weights in the kernel's tiles.
+/// 4-bit weights in the kernel's pieces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
-    /// The tiles.
+    /// The pieces.
     pub bytes: Vec<u8>,
     /// Bytes of each.
-    pub tile_bytes: u32,
-    /// Tiles along `k`.
+    pub piece_bytes: u32,
+    /// Pieces along `k`.
     pub steps: u32,
     /// Groups to 128 of `k`: 1 where a group is larger.
     pub groups: u32,
@@ -33,8 +33,8 @@ pub struct Plain<'a> {
     pub zeros: Option<&'a [u8]>,
 }
 
-/// Tiles that are worth a thread: a millisecond of work, about.
-const LEAST_TILES: usize = 16;
+/// Pieces that are worth a thread: a millisecond of work, about.
+const LEAST_PIECES: usize = 256;
 
 impl Packed {
     /// Lays weights out for the kernel.
@@ -47,31 +47,32 @@ impl Packed {
         assert_eq!(plain.values.len(), n * k, "values of a packed matrix");
         assert_eq!(plain.scales.len(), n * groups_of_row, "scales of a packed matrix");
         assert!(plain.zeros.is_none_or(|zeros| zeros.len() == n * groups_of_row), "zeros of a packed matrix");
-        let groups = groups_of_tile(group_size).expect("a group size that has a kernel");
+        let groups = groups_of_piece(group_size).expect("a group size that has a kernel");
         let zeros = plain.zeros.is_some_and(|zeros| zeros.iter().any(|&zero| zero != 8));
-        let tile_bytes = layout::int4_tile_bytes(groups, zeros);
-        let (row_tiles, steps) = (n.div_ceil(ROWS as usize), k.div_ceil(layout::TILE_K as usize));
-        let mut bytes = vec![0; row_tiles * steps * tile_bytes as usize];
+        let piece_bytes = layout::piece_bytes(groups, zeros);
+        let steps = k.div_ceil(layout::TILE_K as usize);
+        let pieces = n.div_ceil(ROWS as usize) * layout::PIECES as usize * steps;
+        let mut bytes = vec![0; pieces * piece_bytes as usize];
         let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get());
-        let share = (row_tiles * steps).div_ceil(threads).max(LEAST_TILES);
+        let share = pieces.div_ceil(threads).max(LEAST_PIECES);
         std::thread::scope(|scope| {
-            for (thread, tiles) in bytes.chunks_mut(share * tile_bytes as usize).enumerate() {
+            for (thread, of_thread) in bytes.chunks_mut(share * piece_bytes as usize).enumerate() {
                 let mut pack = move || {
-                    for (at, tile) in tiles.chunks_exact_mut(tile_bytes as usize).enumerate() {
+                    for (at, piece) in of_thread.chunks_exact_mut(piece_bytes as usize).enumerate() {
                         let index = thread * share + at;
-                        pack_tile(plain, groups, zeros, [index / steps, index % steps], tile);
+                        pack_piece(plain, groups, zeros, [index / steps, index % steps], piece);
                     }
                 };
-                // A matrix of a few tiles isn't worth a thread.
-                if row_tiles * steps <= LEAST_TILES { pack() } else { drop(scope.spawn(pack)) }
+                // A matrix of a few pieces isn't worth a thread.
+                if pieces <= LEAST_PIECES { pack() } else { drop(scope.spawn(pack)) }
             }
         });
-        Packed { bytes, tile_bytes, steps: steps as u32, groups, zeros }
+        Packed { bytes, piece_bytes, steps: steps as u32, groups, zeros }
     }
 }
 
 /// Groups to 128 of `k`, if there is a kernel.
-pub fn groups_of_tile(group_size: usize) -> Option<u32> {
+pub fn groups_of_piece(group_size: usize) -> Option<u32> {
     match group_size {
         32 => Some(4),
         64 => Some(2),
@@ -80,13 +81,13 @@ pub fn groups_of_tile(group_size: usize) -> Option<u32> {
     }
 }
 
-fn pack_tile(plain: &Plain<'_>, groups: u32, zeros: bool, [row_tile, step]: [usize; 2], tile: &mut [u8]) {
-    let (first_row, first_k) = (row_tile * ROWS as usize, step * layout::TILE_K as usize);
+fn pack_piece(plain: &Plain<'_>, groups: u32, zeros: bool, [of_rows, step]: [usize; 2], piece: &mut [u8]) {
+    let (first_row, first_k) = (of_rows * layout::PIECE_ROWS as usize, step * layout::TILE_K as usize);
     let groups_of_row = plain.k.div_ceil(plain.group_size);
-    let put16 = |tile: &mut [u8], at: u32, bits: u16| {
-        tile[at as usize..at as usize + 2].copy_from_slice(&bits.to_le_bytes());
+    let put16 = |piece: &mut [u8], at: u32, bits: u16| {
+        piece[at as usize..at as usize + 2].copy_from_slice(&bits.to_le_bytes());
     };
-    for row in 0..ROWS {
+    for row in 0..layout::PIECE_ROWS {
         let n = first_row + row as usize;
         // Of rows and columns past the end, whatever: their scales or activations are zeros.
         if n >= plain.n {
@@ -97,7 +98,7 @@ fn pack_tile(plain: &Plain<'_>, groups: u32, zeros: bool, [row_tile, step]: [usi
             if col < plain.k {
                 let (byte, shift) = layout::nibble(row, k);
                 let value = plain.values[n * plain.k + col] & 15;
-                tile[(byte + shift / 8) as usize] |= value << (shift % 8);
+                piece[(byte + shift / 8) as usize] |= value << (shift % 8);
             }
         }
         for group in 0..groups {
@@ -106,11 +107,11 @@ fn pack_tile(plain: &Plain<'_>, groups: u32, zeros: bool, [row_tile, step]: [usi
                 continue;
             }
             let at = n * groups_of_row + col / plain.group_size;
-            put16(tile, layout::scale(ROWS, group, row), plain.scales[at]);
+            put16(piece, layout::scale(group, row), plain.scales[at]);
             if zeros {
                 let zero = plain.zeros.map_or(8, |zeros| zeros[at]);
                 let bits = half::bf16::from_f32(-(128.0 + f32::from(zero))).to_bits();
-                put16(tile, layout::zero(ROWS, groups, group, row), bits);
+                put16(piece, layout::zero(groups, group, row), bits);
             }
         }
     }
@@ -150,19 +151,80 @@ pub fn grid(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32
     [splits, if variant.tile.is_persistent() { tiles.min(at_once) } else { tiles }, 1]
 }
 
-/// Lets the launch of `params` bring the first of `next`'s 4-bit weights to the L2, about `bytes` of them.
-pub fn follow(params: &mut GemmFew, next: &GemmFew, bytes: u32) {
-    let items = next.n.div_ceil(ROWS) * next.splits;
-    let ahead = u64::from(bytes) / (u64::from(items) * u64::from(next.tile_bytes)).max(1);
-    if ahead == 0 || next.tile_bytes == 0 {
-        return;
+/// 4-bit weights of a launch, as the one before it has to know them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Follower {
+    /// Where they are.
+    pub packed: u64,
+    /// Rows.
+    pub n: u32,
+    /// Pieces along `k`.
+    pub steps: u32,
+    /// Splits of `k`.
+    pub splits: u32,
+    /// Bytes of a piece.
+    pub piece_bytes: u32,
+}
+
+impl From<&GemmFew> for Follower {
+    fn from(params: &GemmFew) -> Follower {
+        let GemmFew { packed, n, steps, splits, piece_bytes, .. } = *params;
+        Follower { packed, n, steps, splits, piece_bytes }
     }
-    params.next_packed = next.packed;
-    params.next_items = items;
-    params.next_splits = next.splits;
-    params.next_steps = next.steps;
-    params.next_tile_bytes = next.tile_bytes;
-    params.next_ahead = ahead.min(u64::from(next.steps)) as u32;
+}
+
+impl From<&GemmWhole> for Follower {
+    fn from(params: &GemmWhole) -> Follower {
+        let GemmWhole { packed, n, steps, splits, piece_bytes, .. } = *params;
+        Follower { packed, n, steps, splits, piece_bytes }
+    }
+}
+
+impl Follower {
+    /// Groups of 16 rows times their splits, and how many of an item's pieces make about `bytes` of all of them; of none, or of other weights, `None`.
+    fn ahead(&self, bytes: u32) -> Option<(u32, u32)> {
+        let items = self.n.div_ceil(layout::PIECE_ROWS) * self.splits;
+        let ahead = u64::from(bytes).checked_div(u64::from(items) * u64::from(self.piece_bytes))?;
+        (ahead > 0).then_some((items, ahead.min(u64::from(self.steps)) as u32))
+    }
+}
+
+impl From<&GemmChain> for Follower {
+    fn from(params: &GemmChain) -> Follower {
+        Follower::from(&params.phases[0])
+    }
+}
+
+/// Lets a launch bring the first of `next`'s 4-bit weights to the L2, about `bytes` of them.
+pub trait Follow {
+    /// See [`Follow`].
+    fn follow(&mut self, next: &Follower, bytes: u32);
+}
+
+macro_rules! follow {
+    ($($params:ty),*) => {
+        $(impl Follow for $params {
+            fn follow(&mut self, next: &Follower, bytes: u32) {
+                let Some((items, ahead)) = next.ahead(bytes) else { return };
+                self.next_packed = next.packed;
+                self.next_items = items;
+                self.next_splits = next.splits;
+                self.next_steps = next.steps;
+                self.next_piece_bytes = next.piece_bytes;
+                self.next_ahead = ahead;
+            }
+        })*
+    };
+}
+
+follow!(GemmFew, GemmWhole);
+
+impl Follow for GemmChain {
+    fn follow(&mut self, next: &Follower, bytes: u32) {
+        if let Some(last) = self.phases[..self.count as usize].last_mut() {
+            last.follow(next, bytes);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -178,18 +240,18 @@ mod tests {
         let plain = Plain { n, k, group_size, values: &values, scales: &scales, zeros: Some(&zeros) };
         let packed = Packed::new(&plain);
         assert_eq!((packed.steps, packed.groups, packed.zeros), (2, 2, true));
-        let tile = |row: usize, col: usize| {
-            let index = row / 256 * 2 + col / 128;
-            &packed.bytes[index * packed.tile_bytes as usize..][..packed.tile_bytes as usize]
+        let piece = |row: usize, col: usize| {
+            let index = row / 16 * 2 + col / 128;
+            &packed.bytes[index * packed.piece_bytes as usize..][..packed.piece_bytes as usize]
         };
         for (row, col) in [(0, 0), (255, 127), (256, 128), (299, 191), (77, 130)] {
-            let (byte, shift) = layout::nibble(row as u32 % 256, col as u32 % 128);
+            let (byte, shift) = layout::nibble(row as u32 % 16, col as u32 % 128);
             let word =
-                u32::from_le_bytes(tile(row, col)[byte as usize..][..4].try_into().expect("four bytes"));
+                u32::from_le_bytes(piece(row, col)[byte as usize..][..4].try_into().expect("four bytes"));
             assert_eq!((word >> shift & 15) as u8, values[row * k + col], "row {row}, column {col}");
             let group = col as u32 % 128 / 64;
-            let at = layout::scale(ROWS, group, row as u32 % 256) as usize;
-            let scale = u16::from_le_bytes(tile(row, col)[at..][..2].try_into().expect("two bytes"));
+            let at = layout::scale(group, row as u32 % 16) as usize;
+            let scale = u16::from_le_bytes(piece(row, col)[at..][..2].try_into().expect("two bytes"));
             assert_eq!(scale, scales[row * 3 + col / 64]);
         }
         let without = Packed::new(&Plain { zeros: Some(&vec![8; n * 3]), ..plain });
@@ -206,15 +268,14 @@ mod tests {
 
     #[test]
     fn what_follows_is_brought_as_far_as_it_is_meant_to() {
-        let next =
-            GemmFew { packed: 64, n: 28_672, steps: 32, splits: 1, tile_bytes: 16_896, ..GemmFew::default() };
+        let next = Follower { packed: 64, n: 28_672, steps: 32, splits: 1, piece_bytes: 1056 };
         let mut params = GemmFew::default();
-        follow(&mut params, &next, 16 << 20);
-        assert_eq!((params.next_packed, params.next_items, params.next_ahead), (64, 112, 8));
-        follow(&mut params, &GemmFew { packed: 128, n: 256, ..next }, 16 << 20);
-        assert_eq!((params.next_packed, params.next_items, params.next_ahead), (128, 1, 32));
-        let mut params = GemmFew::default();
-        follow(&mut params, &next, 1 << 20);
+        params.follow(&next, 16 << 20);
+        assert_eq!((params.next_packed, params.next_items, params.next_ahead), (64, 1792, 8));
+        params.follow(&Follower { packed: 128, n: 256, ..next }, 16 << 20);
+        assert_eq!((params.next_packed, params.next_items, params.next_ahead), (128, 16, 32));
+        let mut params = GemmWhole::default();
+        params.follow(&next, 1 << 20);
         assert_eq!(params.next_packed, 0);
     }
 

@@ -1,21 +1,28 @@
 //! How 4-bit weights lie in memory, and how `k` is split. Packer, launcher and kernel all ask here.
 //!
-//! `[ceil(n / 256)][ceil(k / 128)]` tiles, each of contiguous bytes that one copy brings:
+//! `[ceil(n / 256) * 16][ceil(k / 128)]` pieces of 16 rows by 128 columns, each of contiguous bytes: a warp's part of a product, and along `k` a run of them that
+//! one copy brings.
 //!
 //! ```text
-//! nibbles   [4 warpgroups][2 halves of k][128 threads][4 steps of 16 of k]   a word each: a thread's part of the step's fragment
-//! scales    [groups][256 rows]   f16 or bf16
-//! zeros     [groups][256 rows]   bf16 of -(128 + zero point); absent where all zero points are 8
+//! nibbles   [2 halves of k][32 lanes][4 steps of 16 of k]   a word each: a lane's part of the step's fragment
+//! scales    [groups][16 rows]   f16 or bf16
+//! zeros     [groups][16 rows]   bf16 of -(128 + zero point); absent where all zero points are 8
 //! ```
 //!
 //! Rows and columns past the end hold the zero point under a scale of zero.
 
 use super::ROWS;
 
-/// Elements of `k` a tile.
+/// Elements of `k` a piece.
 pub const TILE_K: u32 = 128;
-/// Bytes of a tile's nibbles.
-pub const NIBBLE_BYTES: u32 = ROWS * TILE_K / 2;
+/// Rows of a piece.
+pub const PIECE_ROWS: u32 = 16;
+/// Pieces of the rows that lie together.
+pub const PIECES: u32 = ROWS / PIECE_ROWS;
+/// Bytes of a piece's nibbles.
+pub const NIBBLE_BYTES: u32 = PIECE_ROWS * TILE_K / 2;
+/// Bytes of the nibbles of a half of `k`.
+pub const HALF_BYTES: u32 = NIBBLE_BYTES / 2;
 /// Bytes of a row's scale or zero point.
 const META_BYTES: u32 = 2;
 /// Blocks that run at a time on the devices of this class, about.
@@ -25,33 +32,31 @@ const SPLIT_COST: u32 = 6;
 /// Splits at most.
 pub const MAX_SPLITS: u32 = 16;
 
-/// Bytes of a tile.
-pub const fn int4_tile_bytes(groups: u32, zeros: bool) -> u32 {
-    NIBBLE_BYTES + groups * ROWS * META_BYTES * if zeros { 2 } else { 1 }
+/// Bytes of a piece.
+pub const fn piece_bytes(groups: u32, zeros: bool) -> u32 {
+    NIBBLE_BYTES + groups * PIECE_ROWS * META_BYTES * if zeros { 2 } else { 1 }
 }
 
-/// Where a nibble of a tile is: its byte, and its shift within the little-endian word there.
+/// Where a nibble of a piece is: its byte, and its shift within the little-endian word there.
 pub const fn nibble(row: u32, k: u32) -> (u32, u32) {
-    let (warpgroup, warp, r) = (row / 64, row % 64 / 16, row % 16);
     let (half, step, c) = (k / 64, k % 64 / 16, k % 16);
-    let lane = r % 8 * 4 + c % 8 / 2;
-    let thread = warp * 32 + lane;
-    let word = ((warpgroup * 2 + half) * 128 + thread) * 4 + step;
+    let lane = row % 8 * 4 + c % 8 / 2;
+    let word = (half * 32 + lane) * 4 + step;
     // The operand's register, and the half of it.
-    let (register, odd) = (r / 8 + c / 8 * 2, c % 2);
+    let (register, odd) = (row / 8 + c / 8 * 2, c % 2);
     (word * 4, odd * 16 + register * 4)
 }
 
-/// Where the scale of a row is in a tile, or a half of one in shared memory, of `rows` rows.
+/// Where the scale of a row of a piece is.
 #[inline(always)]
-pub const fn scale(rows: u32, group: u32, row: u32) -> u32 {
-    rows * (TILE_K / 2) + (group * rows + row) * META_BYTES
+pub const fn scale(group: u32, row: u32) -> u32 {
+    NIBBLE_BYTES + (group * PIECE_ROWS + row) * META_BYTES
 }
 
 /// Where its zero point is.
 #[inline(always)]
-pub const fn zero(rows: u32, groups: u32, group: u32, row: u32) -> u32 {
-    scale(rows, groups + group, row)
+pub const fn zero(groups: u32, group: u32, row: u32) -> u32 {
+    scale(groups + group, row)
 }
 
 /// Splits of `k`: steps of 64 elements (`k_steps`) of `tiles` tiles of rows are dealt to about `BLOCKS` blocks. Depends on the shape
@@ -93,8 +98,8 @@ mod tests {
 
     #[test]
     fn every_nibble_has_a_place_of_its_own() {
-        let mut seen = vec![false; (ROWS * TILE_K) as usize];
-        for row in 0..ROWS {
+        let mut seen = vec![false; (PIECE_ROWS * TILE_K) as usize];
+        for row in 0..PIECE_ROWS {
             for k in 0..TILE_K {
                 let (byte, shift) = nibble(row, k);
                 assert!(byte % 4 == 0 && shift % 4 == 0 && shift < 32);

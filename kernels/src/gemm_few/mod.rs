@@ -13,7 +13,7 @@
 //! ```
 //!
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): what a warpgroup's product has to be given, converted in
-//! registers, is the same for 8 tokens as for 128.
+//! registers, is the same for 8 tokens as for 128. Where a block has room for the tokens' rows, [`crate::gemm_whole`] takes their place.
 //!
 //! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
 //! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
@@ -24,11 +24,11 @@ use crate::abi::KernelSpec;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod dense;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
-mod finish;
+pub(crate) mod finish;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
-mod int4;
+pub(crate) mod int4;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
-mod int4_warp;
+pub(crate) mod int4_warp;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod item;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
@@ -55,7 +55,7 @@ pub struct Tile {
     pub w_bytes: u32,
     /// Stages of the ring, a power of two.
     pub stages: u32,
-    /// Threads that come after the consumers: a warp, of which a lane brings the stages, or a warpgroup that leaves its registers to them.
+    /// Threads that come after the consumers: a warp, or a warpgroup that leaves its registers to them. A lane of each warp brings the stages.
     pub producers: u32,
 }
 
@@ -71,11 +71,15 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     // So much that a multiprocessor has room for one block: two of a launch beside each other, while other multiprocessors have none,
     // would take twice as long.
     let stages = if tokens <= 16 { 8 } else { 4 };
-    // Room for zero points, whether there are any or not.
-    let w_bytes = layout::int4_tile_bytes(groups, true) / (ROWS / rows);
-    // Products of a warpgroup, whose sums and converted operands want more registers than an even share.
-    let producers = if tokens > 32 { 128 } else { 32 };
+    let w_bytes = rows / layout::PIECE_ROWS * piece_stride(groups);
+    // A warpgroup: four lanes share the copies of the pieces, and products of a warpgroup want more registers than an even share.
+    let producers = 128;
     Tile { rows, tokens, lines: 2, w_bytes, stages, producers }
+}
+
+/// Bytes from a piece of 4-bit weights to the next in shared memory: room for zero points, whether there are any or not.
+pub const fn piece_stride(groups: u32) -> u32 {
+    layout::piece_bytes(groups, true)
 }
 
 /// What a block keeps in shared memory, in bytes from its start.
@@ -84,6 +88,10 @@ impl Tile {
     /// multiprocessor, or the sums leave no registers to go on with.
     pub const fn is_persistent(self) -> bool {
         self.tokens > 64 && self.rows < ROWS
+    }
+    /// Lanes that bring the stages: of each warp behind the consumers one.
+    pub const fn producing_lanes(self) -> u32 {
+        self.producers / 32
     }
     /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
@@ -142,7 +150,7 @@ pub enum Weights {
     Bf16,
     /// i8 `[n, k]` with a scale a row; `a` too.
     Int8,
-    /// 4 bits in tiles ([`layout`]); this many groups to 128 of `k`. `a` is bf16.
+    /// 4 bits in pieces ([`layout`]); this many groups to 128 of `k`. `a` is bf16.
     Int4 {
         /// 1, 2 or 4.
         groups: u32,

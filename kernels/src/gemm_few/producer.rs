@@ -1,6 +1,6 @@
-//! The lane that brings the stages.
+//! The lanes that bring the stages: the first also the rows of `a`, 4-bit weights in equal parts.
 
-use super::{LINE_BYTES, ROWS, Tile, Weights, item::Item, layout};
+use super::{LINE_BYTES, Tile, Weights, item::Item, layout, piece_stride};
 use crate::{
     abi::GemmFew,
     ptx::{self, MapRef},
@@ -21,6 +21,8 @@ struct Producer<'p> {
     source: Source,
     plan: Tile,
     base: u32,
+    /// Which of the producing lanes.
+    index: u32,
 }
 
 impl Producer<'_> {
@@ -33,10 +35,10 @@ impl Producer<'_> {
         }
     }
 
-    /// Announces all of a stage and starts the copy of its weights.
+    /// Announces the lane's part of a stage and starts the copy of its weights.
     ///
     /// # Safety
-    /// One lane calls it; the stage is free.
+    /// Each producing lane calls it; the stage is free.
     #[inline(always)]
     unsafe fn weights(&self, item: Item, stage: u32, step: u32) {
         let (p, plan) = (self.p, self.plan);
@@ -46,14 +48,18 @@ impl Producer<'_> {
         unsafe {
             match self.source.weights {
                 Weights::Int4 { groups } => {
-                    let part = ROWS / plan.rows;
-                    ptx::mbarrier_arrive_expect_tx(bar, plan.a_bytes() + p.tile_bytes / part);
-                    let tile = u64::from(item.row_tile / part) * u64::from(p.steps) + u64::from(step);
-                    let g_tile = p.packed + tile * u64::from(p.tile_bytes);
-                    if part == 1 {
-                        ptx::bulk_load(s_w, g_tile, p.tile_bytes, bar);
-                    } else {
-                        self.half_tile(s_w, g_tile, item.row_tile % part, groups, bar);
+                    let pieces = plan.rows / layout::PIECE_ROWS / plan.producing_lanes();
+                    let a_bytes = if self.index == 0 { plan.a_bytes() } else { 0 };
+                    ptx::mbarrier_arrive_expect_tx(bar, a_bytes + pieces * p.piece_bytes);
+                    let run = u64::from(p.steps) * u64::from(p.piece_bytes);
+                    let first = item.row_tile * (plan.rows / layout::PIECE_ROWS) + self.index * pieces;
+                    let mut g_piece =
+                        p.packed + u64::from(first) * run + u64::from(step) * u64::from(p.piece_bytes);
+                    let mut s_piece = s_w + self.index * pieces * piece_stride(groups);
+                    for _ in 0..pieces {
+                        ptx::bulk_load(s_piece, g_piece, p.piece_bytes, bar);
+                        g_piece += run;
+                        s_piece += piece_stride(groups);
                     }
                 }
                 Weights::Bf16 | Weights::Int8 => {
@@ -61,26 +67,6 @@ impl Producer<'_> {
                     let coords = [(step * self.line()) as i32, (item.row_tile * plan.rows) as i32];
                     ptx::bulk_tensor_load_2d(s_w, self.source.w, coords, bar);
                 }
-            }
-        }
-    }
-
-    /// Starts the copies of a half of a tile's rows, the upper one if `half` is 0.
-    ///
-    /// # Safety
-    /// As [`Producer::weights`].
-    #[inline(always)]
-    unsafe fn half_tile(&self, s_w: u32, g_tile: u64, half: u32, groups: u32, bar: u32) {
-        let rows = self.plan.rows;
-        let nibbles = layout::scale(rows, 0, 0);
-        // Scales of the groups, then zero points.
-        let metas = if self.p.zeros != 0 { groups * 2 } else { groups };
-        // SAFETY: the caller's promise.
-        unsafe {
-            ptx::bulk_load(s_w, g_tile + u64::from(half * nibbles), nibbles, bar);
-            for meta in 0..metas {
-                let g_meta = g_tile + u64::from(layout::scale(ROWS, meta, half * rows));
-                ptx::bulk_load(s_w + layout::scale(rows, meta, 0), g_meta, rows * 2, bar);
             }
         }
     }
@@ -103,9 +89,9 @@ impl Producer<'_> {
             let (first, end) = layout::split_steps(p.next_steps, splits, index % splits);
             let steps = (end - first).min(p.next_ahead);
             let tile = u64::from(index / splits) * u64::from(p.next_steps) + u64::from(first);
-            let bytes = u64::from(p.next_tile_bytes);
+            let bytes = u64::from(p.next_piece_bytes);
             // SAFETY: tiles of weights, which no launch writes.
-            unsafe { ptx::bulk_prefetch_l2(p.next_packed + tile * bytes, steps * p.next_tile_bytes) };
+            unsafe { ptx::bulk_prefetch_l2(p.next_packed + tile * bytes, steps * p.next_piece_bytes) };
             index += ptx::nctaid_x() * ptx::nctaid_y();
         }
     }
@@ -117,6 +103,9 @@ impl Producer<'_> {
     #[inline(always)]
     unsafe fn activations(&self, item: Item, stage: u32, step: u32) {
         let plan = self.plan;
+        if self.index != 0 {
+            return;
+        }
         for line in 0..plan.lines {
             let s_a = self.base + stage * plan.stage_bytes() + line * plan.tokens * LINE_BYTES;
             let k = (step * plan.lines + line) * self.line();
@@ -129,13 +118,14 @@ impl Producer<'_> {
     }
 }
 
-/// Brings the stages of the block's items. The first weights don't wait for the launch before, nor does the map of `a`.
+/// Brings the stages of the block's items, a lane its part. The first weights don't wait for the launch before, nor does the map of `a`.
 ///
 /// # Safety
-/// One lane calls it; the barriers are initialised.
+/// Each producing lane calls it; the barriers are initialised.
 #[inline(always)]
 pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
-    let producer = Producer { p, source, plan, base: ptx::shared_base() };
+    let index = if plan.producing_lanes() == 1 { 0 } else { (ptx::tid_x() - plan.consumer_threads()) / 32 };
+    let producer = Producer { p, source, plan, base: ptx::shared_base(), index };
     let mut tile = ptx::ctaid_y();
     let mut item = Item::new(p, plan, tile);
     let early = (item.end - item.first).min(plan.stages);
@@ -170,6 +160,8 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
             item = Item::new(p, plan, tile);
             step = item.first;
         }
-        producer.next_weights();
+        if index == 0 {
+            producer.next_weights();
+        }
     }
 }

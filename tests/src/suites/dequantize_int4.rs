@@ -3,7 +3,10 @@ use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi,
     dequantize_int4::DEQUANTIZE_INT4,
-    gemm_few::launch::{Packed, Plain},
+    gemm_few::{
+        launch::{Packed, Plain},
+        layout,
+    },
 };
 use tilewright_reference::bf16_bits;
 
@@ -114,13 +117,13 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, packed: &Packed) -> Result<
         n: case.n as u32,
         k: case.k as u32,
         steps: packed.steps,
-        tile_bytes: packed.tile_bytes,
+        piece_bytes: packed.piece_bytes,
         groups: packed.groups,
         zeros: u32::from(packed.zeros),
         scales_f16: u32::from(case.scales_f16),
         reserved: 0,
     };
-    let tiles = packed.bytes.len() as u32 / packed.tile_bytes;
+    let tiles = packed.bytes.len() as u32 / packed.piece_bytes / layout::PIECES;
     arena.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], &params)?;
     arena.all_bytes(out)
 }

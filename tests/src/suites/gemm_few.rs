@@ -4,17 +4,18 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         ROWS, VARIANTS, Variant, Weights,
-        launch::{self, Packed, Plain},
+        launch::{self, Follow, Follower, Packed, Plain},
         layout,
     },
     gemm_sm90::launch::MapShape,
+    gemm_whole,
 };
 use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16};
 
 use super::{eights, mismatch, sizes};
 use crate::{
     agreement::Scalar,
-    harness::{Failure, Harness, bf16_values, f32_values, same_bits},
+    harness::{Arena, Failure, Handle, Harness, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
     shape::Shape,
@@ -250,6 +251,7 @@ impl Property for GemmFew {
         let actual = run(harness, case, &input)?;
         same_bits("the second run", &actual, &run(harness, case, &input)?)?;
         compare_with_oracle(case, &input, &actual)?;
+        whole_blocks_agree(harness, case, &input, &actual)?;
 
         // The last row alone has the same bits, by the entry of the fewest tokens.
         let last = case.m - 1;
@@ -264,6 +266,35 @@ impl Property for GemmFew {
         let row = run(harness, &Case { m: 1, variant: smallest, ..case.clone() }, &alone)?;
         same_bits("the last row alone", &actual[last * row.len()..], &row)
     }
+}
+
+/// The last rows by blocks that have all of `k`, where there are entries: the same bits.
+fn whole_blocks_agree<D: Driver>(
+    harness: &Harness<D>,
+    case: &Case,
+    input: &Input,
+    actual: &[u8],
+) -> Result<(), Failure> {
+    let splits = launch::splits(case.n as u32, case.k as u32, stage_k(case.variant().weights) as u32);
+    // So many multiprocessors that a block has so many groups of rows, or fewer.
+    let row_groups = 1 + case.seed as u32 % (16 / splits);
+    let multiprocessors = (case.n as u32).div_ceil(layout::PIECE_ROWS).div_ceil(row_groups);
+    let m = case.m.min(gemm_whole::TOKENS as usize);
+    let shape = [m, case.n, case.k].map(|size| size as u32);
+    let found = gemm_whole::launch::choose(case.variant().weights, shape, splits, multiprocessors);
+    let Some((variant, row_groups)) = found else { return Ok(()) };
+    let first = case.m - m;
+    let few = Input {
+        a: input.a[first * case.k..].to_vec(),
+        residual: input.residual.as_ref().map(|residual| residual[first * case.out_cols()..].to_vec()),
+        packed: input.packed.clone(),
+        bias: input.bias.clone(),
+        w: Vec::new(),
+        a_scales: Vec::new(),
+        w_scales: Vec::new(),
+    };
+    let rows = run_whole(harness, &Case { m, ..case.clone() }, &few, &variant.one, row_groups)?;
+    same_bits("rows by blocks of all of k", &actual[actual.len() - rows.len()..], &rows)
 }
 
 fn compare_with_oracle(case: &Case, input: &Input, actual: &[u8]) -> Result<(), Failure> {
@@ -358,7 +389,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
         Some(packed) => {
             let tiles = arena.input_bytes("packed", &packed.bytes)?;
             params.packed = arena.address(tiles);
-            params.tile_bytes = packed.tile_bytes;
+            params.piece_bytes = packed.piece_bytes;
             params.zeros = u32::from(packed.zeros);
             params.scales_f16 = u32::from(case.scales_f16);
         }
@@ -371,25 +402,14 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
                 arena.tensor_map(&MapShape::new(element_bytes, n, k, ROWS).at(arena.address(w)))?;
         }
     }
-    let mut f32s = |name, values: &[f32]| arena.input_f32(name, values).map(|at| arena.address(at));
     if variant.weights == Weights::Int8 {
+        let mut f32s = |name, values: &[f32]| arena.input_f32(name, values).map(|at| arena.address(at));
         params.a_scales = f32s("a_scales", &input.a_scales)?;
         params.w_scales = f32s("w_scales", &input.w_scales)?;
     }
-    if let Some(bias) = &input.bias {
-        params.bias = f32s("bias", bias)?;
-    }
-    let in_place = case.in_place && !case.out_f32;
-    let residual = match &input.residual {
-        Some(residual) if in_place => Some(arena.inout_bf16("residual", residual)?),
-        Some(residual) => Some(arena.input_bf16("residual", residual)?),
-        None => None,
-    };
-    let out = match residual {
-        Some(residual) if in_place => residual,
-        _ => arena.alloc("out", case.m * case.out_cols() * if case.out_f32 { 4 } else { 2 })?,
-    };
-    params.residual = residual.map_or(0, |residual| arena.address(residual));
+    let Ends { bias, residual, out } = Ends::new(&mut arena, case, input)?;
+    params.bias = bias;
+    params.residual = residual;
     params.out = arena.address(out);
     let stage_k = stage_k(variant.weights) as u32;
     params.steps = k.div_ceil(stage_k);
@@ -398,8 +418,8 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     params.silu = u32::from(case.silu);
     if input.packed.is_some() {
         // As if the same weights followed.
-        let next = params;
-        launch::follow(&mut params, &next, 16 << 20);
+        let next = Follower::from(&params);
+        params.follow(&next, 16 << 20);
     }
     let counters = launch::tiles(variant, m, n) as usize * 4;
     let partials = arena.alloc("partials", launch::partial_bytes(variant, m, n, params.splits))?;
@@ -411,5 +431,71 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     let grid = launch::grid(variant, m, n, params.splits, MULTIPROCESSORS);
     arena.launch(&variant.spec, grid, &params)?;
     same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
+    arena.all_bytes(out)
+}
+
+/// What a product is added to and written to.
+struct Ends {
+    bias: u64,
+    residual: u64,
+    out: Handle,
+}
+
+impl Ends {
+    fn new<D: Driver>(arena: &mut Arena<'_, D>, case: &Case, input: &Input) -> Result<Ends, Failure> {
+        let bias = match &input.bias {
+            Some(bias) => Some(arena.input_f32("bias", bias)?),
+            None => None,
+        };
+        let in_place = case.in_place && !case.out_f32;
+        let residual = match &input.residual {
+            Some(residual) if in_place => Some(arena.inout_bf16("residual", residual)?),
+            Some(residual) => Some(arena.input_bf16("residual", residual)?),
+            None => None,
+        };
+        let out = match residual {
+            Some(residual) if in_place => residual,
+            _ => arena.alloc("out", case.m * case.out_cols() * if case.out_f32 { 4 } else { 2 })?,
+        };
+        let address = |buffer: Option<Handle>| buffer.map_or(0, |buffer| arena.address(buffer));
+        Ok(Ends { bias: address(bias), residual: address(residual), out })
+    }
+}
+
+fn run_whole<D: Driver>(
+    harness: &Harness<D>,
+    case: &Case,
+    input: &Input,
+    spec: &'static abi::KernelSpec,
+    row_groups: u32,
+) -> Result<Vec<u8>, Failure> {
+    let mut arena = harness.arena();
+    let packed = input.packed.as_ref().ok_or("weights aren't packed")?;
+    let a = arena.input_bf16("a", &input.a)?;
+    let pieces = arena.input_bytes("packed", &packed.bytes)?;
+    let Ends { bias, residual, out } = Ends::new(&mut arena, case, input)?;
+    let mut params = abi::GemmWhole {
+        a: arena.address(a),
+        packed: arena.address(pieces),
+        bias,
+        residual,
+        out: arena.address(out),
+        m: case.m as u32,
+        n: case.n as u32,
+        k: case.k as u32,
+        steps: packed.steps,
+        splits: launch::splits(case.n as u32, case.k as u32, layout::TILE_K),
+        row_groups,
+        piece_bytes: packed.piece_bytes,
+        zeros: u32::from(packed.zeros),
+        scales_f16: u32::from(case.scales_f16),
+        out_f32: u32::from(case.out_f32),
+        silu: u32::from(case.silu),
+        ..Default::default()
+    };
+    let next = Follower::from(&params);
+    params.follow(&next, 16 << 20);
+    let blocks = gemm_whole::launch::blocks(params.n, row_groups);
+    arena.launch(spec, [blocks, 1, 1], &params)?;
     arena.all_bytes(out)
 }

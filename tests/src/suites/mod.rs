@@ -14,6 +14,7 @@ mod gelu;
 mod gemm_bf16;
 mod gemm_few;
 mod gemm_sm90;
+mod gemm_whole;
 mod kv_widen;
 mod layer_norm;
 mod page_copy;
@@ -34,6 +35,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<gemm_bf16::GemmBf16>(),
         Suite::of::<gemm_sm90::GemmSm90>(),
         Suite::of::<gemm_few::GemmFew>(),
+        Suite::of::<gemm_whole::Chains>(),
         Suite::of::<attention_prefill::AttentionPrefill>(),
         Suite::of::<attention_prefill_sm90::AttentionPrefillSm90>(),
         Suite::of::<attention_decode::AttentionDecode>(),

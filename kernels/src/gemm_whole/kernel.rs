@@ -1,0 +1,352 @@
+//! Device code of [`super::VARIANTS`].
+
+use super::{
+    PHASE_BYTES, PIECES, Plan, SLOTS, SUM_BYTES, WARPS,
+    rows::{Rows, norm_weights},
+    weights::{Cursor, Part, Slots, next_weights},
+};
+use crate::{
+    abi::{GemmChain, GemmWhole},
+    entry::kernel,
+    gemm_few::{
+        finish::{Output, residual_of, store_sixteen},
+        int4::Stored,
+        int4_warp::piece,
+        layout,
+    },
+    ptx::{self, param_address},
+    tile::Ring,
+};
+
+/// Bytes of the columns of a pair of steps of 16 of `k`.
+const PAIR_COLUMNS: u32 = 64;
+/// Sums of a lane: 16 rows by eight tokens.
+const SUMS: usize = 4;
+
+/// The phases of a launch.
+#[derive(Clone, Copy)]
+enum Phases<'p> {
+    One(&'p GemmWhole),
+    /// They are copied to shared memory: an index into the parameters would have them copied to local memory.
+    Chain(&'p GemmChain, Plan),
+}
+
+impl Phases<'_> {
+    #[inline(always)]
+    fn count(self) -> u32 {
+        match self {
+            Phases::One(_) => 1,
+            Phases::Chain(p, _) => p.count,
+        }
+    }
+
+    /// # Safety
+    /// Of a chain, after [`copy_phases`] and a barrier.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn get(self, index: u32) -> GemmWhole {
+        let plan = match self {
+            Phases::One(p) => return *p,
+            Phases::Chain(_, plan) => plan,
+        };
+        let at = ptx::shared_base() + plan.phases() + index * size_of::<GemmWhole>() as u32;
+        // SAFETY: below `count`: copied.
+        let (address, word) = unsafe {
+            (|i: u32| ptx::ld_shared_b64(at + i * 8), |i: u32| ptx::ld_shared_b32(at + 64 + i * 4))
+        };
+        GemmWhole {
+            a: address(0),
+            norm_x: address(1),
+            norm_weight: address(2),
+            packed: address(3),
+            bias: address(4),
+            residual: address(5),
+            out: address(6),
+            next_packed: address(7),
+            m: word(0),
+            n: word(1),
+            k: word(2),
+            steps: word(3),
+            splits: word(4),
+            row_groups: word(5),
+            piece_bytes: word(6),
+            zeros: word(7),
+            scales_f16: word(8),
+            out_f32: word(9),
+            silu: word(10),
+            next_items: word(11),
+            next_splits: word(12),
+            next_steps: word(13),
+            next_piece_bytes: word(14),
+            next_ahead: word(15),
+            norm_eps: f32::from_bits(word(16)),
+            reserved: 0,
+        }
+    }
+}
+
+/// Copies a chain's phases to shared memory.
+///
+/// # Safety
+/// All threads call it, `address` is that of the parameters, which begin with the phases.
+#[inline(always)]
+unsafe fn copy_phases(address: u64, plan: Plan) {
+    let thread = ptx::tid_x();
+    if thread < PHASE_BYTES / 4 {
+        // SAFETY: the caller's promise: a word of the phases. Nobody writes parameters.
+        unsafe {
+            let word = *core::ptr::with_exposed_provenance::<u32>((address + u64::from(thread) * 4) as usize);
+            ptx::st_shared_b32(ptx::shared_base() + plan.phases() + thread * 4, word);
+        }
+    }
+}
+
+/// All of a block.
+///
+/// # Safety
+/// As the entries.
+#[inline(always)]
+unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
+    let slots = Slots::new(plan, ptx::tid_x() / 32);
+    let count = phases.count();
+    let (mut cursor, mut ring) = (Cursor::new(), Ring::new());
+    // SAFETY: the whole block takes the same branches, and a warp those of its part. Slots are free before their first use.
+    unsafe {
+        if ptx::lane() == 0 {
+            slots.init();
+        }
+        for slot in 0..SLOTS {
+            cursor.load(|index| phases.get(index), count, slots, slot);
+        }
+        if count == 1 {
+            ptx::grid_launch_dependents();
+        }
+        // What is read beside the weights, and where results go, may be the launch's before.
+        ptx::grid_wait();
+        let mut index = 0;
+        while index < count {
+            let p = phases.get(index);
+            let weights = norm_weights(&p);
+            if let Phases::Chain(chain, _) = phases
+                && index > 0
+            {
+                wait_for_all(chain, index);
+                if index + 1 == count {
+                    ptx::grid_launch_dependents();
+                }
+            }
+            let (rows, part) = (Rows::new(&p, plan), Part::new(&p, ptx::tid_x() / 32));
+            let end = End::new(&p, part);
+            rows.bring(&p, &weights);
+            ptx::bar_sync();
+            let refill = |cursor: &mut Cursor, slot| {
+                let was_last = cursor.is_at_end(count);
+                cursor.load(|index| phases.get(index), count, slots, slot);
+                if !was_last && cursor.is_at_end(count) && ptx::lane() == 0 {
+                    next_weights(&phases.get(count - 1));
+                }
+            };
+            let mut work = Work { part, slots, rows, ring, cursor };
+            let sums = match p.zeros {
+                0 => multiply::<GROUPS, false>(&p, &mut work, refill),
+                _ => multiply::<GROUPS, true>(&p, &mut work, refill),
+            };
+            (ring, cursor) = (work.ring, work.cursor);
+            finish(&p, plan, end, sums);
+            index += 1;
+        }
+        if let Phases::Chain(chain, _) = phases {
+            leave(chain);
+        }
+    }
+}
+
+/// Waits until all blocks have done the phases before `index`.
+///
+/// # Safety
+/// All threads call it; all blocks run.
+#[inline(always)]
+unsafe fn wait_for_all(p: &GemmChain, index: u32) {
+    let all = ptx::nctaid_x() * index;
+    // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; what it then finds is what the last
+    // addition of all released, and the second barrier hands it to the block.
+    unsafe {
+        ptx::bar_sync();
+        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(p.arrivals, 1) + 1 < all {
+            while ptx::poll_acquire_gpu_u32(p.arrivals) < all {}
+        }
+        ptx::bar_sync();
+    }
+}
+
+/// Counts the block once more: the last, for which nobody waits, leaves the counter as it was.
+///
+/// # Safety
+/// As [`wait_for_all`], after the last phase.
+#[inline(always)]
+unsafe fn leave(p: &GemmChain) {
+    // SAFETY: one thread counts.
+    unsafe {
+        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(p.arrivals, 1) + 1 == ptx::nctaid_x() * p.count
+        {
+            ptx::st_global_b32(p.arrivals, 0);
+        }
+    }
+}
+
+/// A warp's work on a phase.
+struct Work {
+    part: Part,
+    slots: Slots,
+    rows: Rows,
+    ring: Ring,
+    cursor: Cursor,
+}
+
+/// The warp's sums of its part; `refill` makes use of a slot that has been read.
+///
+/// # Safety
+/// The whole warp calls it, its ring begun and the rows of `a` there; `ZEROS` is whether there are zero points.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
+    p: &GemmWhole,
+    work: &mut Work,
+    refill: impl Fn(&mut Cursor, u32),
+) -> [f32; SUMS] {
+    let stored = Stored { scales_f16: p.scales_f16 != 0, zeros: ZEROS };
+    let (mut s_columns, stride) = work.rows.columns(work.part.first);
+    let mut total = [0.0f32; SUMS];
+    let mut left = work.part.pieces();
+    // SAFETY: the whole warp takes the same branches; a slot is read once it has landed, and filled again once all lanes have read it.
+    unsafe {
+        while left > 0 {
+            let slot = work.ring.stage(SLOTS);
+            let mut s_piece = work.slots.landed(slot, work.ring.parity(SLOTS));
+            let mut of_slot = left.min(PIECES);
+            left -= of_slot;
+            let mut next = || {
+                piece::<SUMS, GROUPS>(stored, s_piece, |_, pair| s_columns + pair * PAIR_COLUMNS, &mut total);
+                s_columns += stride;
+                s_piece += p.piece_bytes;
+            };
+            // Two at a time: the one's conversions fill what the other's products leave.
+            while of_slot >= 2 {
+                next();
+                next();
+                of_slot -= 2;
+            }
+            if of_slot != 0 {
+                next();
+            }
+            ptx::bar_warp_sync();
+            refill(&mut work.cursor, slot);
+            work.ring = work.ring.next();
+        }
+    }
+    total
+}
+
+/// What a warp stores: 16 rows, or none.
+#[derive(Clone, Copy)]
+struct End {
+    to: Output,
+    row: u32,
+    is_there: bool,
+    residual: [u32; 2],
+}
+
+impl End {
+    /// Its residual is on its way from here on: behind all weights it would come from memory when everyone waits for it.
+    ///
+    /// # Safety
+    /// The whole warp calls it, when what is added may be read.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn new(p: &GemmWhole, part: Part) -> End {
+        let to = Output {
+            bias: p.bias,
+            residual: p.residual,
+            out: p.out,
+            a_scales: 0,
+            w_scales: 0,
+            m: p.m,
+            n: p.n,
+            out_f32: p.out_f32 != 0,
+            silu: p.silu != 0,
+        };
+        let warp = ptx::tid_x() / 32;
+        let (group, is_there) = match p.splits {
+            1 => (part.group, part.pieces() > 0),
+            // The first warps join a group each.
+            _ => {
+                let group = ptx::ctaid_x() * p.row_groups + warp;
+                (group, warp < p.row_groups && group * layout::PIECE_ROWS < p.n)
+            }
+        };
+        let row = group * layout::PIECE_ROWS;
+        let mut residual = [0; 2];
+        if is_there && p.residual != 0 {
+            // SAFETY: the caller's promise.
+            residual = unsafe { [residual_of(&to, row, 0, 0), residual_of(&to, row, 0, 1)] };
+        }
+        End { to, row, is_there, residual }
+    }
+}
+
+/// Joins the splits and stores.
+///
+/// # Safety
+/// All threads call it with their warps' sums.
+#[inline(always)]
+unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, sums: [f32; SUMS]) {
+    let (warp, lane) = (ptx::tid_x() / 32, ptx::tid_x() % 32);
+    let place = |warp: u32| ptx::shared_base() + plan.sums() + warp * SUM_BYTES + lane * 16;
+    // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole. A barrier stands between sums and their readers,
+    // and one of the next phase between these and its sums.
+    unsafe {
+        let mut joined = sums;
+        if p.splits > 1 {
+            ptx::st_shared_v4_b32(place(warp), sums.map(f32::to_bits));
+            ptx::bar_sync();
+            joined = [0.0; SUMS];
+            for split in 0..WARPS {
+                if end.is_there && split < p.splits {
+                    let bits = ptx::ld_shared_v4_b32(place(warp * p.splits + split));
+                    joined = [0, 1, 2, 3].map(|i| joined[i] + f32::from_bits(bits[i]));
+                }
+            }
+        }
+        if end.is_there {
+            store_sixteen::<false>(&end.to, end.row, 0, joined, |eight| end.residual[eight]);
+        }
+    }
+}
+
+macro_rules! entries {
+    ($($one:ident, $chain:ident: $groups:literal,)*) => {
+        $(
+            kernel! {
+                /// See [`GemmWhole`].
+                pub fn $one(p: GemmWhole) {
+                    run::<$groups>(Phases::One(&p), Plan { groups: $groups });
+                }
+            }
+            kernel! {
+                /// See [`GemmChain`].
+                pub fn $chain(p: GemmChain) {
+                    let plan = Plan { groups: $groups };
+                    copy_phases(param_address!($chain, p), plan);
+                    ptx::bar_sync();
+                    run::<$groups>(Phases::Chain(&p, plan), plan);
+                }
+            }
+        )*
+    };
+}
+
+entries! {
+    gemm_whole_int4_g128, gemm_chain_int4_g128: 1,
+    gemm_whole_int4_g64, gemm_chain_int4_g64: 2,
+    gemm_whole_int4_g32, gemm_chain_int4_g32: 4,
+}

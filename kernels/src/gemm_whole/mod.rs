@@ -1,0 +1,123 @@
+//! Products of 4-bit weights for the fewest tokens on Hopper, by blocks that have all of `k`: no block waits for sums of another's. One product
+//! a launch, or several that follow each other.
+//!
+//! Each warp has 16 rows and one split of `k`, and a ring of its own, which its lane 0 fills: no barrier of the block stands between weights and products, nor between
+//! the weights of one product and those of the next. The splits' sums meet in shared memory and are added in ascending order, so that a row has the bits that
+//! [`gemm_few`](crate::gemm_few) gives it, where splits are blocks.
+//!
+//! ```text
+//! lane 0   w: 0 1 | wait for the launch before          | w: 2 | 3 | 4 | first of the next product's | ...    runs of pieces, one behind the other
+//! block                                        rows of a |                                              | all blocks: done | rows of a (norm) |
+//! warp                                                    0 | 1 | 2 ... | sums, of all splits, out                                           0 | ...
+//! ```
+//!
+//! Shapes: `k` a multiple of 8, `n` of 8 (of 16 with SiLU); as many rows of `a` as a block has room for, 8 at most.
+
+use crate::{
+    abi::{GemmWhole, KernelSpec},
+    gemm_few::{layout, piece_stride},
+};
+
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub mod kernel;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod rows;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod weights;
+
+/// Warps of a block.
+pub const WARPS: u32 = 16;
+/// Rows of `a` at most.
+pub const TOKENS: u32 = 8;
+/// Products of a launch at most.
+pub const MOST_PHASES: usize = 4;
+/// Pieces of a slot of a warp's ring.
+pub(crate) const PIECES: u32 = 4;
+/// Slots of a warp's ring, a power of two.
+pub(crate) const SLOTS: u32 = 2;
+/// Bytes of a warp's sums.
+pub(crate) const SUM_BYTES: u32 = 32 * 16;
+/// Bytes of a chain's phases.
+pub(crate) const PHASE_BYTES: u32 = (MOST_PHASES * size_of::<GemmWhole>()) as u32;
+/// All that a block may have.
+const SHARED_BYTES: u32 = 226 << 10;
+/// Bytes of rows of `a`, of which every block reads all, that are worth that blocks don't wait for each other. H200, 2026-11-30: 64 KiB took longer than a split `k`.
+pub const MOST_ROW_BYTES: u32 = 40 << 10;
+
+/// What a block keeps in shared memory, in bytes from its start: rings of its warps, their barriers, sums, rows of `a`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// Groups to 128 of `k`: 1, 2 or 4.
+    pub groups: u32,
+}
+
+impl Plan {
+    /// Bytes of a slot.
+    pub const fn slot_bytes(self) -> u32 {
+        PIECES * piece_stride(self.groups)
+    }
+    /// `full[warps][slots]`: the slot has landed.
+    pub const fn full(self) -> u32 {
+        WARPS * SLOTS * self.slot_bytes()
+    }
+    /// Sums of the warps.
+    pub const fn sums(self) -> u32 {
+        self.full() + WARPS * SLOTS * 8
+    }
+    /// Sums of squares: a word a warp.
+    pub const fn squares(self) -> u32 {
+        self.sums() + WARPS * SUM_BYTES
+    }
+    /// A chain's phases.
+    pub const fn phases(self) -> u32 {
+        self.squares() + WARPS * 4
+    }
+    /// Zeros: a piece's columns.
+    pub const fn zeros(self) -> u32 {
+        (self.phases() + PHASE_BYTES).next_multiple_of(16)
+    }
+    /// The rows of `a`.
+    pub const fn a(self) -> u32 {
+        self.zeros() + layout::TILE_K * 2
+    }
+    /// Bytes from one row of `a` to the next, of `steps` pieces: 16 more than they have, so that the rows that are loaded together fall on different banks.
+    #[inline(always)]
+    pub const fn a_pitch(steps: u32) -> u32 {
+        steps * layout::TILE_K * 2 + 16
+    }
+}
+
+/// Entries of one kind of weights.
+#[derive(Debug, Clone, Copy)]
+pub struct Variant {
+    /// One product.
+    pub one: KernelSpec,
+    /// Several, one after the other.
+    pub chain: KernelSpec,
+    /// What a block keeps.
+    pub plan: Plan,
+}
+
+const fn variant(one: &'static str, chain: &'static str, groups: u32) -> Variant {
+    let one = KernelSpec {
+        name: one,
+        threads: WARPS * 32,
+        min_blocks: 1,
+        shared_bytes: SHARED_BYTES,
+        allowance: None,
+        starts_early: true,
+        waits_in_row: false,
+    };
+    Variant { one, chain: KernelSpec { name: chain, waits_in_row: true, ..one }, plan: Plan { groups } }
+}
+
+/// All entries.
+pub static VARIANTS: [Variant; 3] = [
+    variant("gemm_whole_int4_g128", "gemm_chain_int4_g128", 1),
+    variant("gemm_whole_int4_g64", "gemm_chain_int4_g64", 2),
+    variant("gemm_whole_int4_g32", "gemm_chain_int4_g32", 4),
+];
+
+/// What the launcher decides.
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod launch;

@@ -1,0 +1,349 @@
+use proptest::{prelude::*, sample::select};
+use tilewright_host::gpu::Driver;
+use tilewright_kernels::{
+    abi::{self, GemmWhole, RmsNorm},
+    gemm_few::{
+        self, Weights,
+        launch::{self, Follow, Follower, Packed, Plain},
+        layout,
+    },
+    gemm_sm90::launch::MapShape,
+    gemm_whole::{self, MOST_PHASES, TOKENS, VARIANTS, Variant, WARPS},
+    rms_norm::RMS_NORM,
+};
+use tilewright_reference::bf16_bits;
+
+use super::{eights, sizes};
+use crate::{
+    harness::{Arena, Failure, Handle, Harness, same_bits},
+    random::Random,
+    runner::Property,
+    shape::Shape,
+};
+
+/// What follows attention in a layer, and what begins the next one: a chain leaves what `rms_norm` and `gemm_few` leave one by one, whose own suites compare
+/// them with the oracle.
+pub struct Chains;
+
+#[derive(Debug, Clone)]
+pub struct Case {
+    variant: usize,
+    m: usize,
+    /// Columns of what attention leaves, of the stream, of the gated product, and of the last product.
+    attended: usize,
+    stream: usize,
+    gated: usize,
+    last: usize,
+    /// Which of the four phases there are: from the first to before the end.
+    first: usize,
+    end: usize,
+    zeros: bool,
+    scales_f16: bool,
+    bias: bool,
+    blocks: u32,
+    seed: u64,
+}
+
+const EPS: f32 = 1e-5;
+/// Blocks of the emulator that run at the same time, and as many on a device.
+const MOST_BLOCKS: u32 = 8;
+
+impl Case {
+    fn variant(&self) -> &'static Variant {
+        &VARIANTS[self.variant]
+    }
+
+    /// Sizes that the variant takes.
+    fn fitting(self) -> Case {
+        let columns = |size: usize| size.next_multiple_of(64);
+        let (attended, stream, gated) = (columns(self.attended), columns(self.stream), columns(self.gated));
+        let widest = attended.max(stream).max(gated) as u32;
+        // Rows that a block has room for.
+        let most = (1..=TOKENS).rev().find(|&m| {
+            let weights = Weights::Int4 { groups: self.variant().plan.groups };
+            gemm_whole::launch::choose(weights, [m, 8, widest], 1, 1).is_some()
+        });
+        let m = self.m.min(most.unwrap_or(1) as usize);
+        Case { m, attended, stream, gated, end: self.end.max(self.first + 1), ..self }
+    }
+}
+
+impl Property for Chains {
+    const KERNEL: &'static str = "gemm_whole";
+    const EMULATED_CASES: u32 = 24;
+    type Case = Case;
+
+    fn cases() -> BoxedStrategy<Case> {
+        let columns = (eights(64, 900), eights(256, 900), eights(128, 300), eights(256, 540));
+        let part = (0..MOST_PHASES, 1..=MOST_PHASES);
+        let more = (any::<[bool; 3]>(), select(vec![1, 2, 3, MOST_BLOCKS]), any::<u64>());
+        (0..VARIANTS.len(), sizes(1, TOKENS as usize), columns, part, more)
+            .prop_map(|(variant, m, columns, (first, end), ([zeros, scales_f16, bias], blocks, seed))| {
+                let (attended, stream, gated, last) = columns;
+                let case = Case {
+                    variant,
+                    m,
+                    attended,
+                    stream,
+                    gated,
+                    last,
+                    first,
+                    end,
+                    zeros,
+                    scales_f16,
+                    bias,
+                    blocks,
+                    seed,
+                };
+                case.fitting()
+            })
+            .boxed()
+    }
+
+    fn corners() -> Vec<Case> {
+        let mut corners = Vec::new();
+        for variant in 0..VARIANTS.len() {
+            let whole = Case {
+                variant,
+                m: 1,
+                attended: 640,
+                stream: 512,
+                gated: 384,
+                last: 776,
+                first: 0,
+                end: MOST_PHASES,
+                zeros: variant % 2 == 0,
+                scales_f16: variant == 1,
+                bias: true,
+                blocks: MOST_BLOCKS,
+                seed: 1,
+            };
+            // Fewer groups of rows than blocks; a ring that is filled many times; as many rows as there can be; norms of more columns than threads.
+            corners.extend([
+                whole.clone(),
+                Case { attended: 64, stream: 128, gated: 64, last: 8, ..whole.clone() }.fitting(),
+                Case { m: 3, attended: 2496, stream: 2240, blocks: 3, ..whole.clone() }.fitting(),
+                Case { m: TOKENS as usize, first: 1, blocks: 1, ..whole }.fitting(),
+            ]);
+        }
+        corners
+    }
+
+    fn shaped(shape: &mut Shape) -> Option<Case> {
+        let variant = shape.one_of("kind", 0, &[0, 1, 2], "weights: 4 bits in groups of 128, 64, 32");
+        let m = shape.size("m", 4, 1, "rows");
+        let stream = shape.size("stream", 512, 8, "columns of the stream");
+        let gated = shape.size("gated", 512, 8, "columns of the gated product");
+        shape.fits(&[("the stream", &[m, stream]), ("weights", &[3, stream, gated])]);
+        let case = Case {
+            variant,
+            m,
+            attended: stream,
+            stream,
+            gated,
+            last: stream,
+            first: 0,
+            end: MOST_PHASES,
+            zeros: shape.flag("zeros", false, "whether there are zero points"),
+            scales_f16: shape.flag("scales_f16", false, "whether scales are f16"),
+            bias: shape.flag("bias", false, "whether the last product has a bias"),
+            blocks: MOST_BLOCKS,
+            seed: shape.inputs(),
+        };
+        Some(case.fitting())
+    }
+
+    fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
+        let one_by_one = run(harness, case, false)?;
+        for what in ["the chain", "its second run"] {
+            let chained = run(harness, case, true)?;
+            for ((name, expected), (_, actual)) in one_by_one.iter().zip(&chained) {
+                same_bits(&format!("{what}: {name}"), expected, actual)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The memory of a case, and what makes its weights.
+struct Layer<'a, 'h, D: Driver> {
+    arena: &'a mut Arena<'h, D>,
+    case: &'a Case,
+    random: Random,
+}
+
+impl<D: Driver> Layer<'_, '_, D> {
+    /// A product of `a`, `[m, k]`, with fresh weights `[n, k]`.
+    fn product(&mut self, a: Handle, [n, k]: [usize; 2], out: Handle) -> Result<GemmWhole, Failure> {
+        // So small that a stream stays about as large as it is.
+        let packed = self.packed(n, k, 1.0 / (k as f32).sqrt());
+        let pieces = self.arena.input_bytes("packed", &packed.bytes)?;
+        let (n, k) = (n as u32, k as u32);
+        let splits = launch::splits(n, k, layout::TILE_K);
+        let row_groups = n.div_ceil(layout::PIECE_ROWS).div_ceil(self.case.blocks);
+        Ok(GemmWhole {
+            a: self.arena.address(a),
+            packed: self.arena.address(pieces),
+            out: self.arena.address(out),
+            m: self.case.m as u32,
+            n,
+            k,
+            steps: packed.steps,
+            splits,
+            // Rows that this leaves out are not there: `run` makes sure that there are none.
+            row_groups: row_groups.min(WARPS / splits),
+            piece_bytes: packed.piece_bytes,
+            zeros: u32::from(packed.zeros),
+            scales_f16: u32::from(self.case.scales_f16),
+            ..Default::default()
+        })
+    }
+
+    fn packed(&mut self, n: usize, k: usize, size: f32) -> Packed {
+        let group_size = 128 / self.case.variant().plan.groups as usize;
+        let groups = n * k.div_ceil(group_size);
+        let values: Vec<u8> = (0..n * k).map(|_| self.random.below(16) as u8).collect();
+        let scales = (0..groups).map(|_| size * (0.1 + self.random.uniform() * 0.1));
+        let scales: Vec<u16> = match self.case.scales_f16 {
+            true => scales.map(|scale| half::f16::from_f32(scale).to_bits()).collect(),
+            false => scales.map(bf16_bits).collect(),
+        };
+        let zeros: Option<Vec<u8>> =
+            self.case.zeros.then(|| (0..groups).map(|_| self.random.below(17) as u8).collect());
+        Packed::new(&Plain { n, k, group_size, values: &values, scales: &scales, zeros: zeros.as_deref() })
+    }
+
+    /// The product of the stream's norm.
+    fn normed(&mut self, product: GemmWhole, x: Handle) -> Result<GemmWhole, Failure> {
+        let weight: Vec<f32> = (0..self.case.stream).map(|_| 0.5 + self.random.uniform()).collect();
+        let weight = self.arena.input_f32("norm", &weight)?;
+        Ok(GemmWhole {
+            norm_x: self.arena.address(x),
+            norm_weight: self.arena.address(weight),
+            norm_eps: EPS,
+            ..product
+        })
+    }
+}
+
+/// What the phases leave, by name; as one chain or one launch after the other.
+fn run<D: Driver>(
+    harness: &Harness<D>,
+    case: &Case,
+    is_chained: bool,
+) -> Result<Vec<(&'static str, Vec<u8>)>, Failure> {
+    let Case { m, attended, stream, gated, last, .. } = *case;
+    let mut arena = harness.arena();
+    let mut random = Random::new(case.seed);
+    let x = arena.inout_bf16("x", &random.bf16s(m * stream, 1.0))?;
+    let of_attention = arena.input_bf16("of attention", &random.bf16s(m * attended, 1.0))?;
+    // What a phase that isn't there would have left.
+    let mut left = |name, cols| arena.inout_bf16(name, &random.bf16s(m * cols, 1.0));
+    let (normed, joined, out) = (left("normed", stream)?, left("joined", gated)?, left("out", last)?);
+    let mut layer = Layer { arena: &mut arena, case, random };
+
+    let residual = layer.arena.address(x);
+    let mut phases = Vec::new();
+    phases.push(GemmWhole { residual, ..layer.product(of_attention, [stream, attended], x)? });
+    let product = GemmWhole { silu: 1, ..layer.product(normed, [2 * gated, stream], joined)? };
+    phases.push(layer.normed(product, x)?);
+    phases.push(GemmWhole { residual, ..layer.product(joined, [stream, gated], x)? });
+    let product = layer.product(normed, [last, stream], out)?;
+    phases.push(layer.normed(product, x)?);
+    if case.bias {
+        let bias = layer.random.f32s(last, 1.0);
+        let bias = layer.arena.input_f32("bias", &bias)?;
+        phases[MOST_PHASES - 1].bias = layer.arena.address(bias);
+    }
+    let phases = &phases[case.first..case.end];
+
+    if is_chained {
+        launch_chain(&mut arena, case.variant(), phases)?;
+    } else {
+        for phase in phases {
+            launch_one(&mut arena, case.variant(), phase)?;
+        }
+    }
+    [("x", x), ("normed", normed), ("joined", joined), ("out", out)]
+        .into_iter()
+        .map(|(name, buffer)| Ok((name, arena.all_bytes(buffer)?)))
+        .collect()
+}
+
+/// As many phases a launch as have room: where the splits leave a block fewer rows than it would have to take, a product is left to the launches by
+/// themselves.
+fn launch_chain<D: Driver>(
+    arena: &mut Arena<'_, D>,
+    variant: &'static Variant,
+    phases: &[GemmWhole],
+) -> Result<(), Failure> {
+    let blocks = |phase: &GemmWhole| gemm_whole::launch::blocks(phase.n, phase.row_groups);
+    let arrivals = arena.alloc("arrivals", 4)?;
+    arena.write(arrivals, 0, &[0; 4])?;
+    for phases in phases.chunk_by(|a, b| blocks(a) <= MOST_BLOCKS && blocks(b) <= MOST_BLOCKS) {
+        let most = phases.iter().map(blocks).max().unwrap_or(1);
+        if most > MOST_BLOCKS {
+            launch_one(arena, variant, &phases[0])?;
+            continue;
+        }
+        let mut chain = abi::GemmChain {
+            arrivals: arena.address(arrivals),
+            count: phases.len() as u32,
+            ..abi::GemmChain::default()
+        };
+        chain.phases[..phases.len()].copy_from_slice(phases);
+        // As if it came again.
+        let next = Follower::from(&chain);
+        chain.follow(&next, 16 << 20);
+        arena.launch(&variant.chain, [most, 1, 1], &chain)?;
+    }
+    same_bits("the arrivals", &[0; 4], &arena.all_bytes(arrivals)?)
+}
+
+/// A norm, if there is one, and a product by `gemm_few`.
+fn launch_one<D: Driver>(
+    arena: &mut Arena<'_, D>,
+    variant: &'static Variant,
+    phase: &GemmWhole,
+) -> Result<(), Failure> {
+    let GemmWhole { a, m, n, k, splits, .. } = *phase;
+    if phase.norm_x != 0 {
+        let norm = RmsNorm {
+            x: phase.norm_x,
+            residual: 0,
+            weight: phase.norm_weight,
+            out: a,
+            rows: m,
+            cols: k,
+            eps: phase.norm_eps,
+            reserved: 0,
+        };
+        arena.launch(&RMS_NORM, [m, 1, 1], &norm)?;
+    }
+    let weights = Weights::Int4 { groups: variant.plan.groups };
+    let few = launch::choose(weights, m).ok_or("no entry of gemm_few for the chain's products")?;
+    let tiles = launch::tiles(few, m, n) as usize;
+    let partials = arena.alloc("partials", launch::partial_bytes(few, m, n, splits))?;
+    let counters = arena.alloc("counters", tiles * 4)?;
+    arena.write(counters, 0, &vec![0; tiles * 4])?;
+    let params = abi::GemmFew {
+        a_map: arena.tensor_map(&MapShape::new(2, m, k, few.tile.tokens).at(a))?,
+        packed: phase.packed,
+        bias: phase.bias,
+        residual: phase.residual,
+        out: phase.out,
+        partials: arena.address(partials),
+        counters: arena.address(counters),
+        m,
+        n,
+        steps: phase.steps,
+        splits,
+        piece_bytes: phase.piece_bytes,
+        zeros: phase.zeros,
+        scales_f16: phase.scales_f16,
+        silu: phase.silu,
+        ..Default::default()
+    };
+    let grid = gemm_few::launch::grid(few, m, n, splits, MOST_BLOCKS);
+    arena.launch(&few.spec, grid, &params)
+}
