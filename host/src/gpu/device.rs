@@ -8,6 +8,7 @@ use super::{
     decode::DecodeScratch,
     gemm::GemmScratch,
     replay::{GpuReplays, Recording},
+    scratch::Scratch,
     storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
@@ -27,6 +28,8 @@ pub struct GpuDevice<Dr: Driver> {
     pub(super) decode_scratch: Mutex<DecodeScratch<Dr>>,
     pub(super) gemm_scratch: Mutex<GemmScratch<Dr>>,
     pub(super) choose_scratch: Mutex<ChooseScratch<Dr>>,
+    /// What the blocks of a chain count each other by: zero between launches.
+    pub(super) arrivals: Mutex<Scratch<Dr>>,
     /// How often scratch has moved: launches recorded before name memory that is gone.
     pub(super) scratch_moves: AtomicU64,
     pub(super) recording: Recording,
@@ -40,6 +43,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             decode_scratch: Mutex::default(),
             gemm_scratch: Mutex::default(),
             choose_scratch: Mutex::default(),
+            arrivals: Mutex::new(Scratch::new("run_step", "the blocks of chains")),
             scratch_moves: AtomicU64::default(),
             recording: Recording::default(),
             driver,

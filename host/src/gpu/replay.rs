@@ -144,7 +144,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         if !shape.record.as_ref().is_some_and(fresh) {
             shape.record = None;
             pace = Pace::First;
-            let mut launches = self.recording.of(|| work(&shape.step))?;
+            let mut launches = self.chained(self.recording.of(|| work(&shape.step))?)?;
             ahead::bring_next_weights(&mut launches);
             // Recording may itself have moved scratch; what it noted last is where it is now.
             let scratch_moves = self.scratch_moves.load(Ordering::Relaxed);

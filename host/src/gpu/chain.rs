@@ -1,0 +1,149 @@
+//! Products that follow each other, and the norms between them, as one launch: see [`gemm_whole`].
+//!
+//! Launches recorded for a graph alone: of others nobody knows what follows. What is computed stays the same, bit for bit.
+
+use bytemuck::{Pod, bytes_of, try_pod_read_unaligned};
+use tilewright_kernels::{
+    abi::{GemmChain, GemmWhole, RmsNorm},
+    gemm_whole::{self, MOST_PHASES, Variant},
+    rms_norm::RMS_NORM,
+};
+
+use super::{Driver, GpuDevice, Launch, scratch, storage::WORD};
+use crate::Result;
+
+/// What a launch can be to a chain.
+enum Part {
+    /// Of rows as they are, into others.
+    Norm(RmsNorm),
+    /// With how many blocks.
+    Product(&'static Variant, GemmWhole, u32),
+    Other,
+}
+
+fn params<P: Pod>(launch: &Launch) -> Option<P> {
+    try_pod_read_unaligned(&launch.params).ok()
+}
+
+impl Part {
+    fn of(launch: &Launch) -> Part {
+        let name = launch.spec.name;
+        if name == RMS_NORM.name {
+            let norm = params::<RmsNorm>(launch).filter(|norm| norm.residual == 0 && norm.out != norm.x);
+            return norm.map_or(Part::Other, Part::Norm);
+        }
+        let variant = gemm_whole::VARIANTS.iter().find(|variant| variant.one.name == name);
+        match variant.zip(params(launch)) {
+            Some((variant, product)) => Part::Product(variant, product, launch.grid[0]),
+            None => Part::Other,
+        }
+    }
+}
+
+/// Several launches as one.
+struct Chain {
+    variant: &'static Variant,
+    params: GemmChain,
+    blocks: u32,
+    /// How many launches.
+    taken: usize,
+}
+
+/// The longest chain that starts with the first of some launches, of products whose blocks run at the same time.
+fn longest(launches: &[Launch], most_blocks: u32) -> Option<Chain> {
+    let mut params = GemmChain::default();
+    let (mut kind, mut taken, mut most) = (None::<&'static Variant>, 0, 0);
+    while (params.count as usize) < MOST_PHASES {
+        let mut rest = launches[taken..].iter();
+        let mut part = || rest.next().map_or(Part::Other, Part::of);
+        let (norm, next) = match part() {
+            Part::Norm(norm) => (Some(norm), part()),
+            other => (None, other),
+        };
+        let Part::Product(variant, mut product, blocks) = next else { break };
+        if blocks > most_blocks || kind.is_some_and(|kind| kind.one.name != variant.one.name) {
+            break;
+        }
+        if let Some(norm) = norm {
+            if norm.out != product.a || norm.rows != product.m || norm.cols != product.k {
+                break;
+            }
+            (product.norm_x, product.norm_weight, product.norm_eps) = (norm.x, norm.weight, norm.eps);
+        }
+        params.phases[params.count as usize] = product;
+        params.count += 1;
+        (kind, most) = (Some(variant), blocks.max(most));
+        taken += 1 + usize::from(norm.is_some());
+    }
+    kind.filter(|_| taken > 1).map(|variant| Chain { variant, params, blocks: most, taken })
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// Launches that do the same, with chains wherever some of these make one.
+    pub(super) fn chained(&self, launches: Vec<Launch>) -> Result<Vec<Launch>> {
+        let most_blocks = self.driver.info().multiprocessors;
+        let mut chained = Vec::with_capacity(launches.len());
+        let mut rest = &launches[..];
+        while let [first, others @ ..] = rest {
+            let Some(Chain { variant, params, blocks, taken }) = longest(rest, most_blocks) else {
+                chained.push(first.clone());
+                rest = others;
+                continue;
+            };
+            let arrivals = scratch::lock(&self.arrivals).at_least(self, WORD, true)?;
+            let params = bytes_of(&GemmChain { arrivals, ..params }).to_vec();
+            chained.push(Launch { spec: &variant.chain, grid: [blocks, 1, 1], params });
+            rest = &rest[taken..];
+        }
+        Ok(chained)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch<P: Pod>(name: &str, blocks: u32, params: &P) -> Launch {
+        let specs = gemm_whole::VARIANTS.iter().map(|variant| &variant.one);
+        let spec = specs.chain([&RMS_NORM]).find(|spec| spec.name == name).expect("an entry");
+        Launch { spec, grid: [blocks, 1, 1], params: bytes_of(params).to_vec() }
+    }
+
+    #[test]
+    fn chains_end_where_one_launch_would_do_something_else() {
+        let product = GemmWhole { a: 7, m: 1, k: 64, ..GemmWhole::default() };
+        let g128 = |blocks| launch("gemm_whole_int4_g128", blocks, &product);
+        let g64 = launch("gemm_whole_int4_g64", 4, &product);
+        let norm = |params: RmsNorm| launch("rms_norm", 1, &params);
+        let fitting = RmsNorm { x: 3, out: 7, rows: 1, cols: 64, ..RmsNorm::default() };
+        let found = |launches: &[&Launch]| {
+            let launches: Vec<Launch> = launches.iter().map(|&launch| launch.clone()).collect();
+            longest(&launches, 4).map(|chain| {
+                let phases = &chain.params.phases[..chain.params.count as usize];
+                let norms = phases.iter().map(|phase| phase.norm_x).collect::<Vec<_>>();
+                (chain.variant.chain.name, norms, chain.blocks, chain.taken)
+            })
+        };
+        let (few, more, many) = (&g128(2), &g128(4), &g128(5));
+        let of = |norms, blocks, taken| Some(("gemm_chain_int4_g128", norms, blocks, taken));
+        let between = &norm(fitting);
+        assert_eq!(found(&[few, between, more, few, between, few]), of(vec![0, 3, 0, 3], 4, 6));
+        assert_eq!(found(&[few, few, between, &g64]), of(vec![0, 0], 2, 2));
+        assert_eq!(found(&[few, few, many]), of(vec![0, 0], 2, 2));
+        assert_eq!(found(&[between, few]), of(vec![3], 2, 2));
+        assert_eq!(found(&[few; 6]), of(vec![0; 4], 2, 4));
+        let others = [
+            RmsNorm { residual: 1, ..fitting },
+            RmsNorm { out: 3, ..fitting },
+            RmsNorm { out: 8, ..fitting },
+            RmsNorm { rows: 2, ..fitting },
+            RmsNorm { cols: 128, ..fitting },
+        ];
+        for other in others.map(norm) {
+            assert_eq!(found(&[few, few, &other, few]), of(vec![0, 0], 2, 2));
+        }
+        for nothing in [&[few, between] as &[_], &[between, between, few], &[many, few], &[few], &[]] {
+            assert!(found(nothing).is_none());
+        }
+    }
+}
