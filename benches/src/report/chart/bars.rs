@@ -1,39 +1,33 @@
+use std::ops::Range;
+
 use plotters::{
     coord::Shift,
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::{FONT, GRID, INK, OURS, PEERS, drawn, ink};
+use super::{
+    FONT, GRID, INK, OURS, PEERS, drawn, ink,
+    layout::{BAR, GAP, LEFT, LEGEND, Layout, TITLE, shown},
+};
 use crate::{
     error::Result,
     problem::Problem,
     report::{Bound, Report, Row, digits},
 };
 
-/// Pixels of a bar, and between groups of bars.
-const BAR: i32 = 20;
-const GAP: i32 = 26;
-/// Pixels of a character of a name, at most.
-const CHARACTER: i32 = 7;
-/// Pixels round the bars: axis and its title, legend and title, names.
-const LEFT: i32 = 76;
-const TOP: i32 = 66;
-const BOTTOM: i32 = 34;
-const PLOT: i32 = 300;
-/// The narrowest chart that has room for its legend.
-const NARROWEST: i32 = 760;
+type Area<'b> = DrawingArea<SVGBackend<'b>, Shift>;
 
 /// One chart's worth: cells that differ in one number, or in whether they are paged or quantised.
-struct Family<'r> {
-    name: String,
+pub struct Family<'r> {
+    pub name: String,
     unit: &'static str,
     /// Names under the groups.
-    groups: Vec<String>,
+    pub groups: Vec<String>,
     /// Names in the legend, this project's first.
-    series: Vec<(String, bool)>,
+    pub series: Vec<(String, bool)>,
     /// `(group, series, value, row)`.
-    bars: Vec<(usize, usize, f64, &'r Row)>,
+    pub bars: Vec<(usize, usize, f64, &'r Row)>,
 }
 
 /// A chart of grouped bars for each family of cells, by a name that serves as a file's.
@@ -90,7 +84,7 @@ fn series_name(row: &Row) -> String {
     if apart.is_empty() { row.by.clone() } else { format!("{}, {}", row.by, apart.join(", ")) }
 }
 
-fn families(report: &Report) -> Vec<Family<'_>> {
+pub fn families(report: &Report) -> Vec<Family<'_>> {
     let mut families: Vec<Family<'_>> = Vec::new();
     // This project's first, in every legend.
     let of = |ours| report.results.iter().filter(move |row| row.ours == ours);
@@ -110,11 +104,6 @@ fn families(report: &Report) -> Vec<Family<'_>> {
     families
 }
 
-/// Pixels that a name takes in the legend, its square and the gap after it included.
-fn legend_width(name: &str) -> i32 {
-    40 + (name.len() as f64 * 7.2) as i32
-}
-
 fn position<T: PartialEq>(known: &mut Vec<T>, item: T) -> usize {
     known.iter().position(|other| *other == item).unwrap_or_else(|| {
         known.push(item);
@@ -123,12 +112,6 @@ fn position<T: PartialEq>(known: &mut Vec<T>, item: T) -> usize {
 }
 
 impl Family<'_> {
-    /// Room for as many bars as there are in a group, and for its name.
-    fn group_width(&self) -> i32 {
-        let longest = self.groups.iter().map(String::len).max().unwrap_or(0);
-        (GAP + BAR * self.series.len() as i32).max(CHARACTER * longest as i32 + GAP / 2)
-    }
-
     fn colour(&self, series: usize) -> RGBColor {
         let ours = self.series[series].1;
         let before = self.series[..series].iter().filter(|(_, other)| *other == ours).count();
@@ -136,40 +119,23 @@ impl Family<'_> {
     }
 
     fn draw(&self) -> Result<String> {
-        let legend = self.series.iter().map(|(name, _)| legend_width(name)).sum::<i32>() + 16;
-        let width = (LEFT + self.group_width() * self.groups.len() as i32 + GAP).max(NARROWEST).max(legend);
+        let layout = Layout::of(self);
         let mut svg = String::new();
-        let root = SVGBackend::with_string(&mut svg, (width as u32, (TOP + PLOT + BOTTOM) as u32));
+        let root = SVGBackend::with_string(&mut svg, (layout.width as u32, layout.height() as u32));
         let root = root.into_drawing_area();
         drawn(root.fill(&WHITE))?;
-        let largest = self.bars.iter().map(|(_, _, value, _)| *value).fold(0.0, f64::max);
-        let step = nice_step(largest);
-        // Room for the values, which stand upright on the bars.
-        let top = ((largest * 1.17 / step).ceil() * step).max(step);
-        let y = |value: f64| TOP + PLOT - (value / top * f64::from(PLOT)).round() as i32;
-        self.draw_axis(&root, width, top, step, &y)?;
-        self.draw_legend(&root)?;
-        self.draw_bars(&root, &y)?;
+        self.draw_title(&root)?;
+        self.draw_legend(&root, &layout)?;
+        for (strip, groups) in layout.strips.iter().enumerate() {
+            draw_axis(&root, &layout, strip)?;
+            self.draw_bars(&root, &layout, strip, groups.clone())?;
+        }
         drawn(root.present())?;
         drop(root);
         Ok(svg)
     }
 
-    fn draw_axis(
-        &self,
-        root: &DrawingArea<SVGBackend<'_>, Shift>,
-        width: i32,
-        top: f64,
-        step: f64,
-        y: &impl Fn(f64) -> i32,
-    ) -> Result<()> {
-        let right = ink(12.0).pos(Pos::new(HPos::Right, VPos::Center));
-        for tick in 0..=(top / step).round() as usize {
-            let value = tick as f64 * step;
-            let line = [(LEFT, y(value)), (width - GAP / 2, y(value))];
-            drawn(root.draw(&PathElement::new(line, if tick == 0 { INK } else { GRID })))?;
-            drawn(root.draw(&Text::new(shown(value, step), (LEFT - 8, y(value)), right.clone())))?;
-        }
+    fn draw_title(&self, root: &Area<'_>) -> Result<()> {
         let title = format!("{}, {}", self.name, self.unit);
         let note = match self.bars.iter().any(|(_, _, _, row)| row.cost != self.work_of(row)) {
             true => " (quantised caches: by the bytes of bf16)",
@@ -184,22 +150,22 @@ impl Family<'_> {
         beside.map_or(row.cost, |beside| beside.cost)
     }
 
-    fn draw_legend(&self, root: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<()> {
-        let mut x = 16;
-        for (index, (name, _)) in self.series.iter().enumerate() {
-            let square = Rectangle::new([(x, 40), (x + 12, 52)], self.colour(index).filled());
+    fn draw_legend(&self, root: &Area<'_>, layout: &Layout) -> Result<()> {
+        for (index, ((name, _), (x, line))) in self.series.iter().zip(&layout.legend).enumerate() {
+            let y = TITLE + LEGEND * line;
+            let square = Rectangle::new([(*x, y), (x + 12, y + 12)], self.colour(index).filled());
             drawn(root.draw(&square))?;
             let style = ink(13.0).pos(Pos::new(HPos::Left, VPos::Center));
-            drawn(root.draw(&Text::new(name.clone(), (x + 18, 46), style)))?;
-            x += legend_width(name);
+            drawn(root.draw(&Text::new(name.clone(), (x + 18, y + 6), style)))?;
         }
         Ok(())
     }
 
-    fn draw_bars(&self, root: &DrawingArea<SVGBackend<'_>, Shift>, y: &impl Fn(f64) -> i32) -> Result<()> {
-        let width = self.group_width();
-        for (group, name) in self.groups.iter().enumerate() {
-            let first = LEFT + GAP / 2 + group as i32 * width;
+    fn draw_bars(&self, root: &Area<'_>, layout: &Layout, strip: usize, groups: Range<usize>) -> Result<()> {
+        let width = layout.group_width;
+        let y = |value| layout.y(strip, value);
+        for (place, group) in groups.enumerate() {
+            let first = LEFT + GAP / 2 + place as i32 * width;
             let mut here: Vec<_> = self.bars.iter().filter(|(of, ..)| *of == group).collect();
             here.sort_by_key(|(_, series, ..)| *series);
             // Bars that a group lacks leave no holes.
@@ -215,26 +181,22 @@ impl Family<'_> {
             }
             let middle = first + (width - GAP) / 2;
             let style = ink(12.0).pos(Pos::new(HPos::Center, VPos::Top));
-            drawn(root.draw(&Text::new(name.clone(), (middle, y(0.0) + 8), style)))?;
+            drawn(root.draw(&Text::new(self.groups[group].clone(), (middle, y(0.0) + 8), style)))?;
         }
         Ok(())
     }
 }
 
-/// A step of 1, 2 or 5 times a power of ten that divides `largest` into about five.
-fn nice_step(largest: f64) -> f64 {
-    let rough = largest.max(1e-9) / 5.0;
-    let power = 10f64.powf(rough.log10().floor());
-    [1.0, 2.0, 5.0, 10.0]
-        .map(|factor| factor * power)
-        .into_iter()
-        .find(|step| *step >= rough)
-        .unwrap_or(rough)
-}
-
-fn shown(value: f64, step: f64) -> String {
-    let decimals = if step >= 1.0 { 0 } else { (-step.log10()).ceil() as usize };
-    format!("{value:.decimals$}")
+fn draw_axis(root: &Area<'_>, layout: &Layout, strip: usize) -> Result<()> {
+    let right = ink(12.0).pos(Pos::new(HPos::Right, VPos::Center));
+    for tick in 0..=(layout.top / layout.step).round() as usize {
+        let value = tick as f64 * layout.step;
+        let y = layout.y(strip, value);
+        let line = [(LEFT, y), (layout.width - GAP / 2, y)];
+        drawn(root.draw(&PathElement::new(line, if tick == 0 { INK } else { GRID })))?;
+        drawn(root.draw(&Text::new(shown(value, layout.step), (LEFT - 8, y), right.clone())))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -298,13 +260,5 @@ mod tests {
             );
             assert_eq!(family.name.contains("few rows"), family.unit == "TB/s");
         }
-    }
-
-    #[test]
-    fn steps_are_round_numbers() {
-        for (largest, step) in [(700.0, 200.0), (4.3, 1.0), (0.9, 0.2), (10.0, 2.0)] {
-            assert!((nice_step(largest) - step).abs() < 1e-9, "{largest}: {}", nice_step(largest));
-        }
-        assert_eq!((shown(0.4, 0.2), shown(400.0, 200.0)), ("0.4".to_string(), "400".to_string()));
     }
 }

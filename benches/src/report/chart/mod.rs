@@ -1,6 +1,7 @@
 //! Charts as SVG.
 
 mod bars;
+mod layout;
 mod ratios;
 mod roofline;
 
