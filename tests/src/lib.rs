@@ -6,6 +6,7 @@ pub mod agreement;
 pub mod emulate;
 pub mod emulated;
 pub mod harness;
+pub mod idle;
 pub mod random;
 pub mod runner;
 pub mod shape;
