@@ -3,11 +3,11 @@
 use std::{path::PathBuf, process::ExitCode, time::Instant};
 
 use clap::Parser;
-use tilewright::{DeviceChoice, Model};
+use tilewright::{DeviceChoice, Model, Penalties, SamplingParams};
 use tilewright_benches::{
     Error, Result,
     e2e::{
-        run::{Plan, measure},
+        run::{Choice, Plan, measure},
         shape::{self, Weights},
         show::{self, Measured, Report},
     },
@@ -35,6 +35,12 @@ struct Args {
     /// Timings, of which the median is told.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Samples at this temperature, 0 for the likeliest.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f32,
+    /// Repetition penalty of every request, 1 for none.
+    #[arg(long, default_value_t = 1.0)]
+    repetition_penalty: f32,
     /// 'cpu', 'cuda' or 'cuda:N'.
     #[arg(long, default_value = "auto")]
     device: String,
@@ -56,6 +62,15 @@ struct Args {
 enum WeightsArg {
     Bf16,
     Int4,
+}
+
+impl Args {
+    fn choice(&self) -> Choice {
+        Choice {
+            sampling: SamplingParams { temperature: self.temperature, ..SamplingParams::default() },
+            penalties: Penalties { repetition: self.repetition_penalty, ..Penalties::default() },
+        }
+    }
 }
 
 /// A model on a device, and what counts its launches.
@@ -133,6 +148,7 @@ fn measure_model(args: &Args, weights: Weights, device: &mut String) -> Result<M
         new_tokens: args.new,
         runs: args.runs,
         read_bytes_per_second: args.read,
+        choice: args.choice(),
     };
     let cells = measure(&subject.model, &plan, &*subject.counts)?;
     let profiles = if args.profile { profiles(&subject, args)? } else { Vec::new() };
@@ -175,7 +191,13 @@ fn profiles(subject: &Subject, args: &Args) -> Result<Vec<show::Profile>> {
     let mut profiles = Vec::new();
     for &batch in &args.batch {
         gpu.driver().time(true);
-        let steps = tilewright_benches::e2e::run::once(&subject.model, args.prompt, batch, PROFILED_TOKENS)?;
+        let steps = tilewright_benches::e2e::run::once(
+            &subject.model,
+            args.prompt,
+            batch,
+            PROFILED_TOKENS,
+            args.choice(),
+        )?;
         gpu.driver().time(false);
         profiles.push(show::Profile { batch, steps, operations: gpu.driver().operations() });
     }

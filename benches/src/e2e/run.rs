@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use tilewright::{
-    Engine, Model,
+    Engine, Model, Penalties, SamplingParams,
     engine::{EngineConfig, EngineStats, Request},
 };
 
@@ -29,6 +29,15 @@ pub struct Plan {
     pub runs: usize,
     /// Bytes a second that the device reads at most, if known.
     pub read_bytes_per_second: f64,
+    /// How each token is chosen.
+    pub choice: Choice,
+}
+
+/// How tokens are chosen. The default is greedy.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Choice {
+    pub sampling: SamplingParams,
+    pub penalties: Penalties,
 }
 
 /// What a batch came to. Times are medians.
@@ -107,7 +116,7 @@ fn measure_batch(
     launches: Launches<'_>,
 ) -> Result<(Cell, Vec<u32>)> {
     let engine = engine(model, plan.prompt, batch, plan.new_tokens)?;
-    let run = |new_tokens| run(&engine, plan.prompt, batch, new_tokens, launches);
+    let run = |new_tokens| run(&engine, plan.prompt, batch, new_tokens, plan.choice, launches);
     let mut prompts = Vec::new();
     let mut whole = Vec::new();
     // One more than asked for: the first warms up.
@@ -159,9 +168,9 @@ fn measure_batch(
 ///
 /// # Errors
 /// The engine's own.
-pub fn once(model: &Model, prompt: usize, batch: usize, new_tokens: usize) -> Result<usize> {
+pub fn once(model: &Model, prompt: usize, batch: usize, new_tokens: usize, choice: Choice) -> Result<usize> {
     let engine = engine(model, prompt, batch, new_tokens)?;
-    Ok(run(&engine, prompt, batch, new_tokens, &|| [0; 2])?.steps)
+    Ok(run(&engine, prompt, batch, new_tokens, choice, &|| [0; 2])?.steps)
 }
 
 /// An engine with room for a batch.
@@ -185,6 +194,7 @@ fn run(
     prompt: usize,
     batch: usize,
     new_tokens: usize,
+    Choice { sampling, penalties }: Choice,
     launches: Launches<'_>,
 ) -> Result<Run> {
     let vocab = engine.model().config().vocab_size;
@@ -194,7 +204,8 @@ fn run(
     for request in 0..batch {
         let prompt = (0..prompt).map(|at| ((request * 7919 + at * 104_729 + 1) % vocab) as u32);
         let prompt: Vec<u32> = prompt.collect();
-        let request = Request { max_tokens: new_tokens, ignore_eos: true, ..Request::new(prompt) };
+        let request =
+            Request { max_tokens: new_tokens, ignore_eos: true, sampling, penalties, ..Request::new(prompt) };
         streams.push(engine.submit(request)?);
     }
     let mut answers = Vec::with_capacity(batch);
@@ -249,8 +260,14 @@ mod tests {
         for weights in [Weights::Bf16, Weights::Int4] {
             let config = shape::config("tiny", weights).expect("a shape");
             let model = Model::random(config, 7, DeviceChoice::Cpu).expect("a model");
-            let plan =
-                Plan { batches: vec![1, 3], prompt: 20, new_tokens: 5, runs: 1, read_bytes_per_second: 1e10 };
+            let plan = Plan {
+                batches: vec![1, 3],
+                prompt: 20,
+                new_tokens: 5,
+                runs: 1,
+                read_bytes_per_second: 1e10,
+                choice: Choice::default(),
+            };
             let cells = measure(&model, &plan, &|| [0; 2]).expect("measured");
             assert_eq!(cells.iter().map(|cell| cell.batch).collect::<Vec<_>>(), [1, 3]);
             for cell in cells {
@@ -266,7 +283,14 @@ mod tests {
     fn a_plan_of_nothing_is_refused() {
         let config = shape::config("tiny", Weights::Bf16).expect("a shape");
         let model = Model::random(config, 7, DeviceChoice::Cpu).expect("a model");
-        let plan = Plan { batches: vec![0], prompt: 1, new_tokens: 2, runs: 1, read_bytes_per_second: 1.0 };
+        let plan = Plan {
+            batches: vec![0],
+            prompt: 1,
+            new_tokens: 2,
+            runs: 1,
+            read_bytes_per_second: 1.0,
+            choice: Choice::default(),
+        };
         assert!(measure(&model, &plan, &|| [0; 2]).is_err());
     }
 }
