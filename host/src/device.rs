@@ -1,4 +1,4 @@
-use crate::{Batch, HostQuantized, Result};
+use crate::{Batch, HostQuantized, LogitChanges, Result};
 
 /// Element type of weights as a checkpoint stores them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,6 +109,8 @@ pub enum Gelu {
     Tanh,
 }
 
+/// How penalties and a bias change one logit.
+pub use tilewright_kernels::abi::LogitChange;
 /// How one row of logits is sampled; validated by the caller. The ranking and the order of the filters are those of
 /// [`tilewright_kernels::abi::Sample`].
 pub use tilewright_kernels::abi::SampleRow;
@@ -323,6 +325,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     /// `out = x * w^T` in f32.
     fn project_logits(&self, x: &Self::Tensor, w: &Self::Matrix, out: &mut Self::Logits) -> Result<()>;
 
+    /// Changes logits in place, each row's by its own list: [`LogitChange::of`], bit for bit.
+    fn adjust_logits(&self, logits: &mut Self::Logits, changes: &LogitChanges) -> Result<()>;
     /// The index of each row's largest logit, the lowest among equals. Waits.
     fn argmax(&self, logits: &Self::Logits) -> Result<Vec<u32>>;
     /// Draws a token a row. Waits.

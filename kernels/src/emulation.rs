@@ -104,5 +104,6 @@ entries! {
     gemm_whole_int4_g32 in crate::gemm_whole::kernel: GemmWhole,
     gemm_chain_int4_g32 in crate::gemm_whole::kernel: GemmChain,
     sample in crate::sample::kernel: Sample,
+    adjust_logits in crate::adjust_logits::kernel: AdjustLogits,
     argmax in crate::argmax::kernel: Argmax,
 }

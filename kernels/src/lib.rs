@@ -9,6 +9,7 @@
 #![cfg_attr(target_arch = "nvptx64", feature(abi_ptx, stdarch_nvptx, asm_experimental_arch))]
 
 pub mod abi;
+pub mod adjust_logits;
 pub mod argmax;
 pub mod attention_decode;
 pub mod attention_prefill;
@@ -49,6 +50,7 @@ mod vector;
 
 /// The entries of every module.
 pub static KERNELS: &[&abi::KernelSpec] = &[
+    &adjust_logits::ADJUST_LOGITS,
     &argmax::ARGMAX,
     &attention_decode::VARIANTS[0].spec,
     &attention_decode::VARIANTS[1].spec,

@@ -32,6 +32,34 @@ pub fn argmax(row: &[f32]) -> u32 {
     best as u32
 }
 
+/// What a request asks of the logit of one token. Each part is left out where it is not asked for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LogitPenalty {
+    /// Above 0. Keskar et al., "CTRL", 2019, section 4.1, with logits that aren't positive multiplied instead of divided.
+    pub repetition: Option<f32>,
+    /// Presence and frequency penalties, added up: is subtracted.
+    pub less: Option<f32>,
+    /// Is added.
+    pub bias: Option<f32>,
+}
+
+/// A logit after repetition, presence and frequency penalties and bias, in this order, each step rounded to f32.
+pub fn adjusted_logit(logit: f32, penalty: &LogitPenalty) -> f32 {
+    let mut adjusted = logit;
+    match penalty.repetition {
+        Some(repetition) if logit > 0.0 => adjusted = logit / repetition,
+        Some(repetition) => adjusted = logit * repetition,
+        None => {}
+    }
+    if let Some(less) = penalty.less {
+        adjusted -= less;
+    }
+    if let Some(bias) = penalty.bias {
+        adjusted += bias;
+    }
+    adjusted
+}
+
 /// How one row is sampled.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SampleSettings {
@@ -168,5 +196,17 @@ mod tests {
     fn softmax_sums_to_one() {
         let p: Vec<f64> = softmax(&row());
         assert!((p.iter().sum::<f64>() - 1.0).abs() < 1e-15 && (p[1] - 0.4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn penalties_come_in_their_order() {
+        let all = LogitPenalty { repetition: Some(2.0), less: Some(0.5), bias: Some(4.0) };
+        assert_eq!((adjusted_logit(3.0, &all), adjusted_logit(-3.0, &all)), (5.0, -2.5));
+        let none = LogitPenalty { repetition: None, less: None, bias: None };
+        assert_eq!(adjusted_logit(-0.0, &none).to_bits(), (-0.0f32).to_bits());
+        assert_eq!(
+            adjusted_logit(3.0, &LogitPenalty { bias: Some(f32::NEG_INFINITY), ..none }),
+            f32::NEG_INFINITY
+        );
     }
 }

@@ -8,8 +8,8 @@ use super::{
     shape,
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Gelu, HostMatrix, HostQuantized, Result, RopeAppend, SampleRow,
-    Tensor,
+    AttentionSpec, Batch, CacheSpec, Device, Gelu, HostMatrix, HostQuantized, LogitChanges, Result,
+    RopeAppend, SampleRow, Tensor,
 };
 
 impl CpuDevice {
@@ -346,6 +346,21 @@ impl Device for CpuDevice {
     fn project_logits(&self, x: &CpuTensor, w: &CpuMatrix, out: &mut CpuLogits) -> Result<()> {
         let epilogue = Epilogue { bias: None, residual: false, round: false };
         self.product("project_logits", (x, w), epilogue, ("out", &mut out.0))
+    }
+
+    fn adjust_logits(&self, logits: &mut CpuLogits, changes: &LogitChanges) -> Result<()> {
+        changes.check(logits.0.rows(), logits.0.cols())?;
+        let (stride, cols) = (logits.0.stride(), logits.0.cols());
+        let out = logits.0.shared();
+        for (row, changes) in changes.by_row() {
+            // SAFETY: the row is one of the logits, which are borrowed exclusively.
+            let row = unsafe { out.slice(row * stride, cols) };
+            for change in changes {
+                let logit = &mut row[change.token as usize];
+                *logit = change.of(*logit);
+            }
+        }
+        Ok(())
     }
 
     fn argmax(&self, logits: &CpuLogits) -> Result<Vec<u32>> {

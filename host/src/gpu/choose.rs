@@ -3,6 +3,7 @@
 use bytemuck::{Zeroable, cast_slice, cast_slice_mut};
 use tilewright_kernels::{
     abi,
+    adjust_logits::ADJUST_LOGITS,
     argmax::{self, ARGMAX},
     sample::SAMPLE,
 };
@@ -12,7 +13,7 @@ use super::{
     scratch::{self, Scratch},
     storage::{WORD, dim, require},
 };
-use crate::{Error, Result, SampleRow};
+use crate::{Error, LogitChanges, Result, SampleRow};
 
 /// Bytes that a block of a row leaves for the last one.
 const PARTIAL_BYTES: usize = 16;
@@ -31,6 +32,28 @@ impl<Dr: Driver> Default for ChooseScratch<Dr> {
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
+    pub(super) fn launch_adjust(&self, logits: &mut GpuLogits<Dr>, changes: &LogitChanges) -> Result<()> {
+        let op = "adjust_logits";
+        changes.check(logits.rows, logits.vocab)?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let (rows, all) = changes.parts();
+        let grid = [dim(op, "rows", rows.len())?, 1, 1];
+        let (rows, all): (&[u8], &[u8]) = (cast_slice(rows), cast_slice(all));
+        let (buffer, address) = self.allocate(op, &[rows.len() + all.len()], "changes of logits")?;
+        self.upload(&buffer, 0, &[rows, all].concat())?;
+        let params = abi::AdjustLogits {
+            logits: logits.address,
+            rows: address,
+            changes: address + rows.len() as u64,
+            cols: dim(op, "vocab", logits.vocab)?,
+            reserved: 0,
+        };
+        // SAFETY: rows and tokens are those of `logits`, and none is there twice: just checked. The buffer is freed in the order of the stream.
+        unsafe { self.launch(&ADJUST_LOGITS, grid, params) }
+    }
+
     pub(super) fn launch_argmax(&self, logits: &GpuLogits<Dr>) -> Result<Vec<u32>> {
         valid(self.argmax_rows(logits)?)
     }

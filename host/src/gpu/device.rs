@@ -12,8 +12,8 @@ use super::{
     storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Pace, Result,
-    RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, LogitChanges, Pace,
+    Result, RopeAppend, SampleRow,
 };
 
 /// A device of kernel launches over a [`Driver`].
@@ -257,6 +257,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn project_logits(&self, x: &Self::Tensor, w: &Self::Matrix, out: &mut Self::Logits) -> Result<()> {
         self.launch_project_logits(x, w, out)
+    }
+
+    fn adjust_logits(&self, logits: &mut Self::Logits, changes: &LogitChanges) -> Result<()> {
+        self.launch_adjust(logits, changes)
     }
 
     fn argmax(&self, logits: &Self::Logits) -> Result<Vec<u32>> {

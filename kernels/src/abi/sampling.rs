@@ -54,3 +54,55 @@ params! {
         pub cols: u32,
     }
 }
+
+params! {
+    /// How the logit of one token is changed, by [`LogitChange::of`].
+    pub struct LogitChange {
+        pub token: u32,
+        /// Divides a positive logit and multiplies another; 1 for neither.
+        pub repetition: f32,
+        /// Is subtracted after that; 0 for nothing.
+        pub less: f32,
+        /// Is added after that; -0 for nothing, as 0 would make 0 of -0.
+        pub bias: f32,
+    }
+}
+
+impl LogitChange {
+    /// A change that leaves every logit as it is.
+    pub const fn none(token: u32) -> LogitChange {
+        LogitChange { token, repetition: 1.0, less: 0.0, bias: -0.0 }
+    }
+
+    /// The logit, changed: each step rounded to f32, on every device.
+    #[inline(always)]
+    pub fn of(&self, logit: f32) -> f32 {
+        let repeated = if logit > 0.0 { logit / self.repetition } else { logit * self.repetition };
+        repeated - self.less + self.bias
+    }
+}
+
+params! {
+    /// A row of logits that has changes.
+    pub struct ChangedRow {
+        pub row: u32,
+        /// Its first change, and how many there are.
+        pub first: u32,
+        pub count: u32,
+        pub reserved: u32,
+    }
+}
+
+params! {
+    /// Changes logits in place. One block a row that has changes.
+    pub struct AdjustLogits {
+        /// f32 `[rows, cols]`.
+        pub logits: u64,
+        /// [`ChangedRow`] `[blocks]`; no row is there twice.
+        pub rows: u64,
+        /// [`LogitChange`], row after row: tokens below `cols`, none twice in a row (the launcher checks).
+        pub changes: u64,
+        pub cols: u32,
+        pub reserved: u32,
+    }
+}

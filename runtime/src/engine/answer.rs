@@ -4,7 +4,7 @@ use std::sync::Arc;
 use super::request::{Output, Request};
 use super::track::Id;
 use crate::generate::StopMatcher;
-use crate::sampling::{Adjustment, DrawKey, History, Logprobs};
+use crate::sampling::{Adjustment, DrawKey, Logprobs};
 use crate::tokenizer::{TextStream, Tokenizer};
 use crate::{FinishReason, Result};
 
@@ -25,10 +25,9 @@ pub(crate) type Answers = BTreeMap<Id, Answer>;
 /// An answer that is being written.
 pub(crate) struct Answer {
     pub request: Arc<Request>,
-    pub adjustment: Arc<Adjustment>,
+    /// What penalties and biases do to its next token's logits.
+    pub adjustment: Adjustment,
     pub key: DrawKey,
-    /// What penalties look at; kept up only where there are any.
-    pub history: History,
     /// Its tokens so far.
     pub len: usize,
     index: usize,
@@ -48,23 +47,16 @@ pub(crate) enum Then {
 
 impl Answer {
     /// The answer of number `index` to a request.
-    pub fn new(
-        request: Arc<Request>,
-        adjustment: Arc<Adjustment>,
-        index: usize,
-        language: &Language,
-        listener: Listener,
-    ) -> Answer {
+    pub fn new(request: Arc<Request>, index: usize, language: &Language, listener: Listener) -> Answer {
         let key = DrawKey { seed: request.sampling.seed, request: request.key, choice: index as u32 };
         Answer {
             key,
-            history: if adjustment.is_none() { History::default() } else { History::new(&request.prompt) },
+            adjustment: Adjustment::new(request.penalties, &request.logit_bias, &request.prompt),
             len: 0,
             index,
             text: language.tokenizer.as_ref().map(|tokenizer| tokenizer.stream(&request.prompt)),
             stop: StopMatcher::new(&request.stop),
             request,
-            adjustment,
             listener,
         }
     }
@@ -79,9 +71,7 @@ impl Answer {
     /// The answer's next token goes out.
     pub fn say(&mut self, token: u32, logprobs: Option<Logprobs>, language: &Language) -> Then {
         self.len += 1;
-        if !self.adjustment.is_none() {
-            self.history.push(token);
-        }
+        self.adjustment.push(token);
         let mut finish = None;
         if !self.request.ignore_eos && language.eos.contains(&token) {
             finish = Some(FinishReason::Stop);

@@ -15,7 +15,6 @@ use super::stats::EngineStats;
 use super::step::{Outcome, Step, assemble, choose};
 use super::track::{Id, Track};
 use crate::model::Runner;
-use crate::sampling::Adjustment;
 use crate::sampling::accept::Draft;
 use crate::{Error, Result};
 
@@ -65,8 +64,6 @@ impl Core {
     /// Takes a valid request; its answers' sequences have consecutive numbers from `first`, which nobody had before.
     pub fn submit(&mut self, request: Request, first: Id, listener: &Listener) {
         let request = Arc::new(request);
-        let adjustment = Adjustment { penalties: request.penalties, bias: request.logit_bias.clone() };
-        let adjustment = Arc::new(adjustment);
         for (index, id) in (0..request.answers).zip(first..) {
             let track = Track {
                 id,
@@ -75,8 +72,7 @@ impl Core {
                 leader: (index > 0).then_some(first),
                 ..Track::default()
             };
-            let answer =
-                Answer::new(request.clone(), adjustment.clone(), index, &self.language, listener.clone());
+            let answer = Answer::new(request.clone(), index, &self.language, listener.clone());
             self.answers.insert(id, answer);
             self.scheduler.submit(track, request.priority);
         }
@@ -140,7 +136,7 @@ impl Core {
         let step: Step = assemble(plan, &drafts, self.page_size, |work| self.scheduler.track(work.id));
         let pace = self.runner.forward(&step.batch)?;
         self.speculator.follow(plan, &self.scheduler)?;
-        let outcomes = choose(&*self.runner, plan, &step, &drafts, &mut self.answers)?;
+        let outcomes = choose(&mut *self.runner, plan, &step, &drafts, &mut self.answers)?;
         let is_steady = pace == Pace::Steady && self.speculator.is_steady();
         Ok(Ran { drafts, outcomes, is_steady })
     }

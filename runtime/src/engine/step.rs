@@ -1,6 +1,6 @@
 //! A plan becomes a batch, and the batch's logits tokens.
 
-use tilewright_host::{Batch, MAX_DRAFTS, Outputs, RowClass, SampleRow};
+use tilewright_host::{Batch, LogitChanges, MAX_DRAFTS, Outputs, RowClass, SampleRow};
 
 use super::answer::{Answer, Answers};
 use super::schedule::{Plan, Work};
@@ -78,25 +78,37 @@ pub(crate) fn assemble<'t>(
 
 /// Whether a device's own choices are all that an answer needs: a token a row, or, greedily, one for each draft.
 fn device_chooses(answer: &Answer, drafts: &[Draft]) -> bool {
-    answer.adjustment.is_none() && (drafts.is_empty() || answer.request.sampling.is_greedy())
+    drafts.is_empty() || answer.request.sampling.is_greedy()
+}
+
+/// What becomes of an answer's logits in its rows from `first` on, of which each is behind one more of its drafts.
+fn change_rows(changes: &mut LogitChanges, first: usize, answer: &mut Answer, drafts: &[Draft]) {
+    changes.push(first as u32, answer.adjustment.changes());
+    for (row, draft) in (first + 1..).zip(drafts) {
+        answer.adjustment.push(draft.token);
+        changes.push(row as u32, answer.adjustment.changes());
+    }
+    // The answer counts its tokens when it says them.
+    drafts.iter().for_each(|draft| answer.adjustment.pop(draft.token));
 }
 
 /// Chooses tokens from the logits of a step that ran.
 pub(crate) fn choose(
-    runner: &dyn Runner,
+    runner: &mut dyn Runner,
     plan: &Plan,
     step: &Step,
     drafts: &[Vec<Draft>],
     answers: &mut Answers,
 ) -> Result<Vec<Outcome>> {
     let mut rows = vec![SampleRow { top_p: 1.0, ..SampleRow::default() }; step.batch.outputs.len()];
+    let mut changes = LogitChanges::default();
     let mut wanted = Vec::new();
     let mut asks_device = false;
     // Of each work: where its rows begin among those read, if they were.
     let mut read_at = vec![None; plan.works.len()];
     for (index, work) in plan.works.iter().enumerate() {
         let (first, count) = step.outputs[index];
-        let Some(answer) = answers.get(&work.id).filter(|_| count > 0) else { continue };
+        let Some(answer) = answers.get_mut(&work.id).filter(|_| count > 0) else { continue };
         let by_device = device_chooses(answer, &drafts[index]);
         if by_device {
             asks_device = true;
@@ -104,14 +116,16 @@ pub(crate) fn choose(
                 let position = work.start + work.len + at;
                 *row = answer.request.sampling.row(answer.key.uniform(position, Draw::Token));
             }
+            change_rows(&mut changes, first, answer, &drafts[index]);
         }
         if !by_device || answer.request.logprobs.is_some() {
             read_at[index] = Some(wanted.len());
             wanted.extend((first..first + count).map(|row| row as u32));
         }
     }
-    let chosen = if asks_device { runner.choose(&rows)? } else { vec![None; rows.len()] };
+    // What the model itself thought is read before penalties change it.
     let logits = if wanted.is_empty() { Vec::new() } else { runner.read_rows(&wanted)? };
+    let chosen = if asks_device { runner.choose(&rows, &changes)? } else { vec![None; rows.len()] };
     let vocab = runner.vocab();
     let outcomes = plan.works.iter().enumerate().map(|(index, work)| {
         let (first, count) = step.outputs[index];
@@ -133,9 +147,9 @@ fn judge(
 ) -> Outcome {
     let position = work.start + work.len;
     let by_device = device_chooses(answer, drafts);
-    let (sampling, key, adjustment) = (answer.request.sampling, answer.key, answer.adjustment.clone());
+    let (sampling, key) = (answer.request.sampling, answer.key);
     let mut pushed = 0;
-    let history = &mut answer.history;
+    let adjustment = &mut answer.adjustment;
     let target = |index: usize| {
         if by_device {
             return chosen.get(index).copied().flatten().map(Distribution::certain);
@@ -145,17 +159,17 @@ fn judge(
             return Distribution::new(row, &sampling);
         }
         while pushed < index {
-            history.push(drafts[pushed].token);
+            adjustment.push(drafts[pushed].token);
             pushed += 1;
         }
         let mut row = row.to_vec();
-        adjustment.apply(&mut row, history);
+        adjustment.apply(&mut row);
         Distribution::new(&row, &sampling)
     };
     let verdict = accept::verify(drafts, target, |index, draw| key.uniform(position + index, draw));
     // The answer counts its tokens when it says them.
     for draft in &drafts[..pushed] {
-        answer.history.pop(draft.token);
+        answer.adjustment.pop(draft.token);
     }
     let Some(verdict) = verdict else { return Outcome::Invalid };
     let accepted = drafts[..verdict.accepted].iter().map(|draft| draft.token);

@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use tilewright_host::{Batch, CacheSpec, Device, KvDType, Pace, SampleRow};
+use tilewright_host::{Batch, CacheSpec, Device, KvDType, LogitChanges, Pace, SampleRow};
 
 use super::{Decoder, Scratch};
 use crate::Result;
@@ -32,11 +32,11 @@ pub(crate) trait Runner: Send {
     /// # Errors
     /// If the device fails.
     fn copy_pages(&mut self, copies: &[(u32, u32)]) -> Result<()>;
-    /// As [`Device::choose`].
+    /// As [`Device::choose`], of logits that are changed first, for good.
     ///
     /// # Errors
     /// If the device fails.
-    fn choose(&self, rows: &[SampleRow]) -> Result<Vec<Option<u32>>>;
+    fn choose(&mut self, rows: &[SampleRow], changes: &LogitChanges) -> Result<Vec<Option<u32>>>;
     /// As [`Device::read_logit_rows`].
     ///
     /// # Errors
@@ -88,7 +88,10 @@ impl<D: Device> Runner for DecoderRunner<D> {
         Ok(self.model.device().copy_pages(&mut self.cache, copies)?)
     }
 
-    fn choose(&self, rows: &[SampleRow]) -> Result<Vec<Option<u32>>> {
+    fn choose(&mut self, rows: &[SampleRow], changes: &LogitChanges) -> Result<Vec<Option<u32>>> {
+        if !changes.is_empty() {
+            self.model.device().adjust_logits(&mut self.scratch.logits, changes)?;
+        }
         Ok(self.model.device().choose(&self.scratch.logits, rows)?)
     }
 

@@ -14,8 +14,8 @@ mod penalties;
 
 pub use distribution::Distribution;
 pub use logprobs::Logprobs;
+pub(crate) use penalties::Adjustment;
 pub use penalties::Penalties;
-pub(crate) use penalties::{Adjustment, History};
 
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use tilewright_host::LogitChange;
 
 use crate::{Error, Result};
 
@@ -37,75 +37,123 @@ impl Penalties {
         }
         Ok(())
     }
+
+    /// What becomes of a token's logit.
+    fn change(&self, token: u32, said: &Said) -> LogitChange {
+        let mut change = LogitChange { bias: said.bias, ..LogitChange::none(token) };
+        if said.in_prompt || said.in_answer > 0 {
+            change.repetition = self.repetition;
+        }
+        if said.in_answer > 0 {
+            change.less = self.presence + self.frequency * said.in_answer as f32;
+        }
+        change
+    }
 }
 
-/// How often a token was said.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// How often a token was said, and what the request adds to its logit.
+#[derive(Debug, Clone, Copy, PartialEq)]
 struct Said {
     in_prompt: bool,
     in_answer: u32,
+    bias: f32,
 }
 
-/// What was said before, as penalties count it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct History {
-    said: HashMap<u32, Said>,
+/// What is said of a token that nobody said and the request doesn't name.
+const UNSAID: Said = Said { in_prompt: false, in_answer: 0, bias: LogitChange::none(0).bias };
+
+/// What changes an answer's logits before they become probabilities: penalties first, then the bias. It is kept as a device takes it, so that
+/// a step copies it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Adjustment {
+    penalties: Penalties,
+    /// Of the tokens whose logits change, in ascending order.
+    changes: Vec<LogitChange>,
+    /// Likewise: what the changes follow from.
+    said: Vec<Said>,
 }
 
-impl History {
-    /// Of a prompt.
-    pub fn new(prompt: &[u32]) -> History {
-        let prompt = prompt.iter().map(|&token| (token, Said { in_prompt: true, in_answer: 0 }));
-        History { said: prompt.collect() }
+impl Adjustment {
+    /// Of an answer that hasn't begun. Biases of one token add up.
+    pub fn new(penalties: Penalties, bias: &[(u32, f32)], prompt: &[u32]) -> Adjustment {
+        let prompt = if penalties.repetition == 1.0 { &[] } else { prompt };
+        let of_prompt = prompt.iter().map(|&token| (token, Said { in_prompt: true, ..UNSAID }));
+        let of_bias = bias.iter().map(|&(token, bias)| (token, Said { bias, ..UNSAID }));
+        let mut all: Vec<(u32, Said)> = of_prompt.chain(of_bias).collect();
+        // In the order of the request among equals.
+        all.sort_by_key(|&(token, _)| token);
+        all.dedup_by(|(token, said), (kept_token, kept)| {
+            let is_same = token == kept_token;
+            if is_same {
+                kept.in_prompt |= said.in_prompt;
+                kept.bias += said.bias;
+            }
+            is_same
+        });
+        let changes = all.iter().map(|(token, said)| penalties.change(*token, said)).collect();
+        Adjustment { penalties, changes, said: all.into_iter().map(|(_, said)| said).collect() }
+    }
+
+    /// Whether it changes nothing, whatever is said.
+    pub fn is_none(&self) -> bool {
+        !self.counts() && self.changes.is_empty()
+    }
+
+    /// Of each token whose logit changes, how, in ascending order.
+    pub fn changes(&self) -> &[LogitChange] {
+        &self.changes
     }
 
     /// The answer goes on.
     pub fn push(&mut self, token: u32) {
-        self.said.entry(token).or_default().in_answer += 1;
+        if !self.counts() {
+            return;
+        }
+        let at = match self.place(token) {
+            Ok(at) => at,
+            Err(at) => {
+                self.said.insert(at, UNSAID);
+                self.changes.insert(at, LogitChange::none(token));
+                at
+            }
+        };
+        self.said[at].in_answer += 1;
+        self.changes[at] = self.penalties.change(token, &self.said[at]);
     }
 
-    /// It didn't, after all: undoes a [`History::push`].
+    /// It didn't, after all: undoes an [`Adjustment::push`].
     pub fn pop(&mut self, token: u32) {
-        if let Some(said) = self.said.get_mut(&token) {
-            said.in_answer = said.in_answer.saturating_sub(1);
+        let Ok(at) = self.place(token) else { return };
+        if !self.counts() {
+            return;
+        }
+        let said = &mut self.said[at];
+        said.in_answer = said.in_answer.saturating_sub(1);
+        if said.in_answer == 0 && !said.in_prompt && said.bias.to_bits() == UNSAID.bias.to_bits() {
+            self.said.remove(at);
+            self.changes.remove(at);
+        } else {
+            self.changes[at] = self.penalties.change(token, &self.said[at]);
         }
     }
-}
 
-/// What changes a request's logits before they become probabilities.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Adjustment {
-    pub penalties: Penalties,
-    /// Added to the logits of tokens.
-    pub bias: Vec<(u32, f32)>,
-}
-
-impl Adjustment {
-    /// Whether it changes nothing.
-    pub fn is_none(&self) -> bool {
-        self.penalties == Penalties::default() && self.bias.is_empty()
+    /// Changes a row of logits on the host.
+    pub fn apply(&self, logits: &mut [f32]) {
+        for change in &self.changes {
+            if let Some(logit) = logits.get_mut(change.token as usize) {
+                *logit = change.of(*logit);
+            }
+        }
     }
 
-    /// Penalties first, then the bias.
-    pub fn apply(&self, logits: &mut [f32], history: &History) {
-        let Penalties { repetition, presence, frequency } = self.penalties;
-        if self.penalties != Penalties::default() {
-            // Each token for itself: the order of the map has no say.
-            for (&token, said) in &history.said {
-                let Some(x) = logits.get_mut(token as usize) else { continue };
-                if said.in_prompt || said.in_answer > 0 {
-                    *x = if *x > 0.0 { *x / repetition } else { *x * repetition };
-                }
-                if said.in_answer > 0 {
-                    *x -= presence + frequency * said.in_answer as f32;
-                }
-            }
-        }
-        for &(token, bias) in &self.bias {
-            if let Some(x) = logits.get_mut(token as usize) {
-                *x += bias;
-            }
-        }
+    /// Whether it matters what is said.
+    fn counts(&self) -> bool {
+        self.penalties != Penalties::default()
+    }
+
+    /// Where a token is among the changes, or would be.
+    fn place(&self, token: u32) -> std::result::Result<usize, usize> {
+        self.changes.binary_search_by_key(&token, |change| change.token)
     }
 }
 
@@ -115,18 +163,45 @@ mod tests {
 
     #[test]
     fn penalties_take_what_they_say() {
-        let mut history = History::new(&[0, 1]);
-        for token in [2, 2, 3, 0] {
-            history.push(token);
-        }
-        history.push(4);
-        history.pop(4);
         let penalties = Penalties { repetition: 2.0, presence: 0.25, frequency: 0.5 };
-        let adjustment = Adjustment { penalties, bias: vec![(5, 1.5), (3, f32::NEG_INFINITY)] };
+        let bias = [(5, 1.0), (3, f32::NEG_INFINITY), (5, 0.5)];
+        let mut adjustment = Adjustment::new(penalties, &bias, &[1, 0, 1]);
+        for token in [2, 2, 3, 0] {
+            adjustment.push(token);
+        }
         let mut logits = [4.0, -4.0, 1.0, 1.0, 1.0, 1.0];
-        adjustment.apply(&mut logits, &history);
+        adjustment.apply(&mut logits);
         assert_eq!(logits, [2.0 - 0.75, -8.0, 0.5 - 1.25, f32::NEG_INFINITY, 1.0, 2.5]);
-        assert!(!adjustment.is_none() && Adjustment::default().is_none());
+        let tokens: Vec<u32> = adjustment.changes().iter().map(|change| change.token).collect();
+        assert_eq!(tokens, [0, 1, 2, 3, 5]);
+    }
+
+    #[test]
+    fn what_is_taken_back_leaves_nothing() {
+        let penalties = Penalties { repetition: 2.0, presence: 0.25, frequency: 0.5 };
+        let before = Adjustment::new(penalties, &[(5, 1.0), (6, 0.0)], &[1]);
+        let mut adjustment = before.clone();
+        for token in [1, 4, 5, 6, 4] {
+            adjustment.push(token);
+        }
+        assert_ne!(format!("{adjustment:?}"), format!("{before:?}"));
+        for token in [4, 1, 6, 4, 5] {
+            adjustment.pop(token);
+        }
+        assert_eq!(format!("{adjustment:?}"), format!("{before:?}"));
+    }
+
+    #[test]
+    fn what_changes_nothing_names_no_token() {
+        assert!(Adjustment::new(Penalties::default(), &[], &[1, 2]).is_none());
+        let mut biased = Adjustment::new(Penalties::default(), &[(5, 1.0)], &[1, 2]);
+        biased.push(3);
+        assert_eq!((biased.is_none(), biased.changes().len()), (false, 1));
+        // Only repetition looks at prompts.
+        let mut present = Adjustment::new(Penalties { presence: 1.0, ..Penalties::default() }, &[], &[1, 2]);
+        assert!(!present.is_none() && present.changes().is_empty());
+        present.push(3);
+        assert_eq!(present.changes().len(), 1);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, Result, RopeAppend,
-    SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, LogitChanges, Result,
+    RopeAppend, SampleRow,
 };
 
 /// Another device whose operation number `at` fails.
@@ -232,6 +232,11 @@ impl<D: Device> Device for Failing<D> {
     fn project_logits(&self, x: &D::Tensor, w: &D::Matrix, out: &mut D::Logits) -> Result<()> {
         self.launch("project_logits")?;
         self.inner.project_logits(x, w, out)
+    }
+
+    fn adjust_logits(&self, logits: &mut D::Logits, changes: &LogitChanges) -> Result<()> {
+        self.launch("adjust_logits")?;
+        self.inner.adjust_logits(logits, changes)
     }
 
     fn argmax(&self, logits: &D::Logits) -> Result<Vec<u32>> {

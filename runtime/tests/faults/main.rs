@@ -174,7 +174,9 @@ fn logits_that_are_no_numbers_fail_their_request_alone() {
     let spoilt = |position: usize| {
         let mut prompt: Vec<u32> = (0..27).collect();
         prompt[position] = 191;
-        Request { max_tokens: 4, ..Request::new(prompt) }
+        // Penalties leave what is no number as it is.
+        let penalties = Penalties { repetition: [1.0, 1.3][position % 2], ..Penalties::default() };
+        Request { max_tokens: 4, penalties, ..Request::new(prompt) }
     };
     for position in [0, 7, 8, 20, 26] {
         let beside: Vec<_> = (0..3).map(|_| engine.submit(good.clone()).expect("a stream")).collect();

@@ -1,5 +1,6 @@
 //! One suite a kernel.
 
+mod adjust_logits;
 mod argmax;
 mod attention;
 mod attention_decode;
@@ -41,6 +42,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<attention_decode::AttentionDecode>(),
         Suite::of::<sample::Sample>(),
         Suite::of::<argmax::Argmax>(),
+        Suite::of::<adjust_logits::AdjustLogits>(),
         Suite::of::<rope_append::RopeAppend>(),
         Suite::of::<kv_widen::KvWiden>(),
         Suite::of::<page_copy::PageCopy>(),

@@ -5,9 +5,11 @@
 //! differently (and, in attention, weights to bf16) can move.
 
 use tilewright_host::{
-    AttentionSpec, Batch, CacheSpec, Device, Gelu, KvDType, Outputs, RopeAppend, SampleRow, Tensor as _,
-    cpu::CpuDevice, gpu::select_tile,
+    AttentionSpec, Batch, CacheSpec, Device, Gelu, KvDType, LogitChange, LogitChanges, Outputs, RopeAppend,
+    SampleRow, Tensor as _, cpu::CpuDevice, gpu::select_tile,
 };
+
+use tilewright_reference::{LogitPenalty, adjusted_logit};
 
 use super::setup::*;
 
@@ -183,6 +185,53 @@ fn logits_and_tokens() {
     let (expected_logits, expected_tokens) = expected.split_at(rows * vocab);
     assert_close("logits", found_logits, expected_logits, 1e-5, 1e-5);
     assert_eq!(found_tokens, expected_tokens);
+}
+
+#[test]
+fn adjusted_logits() {
+    let (rows, vocab, k) = (4, 331, 48);
+    let (x, w) = (Numbers::new(12).take(rows * k, 1.0), Numbers::new(13).take(vocab * k, 1.0));
+    let penalty = LogitPenalty { repetition: Some(1.3), less: Some(0.7), bias: None };
+    let asked: [Vec<(u32, LogitPenalty)>; 4] = [
+        (0..vocab as u32).map(|token| (token, penalty)).collect(),
+        Vec::new(),
+        vec![(7, LogitPenalty { bias: Some(f32::NEG_INFINITY), ..penalty }), (330, penalty)],
+        vec![(0, LogitPenalty { repetition: None, less: None, bias: Some(2.5) })],
+    ];
+    let mut changes = LogitChanges::default();
+    for (row, asked) in asked.iter().enumerate() {
+        let change = |(token, asked): &(u32, LogitPenalty)| {
+            let none = LogitChange::none(*token);
+            LogitChange {
+                repetition: asked.repetition.unwrap_or(none.repetition),
+                less: asked.less.unwrap_or(none.less),
+                bias: asked.bias.unwrap_or(none.bias),
+                ..none
+            }
+        };
+        changes.push(row as u32, &asked.iter().map(change).collect::<Vec<_>>());
+    }
+    let changed = |before: Vec<f32>| {
+        let mut expected = before;
+        for (row, asked) in asked.iter().enumerate() {
+            for (token, asked) in asked {
+                let logit = &mut expected[row * vocab + *token as usize];
+                *logit = adjusted_logit(*logit, asked);
+            }
+        }
+        expected
+    };
+    let after = both!(|device| {
+        let mut logits = device.logits(8, vocab).expect("logits");
+        device.project_logits(&tensor(device, &x, k), &matrix(device, &w, k), &mut logits).expect("logits");
+        let expected = changed(device.read_logits(&logits).expect("logits"));
+        device.adjust_logits(&mut logits, &changes).expect("changes");
+        let after = device.read_logits(&logits).expect("logits");
+        // A device's own logits, changed to the bit.
+        assert_eq!(bits(&after), bits(&expected));
+        after
+    });
+    assert_eq!((after.0[2 * vocab + 7], after.1[2 * vocab + 7]), (f32::NEG_INFINITY, f32::NEG_INFINITY));
 }
 
 /// A cache in three parts: prompts, then more of some and a token of others, then a token of all.

@@ -18,6 +18,7 @@ use tilewright_host::{
     gpu::{Driver, GpuDevice, GpuInfo, Launch},
 };
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
+use tilewright_reference::{LogitPenalty, adjusted_logit, argmax, softmax};
 use tilewright_tests::emulated::Emulated;
 
 use super::setup::gpu;
@@ -82,6 +83,91 @@ pub fn answers(model: &Model, config: EngineConfig, requests: &[Request]) -> (Ve
     };
     let answers = streams.into_iter().map(said).collect();
     (answers, engine.shutdown())
+}
+
+/// Greedy answers with all penalties, biases and logprobs, of prompts that begin alike.
+fn penalised() -> Vec<Request> {
+    let prompts = [vec![5, 9, 5], (0..17).collect(), (0..20).rev().collect::<Vec<u32>>(), vec![5, 9, 5]];
+    let penalties = [
+        Penalties { repetition: 1.5, ..Penalties::default() },
+        Penalties { presence: 0.75, frequency: 0.5, ..Penalties::default() },
+        Penalties::default(),
+        Penalties { repetition: 0.3, presence: -3.0, frequency: 1.5 },
+    ];
+    let request = |(index, prompt): (usize, Vec<u32>)| Request {
+        max_tokens: 9,
+        ignore_eos: true,
+        logprobs: Some(0),
+        penalties: penalties[index],
+        logit_bias: if index < 2 { vec![(3, 4.0), (44, f32::NEG_INFINITY), (3, 0.5)] } else { Vec::new() },
+        ..Request::new(prompt)
+    };
+    prompts.into_iter().enumerate().map(request).collect()
+}
+
+/// A greedy answer as its definition has it: logits read after every token, changed and looked through on the host.
+fn by_hand(model: &Model, request: &Request) -> Vec<(u32, f32)> {
+    let mut sequence = model.sequence(64).expect("a sequence");
+    let mut logits = Vec::new();
+    sequence.feed_all(&request.prompt, &mut |_, row| logits = row.to_vec()).expect("logits");
+    let mut said: Vec<u32> = Vec::new();
+    let mut answer = Vec::new();
+    while said.len() < request.max_tokens {
+        let changed = (0u32..).zip(&logits).map(|(token, &logit)| {
+            let count = said.iter().filter(|&&other| other == token).count();
+            let is_known = count > 0 || request.prompt.contains(&token);
+            let biases: Vec<f32> =
+                request.logit_bias.iter().filter(|(of, _)| *of == token).map(|(_, bias)| *bias).collect();
+            let Penalties { repetition, presence, frequency } = request.penalties;
+            let penalty = LogitPenalty {
+                repetition: is_known.then_some(repetition),
+                less: (count > 0).then_some(presence + frequency * count as f32),
+                bias: (!biases.is_empty()).then(|| biases.iter().sum()),
+            };
+            adjusted_logit(logit, &penalty)
+        });
+        let token = argmax(&changed.collect::<Vec<f32>>());
+        let weights: Vec<f64> = softmax(&logits);
+        answer.push((token, weights[token as usize].ln() as f32));
+        said.push(token);
+        sequence.feed_all(&[token], &mut |_, row| logits = row.to_vec()).expect("logits");
+    }
+    answer
+}
+
+#[test]
+fn penalties_on_the_device_are_those_of_the_host() {
+    let model = Model::load_on(fixture(), Arc::new(gpu())).expect("the fixture loads");
+    let requests = penalised();
+    let expected: Vec<_> = requests.iter().map(|request| by_hand(&model, request)).collect();
+    // Each has a say in its answer.
+    for (request, expected) in requests.iter().zip(&expected) {
+        let without = Request { penalties: Penalties::default(), logit_bias: Vec::new(), ..request.clone() };
+        let changes_something = by_hand(&model, &without) != *expected;
+        assert_eq!(changes_something, without.penalties != request.penalties, "{request:?}");
+    }
+    let lookup = Speculation::NGram(DraftLength::Fixed(3));
+    let itself = Speculation::DraftModel(DraftLength::Fixed(2));
+    for speculation in [Speculation::Off, lookup, itself] {
+        let (said, stats) = answers(&model, EngineConfig { speculation, ..CONFIG }, &requests);
+        assert_eq!(stats.drafts > 0, speculation != Speculation::Off, "{stats:?}");
+        for (said, expected) in said.iter().zip(&expected) {
+            let ids = |answer: &[(u32, u32)]| answer.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+            assert_eq!(ids(said), expected.iter().map(|(id, _)| *id).collect::<Vec<_>>(), "{speculation:?}");
+            for (&(_, found), &(token, expected)) in said.iter().zip(expected) {
+                let found = f32::from_bits(found);
+                assert!((found - expected).abs() <= 1e-5 * expected.abs(), "{token}: {found}, {expected}");
+            }
+        }
+        let alone: Vec<Said> = requests
+            .iter()
+            .map(|request| {
+                let config = EngineConfig { speculation, ..CONFIG };
+                answers(&model, config, std::slice::from_ref(request)).0.remove(0)
+            })
+            .collect();
+        assert_eq!(said, alone, "{speculation:?}");
+    }
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use tilewright_host::{
     ActivationBits, AttentionSpec, Batch, CacheSpec, CodeBits, DType, Device, Error, Gelu, HostMatrix,
-    HostQuantized, KvDType, Outputs, QuantizedPart, QuantizedSpec, Result, RopeAppend, SampleRow,
-    Tensor as _, gpu::GpuDevice,
+    HostQuantized, KvDType, LogitChange, LogitChanges, Outputs, QuantizedPart, QuantizedSpec, Result,
+    RopeAppend, SampleRow, Tensor as _, cpu::CpuDevice, gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 
@@ -145,6 +145,34 @@ fn a_row_without_a_token_names_itself() {
     for result in [device.argmax(&logits), device.sample(&logits, &samples)] {
         assert!(matches!(result, Err(Error::InvalidLogits { row: 1 })), "{result:?}");
     }
+}
+
+#[test]
+fn changes_of_logits_that_are_not_there_are_refused() {
+    fn check<D: Device>(device: &D) {
+        let mut logits = device.logits(2, 16).expect("logits");
+        let (x, w) = (tensor(device, &[1.0; 2 * 8], 8), matrix(device, &[0.5; 16 * 8], 8));
+        device.project_logits(&x, &w, &mut logits).expect("logits");
+        let before = device.read_logits(&logits).expect("logits");
+        let mut adjust = |rows: &[(u32, &[u32])]| {
+            let mut changes = LogitChanges::default();
+            for (row, tokens) in rows {
+                let change = |&token| LogitChange { less: 1.0, ..LogitChange::none(token) };
+                changes.push(*row, &tokens.iter().map(change).collect::<Vec<_>>());
+            }
+            device.adjust_logits(&mut logits, &changes)
+        };
+        refused("adjust_logits", "rows", adjust(&[(2, &[0])]));
+        refused("adjust_logits", "rows", adjust(&[(1, &[0]), (0, &[0])]));
+        refused("adjust_logits", "rows", adjust(&[(1, &[0]), (1, &[1])]));
+        refused("adjust_logits", "tokens", adjust(&[(0, &[16])]));
+        refused("adjust_logits", "tokens", adjust(&[(0, &[3, 3])]));
+        refused("adjust_logits", "tokens", adjust(&[(0, &[1]), (1, &[4, 3])]));
+        adjust(&[(2, &[])]).expect("nothing to change");
+        assert_eq!(device.read_logits(&logits).expect("logits"), before);
+    }
+    check(&gpu());
+    check(&CpuDevice::new());
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc};
 
 use tilewright::{
-    Model, SamplingParams,
+    Model, Penalties, SamplingParams,
     engine::{Engine, EngineConfig, EngineStats, Request},
 };
 use tilewright_host::gpu::GpuDevice;
@@ -34,8 +34,15 @@ fn a_step_is_one_copy_to_the_device_and_one_back() {
     let prompt: Vec<u32> = (0..128).collect();
     let greedy = Request { max_tokens: 64, ignore_eos: true, ..Request::new(prompt) };
     let sampling = SamplingParams { temperature: 1.0, ..SamplingParams::default() };
-    // The parameters of draws are another copy.
-    for (request, uploads) in [(greedy.clone(), 1), (Request { sampling, ..greedy }, 2)] {
+    let penalties = Penalties { repetition: 1.2, ..Penalties::default() };
+    // The parameters of draws are another copy, and so is what penalties change. Logits stay where they are.
+    let requests = [
+        (greedy.clone(), 1),
+        (Request { penalties, ..greedy.clone() }, 2),
+        (Request { sampling, ..greedy.clone() }, 2),
+        (Request { sampling, penalties, ..greedy }, 3),
+    ];
+    for (request, uploads) in requests {
         for sequences in [1, 32, 128] {
             device.driver().take_copies();
             let stats = serve(&model, sequences, &request);

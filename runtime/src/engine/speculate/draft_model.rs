@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use tilewright_host::{Batch, Outputs, Pace, RowClass, SampleRow};
+use tilewright_host::{Batch, LogitChanges, Outputs, Pace, RowClass, SampleRow};
 
 use super::super::answer::{Answer, Answers};
 use super::super::schedule::{Plan, Scheduler, Work};
@@ -11,7 +11,7 @@ use super::super::track::{Id, Track};
 use crate::Result;
 use crate::model::Runner;
 use crate::sampling::accept::Draft;
-use crate::sampling::{Distribution, Draw};
+use crate::sampling::{Adjustment, Distribution, Draw};
 
 /// A draft model beside a target.
 pub(crate) struct DraftModel {
@@ -160,21 +160,28 @@ impl DraftModel {
 
     /// A draft for each open work, from the logits of the step that ran; none where they hold a NaN.
     fn draw(
-        &self,
+        &mut self,
         plan: &Plan,
         open: &[usize],
         drafts: &[Vec<Draft>],
         answers: &mut Answers,
     ) -> Result<Vec<Option<Draft>>> {
-        let greedy = |answer: &Answer| answer.adjustment.is_none() && answer.request.sampling.is_greedy();
+        let greedy = |answer: &Answer| answer.request.sampling.is_greedy();
         let answer = |answers: &Answers, index: usize| answers.get(&plan.works[index].id).is_some_and(greedy);
         let (by_device, by_host): (Vec<u32>, Vec<u32>) =
             (0..open.len() as u32).partition(|&row| answer(answers, open[row as usize]));
+        let mut changes = LogitChanges::default();
+        for &row in &by_device {
+            let index = open[row as usize];
+            if let Some(answer) = answers.get_mut(&plan.works[index].id) {
+                behind(answer, &drafts[index], |adjustment| changes.push(row, adjustment.changes()));
+            }
+        }
         let chosen = match by_device.is_empty() {
             true => vec![None; open.len()],
             false => {
                 let row = SampleRow { top_p: 1.0, ..SampleRow::default() };
-                self.runner.choose(&vec![row; open.len()])?
+                self.runner.choose(&vec![row; open.len()], &changes)?
             }
         };
         let mut found: Vec<Option<Draft>> =
@@ -202,14 +209,17 @@ fn first_of_pass(track: &Track) -> usize {
     if two >= track.prompt_len { track.drafted.min(two) } else { track.drafted }
 }
 
+/// Does `work` with what becomes of an answer's logits behind `drafts`.
+fn behind(answer: &mut Answer, drafts: &[Draft], work: impl FnOnce(&Adjustment)) {
+    drafts.iter().for_each(|draft| answer.adjustment.push(draft.token));
+    work(&answer.adjustment);
+    drafts.iter().for_each(|draft| answer.adjustment.pop(draft.token));
+}
+
 /// The draft behind `drafts`, the first of which is the token at `position`.
 fn draw_one(answer: &mut Answer, position: usize, drafts: &[Draft], logits: &[f32]) -> Option<Draft> {
     let mut logits = logits.to_vec();
-    if !answer.adjustment.is_none() {
-        drafts.iter().for_each(|draft| answer.history.push(draft.token));
-        answer.adjustment.apply(&mut logits, &answer.history);
-        drafts.iter().for_each(|draft| answer.history.pop(draft.token));
-    }
+    behind(answer, drafts, |adjustment| adjustment.apply(&mut logits));
     let from = Distribution::new(&logits, &answer.request.sampling)?;
     let token = from.draw(answer.key.uniform(position + drafts.len(), Draw::Draft));
     Some(Draft { token, from })

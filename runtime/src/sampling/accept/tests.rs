@@ -2,7 +2,7 @@
 //! enough to be enumerated, and rules that are wrong on purpose, which the same test must find out.
 
 use super::*;
-use crate::sampling::{Adjustment, DrawKey, History, Penalties, SamplingParams};
+use crate::sampling::{Adjustment, DrawKey, Penalties, SamplingParams};
 
 const VOCAB: usize = 6;
 /// Tokens of an answer.
@@ -28,9 +28,9 @@ fn logits(model: u64, said: &[u32]) -> Vec<f32> {
 /// The distribution behind `said`, as the engine makes it.
 fn distribution(model: u64, said: &[u32], params: &SamplingParams, adjustment: &Adjustment) -> Distribution {
     let mut logits = logits(model, said);
-    let mut history = History::new(&PROMPT);
-    said.iter().for_each(|&token| history.push(token));
-    adjustment.apply(&mut logits, &history);
+    let mut adjustment = adjustment.clone();
+    said.iter().for_each(|&token| adjustment.push(token));
+    adjustment.apply(&mut logits);
     Distribution::new(&logits, params).expect("numbers")
 }
 
@@ -49,7 +49,7 @@ impl Case {
             target: 11,
             draft: 12,
             params: SamplingParams { temperature, top_p: 0.9, min_p: 0.02, ..SamplingParams::default() },
-            adjustment: Adjustment { penalties, bias: vec![(2, 0.5)] },
+            adjustment: Adjustment::new(penalties, &[(2, 0.5)], &PROMPT),
         }
     }
 
