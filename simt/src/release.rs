@@ -107,13 +107,19 @@ impl Context {
     pub fn fence(&mut self) {
         let fenced = &mut self.lanes[self.current].fenced;
         for address in std::mem::take(&mut fenced.since) {
-            // Other blocks' releases count for the whole block, this one's for the warp.
-            if let Some(own) = self.clocks.releases.acquire(address) {
-                self.clocks.acquire(self.current / 32, &own);
-            }
+            self.acquire_at(address);
         }
+        let fenced = &mut self.lanes[self.current].fenced;
         let clock = fenced.release.get_or_insert_with(|| Box::new(VectorClock::new()));
         self.clocks.release_now(clock);
+    }
+
+    /// The running lane acquires what was released at an address.
+    pub fn acquire_at(&mut self, address: u64) {
+        // Other blocks' releases count for the whole block, this one's for the warp.
+        if let Some(own) = self.clocks.releases.acquire(address) {
+            self.clocks.acquire(self.current / 32, &own);
+        }
     }
 
     /// An atomic of the running lane.

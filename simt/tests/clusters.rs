@@ -346,6 +346,46 @@ fn a_lane_that_polls_lets_others_and_their_copies_go_on() {
 }
 
 #[test]
+fn a_poll_is_a_load() {
+    let mut device = Device::new();
+    device.count_requests(true);
+    let counter = device.alloc(4, "counter");
+    device.write(counter, &[0; 4]);
+    let poll = || {
+        if tid_x() == 0 {
+            poll_acquire_gpu_u32(counter);
+        }
+    };
+    let report =
+        run(&mut device, 4, 2, Order::Deterministic, &poll).unwrap_or_else(|fault| panic!("{fault}"));
+    assert_eq!((report.global_load_requests, report.global_store_requests), (8, 0));
+    assert_eq!(read(&mut device, counter, 1), [0]);
+}
+
+#[test]
+fn a_poll_releases_nothing() {
+    let mut device = Device::new();
+    let (data, counter) = (device.alloc(4, "data"), device.alloc(4, "counter"));
+    device.write(data, &[0; 4]);
+    device.write(counter, &[0; 4]);
+    let kernel = || {
+        if tid_x() != 0 || ctaid_y() != 0 {
+            return;
+        }
+        if ctaid_x() == 0 {
+            st_global(data, 1u32);
+            fence_acq_rel_gpu();
+            poll_acquire_gpu_u32(counter);
+        } else if ctaid_x() == 2 {
+            poll_acquire_gpu_u32(counter);
+            ld_global::<u32>(data);
+        }
+    };
+    let fault = run(&mut device, 4, 2, Order::Deterministic, &kernel).expect_err("a race");
+    assert_eq!(fault.kind, FaultKind::Race, "{fault}");
+}
+
+#[test]
 fn a_poll_for_what_nobody_writes_is_caught() {
     let mut device = Device::new();
     let (input, counter) = (device.alloc(16, "input"), device.alloc(8, "counter"));

@@ -98,8 +98,13 @@ pub fn atom_add_acq_rel_gpu_u32(address: u64, value: u32) -> u32 {
 pub fn poll_acquire_gpu_u32(address: u64) -> u32 {
     let c = step();
     let site = c.sites.encode(Location::caller());
-    let value = add_global(c, address, 0, site);
-    c.fence();
+    c.requests.log(c.current, Kind::GlobalLoad, address, 4, site);
+    // Ordered among atomics, with which it doesn't race; the word stays what it is.
+    let value = match c.global.update(address, |value: u32| value, &c.clocks, site) {
+        Ok(value) => value,
+        Err(problem) => stop(c.access_fault(problem, Space::Global(address), "global load", 4, site)),
+    };
+    c.acquire_at(address);
     c.polls += 1;
     c.last_poll = (c.current, site);
     suspend();
