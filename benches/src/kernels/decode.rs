@@ -5,6 +5,7 @@ use tilewright_host::{
 use tilewright_kernels::{
     abi::{self, DecodeSequence},
     attention_decode::{Variant, select, split::Rule},
+    attention_decode_sm90,
 };
 
 use super::Kernel;
@@ -56,27 +57,93 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
         let mut prepared = Prepared::new(driver);
         let Problem::Decode(problem) = problem else { return Ok(prepared) };
         let Some(variant) = variant(problem) else { return Ok(prepared) };
-        let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
         let rule = self.rule.unwrap_or(Rule::of(variant.format));
-        let chunks = rule.chunks(context as u32);
-        let row_tiles = (q_heads / kv_heads).div_ceil(variant.rows as usize);
-        let blocks = seqs * chunks as usize * row_tiles * kv_heads;
-        let rows = if chunks > 1 { blocks * variant.rows as usize } else { 0 };
-        let params = abi::AttentionDecode {
-            partial_out: prepared.output("partial_out", rows * head_dim * 4)?,
-            partial_sums: prepared.output("partial_sums", rows * 8)?,
-            counters: prepared.u32s("counters", vec![0; seqs * kv_heads * row_tiles])?,
-            sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
-            seqs: seqs as u32,
-            row_tiles: row_tiles as u32,
-            short_tokens: rule.short_tokens,
-            chunk_tokens: rule.chunk_tokens,
-            max_chunks: rule.max_chunks,
-            ..params(&mut prepared, problem, seed)?
-        };
-        prepared.launch(&variant.spec, [blocks as u32, 1, 1], &params);
+        let (params, items) = cut(&mut prepared, problem, seed, rule, variant.rows)?;
+        prepared.launch(&variant.spec, [items, 1, 1], &params);
         Ok(prepared)
     }
+}
+
+/// Copy engine and blocks that go from item to item, bf16, compute capability 9.0; the same bits.
+pub struct Hopper {
+    name: &'static str,
+    /// Instead of the one that serves.
+    variant: Option<&'static attention_decode_sm90::Variant>,
+}
+
+/// As it is launched, and of three blocks a multiprocessor.
+pub const HOPPER: [Hopper; 2] = [
+    Hopper { name: "attention_decode_sm90", variant: None },
+    Hopper { name: "attention_decode_sm90_by3", variant: Some(&attention_decode_sm90::HD128_BY3) },
+];
+
+impl Hopper {
+    fn variant(&self, problem: &Decode) -> Option<&'static attention_decode_sm90::Variant> {
+        let group = (problem.q_heads / problem.kv_heads) as u32;
+        let taken = attention_decode_sm90::select(problem.head_dim as u32, group, problem.page_size as u32)?;
+        let variant = self.variant.unwrap_or(taken);
+        let serves = problem.kv == KvFormat::Bf16 && variant.plan.head_dim == taken.plan.head_dim;
+        (serves && variant.plan.rows >= group).then_some(variant)
+    }
+}
+
+impl<D: Driver> Kernel<D> for Hopper {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
+        let serves = matches!(problem, Problem::Decode(problem) if self.variant(problem).is_some());
+        serves && info.compute_capability == (9, 0)
+    }
+
+    fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
+        let mut prepared = Prepared::new(driver);
+        let Problem::Decode(problem) = problem else { return Ok(prepared) };
+        let Some(variant) = self.variant(problem) else { return Ok(prepared) };
+        let (shared, items) = cut(&mut prepared, problem, seed, Rule::SIXTEEN_BITS, variant.plan.rows)?;
+        let Decode { seqs, context, kv_heads, page_size, .. } = *problem;
+        let map = variant.plan.map((seqs * context.next_multiple_of(page_size) * kv_heads) as u64);
+        let params = abi::AttentionDecodeSm90 {
+            k_map: driver.tensor_map(&map.at(shared.k_cache))?,
+            v_map: driver.tensor_map(&map.at(shared.v_cache))?,
+            shared,
+            queue: prepared.u32s("queue", vec![0; 2])?,
+            items,
+            reserved: 0,
+        };
+        let resident = driver.info().multiprocessors * variant.spec.min_blocks;
+        prepared.launch(&variant.spec, [items.min(resident), 1, 1], &params);
+        Ok(prepared)
+    }
+}
+
+/// All buffers and parameters, for entries of `tile_rows` query rows under `rule`, and the items of the launch.
+fn cut<D: Driver>(
+    prepared: &mut Prepared<'_, D>,
+    problem: &Decode,
+    seed: u64,
+    rule: Rule,
+    tile_rows: u32,
+) -> Result<(abi::AttentionDecode, u32)> {
+    let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
+    let chunks = rule.chunks(context as u32);
+    let row_tiles = (q_heads / kv_heads).div_ceil(tile_rows as usize);
+    let items = seqs * chunks as usize * row_tiles * kv_heads;
+    let rows = if chunks > 1 { items * tile_rows as usize } else { 0 };
+    let params = abi::AttentionDecode {
+        partial_out: prepared.output("partial_out", rows * head_dim * 4)?,
+        partial_sums: prepared.output("partial_sums", rows * 8)?,
+        counters: prepared.u32s("counters", vec![0; seqs * kv_heads * row_tiles])?,
+        sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
+        seqs: seqs as u32,
+        row_tiles: row_tiles as u32,
+        short_tokens: rule.short_tokens,
+        chunk_tokens: rule.chunk_tokens,
+        max_chunks: rule.max_chunks,
+        ..params(prepared, problem, seed)?
+    };
+    Ok((params, items as u32))
 }
 
 fn variant(problem: &Decode) -> Option<&'static Variant> {

@@ -4,8 +4,8 @@ use super::{
     STAGES, SharedPlan, WARPS,
     convert::unit,
     item::{Item, RowMask, group},
-    join::{is_last_block, join_chunks, merge_warps, share},
-    products::{Queries, ReadPlan, add_values, load_queries, query_address, scores},
+    join::finish,
+    products::{ByRows, Queries, add_values, load_queries, query_address, scores},
     ring::{Copier, Lookup, Scales},
     row_bytes,
     softmax::{Scale, Softmax, ValueUnits, mask, own_scales, scale_keys, scale_values},
@@ -21,17 +21,17 @@ use crate::{
 const AHEAD: u32 = STAGES - 1;
 
 /// The query rows of a block.
-struct Rows<const STEPS: usize, const ROWS8: usize> {
-    q: Queries<STEPS, ROWS8>,
+pub(crate) struct Rows<const STEPS: usize, const ROWS8: usize> {
+    pub q: Queries<STEPS, ROWS8>,
     /// Of a lane's two rows of each 8.
-    masks: [[RowMask; 2]; ROWS8],
+    pub masks: [[RowMask; 2]; ROWS8],
 }
 
 impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
     /// # Safety
     /// The whole warp calls it. The item is the block's, and `count` of its rows, from its row tile on, are there.
     #[inline(always)]
-    unsafe fn load<const FORMAT: u32, const HEAD_DIM: u32>(
+    pub unsafe fn load<const FORMAT: u32, const HEAD_DIM: u32>(
         p: &AttentionDecode,
         item: &Item,
         count: u32,
@@ -105,7 +105,7 @@ unsafe fn attend<
     let s_ring = ptx::shared_base() + ptx::warp() * plan.ring_stride();
     let stage_bytes = 2 * plan.tile_bytes();
     let copier = Copier::new::<CHUNKS>(p);
-    let reads = ReadPlan::new::<FORMAT, CHUNKS>();
+    let reads = ByRows::<CHUNKS>::new::<FORMAT>();
     let mut lookup = Lookup::new(p, item, walk.first_key, TILE_KEYS, walk.round);
     let mut softmax = Softmax::new();
     let mut scales = [Scales::NONE; STAGES as usize];
@@ -136,7 +136,7 @@ unsafe fn attend<
             ptx::cp_async_wait::<AHEAD>();
             ptx::bar_warp_sync();
             let s_stage = s_ring + stage;
-            let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(&rows.q, s_stage, &reads);
+            let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8, _>(&rows.q, s_stage, &reads);
             let mut own = [[Scales::NONE; 2]; KEYS16];
             let mut rescale_out = [[1.0; 2]; ROWS8];
             if quantised {
@@ -155,7 +155,7 @@ unsafe fn attend<
             if quantised {
                 scale_values(&mut s, &own, &value_units);
             }
-            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(
+            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8, _>(
                 &mut softmax.out,
                 &s,
                 s_stage + plan.tile_bytes(),
@@ -210,7 +210,7 @@ unsafe fn decode<
     // its own ring, whose copies it has waited for and whose tiles it has read.
     unsafe {
         // A step's metadata is no launch's work; queries, keys and what launches leave each other are.
-        let item = Item::of_block(p);
+        let item = Item::new(p, ptx::ctaid_x());
         ptx::start_after_previous();
         let Some(item) = item else { return };
         let all_rows = item.queries * group(p);
@@ -220,12 +220,7 @@ unsafe fn decode<
         }
         let softmax =
             attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows);
-        share::<FORMAT, STEPS, ROWS8>(&plan, rows, &softmax);
-        ptx::bar_sync();
-        merge_warps(p, &plan, &item, rows);
-        if item.chunks > 1 && is_last_block(p, &plan, &item) {
-            join_chunks(p, &plan, &item, rows);
-        }
+        finish::<FORMAT, STEPS, ROWS8>(p, &plan.merge(), &item, rows, &softmax);
     }
 }
 

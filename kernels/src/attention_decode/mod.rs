@@ -26,17 +26,17 @@ pub mod split;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod convert;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-mod item;
+pub(crate) mod item;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-mod join;
+pub(crate) mod join;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod kernel;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-mod products;
+pub(crate) mod products;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod ring;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-mod softmax;
+pub(crate) mod softmax;
 
 /// Threads a block.
 pub const THREADS: u32 = 128;
@@ -48,6 +48,35 @@ pub const STAGES: u32 = 2;
 /// Bytes of a row of the cache.
 pub const fn row_bytes(format: u32, head_dim: u32) -> u32 {
     if format == KV_BF16 { head_dim * 2 } else { head_dim }
+}
+
+/// f32 a row of a warp's part: four more than the head, so that the rows that lanes write together fall on different banks.
+pub const fn part_row(head_dim: u32) -> u32 {
+    head_dim + 4
+}
+
+/// Bytes of a warp's part.
+pub const fn part_bytes(rows: u32, head_dim: u32) -> u32 {
+    rows * part_row(head_dim) * 4
+}
+
+/// Where the four warps that walk the keys leave their parts, in bytes of shared memory from its start, and how they meet.
+#[derive(Debug, Clone, Copy)]
+pub struct MergePlan {
+    /// Query rows of a block.
+    pub rows: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+    /// f32 `[rows, part_row]` of each warp, unnormalised outputs; later `[rows, chunks, 2]`, the chunks' sums.
+    pub parts: u32,
+    /// Bytes from one warp's part to the next.
+    pub part_stride: u32,
+    /// f32 `[warps, rows, 2]`: each warp's maxima and sums.
+    pub sums: u32,
+    /// u32: whether this block is the last of its sequence.
+    pub is_last: u32,
+    /// The barrier at which the warps meet; 0 for all of the block.
+    pub barrier: u32,
 }
 
 /// What a block keeps in shared memory.
@@ -74,12 +103,8 @@ impl SharedPlan {
     }
     /// Bytes from one warp's ring to the next: room for its part of the merge too, and rows stay aligned to their length.
     pub const fn ring_stride(&self) -> u32 {
-        let merge_bytes = (self.rows * self.merge_row() * 4).next_multiple_of(256);
+        let merge_bytes = part_bytes(self.rows, self.head_dim).next_multiple_of(256);
         if merge_bytes > self.ring_bytes() { merge_bytes } else { self.ring_bytes() }
-    }
-    /// f32 a row of a warp's output: four more than the head, so that the rows that lanes write together fall on different banks.
-    pub const fn merge_row(&self) -> u32 {
-        self.head_dim + 4
     }
     /// f32 `[warps, rows, 2]`: each warp's maxima and sums.
     pub const fn merge_sums(&self) -> u32 {
@@ -92,6 +117,18 @@ impl SharedPlan {
     /// All of it.
     pub const fn bytes(&self) -> u32 {
         self.is_last() + 16
+    }
+    /// Where its warps' parts meet.
+    pub const fn merge(&self) -> MergePlan {
+        MergePlan {
+            rows: self.rows,
+            head_dim: self.head_dim,
+            parts: 0,
+            part_stride: self.ring_stride(),
+            sums: self.merge_sums(),
+            is_last: self.is_last(),
+            barrier: 0,
+        }
     }
     const fn holds(&self) -> bool {
         // 99 KiB is what a block can have on the smallest devices from sm_80 on.

@@ -9,6 +9,7 @@ use crate::{
     abi::AttentionPrefillSm90,
     attention_tile::KeyRange,
     ptx::{self, MapRef},
+    tile::queue,
 };
 
 /// The launch's maps.
@@ -182,10 +183,10 @@ pub(super) unsafe fn produce(p: &AttentionPrefillSm90, maps: Maps, plan: Tile) {
             }
             q_ring = q_ring.next();
             // Its answer is needed an item later.
-            index = next_item(p);
+            index = queue::ask(p.counters).index();
             produce_tiles::<true>(&mut producer, s_item);
         }
-        finish(p);
+        queue::leave(p.counters);
     }
 }
 
@@ -234,43 +235,6 @@ unsafe fn produce_tiles<const KEYS: bool>(producer: &mut Producer<'_>, s_item: u
             let part = ptx::here(ptx::lane()) / plan.halves();
             let from = From::new(producer.p, &ItemKeys::shared(s_item), tile, plan, part);
             if KEYS { producer.keys(s_item, from) } else { producer.values(s_item, from, tile) }
-        }
-    }
-}
-
-/// The next item that no block has taken; each block's first is its own index.
-///
-/// # Safety
-/// The whole warp calls it.
-#[inline(always)]
-unsafe fn next_item(p: &AttentionPrefillSm90) -> u32 {
-    // SAFETY: the launch's counter.
-    unsafe {
-        let mut taken = 0;
-        if ptx::lane() == 0 {
-            taken = ptx::atom_add_global_u32(p.counters, 1);
-        }
-        ptx::nctaid_x() + ptx::shfl_idx(taken, 0)
-    }
-}
-
-/// Leaves the counters at zero for the next launch: the last block to finish knows that no other takes items any more.
-///
-/// # Safety
-/// The whole warp calls it, after its last [`next_item`].
-#[inline(always)]
-unsafe fn finish(p: &AttentionPrefillSm90) {
-    if ptx::lane() != 0 {
-        return;
-    }
-    let blocks = ptx::nctaid_x();
-    // SAFETY: the launch's counters.
-    unsafe {
-        ptx::fence_acq_rel_gpu();
-        if ptx::atom_add_global_u32(p.counters + 4, 1) == blocks - 1 {
-            let taken = ptx::atom_add_global_u32(p.counters, 0);
-            ptx::atom_add_global_u32(p.counters, 0u32.wrapping_sub(taken));
-            ptx::atom_add_global_u32(p.counters + 4, 0u32.wrapping_sub(blocks));
         }
     }
 }

@@ -10,6 +10,8 @@ mod accumulators;
 pub(crate) mod fragment;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub(crate) use accumulators::Accumulators;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub(crate) mod queue;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod ring;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
