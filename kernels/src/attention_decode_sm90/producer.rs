@@ -30,14 +30,15 @@ pub(super) unsafe fn produce(p: &AttentionDecodeSm90, maps: Maps, plan: Plan) {
     let base = ptx::shared_base();
     let (mut ring, mut place) = (Ring::new(), Place(0));
     let mut index = ptx::ctaid_x();
-    // SAFETY: the whole warp takes the same branches; indices below the number of items are the launch's. What launches leave
-    // each other are the counters, keys and values: all after the wait.
+    // SAFETY: the whole warp takes the same branches; the sequences say which indices are the launch's. They are no launch's work; what
+    // launches leave each other are the counters, keys and values: all after the wait.
     unsafe {
+        let mut work = Work::new(&p.shared, plan, index);
         ptx::start_after_previous();
         while index < p.items {
             // Its answer is needed when this item's tiles are on their way.
             let asked = queue::ask(p.queue);
-            if let Some(work) = Work::new(&p.shared, plan, index) {
+            if let Some(work) = work {
                 let stage = ring.stage(ITEMS);
                 let rows = box_rows(p, plan, &work.item, Tiles::new(&work.item, plan).first);
                 ptx::mbarrier_wait(base + plan.item_empty() + stage * 8, ring.parity(ITEMS) ^ 1);
@@ -49,6 +50,7 @@ pub(super) unsafe fn produce(p: &AttentionDecodeSm90, maps: Maps, plan: Plan) {
                 ring = ring.next();
             }
             index = asked.index();
+            work = Work::new(&p.shared, plan, index);
         }
         let stage = ring.stage(ITEMS);
         ptx::mbarrier_wait(base + plan.item_empty() + stage * 8, ring.parity(ITEMS) ^ 1);
