@@ -21,6 +21,7 @@ macro_rules! entries {
 }
 
 entries! {
+    gather_columns in crate::gather_columns::kernel: GatherColumns,
     gather_rows in crate::gather_rows::kernel: GatherRows,
     gelu in crate::gelu::kernel: Gelu,
     embed_sum in crate::embed_sum::kernel: EmbedSum,

@@ -17,6 +17,7 @@ pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod dequantize_int4;
 pub mod embed_sum;
+pub mod gather_columns;
 pub mod gather_rows;
 pub mod gelu;
 pub mod gemm_bf16;
@@ -114,6 +115,7 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &attention_prefill_sm90::HD128_F16,
     &attention_prefill_sm90::HD192_F16,
     &attention_prefill_sm90::HD256_F16,
+    &gather_columns::GATHER_COLUMNS,
     &gemm_sm90::BF16_WIDE,
     &gemm_sm90::BF16_NARROW,
     &gemm_sm90::INT8_WIDE,

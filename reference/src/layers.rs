@@ -5,6 +5,16 @@ pub fn gather(table: &[f32], cols: usize, ids: &[u32]) -> Vec<f32> {
     ids.iter().flat_map(|&id| &table[id as usize * cols..][..cols]).copied().collect()
 }
 
+/// `out[o, i, j] = x[i, orders[o, j]]`, of rows and orders of `cols`.
+pub fn gather_columns(x: &[f32], cols: usize, orders: &[u16]) -> Vec<f32> {
+    let of_order = |order| x.chunks(cols).flat_map(move |row| gather_elements(row, order));
+    orders.chunks(cols).flat_map(of_order).collect()
+}
+
+fn gather_elements<'a>(row: &'a [f32], order: &'a [u16]) -> impl Iterator<Item = f32> + 'a {
+    order.iter().map(|&from| row[usize::from(from)])
+}
+
 /// What [`rms_norm`] leaves.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RmsNorm<R> {

@@ -59,7 +59,8 @@ impl<D: Driver> Kernel<D> for Few {
         })?;
         let a = prepared.random("a", kind, m * k, seed)?;
         let out = prepared.output("out", m * n * 2)?;
-        let mut params = abi::GemmFew { out, m: m as u32, n: n as u32, ..abi::GemmFew::default() };
+        let mut params =
+            abi::GemmFew { out, m: m as u32, n: n as u32, out_stride: n as u32, ..abi::GemmFew::default() };
         let (rows, n32, k32) = (variant.tile.tokens, n as u32, k as u32);
         params.a_map = driver.tensor_map(&MapShape::new(element_bytes, params.m, k32, rows).at(a))?;
         params.steps = k32.div_ceil(stage_k);

@@ -70,6 +70,7 @@ impl<D: Driver> Kernel<D> for Hopper {
             n,
             k,
             band: BAND,
+            out_stride: n,
             ..abi::GemmSm90::default()
         };
         let blocks = tiles(tile, m, n).min(u64::from(multiprocessors)) as u32;

@@ -7,6 +7,7 @@ use super::{
     choose::ChooseScratch,
     decode::DecodeScratch,
     gemm::GemmScratch,
+    int4::ColumnScratch,
     replay::{GpuReplays, Recording},
     scratch::Scratch,
     storage::{BF16, HEAD_DIMS, WORD},
@@ -21,12 +22,13 @@ use crate::{
 /// Activations, weights and caches are bf16 (f16 and f32 checkpoints are rounded to nearest on upload); norms, biases, rotary
 /// tables, accumulators and logits f32. Columns are multiples of 8 and heads have 64 or 128 elements.
 ///
-/// Of quantised weights, those of 4 bits stay so on Hopper, where groups are of 32, 64 or a multiple of 128 columns, or one a row, and
-/// the order of columns is the layer's own; others are dequantised to bf16.
+/// Of quantised weights, those of 4 bits stay so on Hopper, where groups are of 32, 64 or a multiple of 128 columns, or one a row; others
+/// are dequantised to bf16.
 pub struct GpuDevice<Dr: Driver> {
     // Before the driver, which must outlive it.
     pub(super) decode_scratch: Mutex<DecodeScratch<Dr>>,
     pub(super) gemm_scratch: Mutex<GemmScratch<Dr>>,
+    pub(super) column_scratch: Mutex<ColumnScratch<Dr>>,
     pub(super) choose_scratch: Mutex<ChooseScratch<Dr>>,
     /// What the blocks of a chain count each other by: zero between launches.
     pub(super) arrivals: Mutex<Scratch<Dr>>,
@@ -42,6 +44,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         Self {
             decode_scratch: Mutex::default(),
             gemm_scratch: Mutex::default(),
+            column_scratch: Mutex::default(),
             choose_scratch: Mutex::default(),
             arrivals: Mutex::new(Scratch::new("run_step", "the blocks of chains")),
             scratch_moves: AtomicU64::default(),

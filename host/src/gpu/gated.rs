@@ -1,6 +1,6 @@
 //! A gate's rows and those of what it gates, eight of each in turn, so that the product that has both of a pair in one thread joins them.
 
-use super::{Driver, GpuDevice, GpuMatrix, GpuTensor, quantized::group_in_tiles, storage::require};
+use super::{Driver, GpuDevice, GpuMatrix, GpuTensor, quantized::group_sizes, storage::require};
 use crate::{HostMatrix, HostQuantized, QuantizedPart, QuantizedSpec, Result};
 
 /// Rows of either kind that lie together.
@@ -61,13 +61,15 @@ impl<Dr: Driver> GpuDevice<Dr> {
     /// As [`GpuDevice::make_gated`]; what isn't packed isn't put in turn.
     pub(super) fn make_gated_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
         match weights.parts() {
-            [part] if self.is_hopper() && part.rows.is_multiple_of(2 * TURN) => match group_in_tiles(part) {
-                Some(group_size) => {
-                    let matrix = self.make_int4(&part_in_turn(part)?, group_size)?;
-                    Ok(GpuMatrix { is_paired: true, ..matrix })
+            parts @ [part] if self.is_hopper() && part.rows.is_multiple_of(2 * TURN) => {
+                match group_sizes(parts) {
+                    Some(group_sizes) => {
+                        let matrix = self.make_int4(&[part_in_turn(part)?], &group_sizes)?;
+                        Ok(GpuMatrix { is_paired: true, ..matrix })
+                    }
+                    None => self.make_quantized(weights),
                 }
-                None => self.make_quantized(weights),
-            },
+            }
             _ => self.make_quantized(weights),
         }
     }

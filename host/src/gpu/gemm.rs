@@ -11,7 +11,6 @@
 
 use tilewright_kernels::{
     abi::{self, TensorMap},
-    dequantize_int4::DEQUANTIZE_INT4,
     gemm_few::{self, Weights},
     gemm_sm90::{
         self,
@@ -24,7 +23,7 @@ use super::{
     Driver, GpuDevice, GpuLogits, GpuMatrix, GpuTensor, GpuVector,
     scratch::{self, Scratch},
     select::select_tile,
-    storage::{BF16, Int4, Stored, WORD, WeightMaps, dim, require, shape},
+    storage::{BF16, Stored, WORD, WeightMaps, dim, require, shape},
 };
 use crate::Result;
 
@@ -41,7 +40,7 @@ const STORE_ROWS: u32 = gemm_sm90::STORE_BOX_BYTES / gemm_sm90::LINE_BYTES;
 pub(super) struct GemmScratch<Dr: Driver> {
     partials: Scratch<Dr>,
     counters: Scratch<Dr>,
-    dequantized: Scratch<Dr>,
+    pub dequantized: Scratch<Dr>,
 }
 
 impl<Dr: Driver> Default for GemmScratch<Dr> {
@@ -54,31 +53,49 @@ impl<Dr: Driver> Default for GemmScratch<Dr> {
 /// A product whose operands were checked: bf16 `a` `[m, k]`, f32 `bias` `[n]`, bf16 `residual` and bf16 or f32 `out` `[m, n]`
 /// (`[m, n / 2]` if `gated`); `bias` and `residual` are 0 where there is none.
 #[derive(Debug, Clone, Copy)]
-struct Product {
-    a: u64,
-    bias: u64,
-    residual: u64,
-    out: u64,
-    out_f32: bool,
+pub(super) struct Product {
+    pub a: u64,
+    pub bias: u64,
+    pub residual: u64,
+    pub out: u64,
+    pub out_f32: bool,
+    /// From a row of `out` and `residual` to the next.
+    pub out_stride: u32,
     /// Pairs of columns become one of `out`: the gate's SiLU times what it gates.
-    gated: bool,
-    m: u32,
-    n: u32,
-    k: u32,
+    pub gated: bool,
+    pub m: u32,
+    pub n: u32,
+    pub k: u32,
 }
 
 impl Product {
     /// Its rows from `first` to before `end`.
-    fn rows(self, first: u32, end: u32) -> Product {
+    pub fn rows(self, first: u32, end: u32) -> Product {
         let skip = |cols: u32, bytes: usize| u64::from(first) * u64::from(cols) * bytes as u64;
-        let out_cols = if self.gated { self.n / 2 } else { self.n };
         Product {
             a: self.a + skip(self.k, BF16),
-            residual: if self.residual == 0 { 0 } else { self.residual + skip(self.n, BF16) },
-            out: self.out + skip(out_cols, if self.out_f32 { WORD } else { BF16 }),
+            residual: if self.residual == 0 { 0 } else { self.residual + skip(self.out_stride, BF16) },
+            out: self.out + skip(self.out_stride, self.out_bytes()),
             m: end - first,
             ..self
         }
+    }
+
+    /// The `n` columns from `first` on, of a product that isn't gated.
+    pub fn cols(self, first: u32, n: u32) -> Product {
+        let skip =
+            |base: u64, bytes: usize| if base == 0 { 0 } else { base + u64::from(first) * bytes as u64 };
+        Product {
+            bias: skip(self.bias, WORD),
+            residual: skip(self.residual, BF16),
+            out: skip(self.out, self.out_bytes()),
+            n,
+            ..self
+        }
+    }
+
+    fn out_bytes(self) -> usize {
+        if self.out_f32 { WORD } else { BF16 }
     }
 }
 
@@ -185,6 +202,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             residual: target.residual,
             out: target.out,
             out_f32: target.f32,
+            out_stride: n,
             gated: false,
             m,
             n,
@@ -198,12 +216,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
                 self.launch_few_in_parts(op, generated, Weights::Bf16, maps.operand(n, product.k))?;
                 self.launch_many(prompts, maps)
             }
-            Stored::Int4(int4) => {
-                let splits = gemm_few::launch::splits(n, product.k, gemm_few::layout::TILE_K);
-                let weights = Weights::Int4 { groups: int4.groups };
-                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, splits))?;
-                self.launch_dequantized(prompts, *int4, w.address)
-            }
+            Stored::Int4(int4) => self.launch_int4(op, [product; 2], first_of_prompts, int4),
         }
     }
 
@@ -225,29 +238,26 @@ impl<Dr: Driver> GpuDevice<Dr> {
             residual: 0,
             out: out.address,
             out_f32: false,
+            out_stride: n / 2,
             gated: true,
             m,
             n,
             k: dim(op, "columns of x", x.cols)?,
         };
         let first_of_prompts = dim(op, "rows of x", x.generated)?;
-        let (generated, prompts) = (joined.rows(0, first_of_prompts), joined.rows(first_of_prompts, m));
-        let apart = Product { out: gate_up.address, gated: false, ..joined };
+        let apart = Product { out: gate_up.address, out_stride: n, gated: false, ..joined };
         match &w.stored {
-            Stored::Int4(int4) => {
-                let splits = gemm_few::launch::splits(n, joined.k, gemm_few::layout::TILE_K);
-                let weights = Weights::Int4 { groups: int4.groups };
-                self.launch_few_in_parts(op, generated, weights, int4.operand(w.address, splits))?;
-                self.launch_dequantized(apart.rows(first_of_prompts, m), *int4, w.address)?;
-                Ok(prompts.m == 0)
-            }
+            Stored::Int4(int4) => self.launch_int4(op, [joined, apart], first_of_prompts, int4)?,
             Stored::Bf16(Some(maps)) => {
+                let generated = joined.rows(0, first_of_prompts);
                 self.launch_few_in_parts(op, generated, Weights::Bf16, maps.operand(n, joined.k))?;
                 self.launch_many(apart.rows(first_of_prompts, m), maps)?;
-                Ok(prompts.m == 0)
             }
-            Stored::Bf16(None) => Err(shape(op, "w", "a matrix with a kernel of Hopper's", "another")),
+            Stored::Bf16(None) => {
+                return Err(shape(op, "w", "a matrix with a kernel of Hopper's", "another"));
+            }
         }
+        Ok(first_of_prompts == m)
     }
 
     fn launch_baseline(&self, op: &'static str, product: Product, w: u64) -> Result<()> {
@@ -260,20 +270,19 @@ impl<Dr: Driver> GpuDevice<Dr> {
     }
 
     /// A product of prompts' rows with bf16 weights of these maps.
-    fn launch_many(&self, product: Product, maps: &WeightMaps) -> Result<()> {
-        let Product { a, bias, residual, out, out_f32, m, n, k, .. } = product;
+    pub(super) fn launch_many(&self, product: Product, maps: &WeightMaps) -> Result<()> {
+        let Product { a, bias, residual, out, out_f32, out_stride, m, n, k, .. } = product;
         if m == 0 {
             return Ok(());
         }
         let multiprocessors = self.driver.info().multiprocessors;
         let (tile, kernel) = gemm_sm90::launch::choose(Element::Bf16, m, n, multiprocessors);
-        let map = |rows, cols, box_rows, base| {
-            self.driver.tensor_map(&MapShape::new(BF16 as u32, rows, cols, box_rows).at(base))
-        };
+        let map = |rows, cols, box_rows| MapShape::new(BF16 as u32, rows, cols, box_rows);
+        let out_map = || self.driver.tensor_map(&map(m, n, STORE_ROWS).spaced(out_stride).at(out));
         let params = abi::GemmSm90 {
-            a_map: map(m, k, gemm_sm90::BLOCK_M, a)?,
+            a_map: self.driver.tensor_map(&map(m, k, gemm_sm90::BLOCK_M).at(a))?,
             w_map: if tile == gemm_sm90::WIDE { maps.wide } else { maps.narrow },
-            out_map: if out_f32 { TensorMap::default() } else { map(m, n, STORE_ROWS, out)? },
+            out_map: if out_f32 { TensorMap::default() } else { out_map()? },
             bias,
             residual,
             out_f32: if out_f32 { out } else { 0 },
@@ -281,6 +290,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             n,
             k,
             band: gemm_sm90::launch::BAND,
+            out_stride,
             ..abi::GemmSm90::default()
         };
         let tiles = gemm_sm90::launch::tiles(tile, m, n);
@@ -321,7 +331,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     }
 
     /// A product by `gemm_few`: `operand` has what concerns the weights.
-    fn launch_few_in_parts(
+    pub(super) fn launch_few_in_parts(
         &self,
         op: &'static str,
         product: Product,
@@ -380,6 +390,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             n,
             out_f32: u32::from(out_f32),
             silu: u32::from(gated),
+            out_stride,
             ..operand
         };
         let grid = gemm_few::launch::grid(variant, m, n, operand.splits, multiprocessors);

@@ -32,6 +32,7 @@ mod driver;
 mod encoders;
 mod gated;
 mod gemm;
+mod int4;
 mod launch;
 mod pages;
 mod prefill;

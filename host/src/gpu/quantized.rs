@@ -5,7 +5,7 @@ use tilewright_kernels::gemm_few::launch::{Packed, Plain, groups_of_piece};
 
 use super::{
     Driver, GpuDevice, GpuMatrix,
-    storage::{Int4, Stored},
+    storage::{Int4, Int4Part, Stored},
 };
 use crate::{ActivationBits, CodeBits, DType, HostMatrix, HostQuantized, QuantizedPart, Result};
 
@@ -15,17 +15,13 @@ const TILE_COLS: usize = 128;
 const COLS_STEP: usize = 64;
 
 impl<Dr: Driver> GpuDevice<Dr> {
-    /// Packed for [`tilewright_kernels::gemm_few`] where it takes them, else dequantised.
+    /// Packed for [`tilewright_kernels::gemm_few`] where it takes all parts, else dequantised.
     ///
-    /// No kernel permutes or scales activations, or rounds them to eight bits with the norm before: weights in act-order, with
-    /// factors of activations, and of eight bits are dequantised.
+    /// No kernel scales activations, or rounds them to eight bits with the norm before: weights with factors of activations, and of eight
+    /// bits, are dequantised.
     pub(super) fn make_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
-        match weights.parts() {
-            // A launch writes whole rows of its output: parts side by side have no kernel.
-            [part] if self.is_hopper() => match group_in_tiles(part) {
-                Some(group_size) => self.make_int4(part, group_size),
-                None => self.make_dequantized(weights),
-            },
+        match group_sizes(weights.parts()) {
+            Some(group_sizes) if self.is_hopper() => self.make_int4(weights.parts(), &group_sizes),
             _ => self.make_dequantized(weights),
         }
     }
@@ -64,13 +60,34 @@ impl<Dr: Driver> GpuDevice<Dr> {
     }
 }
 
+fn pack(part: &QuantizedPart, group_size: usize, scales_f16: bool) -> Packed {
+    let bits = |&scale: &f32| match scales_f16 {
+        true => f16::from_f32(scale).to_bits(),
+        false => bf16::from_f32(scale).to_bits(),
+    };
+    let scales: Vec<u16> = part.scales.iter().map(bits).collect();
+    Packed::new(&Plain {
+        n: part.rows,
+        k: part.cols,
+        group_size,
+        values: &part.codes,
+        scales: &scales,
+        zeros: Some(&part.zeros),
+    })
+}
+
+/// The group size that each part is packed with, if the kernels take all of them.
+pub(super) fn group_sizes(parts: &[QuantizedPart]) -> Option<Vec<usize>> {
+    parts.iter().map(group_in_tiles).collect()
+}
+
 /// The group size that a part is packed with, if the kernel takes it.
-pub(super) fn group_in_tiles(part: &QuantizedPart) -> Option<usize> {
+fn group_in_tiles(part: &QuantizedPart) -> Option<usize> {
     // One scale a row is one for each of its tiles.
     let group_size = if part.group == part.cols { part.cols.next_multiple_of(TILE_COLS) } else { part.group };
     let taken = part.bits == CodeBits::Four
         && part.activations == ActivationBits::Full
-        && part.permutation.is_none()
+        && (part.permutation.is_none() || part.cols <= MOST_COLS as usize)
         && part.pre_scale.is_none()
         && matches!(part.scale_type, DType::F16 | DType::Bf16)
         && part.rows > 0

@@ -112,9 +112,22 @@ pub(super) struct WeightMaps {
     pub narrow: TensorMap,
 }
 
+/// Weights in tiles, part below part.
+pub(super) struct Int4 {
+    pub parts: Vec<Int4Part>,
+    /// The orders of columns that parts have, u16 `[orders, cols]`.
+    pub g_orders: u64,
+    pub orders: u32,
+}
+
 /// What `gemm_few` is told of weights in its tiles.
 #[derive(Clone, Copy)]
-pub(super) struct Int4 {
+pub(super) struct Int4Part {
+    pub g_tiles: u64,
+    pub first_row: u32,
+    pub rows: u32,
+    /// Of the matrix's orders, that of the columns; without one they are in the activations' own.
+    pub order: Option<u32>,
     /// Groups to 128 columns.
     pub groups: u32,
     pub piece_bytes: u32,

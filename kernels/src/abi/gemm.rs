@@ -49,7 +49,9 @@ params! {
         pub k: u32,
         /// Rows of tiles that are worked on together, so that what they share stays in the L2.
         pub band: u32,
-        pub reserved: u64,
+        /// From a row of `out_f32` and `residual` to the next; a multiple of 8.
+        pub out_stride: u32,
+        pub reserved: u32,
     }
 }
 
@@ -102,6 +104,9 @@ params! {
         pub next_steps: u32,
         pub next_piece_bytes: u32,
         pub next_ahead: u32,
+        /// From a row of `out` and `residual` to the next; a multiple of 8.
+        pub out_stride: u32,
+        pub reserved: [u32; 3],
     }
 }
 

@@ -16,6 +16,21 @@ params! {
 }
 
 params! {
+    /// `out[o, i, j] = x[i, orders[o, j]]`: activations in the orders of the columns that they multiply. Grid: `(rows, orders, 1)`.
+    pub struct GatherColumns {
+        /// bf16 `[rows, cols]`.
+        pub x: u64,
+        /// u16 `[orders, cols]`; each must be below `cols`.
+        pub orders: u64,
+        /// bf16 `[orders, rows, cols]`.
+        pub out: u64,
+        pub rows: u32,
+        /// A multiple of 8, at most [`MOST_COLS`](crate::gather_columns::MOST_COLS).
+        pub cols: u32,
+    }
+}
+
+params! {
     /// `h = x + residual; out = h / sqrt(mean(h^2) + eps) * weight`, row by row, in f32.
     pub struct RmsNorm {
         /// bf16 `[rows, cols]`.

@@ -345,7 +345,7 @@ unsafe fn store_eight(p: &Output, to: Eight, mut values: [f32; 2], residual: imp
             let (token, col) = (to.token + lane % 4 * 2, to.col + lane / 4);
             for i in 0..2 {
                 if token + (i as u32) < p.m && col < to.cols {
-                    let index = u64::from(token + i as u32) * u64::from(to.cols) + u64::from(col);
+                    let index = u64::from(token + i as u32) * u64::from(p.out_stride) + u64::from(col);
                     ptx::st_global_b32(p.out + index * 4, values[i].to_bits());
                 }
             }

@@ -107,7 +107,7 @@ unsafe fn finish(p: &GemmSm90, scaled: bool, row: u32, col: u32, mut values: [f3
             values = [values[0] + f32::from_bits(bias[0]), values[1] + f32::from_bits(bias[1])];
         }
         if p.residual != 0 {
-            let index = u64::from(row) * u64::from(p.n) + u64::from(col);
+            let index = u64::from(row) * u64::from(p.out_stride) + u64::from(col);
             let residual = ptx::ld_global_b32(p.residual + index * 2);
             values = [values[0] + ptx::bf16_lo(residual), values[1] + ptx::bf16_hi(residual)];
         }
@@ -179,7 +179,7 @@ unsafe fn store_f32<A: Accumulators>(p: &GemmSm90, to: Place, acc: &mut A) {
                 // SAFETY: inside of `out`, `n` and `col` even.
                 unsafe {
                     let values = finish(p, A::SCALED, row, col, values);
-                    let index = u64::from(row) * u64::from(p.n) + u64::from(col);
+                    let index = u64::from(row) * u64::from(p.out_stride) + u64::from(col);
                     ptx::st_global_v2_b32(p.out_f32 + index * 4, [values[0].to_bits(), values[1].to_bits()]);
                 }
             }

@@ -65,6 +65,12 @@ impl MapShape {
         }
     }
 
+    /// Of a matrix that is columns of a wider one, of `stride` elements a row.
+    #[must_use]
+    pub fn spaced(self, stride: u32) -> MapShape {
+        MapShape { strides_bytes: [u64::from(stride) * u64::from(self.element_bytes)], ..self }
+    }
+
     /// The map of a matrix that starts at `base`.
     pub fn at(&self, base: u64) -> TensorMapSpec<'_> {
         TensorMapSpec {

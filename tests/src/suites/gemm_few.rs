@@ -12,7 +12,7 @@ use tilewright_kernels::{
 };
 use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16};
 
-use super::{eights, mismatch, sizes};
+use super::{eights, mismatch, sizes, wider::Wider};
 use crate::{
     agreement::Scalar,
     harness::{Arena, Failure, Handle, Harness, bf16_values, f32_values, same_bits},
@@ -42,6 +42,8 @@ pub struct Case {
     in_place: bool,
     silu: bool,
     out_f32: bool,
+    /// Columns of the matrix that `out` and `residual` are the first of.
+    more_cols: usize,
     seed: u64,
 }
 
@@ -78,6 +80,12 @@ impl Case {
 
     fn out_cols(&self) -> usize {
         if self.silu { self.n / 2 } else { self.n }
+    }
+
+    /// `out`, or `residual`.
+    fn wider(&self, element_bytes: usize) -> Wider {
+        let [row_bytes, more_bytes] = [self.out_cols(), self.more_cols].map(|cols| cols * element_bytes);
+        Wider { row_bytes, more_bytes }
     }
 
     fn input(&self) -> Input {
@@ -157,8 +165,15 @@ impl Property for GemmFew {
     fn cases() -> BoxedStrategy<Case> {
         let flags = any::<[bool; 7]>();
         let shape = (sizes(8, 140), eights(256, 540), eights(64, 600));
-        (0..VARIANTS.len(), shape, select(vec![1usize, 2, 4]), flags, any::<u64>())
-            .prop_map(|(variant, (m, n, k), group_factor, flags, seed)| {
+        (
+            0..VARIANTS.len(),
+            shape,
+            select(vec![1usize, 2, 4]),
+            flags,
+            select(vec![0usize, 8, 40]),
+            any::<u64>(),
+        )
+            .prop_map(|(variant, (m, n, k), group_factor, flags, more_cols, seed)| {
                 let [zeros, scales_f16, bias, residual, in_place, silu, out_f32] = flags;
                 Case {
                     variant,
@@ -173,6 +188,7 @@ impl Property for GemmFew {
                     in_place,
                     silu,
                     out_f32,
+                    more_cols,
                     seed,
                 }
                 .fitting()
@@ -199,6 +215,7 @@ impl Property for GemmFew {
                     in_place: on,
                     silu: !on,
                     out_f32: false,
+                    more_cols: if on { 8 } else { 0 },
                     seed: 1,
                 }
                 .fitting()
@@ -241,6 +258,7 @@ impl Property for GemmFew {
             in_place: shape.flag("in_place", false, "whether the residual is overwritten"),
             silu: shape.flag("silu", false, "whether rows are gate and up"),
             out_f32: shape.flag("out_f32", false, "whether the product is stored as f32"),
+            more_cols: 0,
             seed: shape.inputs(),
         };
         Some(case.fitting())
@@ -416,6 +434,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     params.splits = launch::splits(n, k, stage_k);
     params.out_f32 = u32::from(case.out_f32);
     params.silu = u32::from(case.silu);
+    params.out_stride = (case.out_cols() + case.more_cols) as u32;
     if input.packed.is_some() {
         // As if the same weights followed.
         let next = Follower::from(&params);
@@ -431,7 +450,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     let grid = launch::grid(variant, m, n, params.splits, MULTIPROCESSORS);
     arena.launch(&variant.spec, grid, &params)?;
     same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
-    arena.all_bytes(out)
+    wider.rows(&arena.all_bytes(out)?)
 }
 
 /// What a product is added to and written to.

@@ -9,10 +9,10 @@ use tilewright_kernels::{
 };
 use tilewright_reference::{Bound, Floor, GemmProblem, compare, gemm, gemm_magnitude, round_bf16};
 
-use super::{eights, mismatch, sizes};
+use super::{eights, mismatch, sizes, wider::Wider};
 use crate::{
     agreement::Scalar,
-    harness::{Arena, Failure, Handle, Harness, bf16_values, f32_values, same_bits},
+    harness::{Arena, Failure, Handle, Harness, bf16_bytes, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
     shape::Shape,
@@ -36,6 +36,8 @@ pub struct Case {
     /// `residual` is `out`.
     in_place: bool,
     out_f32: bool,
+    /// Columns of the matrix that `out` and `residual` are the first of.
+    more_cols: usize,
     seed: u64,
 }
 
@@ -52,6 +54,12 @@ struct Input {
 impl Case {
     fn element(&self) -> Element {
         if self.int8 { Element::Int8 } else { Element::Bf16 }
+    }
+
+    /// `out`, or `residual`.
+    fn wider(&self, element_bytes: usize) -> Wider {
+        let [row_bytes, more_bytes] = [self.n, self.more_cols].map(|cols| cols * element_bytes);
+        Wider { row_bytes, more_bytes }
     }
 
     fn kernel(&self) -> (Tile, &'static KernelSpec) {
@@ -94,8 +102,8 @@ impl Property for GemmSm90 {
 
     fn cases() -> BoxedStrategy<Case> {
         let flags = any::<[bool; 6]>();
-        (sizes(128, 300), eights(128, 540), eights(64, 600), 1..4u32, flags, any::<u64>())
-            .prop_map(|(m, n, k, band, [wide, int8, bias, residual, in_place, out_f32], seed)| Case {
+        (sizes(128, 300), eights(128, 540), eights(64, 600), (1..4u32, 0..3usize), flags, any::<u64>())
+            .prop_map(|(m, n, k, (band, more), [wide, int8, bias, residual, in_place, out_f32], seed)| Case {
                 wide,
                 int8,
                 m,
@@ -106,6 +114,7 @@ impl Property for GemmSm90 {
                 residual,
                 in_place,
                 out_f32,
+                more_cols: more * 24,
                 seed,
             })
             .boxed()
@@ -125,6 +134,7 @@ impl Property for GemmSm90 {
                 residual: on,
                 in_place: on,
                 out_f32: !on,
+                more_cols: if n > 8 { 8 } else { 0 },
                 seed: 1,
             };
             corners.extend([
@@ -158,6 +168,7 @@ impl Property for GemmSm90 {
             residual: shape.flag("residual", false, "whether there is a residual"),
             in_place: shape.flag("in_place", false, "whether the residual is overwritten"),
             out_f32: shape.flag("out_f32", false, "whether the product is stored as f32"),
+            more_cols: 0,
             seed: shape.inputs(),
         })
     }
@@ -233,19 +244,23 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input, blocks: u32)
     let bias = input.bias.as_ref().map_or(Ok(0), |bias| f32s("bias", bias))?;
     let in_place = case.in_place && !case.out_f32;
     let residual = match &input.residual {
-        Some(residual) if in_place => Some(arena.inout_bf16("residual", residual)?),
-        Some(residual) => Some(arena.input_bf16("residual", residual)?),
+        Some(residual) if in_place => {
+            Some(case.wider(2).alloc(&mut arena, "residual", Some(&bf16_bytes(residual)), case.m)?)
+        }
+        Some(residual) => Some(arena.input_bytes("residual", &case.wider(2).spread(&bf16_bytes(residual)))?),
         None => None,
     };
+    let wider = case.wider(if case.out_f32 { 4 } else { 2 });
     let out = match residual {
         Some(residual) if in_place => residual,
-        _ => arena.alloc("out", case.m * case.n * if case.out_f32 { 4 } else { 2 })?,
+        _ => wider.alloc(&mut arena, "out", None, case.m)?,
     };
+    let out_stride = (case.n + case.more_cols) as u32;
     let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
     let bytes = case.element().bytes();
     let out_map = match case.out_f32 {
         true => abi::TensorMap::default(),
-        false => arena.tensor_map(&MapShape::new(2, m, n, 64).at(arena.address(out)))?,
+        false => arena.tensor_map(&MapShape::new(2, m, n, 64).spaced(out_stride).at(arena.address(out)))?,
     };
     let params = abi::GemmSm90 {
         a_map: arena.tensor_map(&MapShape::new(bytes, m, k, BLOCK_M).at(arena.address(a)))?,
@@ -260,8 +275,9 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input, blocks: u32)
         n,
         k,
         band: case.band,
+        out_stride,
         reserved: 0,
     };
     arena.launch(kernel, [blocks, 1, 1], &params)?;
-    arena.all_bytes(out)
+    wider.rows(&arena.all_bytes(out)?)
 }

@@ -11,6 +11,7 @@ mod attention_prefill;
 mod attention_prefill_sm90;
 mod dequantize_int4;
 mod embed_sum;
+mod gather_columns;
 mod gather_rows;
 mod gelu;
 mod gemm_bf16;
@@ -24,6 +25,7 @@ mod rms_norm;
 mod rope_append;
 mod sample;
 mod silu_mul;
+mod wider;
 
 use proptest::{prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
@@ -54,6 +56,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<gelu::Gelu>(),
         Suite::of::<embed_sum::EmbedSum>(),
         Suite::of::<dequantize_int4::DequantizeInt4>(),
+        Suite::of::<gather_columns::GatherColumns>(),
         Suite::of::<gather_rows::GatherRows>(),
     ]
 }

@@ -85,7 +85,8 @@ impl Case {
                 }
             }
         }
-        kernels.retain(|name| name.starts_with("gemm") || *name == "dequantize_int4");
+        kernels
+            .retain(|name| name.starts_with("gemm") || ["dequantize_int4", "gather_columns"].contains(name));
         kernels.sort_unstable();
         kernels.dedup();
         kernels
@@ -188,14 +189,43 @@ fn what_has_no_kernel_is_dequantised() {
         let kernels = Case { rows: 3, generated: 1, n, k, weights: stacked(specs) }.check(what);
         assert_eq!(kernels, ["gemm_few_bf16_8", "gemm_sm90_bf16_128x128"], "{what}");
     };
-    let order = (0..128).map(|col| (col * 37 + 5) % 128).collect();
-    case("act-order", vec![QuantizedSpec { permutation: Some(order), ..good() }]);
     case("factors", vec![QuantizedSpec { pre_scale: Some(vec![0.5; 128]), ..good() }]);
     case("eight bits", vec![QuantizedSpec { bits: CodeBits::Eight, ..good() }]);
     case("f32 scales", vec![QuantizedSpec { scale_type: DType::F32, ..good() }]);
     case("an odd group", vec![part(16, 128, 48, DType::F16, false)]);
     case("short rows", vec![part(16, 96, 32, DType::F16, false)]);
-    case("parts that differ", vec![good(), part(16, 128, 32, DType::F16, false)]);
+    case("a part of two", vec![good(), part(16, 128, 48, DType::F16, false)]);
+}
+
+#[test]
+fn parts_that_differ_stay_packed() {
+    let case = |rows, generated, specs: Vec<QuantizedSpec>| {
+        let (n, k) = (specs.iter().map(|spec| spec.rows).sum(), specs[0].cols);
+        let orders = specs.iter().filter(|spec| spec.permutation.is_some()).count();
+        let what = format!("{rows} x {n} x {k}, {generated} generated, {orders} orders");
+        Case { rows, generated, n, k, weights: stacked(specs) }.check(&what)
+    };
+    let good = |rows, group| part(rows, 320, group, DType::F16, false);
+    let ordered = |step, spec: QuantizedSpec| {
+        let order = (0..spec.cols).map(|col| ((col * step + 5) % spec.cols) as u32).collect();
+        QuantizedSpec { permutation: Some(order), ..spec }
+    };
+    let both = ["dequantize_int4", "gather_columns", "gemm_few_int4_g64_8", "gemm_sm90_bf16_128x128"];
+    assert_eq!(case(3, 1, vec![ordered(37, good(264, 64))]), both);
+    assert_eq!(case(20, 20, vec![ordered(37, good(24, 64))]), ["gather_columns", "gemm_few_int4_g64_128"]);
+    // Each part in an order of its own, and one in that of the activations.
+    assert_eq!(
+        case(
+            4,
+            2,
+            vec![ordered(37, good(24, 64)), good(8, 64), ordered(3, good(264, 64)), ordered(7, good(8, 64))]
+        ),
+        both
+    );
+    assert_eq!(
+        case(40, 3, vec![good(16, 64), good(8, 32)]),
+        ["dequantize_int4", "gemm_few_int4_g32_8", both[2], both[3]]
+    );
 }
 
 #[test]
@@ -207,9 +237,16 @@ fn packed_weights_take_a_quarter_of_the_memory() {
     let packed = case.matrix(&device);
     let bytes = device.driver().allocated_bytes() - before;
     // Half a byte a weight, two bytes a group of 128.
-    assert_eq!(bytes, 512 * 1024 / 2 + 512 * 8 * 2);
+    let of_weights = 512 * 1024 / 2 + 512 * 8 * 2;
+    assert_eq!(bytes, of_weights);
     drop(packed);
     assert_eq!(device.driver().allocated_bytes(), before);
+    // In act-order, two bytes a column beside.
+    let order = (0..1024).map(|col| (col * 37 + 5) % 1024).collect();
+    let spec = QuantizedSpec { permutation: Some(order), ..part(512, 1024, 128, DType::F16, true) };
+    let ordered = Case { weights: stacked(vec![spec]), ..case }.matrix(&device);
+    assert_eq!(device.driver().allocated_bytes() - before, of_weights + 1024 * 2);
+    drop(ordered);
 }
 
 /// `silu(gate) * up` of `rows` rows, the first `generated` generated ones, of which `from..to` are computed.
@@ -243,19 +280,26 @@ fn gates_are_joined_with_what_they_gate() {
             stacked(vec![part(n / 2, k, 128, DType::F16, true), part(n / 2, k, 128, DType::F16, true)]);
         Case { rows, generated, n, k, weights }
     };
+    let in_order = |rows, generated, n, k: usize| {
+        let order: Vec<u32> = (0..k).map(|col| ((col * 37 + 5) % k) as u32).collect();
+        let half =
+            || QuantizedSpec { permutation: Some(order.clone()), ..part(n / 2, k, 128, DType::F16, true) };
+        Case { rows, generated, n, k, weights: stacked(vec![half(), half()]) }
+    };
     let cases = [
         bf16(3, 2, 272, 320),
         bf16(70, 66, 48, 72),
         bf16(4, 0, 32, 64),
         int4(3, 2, 272, 256),
         int4(11, 11, 48, 128),
+        in_order(5, 3, 48, 256),
     ];
     for (index, case) in cases.iter().enumerate() {
         let what = format!("gated product {index}");
         let device = hopper();
         let found = gated(&device, case, 0, case.rows);
         let silus = device.driver().take_launched().iter().filter(|it| it.kernel == "silu_mul").count();
-        let is_apart = [true, true, true, true, false][index];
+        let is_apart = [true, true, true, true, false, true][index];
         assert_eq!(silus > 0, is_apart, "{what}");
         // Products that are stored before they are joined are rounded once more.
         assert_close(&what, &found, &gated(&CpuDevice::new(), case, 0, case.rows), 2.0 * TWO_ROUNDINGS, 0.02);

@@ -1,0 +1,108 @@
+//! Products with 4-bit weights. Parts that differ (in act-order each layer has an order of its own) are multiplied one after the other, each
+//! into its columns of the output.
+
+use tilewright_kernels::{
+    abi,
+    dequantize_int4::DEQUANTIZE_INT4,
+    gather_columns::GATHER_COLUMNS,
+    gemm_few::{self, Weights},
+};
+
+use super::{
+    Driver, GpuDevice,
+    gemm::Product,
+    scratch::{self, Scratch},
+    storage::{BF16, Int4, Int4Part, shape},
+};
+use crate::Result;
+
+/// Activations in the orders that weights have their columns in.
+pub(super) struct ColumnScratch<Dr: Driver>(Scratch<Dr>);
+
+impl<Dr: Driver> Default for ColumnScratch<Dr> {
+    fn default() -> Self {
+        Self(Scratch::new("linear", "activations in act-order"))
+    }
+}
+
+impl Int4Part {
+    /// The weights' part of a launch's parameters.
+    fn operand(&self, k: u32) -> abi::GemmFew {
+        abi::GemmFew {
+            packed: self.g_tiles,
+            steps: self.steps,
+            splits: gemm_few::launch::splits(self.rows, k, gemm_few::layout::TILE_K),
+            tile_bytes: self.tile_bytes,
+            zeros: u32::from(self.zeros),
+            scales_f16: u32::from(self.scales_f16),
+            ..abi::GemmFew::default()
+        }
+    }
+}
+
+impl<Dr: Driver> GpuDevice<Dr> {
+    /// A product of generated tokens' rows, those before `first_of_prompts`, and of prompts', which may be stored elsewhere: as the first of
+    /// `products` says and the second. Where they aren't stored alike, there is one part.
+    pub(super) fn launch_int4(
+        &self,
+        op: &'static str,
+        products: [Product; 2],
+        first_of_prompts: u32,
+        int4: &Int4,
+    ) -> Result<()> {
+        let Product { a, m, n, k, .. } = products[0];
+        // Held until the launches that read it are in the stream.
+        let mut held = scratch::lock(&self.column_scratch);
+        let row_bytes = u64::from(k) * BF16 as u64;
+        let ordered_bytes = u64::from(m) * row_bytes;
+        let g_ordered = match int4.orders {
+            0 => 0,
+            orders => held.0.at_least(self, orders as usize * ordered_bytes as usize, false)?,
+        };
+        let params = abi::GatherColumns { x: a, orders: int4.g_orders, out: g_ordered, rows: m, cols: k };
+        // SAFETY: `a` is `[m, k]`, orders are permutations of `k`, which is no more than the kernel takes, and the scratch holds all of them.
+        unsafe { self.launch(&GATHER_COLUMNS, [m, int4.orders, 1], params)? };
+        for part in &int4.parts {
+            let a = part.order.map_or(a, |order| g_ordered + u64::from(order) * ordered_bytes);
+            let [generated, prompts] = products.map(|product| match part.rows == n {
+                true => Product { a, ..product },
+                false => Product { a, ..product }.cols(part.first_row, part.rows),
+            });
+            let weights = Weights::Int4 { groups: part.groups };
+            self.launch_few_in_parts(op, generated.rows(0, first_of_prompts), weights, part.operand(k))?;
+            self.launch_dequantized(prompts.rows(first_of_prompts, m), part)?;
+        }
+        Ok(())
+    }
+
+    /// A product of prompts' rows with 4-bit weights, which become bf16 first: whatever the number of rows, so that a row's bits don't
+    /// depend on it.
+    fn launch_dequantized(&self, product: Product, part: &Int4Part) -> Result<()> {
+        let Product { m, n, k, .. } = product;
+        if m == 0 {
+            return Ok(());
+        }
+        let mut held = scratch::lock(&self.gemm_scratch);
+        let out = held.dequantized.at_least(self, n as usize * k as usize * BF16, false)?;
+        let params = abi::DequantizeInt4 {
+            packed: part.g_tiles,
+            out,
+            n,
+            k,
+            steps: part.steps,
+            tile_bytes: part.tile_bytes,
+            groups: part.groups,
+            zeros: u32::from(part.zeros),
+            scales_f16: u32::from(part.scales_f16),
+            reserved: 0,
+        };
+        let tiles = n.div_ceil(gemm_few::ROWS) * part.steps;
+        // SAFETY: the part's tiles are of weights `[n, k]`, and `out` is as large. Launches that share it follow each other on one stream; the
+        // lock is held until both are in it.
+        unsafe { self.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], params)? };
+        match self.weight_maps(out, n as usize, k as usize)? {
+            Some(maps) => self.launch_many(product, &maps),
+            None => Err(shape("linear", "rows of w", "a multiple of 8", n)),
+        }
+    }
+}
