@@ -263,6 +263,18 @@ pub trait Device: Send + Sync + Sized + 'static {
         eps: f32,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+    /// As [`Device::rms_norm`], of rows that `reader` alone then multiplies: a device may leave in `out` what that product takes, which no
+    /// other operation does.
+    fn rms_norm_for(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        _reader: &Self::Matrix,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.rms_norm(x, weight, eps, out)
+    }
     /// `residual += x`, then the norm of that.
     fn add_rms_norm(
         &self,

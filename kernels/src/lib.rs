@@ -27,6 +27,7 @@ pub mod gemm_whole;
 pub mod kv_widen;
 pub mod layer_norm;
 pub mod page_copy;
+pub mod quantize_rows;
 pub mod rms_norm;
 pub mod rope_append;
 pub mod sample;
@@ -88,7 +89,9 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &page_copy::PAGE_COPY,
     &page_copy::PAGE_COPY_OUT,
     &page_copy::PAGE_COPY_IN,
+    &quantize_rows::QUANTIZE_ROWS,
     &rms_norm::RMS_NORM,
+    &rms_norm::RMS_NORM_INT8,
     &rope_append::BF16,
     &rope_append::INT8,
     &rope_append::FP8,

@@ -30,6 +30,16 @@ impl Quantiser {
     }
 }
 
+/// The larger of `bits` and the magnitudes' bits, which are ordered as [`Quantiser::of`] says.
+#[inline(always)]
+pub(crate) fn largest_bits(bits: u32, v: &[f32; 8]) -> u32 {
+    let mut largest = bits;
+    for i in 0..8 {
+        largest = largest.max(v[i].to_bits() & 0x7fff_ffff);
+    }
+    largest
+}
+
 /// Eight elements as i8, rounded to nearest even.
 #[inline(always)]
 pub(crate) fn int8x8(v: &[f32; 8], inverse: f32) -> [u32; 2] {

@@ -39,6 +39,29 @@ pub(crate) unsafe fn block_sum<const WARPS: u32>(value: f32, scratch: u32) -> f3
     }
 }
 
+/// The largest of a block of `WARPS` warps, in every thread. Shared memory as of [`block_sum`].
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub(crate) unsafe fn block_max<const WARPS: u32>(value: u32, scratch: u32) -> u32 {
+    // SAFETY: the caller's promise that the block is whole; each warp writes its own word, read after the barrier.
+    unsafe {
+        let mut max = value;
+        let mut mask = 16;
+        while mask > 0 {
+            max = max.max(ptx::shfl_bfly(max, mask));
+            mask >>= 1;
+        }
+        if ptx::lane() == 0 {
+            ptx::st_shared_b32(scratch + 4 * ptx::warp(), max);
+        }
+        ptx::bar_sync();
+        for warp in 0..WARPS {
+            max = max.max(ptx::ld_shared_b32(scratch + 4 * warp));
+        }
+        max
+    }
+}
+
 /// [`ptx::shfl_bfly`] of a `u64`.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]

@@ -7,7 +7,7 @@ use super::{
     choose::ChooseScratch,
     decode::DecodeScratch,
     gemm::GemmScratch,
-    int4::ColumnScratch,
+    int4::PreparedScratch,
     replay::{GpuReplays, Recording},
     scratch::Scratch,
     storage::{BF16, HEAD_DIMS, WORD},
@@ -22,13 +22,13 @@ use crate::{
 /// Activations, weights and caches are bf16 (f16 and f32 checkpoints are rounded to nearest on upload); norms, biases, rotary
 /// tables, accumulators and logits f32. Columns are multiples of 8 and heads have 64 or 128 elements.
 ///
-/// Of quantised weights, those of 4 bits stay so on Hopper, where groups are of 32, 64 or a multiple of 128 columns, or one a row; others
-/// are dequantised to bf16.
+/// Of quantised weights, those of 4 bits stay so on Hopper, where groups are of 32, 64 or a multiple of 128 columns, or one a row, and so
+/// do those of 8 bits for activations of 8; others are dequantised to bf16.
 pub struct GpuDevice<Dr: Driver> {
     // Before the driver, which must outlive it.
     pub(super) decode_scratch: Mutex<DecodeScratch<Dr>>,
     pub(super) gemm_scratch: Mutex<GemmScratch<Dr>>,
-    pub(super) column_scratch: Mutex<ColumnScratch<Dr>>,
+    pub(super) prepared_scratch: Mutex<PreparedScratch<Dr>>,
     pub(super) choose_scratch: Mutex<ChooseScratch<Dr>>,
     /// What the blocks of a chain count each other by: zero between launches.
     pub(super) arrivals: Mutex<Scratch<Dr>>,
@@ -44,7 +44,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         Self {
             decode_scratch: Mutex::default(),
             gemm_scratch: Mutex::default(),
-            column_scratch: Mutex::default(),
+            prepared_scratch: Mutex::default(),
             choose_scratch: Mutex::default(),
             arrivals: Mutex::new(Scratch::new("run_step", "the blocks of chains")),
             scratch_moves: AtomicU64::default(),
@@ -187,6 +187,17 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         self.launch_rms_norm("rms_norm", x, None, weight, eps, out)
     }
 
+    fn rms_norm_for(
+        &self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+        reader: &Self::Matrix,
+        out: &mut Self::Tensor,
+    ) -> Result<()> {
+        self.launch_rms_norm_for(x, weight, eps, reader, out)
+    }
+
     fn add_rms_norm(
         &self,
         x: &Self::Tensor,
@@ -289,6 +300,7 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
     }
 
     fn read(&self, tensor: &Self::Tensor) -> Result<Vec<f32>> {
+        tensor.numbers("read", "tensor")?;
         let mut values = vec![bf16::ZERO; tensor.rows * tensor.cols];
         self.download(&tensor.buffer, &mut values)?;
         Ok(values.into_iter().map(bf16::to_f32).collect())

@@ -27,7 +27,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         for (what, matrix) in [("columns of table", table), ("columns of places", places)] {
             require(matrix.cols == out.cols, op, what, out.cols, matrix.cols)?;
             let numbers = matches!(matrix.stored, Stored::Bf16(_));
-            require(numbers, op, "tables", "rows of numbers", "tiles of 4 bits")?;
+            require(numbers, op, "tables", "rows of numbers", "quantised weights")?;
         }
         step.note(End::Ids, table.rows);
         step.note(End::Positions, places.rows);
@@ -77,7 +77,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         out.resize(op, "out", x.rows, x.generated)?;
         let (rows, cols) = (dim(op, "rows", x.rows)?, dim(op, "cols", x.cols)?);
         let params = abi::LayerNorm {
-            x: x.address,
+            x: x.numbers(op, "x")?,
             residual: 0,
             weight: weight.address,
             bias: bias.map_or(0, |bias| bias.address),
@@ -100,7 +100,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             Gelu::Erf => GELU_ERF,
             Gelu::Tanh => GELU_TANH,
         };
-        let params = abi::Gelu { x: x.address, out: out.address, rows, cols, kind, reserved: 0 };
+        let params = abi::Gelu { x: x.numbers(op, "x")?, out: out.address, rows, cols, kind, reserved: 0 };
         // SAFETY: `x` and `out` are `[rows, cols]`, as checked above.
         unsafe { self.launch(&GELU, [rows, 1, 1], params) }
     }

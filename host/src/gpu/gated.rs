@@ -1,6 +1,6 @@
 //! A gate's rows and those of what it gates, eight of each in turn, so that the product that has both of a pair in one thread joins them.
 
-use super::{Driver, GpuDevice, GpuMatrix, GpuTensor, quantized::group_sizes, storage::require};
+use super::{Driver, GpuDevice, GpuMatrix, GpuTensor, storage::require};
 use crate::{HostMatrix, HostQuantized, QuantizedPart, QuantizedSpec, Result};
 
 /// Rows of either kind that lie together.
@@ -61,14 +61,9 @@ impl<Dr: Driver> GpuDevice<Dr> {
     /// As [`GpuDevice::make_gated`]; what isn't packed isn't put in turn.
     pub(super) fn make_gated_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
         match weights.parts() {
-            parts @ [part] if self.is_hopper() && part.rows.is_multiple_of(2 * TURN) => {
-                match group_sizes(parts) {
-                    Some(group_sizes) => {
-                        let matrix = self.make_int4(&[part_in_turn(part)?], &group_sizes)?;
-                        Ok(GpuMatrix { is_paired: true, ..matrix })
-                    }
-                    None => self.make_quantized(weights),
-                }
+            parts @ [part] if part.rows.is_multiple_of(2 * TURN) && self.packs(parts) => {
+                let matrix = self.make_packed(&[part_in_turn(part)?])?;
+                Ok(GpuMatrix { is_paired: true, ..matrix })
             }
             _ => self.make_quantized(weights),
         }

@@ -29,8 +29,6 @@ use crate::Result;
 
 /// The compute capability whose copy engine and warpgroup products are in the form that Hopper's kernels use.
 const HOPPER: (u32, u32) = (9, 0);
-/// Columns of bf16 a line, a stage of a dense product.
-const LINE_COLS: u32 = gemm_few::LINE_BYTES / BF16 as u32;
 /// Rows of a launch whose `k` is split: what the splits leave for each other then stays within some 32 MiB.
 const MOST_SPLIT_ROWS: u32 = 256;
 /// Rows of a box of `gemm_sm90`'s store.
@@ -50,11 +48,15 @@ impl<Dr: Driver> Default for GemmScratch<Dr> {
     }
 }
 
-/// A product whose operands were checked: bf16 `a` `[m, k]`, f32 `bias` `[n]`, bf16 `residual` and bf16 or f32 `out` `[m, n]`
+/// A product whose operands were checked: bf16 `a` `[m, k]` (or bytes with scales), f32 `bias` `[n]`, bf16 `residual` and bf16 or f32 `out` `[m, n]`
 /// (`[m, n / 2]` if `gated`); `bias` and `residual` are 0 where there is none.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Product {
     pub a: u64,
+    /// Of rows of bytes, f32 `[m]`; of bf16, 0.
+    pub a_scales: u64,
+    /// Of weights of bytes, f32 `[n]`.
+    pub w_scales: u64,
     pub bias: u64,
     pub residual: u64,
     pub out: u64,
@@ -73,7 +75,8 @@ impl Product {
     pub fn rows(self, first: u32, end: u32) -> Product {
         let skip = |cols: u32, bytes: usize| u64::from(first) * u64::from(cols) * bytes as u64;
         Product {
-            a: self.a + skip(self.k, BF16),
+            a: self.a + skip(self.k, self.element().bytes() as usize),
+            a_scales: if self.a_scales == 0 { 0 } else { self.a_scales + skip(1, WORD) },
             residual: if self.residual == 0 { 0 } else { self.residual + skip(self.out_stride, BF16) },
             out: self.out + skip(self.out_stride, self.out_bytes()),
             m: end - first,
@@ -94,6 +97,11 @@ impl Product {
         }
     }
 
+    /// What `a` is made of, and what it is multiplied by.
+    fn element(self) -> Element {
+        if self.a_scales == 0 { Element::Bf16 } else { Element::Int8 }
+    }
+
     fn out_bytes(self) -> usize {
         if self.out_f32 { WORD } else { BF16 }
     }
@@ -108,11 +116,12 @@ struct Target {
 
 impl WeightMaps {
     /// The part of a launch's parameters that weights `[n, k]` of these maps are.
-    fn operand(&self, n: u32, k: u32) -> abi::GemmFew {
+    pub fn operand(&self, element: Element, n: u32, k: u32) -> abi::GemmFew {
+        let line_cols = gemm_few::LINE_BYTES / element.bytes();
         abi::GemmFew {
             w_map: self.wide,
-            steps: k.div_ceil(LINE_COLS),
-            splits: gemm_few::launch::splits(n, k, LINE_COLS),
+            steps: k.div_ceil(line_cols),
+            splits: gemm_few::launch::splits(n, k, line_cols),
             ..abi::GemmFew::default()
         }
     }
@@ -164,19 +173,21 @@ impl<Dr: Driver> GpuDevice<Dr> {
         self.driver.info().compute_capability == HOPPER
     }
 
-    /// Maps of bf16 weights `[rows, cols]` that Hopper's kernels take; `cols` is a multiple of 8.
+    /// Maps of weights `[rows, cols]` that Hopper's kernels take; rows are of whole 16 bytes.
     pub(super) fn weight_maps(
         &self,
         address: u64,
         rows: usize,
         cols: usize,
+        element_bytes: usize,
     ) -> Result<Option<Box<WeightMaps>>> {
         if !self.is_hopper() || rows == 0 || !rows.is_multiple_of(8) {
             return Ok(None);
         }
         let (rows, cols) = (dim("matrix", "rows", rows)?, dim("matrix", "cols", cols)?);
-        let map =
-            |box_rows| self.driver.tensor_map(&MapShape::new(BF16 as u32, rows, cols, box_rows).at(address));
+        let map = |box_rows| {
+            self.driver.tensor_map(&MapShape::new(element_bytes as u32, rows, cols, box_rows).at(address))
+        };
         let (wide, narrow) = (map(gemm_sm90::WIDE.block_n)?, map(gemm_sm90::NARROW.block_n)?);
         Ok(Some(Box::new(WeightMaps { wide, narrow })))
     }
@@ -198,6 +209,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let (m, n) = (dim(op, "rows of x", x.rows)?, dim(op, "rows of w", w.rows)?);
         let product = Product {
             a: x.address,
+            a_scales: 0,
+            w_scales: 0,
             bias: bias.map_or(0, |bias| bias.address),
             residual: target.residual,
             out: target.out,
@@ -210,13 +223,16 @@ impl<Dr: Driver> GpuDevice<Dr> {
         };
         let first_of_prompts = dim(op, "rows of x", x.generated)?;
         let (generated, prompts) = (product.rows(0, first_of_prompts), product.rows(first_of_prompts, m));
+        self.check_codes(op, x, w)?;
         match &w.stored {
             Stored::Bf16(None) => self.launch_baseline(op, product, w.address),
             Stored::Bf16(Some(maps)) => {
-                self.launch_few_in_parts(op, generated, Weights::Bf16, maps.operand(n, product.k))?;
+                let operand = maps.operand(Element::Bf16, n, product.k);
+                self.launch_few_in_parts(op, generated, Weights::Bf16, operand)?;
                 self.launch_many(prompts, maps)
             }
             Stored::Int4(int4) => self.launch_int4(op, [product; 2], first_of_prompts, int4),
+            Stored::Int8(int8) => self.launch_int8(op, x, [product; 2], first_of_prompts, int8),
         }
     }
 
@@ -234,6 +250,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let (m, n) = (dim(op, "rows of x", x.rows)?, dim(op, "rows of w", w.rows)?);
         let joined = Product {
             a: x.address,
+            a_scales: 0,
+            w_scales: 0,
             bias: 0,
             residual: 0,
             out: out.address,
@@ -246,11 +264,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
         };
         let first_of_prompts = dim(op, "rows of x", x.generated)?;
         let apart = Product { out: gate_up.address, out_stride: n, gated: false, ..joined };
+        self.check_codes(op, x, w)?;
         match &w.stored {
             Stored::Int4(int4) => self.launch_int4(op, [joined, apart], first_of_prompts, int4)?,
+            Stored::Int8(int8) => self.launch_int8(op, x, [joined, apart], first_of_prompts, int8)?,
             Stored::Bf16(Some(maps)) => {
                 let generated = joined.rows(0, first_of_prompts);
-                self.launch_few_in_parts(op, generated, Weights::Bf16, maps.operand(n, joined.k))?;
+                let operand = maps.operand(Element::Bf16, n, joined.k);
+                self.launch_few_in_parts(op, generated, Weights::Bf16, operand)?;
                 self.launch_many(apart.rows(first_of_prompts, m), maps)?;
             }
             Stored::Bf16(None) => {
@@ -269,23 +290,27 @@ impl<Dr: Driver> GpuDevice<Dr> {
         unsafe { self.launch(tile.spec, [n.div_ceil(tile.block_n), m.div_ceil(tile.block_m), 1], params) }
     }
 
-    /// A product of prompts' rows with bf16 weights of these maps.
+    /// A product of prompts' rows with weights of these maps.
     pub(super) fn launch_many(&self, product: Product, maps: &WeightMaps) -> Result<()> {
-        let Product { a, bias, residual, out, out_f32, out_stride, m, n, k, .. } = product;
+        let Product { a, a_scales, w_scales, bias, residual, out, out_f32, out_stride, m, n, k, .. } =
+            product;
         if m == 0 {
             return Ok(());
         }
         let multiprocessors = self.driver.info().multiprocessors;
-        let (tile, kernel) = gemm_sm90::launch::choose(Element::Bf16, m, n, multiprocessors);
-        let map = |rows, cols, box_rows| MapShape::new(BF16 as u32, rows, cols, box_rows);
-        let out_map = || self.driver.tensor_map(&map(m, n, STORE_ROWS).spaced(out_stride).at(out));
+        let (tile, kernel) = gemm_sm90::launch::choose(product.element(), m, n, multiprocessors);
+        let a_shape = MapShape::new(product.element().bytes(), m, k, gemm_sm90::BLOCK_M);
+        let out_shape = MapShape::new(BF16 as u32, m, n, STORE_ROWS).spaced(out_stride);
+        let out_map = || self.driver.tensor_map(&out_shape.at(out));
         let params = abi::GemmSm90 {
-            a_map: self.driver.tensor_map(&map(m, k, gemm_sm90::BLOCK_M).at(a))?,
+            a_map: self.driver.tensor_map(&a_shape.at(a))?,
             w_map: if tile == gemm_sm90::WIDE { maps.wide } else { maps.narrow },
             out_map: if out_f32 { TensorMap::default() } else { out_map()? },
             bias,
             residual,
             out_f32: if out_f32 { out } else { 0 },
+            a_scales,
+            w_scales,
             m,
             n,
             k,
@@ -379,8 +404,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
                 )
             }
         };
+        let a_shape = MapShape::new(product.element().bytes(), m, k, variant.tile.tokens);
         let params = abi::GemmFew {
-            a_map: self.driver.tensor_map(&MapShape::new(BF16 as u32, m, k, variant.tile.tokens).at(a))?,
+            a_map: self.driver.tensor_map(&a_shape.at(a))?,
+            a_scales,
+            w_scales,
             bias,
             residual,
             out,
@@ -422,7 +450,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let op = "linear_residual";
         require(residual.cols == w.rows, op, "columns of residual", w.rows, residual.cols)?;
         require(residual.rows == x.rows, op, "rows of residual", x.rows, residual.rows)?;
-        let out = residual.address;
+        let out = residual.numbers(op, "residual")?;
         self.gemm(op, x, w, bias, Target { out, residual: out, f32: false })
     }
 

@@ -16,12 +16,12 @@ use super::{
 };
 use crate::Result;
 
-/// Activations in the orders that weights have their columns in.
-pub(super) struct ColumnScratch<Dr: Driver>(Scratch<Dr>);
+/// Activations as weights want them: in the orders of their columns, or as bytes.
+pub(super) struct PreparedScratch<Dr: Driver>(pub Scratch<Dr>);
 
-impl<Dr: Driver> Default for ColumnScratch<Dr> {
+impl<Dr: Driver> Default for PreparedScratch<Dr> {
     fn default() -> Self {
-        Self(Scratch::new("linear", "activations in act-order"))
+        Self(Scratch::new("linear", "activations made ready"))
     }
 }
 
@@ -52,7 +52,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     ) -> Result<()> {
         let Product { a, m, n, k, .. } = products[0];
         // Held until the launches that read it are in the stream.
-        let mut held = scratch::lock(&self.column_scratch);
+        let mut held = scratch::lock(&self.prepared_scratch);
         let row_bytes = u64::from(k) * BF16 as u64;
         let ordered_bytes = u64::from(m) * row_bytes;
         let g_ordered = match int4.orders {
@@ -100,7 +100,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         // SAFETY: the part's tiles are of weights `[n, k]`, and `out` is as large. Launches that share it follow each other on one stream; the
         // lock is held until both are in it.
         unsafe { self.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], params)? };
-        match self.weight_maps(out, n as usize, k as usize)? {
+        match self.weight_maps(out, n as usize, k as usize, BF16)? {
             Some(maps) => self.launch_many(product, &maps),
             None => Err(shape("linear", "rows of w", "a multiple of 8", n)),
         }

@@ -71,7 +71,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             "embed",
             "table",
             "rows of numbers",
-            "tiles of 4 bits",
+            "quantised weights",
         )?;
         out.resize("embed", "out", plan.tokens, plan.generated)?;
         self.gather(table.address, step.at(plan.ids), plan.tokens, out, "embed")
@@ -87,7 +87,13 @@ impl<Dr: Driver> GpuDevice<Dr> {
         require(x.rows == plan.tokens, "select_outputs", "rows of x", plan.tokens, x.rows)?;
         require(out.cols == x.cols, "select_outputs", "columns of out", x.cols, out.cols)?;
         out.resize("select_outputs", "out", plan.output_rows, plan.generated_outputs)?;
-        self.gather(x.address, step.at(plan.outputs), plan.output_rows, out, "select_outputs")
+        self.gather(
+            x.numbers("select_outputs", "x")?,
+            step.at(plan.outputs),
+            plan.output_rows,
+            out,
+            "select_outputs",
+        )
     }
 
     pub(super) fn launch_rms_norm(
@@ -107,8 +113,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         }
         out.resize(op, "out", x.rows, x.generated)?;
         let (rows, cols) = (dim(op, "rows", x.rows)?, dim(op, "cols", x.cols)?);
-        let residual = residual.map_or(0, |residual| residual.address);
-        let (x, weight, out) = (x.address, weight.address, out.address);
+        let residual = residual.map_or(Ok(0), |residual| residual.numbers(op, "residual"))?;
+        let (x, weight, out) = (x.numbers(op, "x")?, weight.address, out.address);
         let params = abi::RmsNorm { x, residual, weight, out, rows, cols, eps, reserved: 0 };
         // SAFETY: `x`, `residual` and `out` are `[rows, cols]` and `weight` `[cols]`, as checked above.
         unsafe { self.launch(&RMS_NORM, [rows, 1, 1], params) }
@@ -132,7 +138,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let op = "silu_mul";
         let (rows, inter) = (dim(op, "rows", gate_up.rows - first)?, dim(op, "cols", out.cols)?);
         let params = abi::SiluMul {
-            gate_up: gate_up.address + (first * gate_up.cols * BF16) as u64,
+            gate_up: gate_up.numbers(op, "gate_up")? + (first * gate_up.cols * BF16) as u64,
             out: out.address + (first * out.cols * BF16) as u64,
             rows,
             inter,
@@ -173,7 +179,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let planes = cache.layer(op, layer)?;
         let ([k_cache, v_cache], [k_scales, v_scales]) = (planes.elements, planes.scales);
         let params = abi::RopeAppend {
-            qkv: qkv.address,
+            qkv: qkv.numbers(op, "qkv")?,
             cos_sin: rope.address,
             positions: step.at(plan.positions),
             slots: step.at(plan.slots),
@@ -236,7 +242,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let planes = cache.layer(op, layer)?;
         let ([k_cache, v_cache], [k_wide, v_wide]) = (planes.elements, planes.wide);
         let params = abi::AttentionPrefill {
-            q: q.address,
+            q: q.numbers(op, "q")?,
             k_cache: k_wide,
             v_cache: v_wide,
             out: out.address,

@@ -33,6 +33,7 @@ mod encoders;
 mod gated;
 mod gemm;
 mod int4;
+mod int8;
 mod launch;
 mod pages;
 mod prefill;

@@ -5,7 +5,8 @@ use tilewright_kernels::gemm_few::launch::{Packed, Plain, groups_of_piece};
 
 use super::{
     Driver, GpuDevice, GpuMatrix,
-    storage::{Int4, Int4Part, Stored},
+    int8::is_of_bytes,
+    storage::{Int4, Int4Part, Stored, shape},
 };
 use crate::{ActivationBits, CodeBits, DType, HostMatrix, HostQuantized, QuantizedPart, Result};
 
@@ -15,14 +16,26 @@ const TILE_COLS: usize = 128;
 const COLS_STEP: usize = 64;
 
 impl<Dr: Driver> GpuDevice<Dr> {
-    /// Packed for [`tilewright_kernels::gemm_few`] where it takes all parts, else dequantised.
-    ///
-    /// No kernel scales activations, or rounds them to eight bits with the norm before: weights with factors of activations, and of eight
-    /// bits, are dequantised.
+    /// Packed for [`tilewright_kernels::gemm_few`] where its kernels take all parts, else dequantised: eight bits for activations that keep
+    /// theirs, 4 bits with factors of activations, groups and shapes that no kernel has.
     pub(super) fn make_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
-        match group_sizes(weights.parts()) {
-            Some(group_sizes) if self.is_hopper() => self.make_int4(weights.parts(), &group_sizes),
-            _ => self.make_dequantized(weights),
+        match self.packs(weights.parts()) {
+            true => self.make_packed(weights.parts()),
+            false => self.make_dequantized(weights),
+        }
+    }
+
+    /// Whether there are kernels that take all parts.
+    pub(super) fn packs(&self, parts: &[QuantizedPart]) -> bool {
+        self.is_hopper() && (matches!(parts, [part] if is_of_bytes(part)) || group_sizes(parts).is_some())
+    }
+
+    /// For the kernels, of parts that have some.
+    pub(super) fn make_packed(&self, parts: &[QuantizedPart]) -> Result<GpuMatrix<Dr>> {
+        match (group_sizes(parts), parts) {
+            (Some(group_sizes), _) => self.make_int4(parts, &group_sizes),
+            (None, [part]) => self.make_int8(part),
+            (None, _) => Err(shape("matrix", "parts", "some that have kernels", "others")),
         }
     }
 
@@ -77,7 +90,7 @@ fn pack(part: &QuantizedPart, group_size: usize, scales_f16: bool) -> Packed {
 }
 
 /// The group size that each part is packed with, if the kernels take all of them.
-pub(super) fn group_sizes(parts: &[QuantizedPart]) -> Option<Vec<usize>> {
+fn group_sizes(parts: &[QuantizedPart]) -> Option<Vec<usize>> {
     parts.iter().map(group_in_tiles).collect()
 }
 

@@ -56,9 +56,22 @@ pub struct GpuTensor<Dr: Driver> {
     pub(super) generated: usize,
     pub(super) cols: usize,
     capacity: usize,
+    /// The address of the weights that the rows are codes for, `[rows, cols]` bytes and then f32 scales; 0 where they are bf16.
+    pub(super) codes_for: u64,
+}
+
+/// Where the scales are of codes `[rows, cols]` at `codes`.
+pub(super) fn scales_of_codes(codes: u64, rows: usize, cols: usize) -> u64 {
+    codes + (rows * cols) as u64
 }
 
 impl<Dr: Driver> GpuTensor<Dr> {
+    /// The address of rows of bf16, for operations that read such.
+    pub(super) fn numbers(&self, op: &'static str, what: &'static str) -> Result<u64> {
+        require(self.codes_for == 0, op, what, "rows of bf16", "codes for one product")?;
+        Ok(self.address)
+    }
+
     /// Uses the first `rows` for `op`, `generated` of them for generated tokens.
     pub(super) fn resize(
         &mut self,
@@ -68,7 +81,7 @@ impl<Dr: Driver> GpuTensor<Dr> {
         generated: usize,
     ) -> Result<()> {
         require(rows <= self.capacity, op, what, format!("capacity for {rows} rows"), self.capacity)?;
-        (self.rows, self.generated) = (rows, generated);
+        (self.rows, self.generated, self.codes_for) = (rows, generated, 0);
         Ok(())
     }
 }
@@ -104,12 +117,23 @@ pub(super) enum Stored {
     Bf16(Option<Box<WeightMaps>>),
     /// 4 bits, in the tiles of `gemm_few`.
     Int4(Int4),
+    /// Signed bytes, row-major, for activations of bytes.
+    Int8(Int8),
 }
 
-/// Maps of a bf16 matrix, in boxes of one line by 256 rows and by 128.
+/// Maps of a matrix, in boxes of one line by 256 rows and by 128.
 pub(super) struct WeightMaps {
     pub wide: TensorMap,
     pub narrow: TensorMap,
+}
+
+/// Weights of bytes.
+pub(super) struct Int8 {
+    pub maps: Box<WeightMaps>,
+    /// f32 `[rows]`.
+    pub g_scales: u64,
+    /// f32 `[cols]`, of the activations; 0 where there are none.
+    pub g_factors: u64,
 }
 
 /// Weights in tiles, part below part.
@@ -264,7 +288,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     pub(super) fn make_tensor(&self, max_rows: usize, cols: usize) -> Result<GpuTensor<Dr>> {
         require(cols > 0 && cols.is_multiple_of(8), "tensor", "cols", "a multiple of 8", cols)?;
         let (buffer, address) = self.allocate("tensor", &[max_rows, cols, BF16], "activations")?;
-        Ok(GpuTensor { buffer, address, rows: 0, generated: 0, cols, capacity: max_rows })
+        Ok(GpuTensor { buffer, address, rows: 0, generated: 0, cols, capacity: max_rows, codes_for: 0 })
     }
 
     pub(super) fn make_logits(&self, max_rows: usize, vocab: usize) -> Result<GpuLogits<Dr>> {
@@ -286,7 +310,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             self.upload_bf16(&buffer, offset, bytes, weights.dtype)?;
             offset += rows * cols * BF16;
         }
-        let stored = Stored::Bf16(self.weight_maps(address, rows, cols)?);
+        let stored = Stored::Bf16(self.weight_maps(address, rows, cols, BF16)?);
         Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored, is_paired: false })
     }
 

@@ -50,6 +50,45 @@ params! {
 }
 
 params! {
+    /// `codes = round(y * 127 / max|y|)`, ties to even, row by row, with `scales = max|y| / 127`, of `y = x * factors`. A row of zeros has
+    /// the scale 0, one with a NaN or an infinity such a scale.
+    pub struct QuantizeRows {
+        /// bf16 `[rows, cols]`.
+        pub x: u64,
+        /// f32 `[cols]`, optional.
+        pub factors: u64,
+        /// i8 `[rows, cols]`.
+        pub codes: u64,
+        /// f32 `[rows]`.
+        pub scales: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+    }
+}
+
+params! {
+    /// [`RmsNorm`] without a residual, then [`QuantizeRows`] of its output.
+    pub struct RmsNormInt8 {
+        /// bf16 `[rows, cols]`.
+        pub x: u64,
+        /// f32 `[cols]`.
+        pub weight: u64,
+        /// f32 `[cols]`, optional.
+        pub factors: u64,
+        /// i8 `[rows, cols]`.
+        pub codes: u64,
+        /// f32 `[rows]`.
+        pub scales: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+        pub eps: f32,
+        pub reserved: u32,
+    }
+}
+
+params! {
     /// `h = x + residual; out = (h - mean(h)) / sqrt(mean((h - mean(h))^2) + eps) * weight + bias`, row by row, in f32.
     pub struct LayerNorm {
         /// bf16 `[rows, cols]`.

@@ -157,7 +157,7 @@ impl<D: Device> Layer<D> {
     /// Leaves queries in `s` and appends keys and values to the cache.
     fn append(&self, pass: &Pass<'_, D>, cache: &mut D::Cache, s: &mut Activations<D>) -> Result<()> {
         let Pass { device, rope, step, cache_layer } = *pass;
-        let x = self.normed(device, &self.input_norm, &s.residual, &mut s.normed)?;
+        let x = self.normed(device, &self.input_norm, &s.residual, &self.qkv, &mut s.normed)?;
         device.linear(x, &self.qkv, self.qkv_bias.as_ref(), &mut s.qkv)?;
         let args = RopeAppend {
             qkv: &s.qkv,
@@ -181,7 +181,7 @@ impl<D: Device> Layer<D> {
             s.norm_residual(device, &self.input_norm)?;
         }
 
-        let x = self.normed(device, &self.post_norm, &s.residual, &mut s.normed)?;
+        let x = self.normed(device, &self.post_norm, &s.residual, &self.gate_up, &mut s.normed)?;
         self.activate(device, x, &mut s.gate_up, &mut s.activated)?;
         device.linear_residual(&s.activated, &self.down, self.down_bias.as_ref(), &mut s.residual)?;
         if self.norms == NormPlace::After {
@@ -208,18 +208,19 @@ impl<D: Device> Layer<D> {
         }
     }
 
-    /// What attention or the MLP reads: the residual stream, normed where norms come before.
+    /// What attention or the MLP reads, the first product of which is with `reader`: the residual stream, normed where norms come before.
     fn normed<'t>(
         &self,
         device: &D,
         norm: &Norm<D>,
         residual: &'t D::Tensor,
+        reader: &D::Matrix,
         normed: &'t mut D::Tensor,
     ) -> Result<&'t D::Tensor> {
         if self.norms == NormPlace::After {
             return Ok(residual);
         }
-        norm.apply(device, residual, normed)?;
+        norm.apply_for(device, residual, reader, normed)?;
         Ok(normed)
     }
 }

@@ -32,6 +32,20 @@ impl<D: Device> Norm<D> {
         }
         Ok(())
     }
+
+    /// The same, of rows that `reader` alone multiplies.
+    pub fn apply_for(
+        &self,
+        device: &D,
+        x: &D::Tensor,
+        reader: &D::Matrix,
+        out: &mut D::Tensor,
+    ) -> Result<()> {
+        match self {
+            Norm::Rms { weight, eps } => Ok(device.rms_norm_for(x, weight, *eps, reader, out)?),
+            Norm::Layer { .. } => self.apply(device, x, out),
+        }
+    }
 }
 
 impl NormKind {

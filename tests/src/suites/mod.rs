@@ -21,6 +21,7 @@ mod gemm_whole;
 mod kv_widen;
 mod layer_norm;
 mod page_copy;
+mod quantize_rows;
 mod rms_norm;
 mod rope_append;
 mod sample;
@@ -51,6 +52,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<kv_widen::KvWiden>(),
         Suite::of::<page_copy::PageCopy>(),
         Suite::of::<rms_norm::RmsNorm>(),
+        Suite::of::<quantize_rows::QuantizeRows>(),
         Suite::of::<layer_norm::LayerNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
         Suite::of::<gelu::Gelu>(),

@@ -3,7 +3,11 @@
 
 use std::{path::Path, sync::Arc};
 
-use tilewright::{DeviceChoice, EmbedOptions, Embedder, verify::verify_on};
+use tilewright::{
+    DeviceChoice, EmbedOptions, Embedder, Model, SamplingParams,
+    quantise::{Method, QuantiseOptions, quantise},
+    verify::verify_on,
+};
 
 use tilewright_host::gpu::GpuDevice;
 use tilewright_tests::emulated::Emulated;
@@ -191,4 +195,37 @@ fn llama_quantised_by_gptq() {
 #[test]
 fn llama_quantised_by_gptq_in_act_order() {
     verifies("llama-gptq-actorder-g64", gpu());
+}
+
+/// Activations are rounded to eight bits on both devices, of a stream that one of them rounds to bf16 besides.
+#[test]
+fn llama_in_eight_bits_on_hopper() {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/llama-gqa-rope3");
+    let dir = tempfile::tempdir().expect("a folder");
+    let options = QuantiseOptions { method: Method::Int8, bits: 8, ..QuantiseOptions::default() };
+    quantise(&from, dir.path(), &options, &mut |_, _| {}).expect("quantised");
+    let ids: Vec<u32> = (0..40).map(|i| i * 11 % 192).collect();
+    let logits = |model: &Model| {
+        let (mut sequence, mut all) = (model.sequence(64).expect("a sequence"), Vec::new());
+        sequence.feed_all(&ids, &mut |_, row| all.extend_from_slice(row)).expect("logits");
+        sequence.feed(&ids[..1]).expect("a token");
+        let next = sequence.choose(&SamplingParams::default(), 0).expect("a choice");
+        (all, next)
+    };
+    let device = Arc::new(hopper());
+    let model = Model::load_on(dir.path(), device.clone()).expect("a model");
+    // Loading multiplies once by each kind of matrix.
+    device.driver().take_launched();
+    let (found, next) = logits(&model);
+    let (expected, expected_next) = logits(&Model::load(dir.path(), DeviceChoice::Cpu).expect("a model"));
+    let largest = expected.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+    let worst = found.iter().zip(&expected).fold(0.0f32, |worst, (a, b)| worst.max((a - b).abs()));
+    println!("worst difference {worst:.3e} of {largest:.3e}");
+    assert!(found.iter().all(|x| x.is_finite()) && worst <= 0.03 * largest, "{worst} of {largest}");
+    assert_eq!(next, expected_next);
+    let launched = device.driver().take_launched();
+    let count = |name: &str| launched.iter().filter(|it| it.kernel.starts_with(name)).count();
+    // Of two layers each, once of the prompt and once of the token: two norms, and two products that no norm comes before.
+    assert_eq!([count("rms_norm_int8"), count("quantize_rows")], [8, 8]);
+    assert_eq!([count("gemm_few_int8"), count("gemm_sm90_int8")], [8, 8]);
 }

@@ -85,8 +85,9 @@ impl Case {
                 }
             }
         }
-        kernels
-            .retain(|name| name.starts_with("gemm") || ["dequantize_int4", "gather_columns"].contains(name));
+        kernels.retain(|name| {
+            name.starts_with("gemm") || ["dequantize_int4", "gather_columns", "quantize_rows"].contains(name)
+        });
         kernels.sort_unstable();
         kernels.dedup();
         kernels
@@ -158,6 +159,77 @@ fn part(rows: usize, cols: usize, group: usize, scale_type: DType, symmetric: bo
 fn stacked(specs: Vec<QuantizedSpec>) -> Weights {
     let parts = specs.into_iter().map(|spec| QuantizedPart::new(spec).expect("a valid part")).collect();
     Weights::Quantized(HostQuantized::new(parts).expect("parts that stack"))
+}
+
+/// A part of bytes for activations of bytes.
+fn bytes(rows: usize, cols: usize) -> QuantizedSpec {
+    let codes = Numbers::new(33).take(rows * cols, 120.0).iter().map(|x| (x + 128.0) as u8).collect();
+    QuantizedSpec {
+        bits: CodeBits::Eight,
+        group: cols,
+        codes,
+        zeros: vec![128; rows],
+        activations: ActivationBits::Eight,
+        ..part(rows, cols, cols, DType::F32, true)
+    }
+}
+
+/// As [`bytes`], with factors of activations.
+fn smoothed(rows: usize, cols: usize) -> QuantizedSpec {
+    let factors = Numbers::new(34).take(cols, 0.5).iter().map(|x| 1.0 + x).collect();
+    QuantizedSpec { pre_scale: Some(factors), ..bytes(rows, cols) }
+}
+
+#[test]
+fn bytes_meet_activations_of_bytes() {
+    let case = |rows, generated, spec: QuantizedSpec| {
+        let (n, k) = (spec.rows, spec.cols);
+        let what = format!("{rows} x {n} x {k} of bytes, {generated} generated");
+        Case { rows, generated, n, k, weights: stacked(vec![spec]) }.check(&what)
+    };
+    let both = ["gemm_few_int8_8", "gemm_sm90_int8_128x128", "quantize_rows"];
+    assert_eq!(case(3, 1, bytes(264, 512)), both);
+    assert_eq!(case(3, 2, smoothed(24, 144)), both);
+    assert_eq!(case(40, 40, bytes(72, 16)), ["gemm_few_int8_64", both[2]]);
+    // Neither zero points nor half a vector of 16 bytes has a kernel: what is dequantised doesn't round activations.
+    for spec in [QuantizedSpec { zeros: vec![127; 16], ..bytes(16, 128) }, bytes(16, 24)] {
+        let (n, k, device) = (16, spec.cols, hopper());
+        Case { rows: 1, generated: 1, n, k, weights: stacked(vec![spec]) }.run(&device, 0, 1);
+        let launched = device.driver().take_launched();
+        assert!(launched.iter().all(|it| !it.kernel.contains("int8") && it.kernel != "quantize_rows"));
+    }
+}
+
+#[test]
+fn a_norm_leaves_codes_for_the_product_that_reads_it() {
+    let device = hopper();
+    let matrix = |spec: QuantizedSpec| match stacked(vec![spec]) {
+        Weights::Quantized(weights) => device.quantized(&weights).expect("a matrix"),
+        Weights::Bf16(_) => panic!("of bytes"),
+    };
+    let (rows, cols) = (3, 144);
+    let x = tensor_of(&device, &Numbers::new(6).take(rows * cols, 1.0), cols, 1);
+    let weight = device.vector(&Numbers::new(7).take(cols, 2.0)).expect("a vector");
+    for spec in [bytes(24, cols), smoothed(24, cols)] {
+        let (w, mut normed) = (matrix(spec), device.tensor(rows, cols).expect("a tensor"));
+        let mut outs = [0, 1].map(|_| device.tensor(rows, 24).expect("a tensor"));
+        device.rms_norm(&x, &weight, 1e-5, &mut normed).expect("a norm");
+        device.linear(&normed, &w, None, &mut outs[0]).expect("a product");
+        device.driver().take_launched();
+        device.rms_norm_for(&x, &weight, 1e-5, &w, &mut normed).expect("a norm");
+        device.linear(&normed, &w, None, &mut outs[1]).expect("a product");
+        let launched: Vec<_> = device.driver().take_launched().iter().map(|it| it.kernel).collect();
+        assert_eq!(launched, ["rms_norm_int8", "gemm_few_int8_8", "gemm_sm90_int8_128x128"]);
+        let [apart, fused] = outs.each_ref().map(|out| bits(&device.read(out).expect("activations")));
+        assert!(apart == fused, "the product differs by where activations were rounded");
+        // Codes are nobody else's.
+        let other = matrix(bytes(24, cols));
+        let refused = device.linear(&normed, &other, None, &mut outs[0]);
+        assert!(matches!(refused, Err(Error::Shape { what: "x", .. })), "{refused:?}");
+        assert!(matches!(device.read(&normed), Err(Error::Shape { what: "tensor", .. })));
+        device.rms_norm(&x, &weight, 1e-5, &mut normed).expect("a norm");
+        assert!(device.read(&normed).is_ok());
+    }
 }
 
 #[test]
@@ -286,6 +358,10 @@ fn gates_are_joined_with_what_they_gate() {
             || QuantizedSpec { permutation: Some(order.clone()), ..part(n / 2, k, 128, DType::F16, true) };
         Case { rows, generated, n, k, weights: stacked(vec![half(), half()]) }
     };
+    let int8 = |rows, generated, n, k| {
+        let weights = stacked(vec![bytes(n / 2, k), bytes(n / 2, k)]);
+        Case { rows, generated, n, k, weights }
+    };
     let cases = [
         bf16(3, 2, 272, 320),
         bf16(70, 66, 48, 72),
@@ -293,13 +369,15 @@ fn gates_are_joined_with_what_they_gate() {
         int4(3, 2, 272, 256),
         int4(11, 11, 48, 128),
         in_order(5, 3, 48, 256),
+        int8(9, 4, 48, 48),
+        int8(9, 9, 272, 32),
     ];
     for (index, case) in cases.iter().enumerate() {
         let what = format!("gated product {index}");
         let device = hopper();
         let found = gated(&device, case, 0, case.rows);
         let silus = device.driver().take_launched().iter().filter(|it| it.kernel == "silu_mul").count();
-        let is_apart = [true, true, true, true, false, true][index];
+        let is_apart = [true, true, true, true, false, true, true, false][index];
         assert_eq!(silus > 0, is_apart, "{what}");
         // Products that are stored before they are joined are rounded once more.
         assert_close(&what, &found, &gated(&CpuDevice::new(), case, 0, case.rows), 2.0 * TWO_ROUNDINGS, 0.02);
