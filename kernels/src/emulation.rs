@@ -37,6 +37,7 @@ entries! {
     rope_append in crate::rope_append::kernel: RopeAppend,
     rope_append_int8 in crate::rope_append::kernel: RopeAppend,
     rope_append_fp8 in crate::rope_append::kernel: RopeAppend,
+    dequantize_int4_halves in crate::dequantize_int4::kernel: DequantizeInt4,
     dequantize_int4 in crate::dequantize_int4::kernel: DequantizeInt4,
     silu_mul in crate::silu_mul::kernel: SiluMul,
     attention_prefill_hd64 in crate::attention_prefill::kernel: AttentionPrefill,

@@ -98,6 +98,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &sample::SAMPLE,
     &silu_mul::SILU_MUL,
     &dequantize_int4::DEQUANTIZE_INT4,
+    &dequantize_int4::DEQUANTIZE_HALVES,
 ];
 
 /// The further entries of the module for compute capability 9.0.

@@ -5,10 +5,10 @@ pub fn gather(table: &[f32], cols: usize, ids: &[u32]) -> Vec<f32> {
     ids.iter().flat_map(|&id| &table[id as usize * cols..][..cols]).copied().collect()
 }
 
-/// `out[o, i, j] = x[i, orders[o, j]]`, of rows and orders of `cols`.
-pub fn gather_columns(x: &[f32], cols: usize, orders: &[u16]) -> Vec<f32> {
+/// `out[o, i, j] = x[i, orders[o, j]]`, of rows of `cols` and orders of `out_cols`.
+pub fn gather_columns(x: &[f32], cols: usize, orders: &[u16], out_cols: usize) -> Vec<f32> {
     let of_order = |order| x.chunks(cols).flat_map(move |row| gather_elements(row, order));
-    orders.chunks(cols).flat_map(of_order).collect()
+    orders.chunks(out_cols).flat_map(of_order).collect()
 }
 
 fn gather_elements<'a>(row: &'a [f32], order: &'a [u16]) -> impl Iterator<Item = f32> + 'a {

@@ -9,6 +9,7 @@ mod gpu_device {
     pub mod host_part;
     pub mod models;
     pub mod products;
+    pub mod quantized_products;
     pub mod replay;
     pub mod serving;
     pub mod setup;

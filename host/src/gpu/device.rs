@@ -22,8 +22,8 @@ use crate::{
 /// Activations, weights and caches are bf16 (f16 and f32 checkpoints are rounded to nearest on upload); norms, biases, rotary
 /// tables, accumulators and logits f32. Columns are multiples of 8 and heads have 64 or 128 elements.
 ///
-/// Of quantised weights, those of 4 bits stay so on Hopper, where groups are of 32, 64 or a multiple of 128 columns, or one a row, and so
-/// do those of 8 bits for activations of 8; others are dequantised to bf16.
+/// Of quantised weights, those of 4 and 8 bits stay so on Hopper, where groups are of 32, 64 or a multiple of 128 columns, or one a row, and
+/// so do those of 8 bits for activations of 8; others are dequantised to bf16.
 pub struct GpuDevice<Dr: Driver> {
     // Before the driver, which must outlive it.
     pub(super) decode_scratch: Mutex<DecodeScratch<Dr>>,

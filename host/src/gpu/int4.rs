@@ -1,9 +1,9 @@
-//! Products with 4-bit weights. Parts that differ (in act-order each layer has an order of its own) are multiplied one after the other, each
+//! Products with weights in tiles of 4 bits, those of 8 bits in halves among them. Parts that differ (in act-order each layer has an order of its own) are multiplied one after the other, each
 //! into its columns of the output.
 
 use tilewright_kernels::{
     abi,
-    dequantize_int4::DEQUANTIZE_INT4,
+    dequantize_int4::{DEQUANTIZE_HALVES, DEQUANTIZE_INT4},
     gather_columns::GATHER_COLUMNS,
     gemm_few::{self, Weights},
 };
@@ -50,38 +50,58 @@ impl<Dr: Driver> GpuDevice<Dr> {
         first_of_prompts: u32,
         int4: &Int4,
     ) -> Result<()> {
-        let Product { a, m, n, k, .. } = products[0];
+        let Product { m, n, .. } = products[0];
         // Held until the launches that read it are in the stream.
         let mut held = scratch::lock(&self.prepared_scratch);
-        let row_bytes = u64::from(k) * BF16 as u64;
-        let ordered_bytes = u64::from(m) * row_bytes;
-        let g_ordered = match int4.orders {
-            0 => 0,
-            orders => held.0.at_least(self, orders as usize * ordered_bytes as usize, false)?,
-        };
-        let params = abi::GatherColumns { x: a, orders: int4.g_orders, out: g_ordered, rows: m, cols: k };
-        // SAFETY: `a` is `[m, k]`, orders are permutations of `k`, which is no more than the kernel takes, and the scratch holds all of them.
-        unsafe { self.launch(&GATHER_COLUMNS, [m, int4.orders, 1], params)? };
-        for part in &int4.parts {
-            let a = part.order.map_or(a, |order| g_ordered + u64::from(order) * ordered_bytes);
-            let [generated, prompts] = products.map(|product| match part.rows == n {
-                true => Product { a, ..product },
-                false => Product { a, ..product }.cols(part.first_row, part.rows),
-            });
-            let weights = Weights::Int4 { groups: part.groups };
-            self.launch_few_in_parts(op, generated.rows(0, first_of_prompts), weights, part.operand(k))?;
-            self.launch_dequantized(prompts.rows(first_of_prompts, m), part)?;
+        for (class, rows) in [(0, 0..first_of_prompts), (1, first_of_prompts..m)] {
+            let product = products[class].rows(rows.start, rows.end);
+            if product.m == 0 {
+                continue;
+            }
+            let orders = int4.orders[class];
+            let ordered_bytes = product.m as usize * orders.cols as usize * BF16;
+            let g_ordered = match orders.count {
+                0 => 0,
+                count => held.0.at_least(self, count as usize * ordered_bytes, false)?,
+            };
+            let params = abi::GatherColumns {
+                x: product.a,
+                orders: orders.g_orders,
+                out: g_ordered,
+                rows: product.m,
+                cols: product.k,
+                out_cols: orders.cols,
+                reserved: 0,
+            };
+            // SAFETY: `a` is `[m, k]`, no more columns than the kernel takes; orders are of columns below `k`, and the scratch holds all of them.
+            unsafe { self.launch(&GATHER_COLUMNS, [product.m, orders.count, 1], params)? };
+            for part in &int4.parts {
+                let ordered = |order| g_ordered + u64::from(order) * ordered_bytes as u64;
+                let a = part.order[class].map_or(product.a, ordered);
+                let own = match part.rows == n {
+                    true => Product { a, ..product },
+                    false => Product { a, ..product }.cols(part.first_row, part.rows),
+                };
+                if class == 0 {
+                    let weights = Weights::Int4 { groups: part.groups };
+                    let own = Product { k: int4.packed_cols, ..own };
+                    self.launch_few_in_parts(op, own, weights, part.operand(own.k))?;
+                } else {
+                    self.launch_dequantized(own, part, int4.in_halves)?;
+                }
+            }
         }
         Ok(())
     }
 
-    /// A product of prompts' rows with 4-bit weights, which become bf16 first: whatever the number of rows, so that a row's bits don't
+    /// A product of prompts' rows with weights that become bf16 first: whatever the number of rows, so that a row's bits don't
     /// depend on it.
-    fn launch_dequantized(&self, product: Product, part: &Int4Part) -> Result<()> {
-        let Product { m, n, k, .. } = product;
-        if m == 0 {
-            return Ok(());
-        }
+    fn launch_dequantized(&self, product: Product, part: &Int4Part, in_halves: bool) -> Result<()> {
+        let Product { n, k, .. } = product;
+        let (kernel, steps) = match in_halves {
+            true => (&DEQUANTIZE_HALVES, part.steps / 2),
+            false => (&DEQUANTIZE_INT4, part.steps),
+        };
         let mut held = scratch::lock(&self.gemm_scratch);
         let out = held.dequantized.at_least(self, n as usize * k as usize * BF16, false)?;
         let params = abi::DequantizeInt4 {
@@ -89,17 +109,17 @@ impl<Dr: Driver> GpuDevice<Dr> {
             out,
             n,
             k,
-            steps: part.steps,
+            steps,
             tile_bytes: part.tile_bytes,
             groups: part.groups,
             zeros: u32::from(part.zeros),
             scales_f16: u32::from(part.scales_f16),
             reserved: 0,
         };
-        let tiles = n.div_ceil(gemm_few::ROWS) * part.steps;
+        let tiles = n.div_ceil(gemm_few::ROWS) * steps;
         // SAFETY: the part's tiles are of weights `[n, k]`, and `out` is as large. Launches that share it follow each other on one stream; the
         // lock is held until both are in it.
-        unsafe { self.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], params)? };
+        unsafe { self.launch(kernel, [tiles, 1, 1], params)? };
         match self.weight_maps(out, n as usize, k as usize, BF16)? {
             Some(maps) => self.launch_many(product, &maps),
             None => Err(shape("linear", "rows of w", "a multiple of 8", n)),

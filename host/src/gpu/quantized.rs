@@ -6,7 +6,7 @@ use tilewright_kernels::gemm_few::launch::{Packed, Plain, groups_of_piece};
 use super::{
     Driver, GpuDevice, GpuMatrix,
     int8::is_of_bytes,
-    storage::{Int4, Int4Part, Stored, shape},
+    storage::{Int4, Int4Part, Orders, Stored, shape},
 };
 use crate::{ActivationBits, CodeBits, DType, HostMatrix, HostQuantized, QuantizedPart, Result};
 
@@ -14,10 +14,12 @@ use crate::{ActivationBits, CodeBits, DType, HostMatrix, HostQuantized, Quantize
 const TILE_COLS: usize = 128;
 /// What the kernels' tests draw columns in multiples of.
 const COLS_STEP: usize = 64;
+/// 16 times as much is the largest power of two that f16 holds.
+const MOST_SCALE_OF_HALVES: f32 = 2048.0;
 
 impl<Dr: Driver> GpuDevice<Dr> {
-    /// Packed for [`tilewright_kernels::gemm_few`] where its kernels take all parts, else dequantised: eight bits for activations that keep
-    /// theirs, 4 bits with factors of activations, groups and shapes that no kernel has.
+    /// Packed for [`tilewright_kernels::gemm_few`] where its kernels take all parts, else dequantised: factors of activations that keep
+    /// their bits, groups and shapes that no kernel has.
     pub(super) fn make_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
         match self.packs(weights.parts()) {
             true => self.make_packed(weights.parts()),
@@ -73,10 +75,34 @@ impl<Dr: Driver> GpuDevice<Dr> {
     }
 }
 
-fn pack(part: &QuantizedPart, group_size: usize, scales_f16: bool) -> Packed {
-    let bits = |&scale: &f32| match scales_f16 {
-        true => f16::from_f32(scale).to_bits(),
-        false => bf16::from_f32(scale).to_bits(),
+/// Orders of columns as they are kept.
+struct OrderBytes {
+    bytes: Vec<u8>,
+    count: u32,
+    cols: usize,
+}
+
+impl OrderBytes {
+    fn of(cols: usize) -> Self {
+        Self { bytes: Vec::new(), count: 0, cols }
+    }
+
+    /// The number of another.
+    fn add(&mut self, order: impl Iterator<Item = u32>) -> u32 {
+        self.bytes.extend(order.flat_map(|from| (from as u16).to_le_bytes()));
+        self.count += 1;
+        self.count - 1
+    }
+
+    fn at(&self, g_orders: u64) -> Orders {
+        Orders { g_orders, count: self.count, cols: self.cols as u32 }
+    }
+}
+
+fn pack(part: &QuantizedPart, group_size: usize) -> Packed {
+    let bits = |&scale: &f32| match part.scale_type {
+        DType::F16 => f16::from_f32(scale).to_bits(),
+        _ => bf16::from_f32(scale).to_bits(),
     };
     let scales: Vec<u16> = part.scales.iter().map(bits).collect();
     Packed::new(&Plain {
@@ -89,20 +115,38 @@ fn pack(part: &QuantizedPart, group_size: usize, scales_f16: bool) -> Packed {
     })
 }
 
-/// The group size that each part is packed with, if the kernels take all of them.
-fn group_sizes(parts: &[QuantizedPart]) -> Option<Vec<usize>> {
-    parts.iter().map(group_in_tiles).collect()
+fn pack_halves(part: &QuantizedPart, group_size: usize) -> Packed {
+    halves::pack(&Bytes {
+        n: part.rows,
+        k: part.cols,
+        group_size,
+        values: &part.codes,
+        scales: &part.scales,
+        scales_f16: part.scale_type == DType::F16,
+        zeros: &part.zeros,
+    })
 }
 
-/// The group size that a part is packed with, if the kernel takes it.
+/// The group size that each part is packed with, if the kernels take all of them.
+fn group_sizes(parts: &[QuantizedPart]) -> Option<Vec<usize>> {
+    let alike = parts.iter().all(|part| part.bits == parts[0].bits);
+    if alike { parts.iter().map(group_in_tiles).collect() } else { None }
+}
+
+/// The group size that a part is packed with, if the kernels take it.
 fn group_in_tiles(part: &QuantizedPart) -> Option<usize> {
     // One scale a row is one for each of its tiles.
     let group_size = if part.group == part.cols { part.cols.next_multiple_of(TILE_COLS) } else { part.group };
-    let taken = part.bits == CodeBits::Four
-        && part.activations == ActivationBits::Full
-        && (part.permutation.is_none() || part.cols <= MOST_COLS as usize)
+    let in_halves = part.bits == CodeBits::Eight;
+    let scales_fit = match part.scale_type {
+        DType::F16 => !in_halves || part.scales.iter().all(|scale| scale.abs() <= MOST_SCALE_OF_HALVES),
+        DType::Bf16 => true,
+        DType::F32 => false,
+    };
+    let taken = part.activations == ActivationBits::Full
+        && (part.permutation.is_none() && !in_halves || part.cols <= MOST_COLS as usize)
         && part.pre_scale.is_none()
-        && matches!(part.scale_type, DType::F16 | DType::Bf16)
+        && scales_fit
         && part.rows > 0
         && part.rows.is_multiple_of(8)
         && part.cols.is_multiple_of(COLS_STEP)

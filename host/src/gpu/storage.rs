@@ -136,12 +136,23 @@ pub(super) struct Int8 {
     pub g_factors: u64,
 }
 
-/// Weights in tiles, part below part.
+/// Weights in tiles, part below part: of 4 bits, or of 8 in halves.
 pub(super) struct Int4 {
     pub parts: Vec<Int4Part>,
-    /// The orders of columns that parts have, u16 `[orders, cols]`.
+    pub in_halves: bool,
+    /// Columns of the tiles: of halves, twice those of the matrix, or a few more.
+    pub packed_cols: u32,
+    /// For rows of generated tokens, and of prompts, whose weights of 8 bits become bf16 in whole.
+    pub orders: [Orders; 2],
+}
+
+/// The orders that parts want activations in.
+#[derive(Clone, Copy)]
+pub(super) struct Orders {
+    /// u16 `[count, cols]`.
     pub g_orders: u64,
-    pub orders: u32,
+    pub count: u32,
+    pub cols: u32,
 }
 
 /// What `gemm_few` is told of weights in its tiles.
@@ -150,8 +161,8 @@ pub(super) struct Int4Part {
     pub g_tiles: u64,
     pub first_row: u32,
     pub rows: u32,
-    /// Of the matrix's orders, that of the columns; without one they are in the activations' own.
-    pub order: Option<u32>,
+    /// Of each of the matrix's orders, that of the part; without one activations are as they come.
+    pub order: [Option<u32>; 2],
     /// Groups to 128 columns.
     pub groups: u32,
     pub piece_bytes: u32,

@@ -16,17 +16,21 @@ params! {
 }
 
 params! {
-    /// `out[o, i, j] = x[i, orders[o, j]]`: activations in the orders of the columns that they multiply. Grid: `(rows, orders, 1)`.
+    /// `out[o, i, j] = x[i, orders[o, j]]`: activations in the orders of the columns that they multiply, some of them more than once. Grid:
+    /// `(rows, orders, 1)`.
     pub struct GatherColumns {
         /// bf16 `[rows, cols]`.
         pub x: u64,
-        /// u16 `[orders, cols]`; each must be below `cols`.
+        /// u16 `[orders, out_cols]`; each must be below `cols`.
         pub orders: u64,
-        /// bf16 `[orders, rows, cols]`.
+        /// bf16 `[orders, rows, out_cols]`.
         pub out: u64,
         pub rows: u32,
         /// A multiple of 8, at most [`MOST_COLS`](crate::gather_columns::MOST_COLS).
         pub cols: u32,
+        /// A multiple of 8.
+        pub out_cols: u32,
+        pub reserved: u32,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Device code of [`super::DEQUANTIZE_INT4`].
+//! Device code of [`super::DEQUANTIZE_INT4`] and [`super::DEQUANTIZE_HALVES`].
 
 use crate::{
     abi::DequantizeInt4,
@@ -41,14 +41,15 @@ unsafe fn meta(p: &DequantizeInt4, g_piece: u64, group: u32, row: u32) -> Meta {
     }
 }
 
-/// The two nibbles of a word's register, times the scale.
+/// Eight elements of a row: the nibbles of one register of four words, less the zero point, times the scale.
 #[inline(always)]
-fn pair(word: u32, register: u32, meta: Meta) -> u32 {
-    let element = |shift: u32| {
-        let nibble = ptx::bf16_lo(MAGIC | word >> (shift + register * 4) & 15);
-        (nibble + meta.minus_zero) * meta.scale
-    };
-    ptx::pack_bf16(element(0), element(16))
+fn eight(words: [u32; 4], register: u32, meta: Meta) -> [[f32; 2]; 4] {
+    words.map(|word| {
+        [0, 16].map(|shift| {
+            let nibble = ptx::bf16_lo(MAGIC | word >> (shift + register * 4) & 15);
+            (nibble + meta.minus_zero) * meta.scale
+        })
+    })
 }
 
 kernel! {
@@ -79,9 +80,23 @@ kernel! {
                 let (n, k) = (row_tile * ROWS + piece * layout::PIECE_ROWS + row, first_k + col);
                 if n < p.n && k < p.k {
                     let at = u64::from(n) * u64::from(p.k) + u64::from(k);
-                    ptx::st_global_v4_b32(p.out + at * 2, out);
+                    ptx::st_global_v4_b32(p.out + at * 2, values.map(|[a, b]| ptx::pack_bf16(a, b)));
                 }
             }
         }
+    }
+}
+
+kernel! {
+    /// See [`DequantizeInt4`].
+    pub fn dequantize_int4(p: DequantizeInt4) {
+        dequantize::<1>(&p);
+    }
+}
+
+kernel! {
+    /// See [`DequantizeInt4`].
+    pub fn dequantize_int4_halves(p: DequantizeInt4) {
+        dequantize::<2>(&p);
     }
 }

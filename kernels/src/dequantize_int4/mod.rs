@@ -7,6 +7,8 @@
 //! ```
 //!
 //! An element is `(nibble - zero point) * scale`, exact in f32, rounded to bf16 once. Bound by memory: half a byte in, two out.
+//!
+//! [`DEQUANTIZE_HALVES`] does so with 8 bits in halves ([`gemm_few::halves`](crate::gemm_few::halves)): the sum of an element's halves is as exact.
 
 use crate::abi::KernelSpec;
 
@@ -26,3 +28,6 @@ pub static DEQUANTIZE_INT4: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
 };
+
+/// Grid: `(tiles, 1, 1)`, of two halves each.
+pub static DEQUANTIZE_HALVES: KernelSpec = KernelSpec { name: "dequantize_int4_halves", ..DEQUANTIZE_INT4 };

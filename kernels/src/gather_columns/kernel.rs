@@ -18,12 +18,12 @@ kernel! {
     /// See [`GatherColumns`].
     pub fn gather_columns(p: GatherColumns) {
         let order = u64::from(ptx::ctaid_y());
-        let row_bytes = u64::from(p.cols) * 2;
-        let g_order = p.orders + order * row_bytes;
+        let (row_bytes, out_bytes) = (u64::from(p.cols) * 2, u64::from(p.out_cols) * 2);
+        let g_order = p.orders + order * out_bytes;
         let first = ptx::tid_x() * 8;
         // No launch writes an order: its first columns need not wait.
         let mut from = [0; 4];
-        if first < p.cols {
+        if first < p.out_cols {
             from = ptx::ld_global_nc_v4_b32(g_order + u64::from(first) * 2);
         }
         ptx::start_after_previous();
@@ -35,16 +35,16 @@ kernel! {
             col += THREADS * 8;
         }
         ptx::bar_sync();
-        let g_out = p.out + (order * u64::from(p.rows) + row) * row_bytes;
+        let g_out = p.out + (order * u64::from(p.rows) + row) * out_bytes;
         let mut col = first;
-        while col < p.cols {
+        while col < p.out_cols {
             let mut values = [0; 4];
             for i in 0..4 {
                 values[i] = element((from[i] & 0xffff) * 2) | element((from[i] >> 16) * 2) << 16;
             }
             ptx::st_global_v4_b32(g_out + u64::from(col) * 2, values);
             col += THREADS * 8;
-            if col < p.cols {
+            if col < p.out_cols {
                 from = ptx::ld_global_nc_v4_b32(g_order + u64::from(col) * 2);
             }
         }

@@ -1,5 +1,5 @@
 //! Brings the columns of activations into the orders that weights are stored in: act-order, whose groups are of columns that don't lie
-//! beside each other.
+//! beside each other, and 8 bits in halves, which want each of them twice.
 //!
 //! One block a row and an order. The row goes to shared memory in vectors, and its elements come from there one by one: read from memory
 //! in an order that is as good as random, each would be a transaction of 32 bytes. The first columns of the order are asked for before the

@@ -203,6 +203,9 @@ pub static VARIANTS: [Variant; 20] = [
     variant("gemm_few_bf16_128", Weights::Bf16, 128),
 ];
 
+/// 8-bit weights in the tiles of 4 bits.
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod halves;
 /// What the launcher decides.
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod launch;

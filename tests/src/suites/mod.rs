@@ -10,6 +10,7 @@ mod attention_layout;
 mod attention_prefill;
 mod attention_prefill_sm90;
 mod dequantize_int4;
+mod dequantize_int4_halves;
 mod embed_sum;
 mod gather_columns;
 mod gather_rows;
@@ -58,6 +59,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<gelu::Gelu>(),
         Suite::of::<embed_sum::EmbedSum>(),
         Suite::of::<dequantize_int4::DequantizeInt4>(),
+        Suite::of::<dequantize_int4_halves::DequantizeHalves>(),
         Suite::of::<gather_columns::GatherColumns>(),
         Suite::of::<gather_rows::GatherRows>(),
     ]

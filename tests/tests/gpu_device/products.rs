@@ -2,37 +2,39 @@
 //! the class of a row alone.
 
 use tilewright_host::{
-    ActivationBits, CodeBits, DType, Device, Error, HostMatrix, HostQuantized, QuantizedPart, QuantizedSpec,
-    cpu::CpuDevice, gpu::GpuDevice,
+    DType, Device, Error, HostMatrix, HostQuantized, QuantizedSpec, cpu::CpuDevice, gpu::GpuDevice,
 };
 use tilewright_tests::emulated::Emulated;
 
-use super::setup::*;
+use super::{
+    quantized_products::{bytes, part, stacked},
+    setup::*,
+};
 
 /// As in the tests of every operation: twice the relative error of rounding to bf16.
 const TWO_ROUNDINGS: f32 = 1.0 / 256.0;
 
 /// Weights `[n, k]`.
 #[derive(Clone)]
-enum Weights {
+pub enum Weights {
     Bf16(Vec<f32>),
     Quantized(HostQuantized),
 }
 
 /// A product of `rows`, the first `generated` of which are generated tokens'.
-struct Case {
-    rows: usize,
-    generated: usize,
-    n: usize,
-    k: usize,
-    weights: Weights,
+pub struct Case {
+    pub rows: usize,
+    pub generated: usize,
+    pub n: usize,
+    pub k: usize,
+    pub weights: Weights,
 }
 
 /// What a case's products gave, row by row: bits of the product, with bias, with bias and residual, as logits.
 type Found = Vec<Vec<u32>>;
 
 impl Case {
-    fn matrix<D: Device>(&self, device: &D) -> D::Matrix {
+    pub fn matrix<D: Device>(&self, device: &D) -> D::Matrix {
         match &self.weights {
             Weights::Bf16(values) => matrix(device, values, self.k),
             Weights::Quantized(weights) => device.quantized(weights).expect("a matrix"),
@@ -40,7 +42,7 @@ impl Case {
     }
 
     /// All products of rows `from..to`.
-    fn run<D: Device>(&self, device: &D, from: usize, to: usize) -> Vec<Vec<f32>> {
+    pub fn run<D: Device>(&self, device: &D, from: usize, to: usize) -> Vec<Vec<f32>> {
         let (n, k, rows) = (self.n, self.k, to - from);
         let generated = self.generated.clamp(from, to) - from;
         let of_rows = |seed, cols: usize, scale| {
@@ -67,7 +69,7 @@ impl Case {
     }
 
     /// Holds the case to the CPU and some of its rows alone to the same bits. The kernels it ran on, each once.
-    fn check(&self, what: &str) -> Vec<&'static str> {
+    pub fn check(&self, what: &str) -> Vec<&'static str> {
         let device = hopper();
         let found = self.run(&device, 0, self.rows);
         let mut kernels: Vec<_> =
@@ -86,7 +88,9 @@ impl Case {
             }
         }
         kernels.retain(|name| {
-            name.starts_with("gemm") || ["dequantize_int4", "gather_columns", "quantize_rows"].contains(name)
+            name.starts_with("gemm")
+                || name.starts_with("dequantize")
+                || ["gather_columns", "quantize_rows"].contains(name)
         });
         kernels.sort_unstable();
         kernels.dedup();
