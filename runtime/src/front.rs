@@ -78,7 +78,7 @@ impl Model {
     /// no tokenizer; prompts are token ids.
     ///
     /// # Errors
-    /// A quantisation other than symmetric GPTQ of four bits; a device that isn't there or has no room.
+    /// A quantisation other than symmetric GPTQ and `int-quantized`; a device that isn't there or has no room.
     pub fn random(config: ModelConfig, seed: u64, device: DeviceChoice) -> Result<Model> {
         Model::of_random(config, seed, |config, checkpoint| {
             device::load(device, config, checkpoint, &mut |_, _| {})
@@ -265,20 +265,35 @@ mod tests {
 
     #[test]
     fn random_weights_are_a_model_of_their_shape() {
-        let shape = |quantised: bool| {
+        let gptq = |bits: usize, act_order: bool| {
+            serde_json::json!({
+                "quant_method": "gptq", "bits": bits, "group_size": 32, "sym": true, "desc_act": act_order,
+            })
+        };
+        let weights =
+            serde_json::json!({ "num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel" });
+        let inputs =
+            serde_json::json!({ "num_bits": 8, "dynamic": true, "strategy": "token", "symmetric": true });
+        let group =
+            serde_json::json!({ "targets": ["Linear"], "weights": weights, "input_activations": inputs });
+        let int8 = serde_json::json!({
+            "quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": { "group_0": group },
+        });
+        let shape = |quantisation: Option<serde_json::Value>| {
             let json = serde_json::json!({
                 "model_type": "qwen3", "vocab_size": 96, "hidden_size": 64, "intermediate_size": 96,
                 "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-                "max_position_embeddings": 64, "attention_bias": true, "tie_word_embeddings": quantised,
-                "quantization_config": quantised.then(|| serde_json::json!({
-                    "quant_method": "gptq", "bits": 4, "group_size": 32, "sym": true,
-                })),
+                "max_position_embeddings": 64, "attention_bias": true,
+                "tie_word_embeddings": quantisation.is_some(), "quantization_config": quantisation,
             });
             ModelConfig::from_json("a test", &json.to_string()).expect("a shape")
         };
-        for quantised in [false, true] {
+        let quantisations =
+            [None, Some(gptq(4, false)), Some(gptq(4, true)), Some(gptq(8, false)), Some(int8)];
+        for quantisation in quantisations {
             let logits = |seed| {
-                let model = Model::random(shape(quantised), seed, DeviceChoice::Cpu).expect("a model");
+                let shape = shape(quantisation.clone());
+                let model = Model::random(shape, seed, DeviceChoice::Cpu).expect("a model");
                 let mut sequence = model.sequence(8).expect("a sequence");
                 let mut logits = Vec::new();
                 sequence.feed_all(&[5, 9, 2], &mut |_, row| logits.extend_from_slice(row)).expect("fed");
@@ -292,7 +307,7 @@ mod tests {
             assert_eq!(first, logits(1));
             assert_ne!(first, logits(2));
         }
-        let mut awq = shape(true);
+        let mut awq = shape(Some(gptq(4, false)));
         awq.quantization.as_mut().expect("there is one").symmetric = false;
         let error = Model::random(awq, 1, DeviceChoice::Cpu).err().expect("refused").to_string();
         assert!(error.starts_with("random weights: quantization_config: expected symmetric GPTQ"), "{error}");

@@ -20,7 +20,8 @@ struct Args {
     /// The model: llama-3.1-8b, llama-3.2-1b or tiny.
     #[arg(long, default_value = "llama-3.1-8b")]
     shape: String,
-    /// How weights are stored: bf16, int4 (four bits in groups of 128); both where not given.
+    /// How weights are stored: bf16, int4 (four bits in groups of 128), the same in act-order, int8 (eight bits in groups of 128), w8a8 (eight
+    /// bits a channel, activations too); the first two where not given.
     #[arg(long)]
     weights: Option<WeightsArg>,
     /// Requests at a time.
@@ -62,6 +63,9 @@ struct Args {
 enum WeightsArg {
     Bf16,
     Int4,
+    Int4ActOrder,
+    Int8,
+    W8a8,
 }
 
 impl Args {
@@ -114,6 +118,9 @@ fn report(args: &Args) -> Result<()> {
         None => vec![Weights::Bf16, Weights::Int4],
         Some(WeightsArg::Bf16) => vec![Weights::Bf16],
         Some(WeightsArg::Int4) => vec![Weights::Int4],
+        Some(WeightsArg::Int4ActOrder) => vec![Weights::Int4ActOrder],
+        Some(WeightsArg::Int8) => vec![Weights::Int8],
+        Some(WeightsArg::W8a8) => vec![Weights::W8a8],
     };
     for weights in weights {
         let measured = measure_model(args, weights, &mut report.device)?;

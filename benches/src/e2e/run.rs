@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_tiny_model_is_measured_on_the_cpu() {
-        for weights in [Weights::Bf16, Weights::Int4] {
+        for weights in [Weights::Bf16, Weights::Int4, Weights::W8a8] {
             let config = shape::config("tiny", weights).expect("a shape");
             let model = Model::random(config, 7, DeviceChoice::Cpu).expect("a model");
             let plan = Plan {

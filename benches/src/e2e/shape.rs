@@ -7,7 +7,7 @@ use crate::{Error, Result};
 /// The names of shapes.
 pub const SHAPES: [&str; 3] = ["llama-3.1-8b", "llama-3.2-1b", "tiny"];
 
-/// How a model's linear layers are stored; embedding and output projection are bf16 in both.
+/// How a model's linear layers are stored; embedding and output projection are bf16 in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Weights {
@@ -15,6 +15,38 @@ pub enum Weights {
     Bf16,
     /// Four bits in groups of 128, an f16 scale each.
     Int4,
+    /// The same in act-order, of which q, k and v share one, and gate and up.
+    Int4ActOrder,
+    /// Eight bits in groups of 128, an f16 scale each.
+    Int8,
+    /// Eight bits with a scale a channel, for activations of eight bits.
+    W8a8,
+}
+
+impl Weights {
+    fn quantisation(self) -> Option<serde_json::Value> {
+        let gptq = |bits: usize, act_order: bool| {
+            serde_json::json!({
+                "quant_method": "gptq", "bits": bits, "group_size": 128, "sym": true, "desc_act": act_order,
+            })
+        };
+        match self {
+            Weights::Bf16 => None,
+            Weights::Int4 => Some(gptq(4, false)),
+            Weights::Int4ActOrder => Some(gptq(4, true)),
+            Weights::Int8 => Some(gptq(8, false)),
+            Weights::W8a8 => Some(serde_json::json!({
+                "quant_method": "compressed-tensors",
+                "format": "int-quantized",
+                "config_groups": { "group_0": {
+                    "targets": ["Linear"],
+                    "weights": { "num_bits": 8, "type": "int", "symmetric": true, "strategy": "channel" },
+                    "input_activations":
+                        { "num_bits": 8, "dynamic": true, "strategy": "token", "symmetric": true },
+                } },
+            })),
+        }
+    }
 }
 
 /// A model of that name.
@@ -43,9 +75,8 @@ pub fn config(name: &str, weights: Weights) -> Result<ModelConfig> {
         "rms_norm_eps": 1e-5,
         "rope_theta": 500_000.0,
     });
-    if weights == Weights::Int4 {
-        json["quantization_config"] =
-            serde_json::json!({ "quant_method": "gptq", "bits": 4, "group_size": 128, "sym": true });
+    if let Some(quantisation) = weights.quantisation() {
+        json["quantization_config"] = quantisation;
     }
     Ok(ModelConfig::from_json(name, &json.to_string())?)
 }
@@ -57,8 +88,10 @@ pub fn weight_bytes(config: &ModelConfig) -> f64 {
     let layer = hidden * (config.qkv_rows() as f64 + q + 3.0 * inter);
     let bytes_a_weight = match &config.quantization {
         None => 2.0,
-        // Four bits, and two bytes of scale a group.
-        Some(quantization) => 0.5 + 2.0 / quantization.group(config.hidden_size) as f64,
+        // And two bytes of scale a group.
+        Some(quantization) => {
+            quantization.bits as f64 / 8.0 + 2.0 / quantization.group(config.hidden_size) as f64
+        }
     };
     config.layers as f64 * layer * bytes_a_weight + 2.0 * hidden * config.vocab_size as f64
 }
@@ -84,7 +117,9 @@ mod tests {
     #[test]
     fn shapes_have_the_names_they_say() {
         for name in SHAPES {
-            assert!(config(name, Weights::Int4).is_ok());
+            for weights in [Weights::Int4, Weights::Int4ActOrder, Weights::Int8, Weights::W8a8] {
+                assert!(config(name, weights).is_ok(), "{name} {weights:?}");
+            }
         }
         let error = config("llama", Weights::Bf16).expect_err("none").to_string();
         assert!(error.starts_with("no shape 'llama'; there are llama-3.1-8b, "), "{error}");

@@ -28,13 +28,18 @@ enum Fill {
     Ones,
     /// bf16 zeros.
     Zeros,
-    /// Words of any bits.
-    Words,
-    /// The middle code less one in every place: GPTQ's symmetric zero points of four bits.
-    MiddleCodes,
-    /// f16 scales with which codes of four bits have the weights' deviation.
-    Scales,
+    /// Any bits.
+    Bits,
+    /// The same in every byte.
+    Bytes(u8),
+    /// f16 scales with which codes of that many bits have the weights' deviation.
+    Scales(usize),
+    /// The group, of so many columns, of each of `cols` columns that come in an order.
+    Groups { group: usize, cols: usize },
 }
+
+/// From a column of a group to the next, [`Fill::Groups`]: a prime that is part of no width.
+const ORDER_STEP: usize = 12_289;
 
 /// One range of bytes, under one name or, of layers, under many.
 struct Tensor {
@@ -49,7 +54,7 @@ impl Checkpoint {
     /// memory and time are those of one layer; a device that is given them keeps each apart.
     ///
     /// # Errors
-    /// A quantisation other than symmetric GPTQ of four bits without act-order.
+    /// A quantisation other than symmetric GPTQ and `int-quantized`.
     pub fn random(config: &ModelConfig, seed: u64) -> Result<Checkpoint> {
         let tensors = tensors(config)?;
         let mut ranges = Vec::with_capacity(tensors.len());
@@ -117,28 +122,43 @@ fn tensors(config: &ModelConfig) -> Result<Vec<Tensor>> {
         match &config.quantization {
             None => tensors.push(bf16(of_layers(&format!("{part}.weight")), &[rows, cols], Fill::Weights)),
             Some(quantization) => {
-                if quantization.format != QuantFormat::Gptq
-                    || quantization.bits != 4
-                    || !quantization.symmetric
-                    || !rows.is_multiple_of(8)
-                    || !cols.is_multiple_of(8)
-                {
-                    let expected = "symmetric GPTQ of 4 bits, sizes that are multiples of 8";
-                    let found = format!("{quantization:?} of {rows} by {cols}");
-                    return Err(Error::file(PLACE.as_ref(), "quantization_config", expected, found));
-                }
-                let groups = cols.div_ceil(quantization.group(cols));
-                let quantised = |kind: &str, dtype, shape: [usize; 2], fill| Tensor {
+                let quantised = |kind: &str, dtype, shape: &[usize], fill| Tensor {
                     names: of_layers(&format!("{part}.{kind}")),
                     dtype,
                     shape: shape.to_vec(),
                     fill,
                 };
-                tensors.extend([
-                    quantised("qweight", Dtype::I32, [cols / 8, rows], Fill::Words),
-                    quantised("qzeros", Dtype::I32, [groups, rows / 8], Fill::MiddleCodes),
-                    quantised("scales", Dtype::F16, [groups, rows], Fill::Scales),
-                ]);
+                let (bits, group) = (quantization.bits, quantization.group(cols));
+                let (in_word, groups) = (32 / bits, cols.div_ceil(group));
+                let whole_words = rows.is_multiple_of(in_word) && cols.is_multiple_of(in_word);
+                match quantization.format {
+                    QuantFormat::Gptq if quantization.symmetric && whole_words => {
+                        // The middle code less one in every place.
+                        let zeros = Fill::Bytes(if bits == 4 { 0x77 } else { 0x7f });
+                        tensors.extend([
+                            quantised("qweight", Dtype::I32, &[cols / in_word, rows], Fill::Bits),
+                            quantised("qzeros", Dtype::I32, &[groups, rows / in_word], zeros),
+                            quantised("scales", Dtype::F16, &[groups, rows], Fill::Scales(bits)),
+                        ]);
+                        if quantization.act_order {
+                            tensors.push(quantised(
+                                "g_idx",
+                                Dtype::I32,
+                                &[cols],
+                                Fill::Groups { group, cols },
+                            ));
+                        }
+                    }
+                    QuantFormat::IntQuantized => tensors.extend([
+                        quantised("weight", Dtype::I8, &[rows, cols], Fill::Bits),
+                        quantised("weight_scale", Dtype::F16, &[rows, 1], Fill::Scales(bits)),
+                    ]),
+                    _ => {
+                        let expected = "symmetric GPTQ of sizes that are whole words, or int-quantized";
+                        let found = format!("{quantization:?} of {rows} by {cols}");
+                        return Err(Error::file(PLACE.as_ref(), "quantization_config", expected, found));
+                    }
+                }
             }
         }
     }
@@ -147,6 +167,13 @@ fn tensors(config: &ModelConfig) -> Result<Vec<Tensor>> {
 
 fn fill(bytes: &mut [u8], fill: Fill, seed: u64) {
     bytes.par_chunks_mut(CHUNK_BYTES).enumerate().for_each(|(chunk, bytes)| {
+        if let Fill::Groups { group, cols } = fill {
+            for (at, word) in bytes.chunks_exact_mut(4).enumerate() {
+                let col = chunk * CHUNK_BYTES / 4 + at;
+                word.copy_from_slice(&((col * ORDER_STEP % cols / group) as u32).to_le_bytes());
+            }
+            return;
+        }
         let mut state = seed.wrapping_add((chunk as u64).wrapping_mul(0xD1B5_4A32_D192_ED03));
         for word in bytes.chunks_mut(8) {
             let random = next(&mut state).to_le_bytes();
@@ -157,10 +184,12 @@ fn fill(bytes: &mut [u8], fill: Fill, seed: u64) {
                     Fill::Weights => bf16::from_f32(uniform * 3f32.sqrt() * DEVIATION).to_le_bytes(),
                     Fill::Ones => bf16::ONE.to_le_bytes(),
                     Fill::Zeros => [0; 2],
-                    Fill::Words => [random[at], random[at + 1]],
-                    Fill::MiddleCodes => [0x77; 2],
-                    // Codes less 8 have a deviation of 4.6.
-                    Fill::Scales => f16::from_f32(DEVIATION / 4.6 * (1.0 + uniform / 4.0)).to_le_bytes(),
+                    Fill::Bits | Fill::Groups { .. } => [random[at], random[at + 1]],
+                    Fill::Bytes(byte) => [byte; 2],
+                    Fill::Scales(bits) => {
+                        let of_codes = (1 << bits) as f32 / 12f32.sqrt();
+                        f16::from_f32(DEVIATION / of_codes * (1.0 + uniform / 4.0)).to_le_bytes()
+                    }
                 }
             });
             word.copy_from_slice(&two.as_flattened()[..word.len()]);
