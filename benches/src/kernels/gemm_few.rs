@@ -117,6 +117,7 @@ fn prepare_whole<D: Driver>(
         splits,
         row_groups,
         piece_bytes: INT4_PIECE_BYTES as u32,
+        out_stride: n,
         ..Default::default()
     };
     let blocks = gemm_whole::launch::blocks(n, row_groups);

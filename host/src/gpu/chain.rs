@@ -125,7 +125,7 @@ mod tests {
             })
         };
         let (few, more, many) = (&g128(2), &g128(4), &g128(5));
-        let of = |norms, blocks, taken| Some(("gemm_chain_int4_g128", norms, blocks, taken));
+        let of = |norms, blocks, taken| Some(("gemm_whole_chain_int4_g128", norms, blocks, taken));
         let between = &norm(fitting);
         assert_eq!(found(&[few, between, more, few, between, few]), of(vec![0, 3, 0, 3], 4, 6));
         assert_eq!(found(&[few, few, between, &g64]), of(vec![0, 0], 2, 2));

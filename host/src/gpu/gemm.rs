@@ -3,7 +3,8 @@
 //! | weights | rows of generated tokens | rows of prompts |
 //! |---|---|---|
 //! | bf16 on Hopper | `gemm_few`, `k` split | `gemm_sm90` |
-//! | 4 bits on Hopper | `gemm_whole` or `gemm_few`, `k` split over warps or blocks: the same bits | `dequantize_int4`, then `gemm_sm90` |
+//! | 4 bits on Hopper, 8 bits in halves of 4 ([`super::int4`]) | `gemm_whole` or `gemm_few`, `k` split over warps or blocks: the same bits | `dequantize_int4`, then `gemm_sm90` |
+//! | bytes on Hopper, of activations of bytes too ([`super::int8`]) | `gemm_few`, `k` split | `gemm_sm90` |
 //! | bf16 elsewhere, or rows of weights no multiple of 8 | `gemm_bf16` | `gemm_bf16` |
 //!
 //! The sums of a column's two kernels differ in the last bits; within each a row's bits don't depend on the rows beside it. So the
@@ -127,24 +128,9 @@ impl WeightMaps {
     }
 }
 
-impl Int4 {
-    /// The weights' part of a launch's parameters.
-    fn operand(&self, packed: u64, splits: u32) -> abi::GemmFew {
-        abi::GemmFew {
-            packed,
-            steps: self.steps,
-            splits,
-            piece_bytes: self.piece_bytes,
-            zeros: u32::from(self.zeros),
-            scales_f16: u32::from(self.scales_f16),
-            ..abi::GemmFew::default()
-        }
-    }
-}
-
-/// A product whose blocks have all of `k`: `operand` has what concerns the weights.
+/// A product of 4-bit weights whose blocks have all of `k`: `operand` has what concerns the weights.
 fn whole(product: Product, operand: &abi::GemmFew, row_groups: u32) -> abi::GemmWhole {
-    let Product { a, bias, residual, out, out_f32, gated, m, n, k } = product;
+    let Product { a, bias, residual, out, out_f32, out_stride, gated, m, n, k, .. } = product;
     let abi::GemmFew { packed, steps, splits, piece_bytes, zeros, scales_f16, .. } = *operand;
     abi::GemmWhole {
         a,
@@ -163,6 +149,7 @@ fn whole(product: Product, operand: &abi::GemmFew, row_groups: u32) -> abi::Gemm
         scales_f16,
         out_f32: u32::from(out_f32),
         silu: u32::from(gated),
+        out_stride,
         ..abi::GemmWhole::default()
     }
 }
@@ -324,37 +311,6 @@ impl<Dr: Driver> GpuDevice<Dr> {
         unsafe { self.launch(kernel, [blocks, 1, 1], params) }
     }
 
-    /// A product of prompts' rows with 4-bit weights, which become bf16 first: whatever the number of rows, so that a row's bits don't
-    /// depend on it.
-    fn launch_dequantized(&self, product: Product, int4: Int4, packed: u64) -> Result<()> {
-        let Product { m, n, k, .. } = product;
-        if m == 0 {
-            return Ok(());
-        }
-        let mut held = scratch::lock(&self.gemm_scratch);
-        let out = held.dequantized.at_least(self, n as usize * k as usize * BF16, false)?;
-        let params = abi::DequantizeInt4 {
-            packed,
-            out,
-            n,
-            k,
-            steps: int4.steps,
-            piece_bytes: int4.piece_bytes,
-            groups: int4.groups,
-            zeros: u32::from(int4.zeros),
-            scales_f16: u32::from(int4.scales_f16),
-            reserved: 0,
-        };
-        let tiles = n.div_ceil(gemm_few::ROWS) * int4.steps;
-        // SAFETY: `packed` are pieces of weights `[n, k]`, of which `int4` tells; `out` is as large. Launches that share it follow each
-        // other on one stream; the lock is held until both are in it.
-        unsafe { self.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], params)? };
-        match self.weight_maps(out, n as usize, k as usize)? {
-            Some(maps) => self.launch_many(product, &maps),
-            None => Err(shape("linear", "rows of w", "a multiple of 8", n)),
-        }
-    }
-
     /// A product by `gemm_few`: `operand` has what concerns the weights.
     pub(super) fn launch_few_in_parts(
         &self,
@@ -380,7 +336,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         weights: Weights,
         operand: abi::GemmFew,
     ) -> Result<()> {
-        let Product { a, bias, residual, out, out_f32, gated, m, n, k } = product;
+        let Product { a, a_scales, w_scales, bias, residual, out, out_f32, out_stride, gated, m, n, k } =
+            product;
         let multiprocessors = self.driver.info().multiprocessors;
         if let Some((variant, row_groups)) =
             gemm_whole::launch::choose(weights, [m, n, k], operand.splits, multiprocessors)

@@ -29,10 +29,10 @@ impl Int4Part {
     /// The weights' part of a launch's parameters.
     fn operand(&self, k: u32) -> abi::GemmFew {
         abi::GemmFew {
-            packed: self.g_tiles,
+            packed: self.g_pieces,
             steps: self.steps,
             splits: gemm_few::launch::splits(self.rows, k, gemm_few::layout::TILE_K),
-            tile_bytes: self.tile_bytes,
+            piece_bytes: self.piece_bytes,
             zeros: u32::from(self.zeros),
             scales_f16: u32::from(self.scales_f16),
             ..abi::GemmFew::default()
@@ -105,12 +105,12 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let mut held = scratch::lock(&self.gemm_scratch);
         let out = held.dequantized.at_least(self, n as usize * k as usize * BF16, false)?;
         let params = abi::DequantizeInt4 {
-            packed: part.g_tiles,
+            packed: part.g_pieces,
             out,
             n,
             k,
             steps,
-            tile_bytes: part.tile_bytes,
+            piece_bytes: part.piece_bytes,
             groups: part.groups,
             zeros: u32::from(part.zeros),
             scales_f16: u32::from(part.scales_f16),

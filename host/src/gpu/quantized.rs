@@ -1,7 +1,13 @@
 //! How quantised weights are kept.
 
 use half::{bf16, f16};
-use tilewright_kernels::gemm_few::launch::{Packed, Plain, groups_of_piece};
+use tilewright_kernels::{
+    gather_columns::MOST_COLS,
+    gemm_few::{
+        halves::{self, Bytes},
+        launch::{Packed, Plain, groups_of_piece},
+    },
+};
 
 use super::{
     Driver, GpuDevice, GpuMatrix,
@@ -49,29 +55,60 @@ impl<Dr: Driver> GpuDevice<Dr> {
         self.make_matrix(&HostMatrix { parts, cols: weights.cols(), dtype: DType::Bf16 })
     }
 
-    pub(super) fn make_int4(&self, part: &QuantizedPart, group_size: usize) -> Result<GpuMatrix<Dr>> {
-        let scales_f16 = part.scale_type == DType::F16;
-        let scales: Vec<u16> = part
-            .scales
-            .iter()
-            .map(|&scale| match scales_f16 {
-                true => f16::from_f32(scale).to_bits(),
-                false => bf16::from_f32(scale).to_bits(),
-            })
-            .collect();
-        let packed = Packed::new(&Plain {
-            n: part.rows,
-            k: part.cols,
-            group_size,
-            values: &part.codes,
-            scales: &scales,
-            zeros: Some(&part.zeros),
-        });
-        let (buffer, address) = self.allocate("matrix", &[packed.bytes.len()], "weights")?;
-        self.upload(&buffer, 0, &packed.bytes)?;
-        let Packed { piece_bytes, steps, groups, zeros, .. } = packed;
-        let stored = Stored::Int4(Int4 { groups, piece_bytes, steps, zeros, scales_f16 });
-        Ok(GpuMatrix { _buffer: buffer, address, rows: part.rows, cols: part.cols, stored, is_paired: false })
+    /// Tiles of part after part, then the orders that they want activations in.
+    fn make_int4(&self, parts: &[QuantizedPart], group_sizes: &[usize]) -> Result<GpuMatrix<Dr>> {
+        let (cols, in_halves) = (parts[0].cols, parts[0].bits == CodeBits::Eight);
+        let packed_cols = if in_halves { halves::packed_cols(cols) } else { cols };
+        let (mut first_row, mut bytes, mut stored) = (0, Vec::new(), Vec::new());
+        let mut orders = [OrderBytes::of(packed_cols), OrderBytes::of(cols)];
+        for (part, &group_size) in parts.iter().zip(group_sizes) {
+            let scales_f16 = part.scale_type == DType::F16;
+            let packed = if in_halves { pack_halves(part, group_size) } else { pack(part, group_size) };
+            let order = part.permutation.as_deref();
+            let order = match in_halves {
+                true => [
+                    Some(orders[0].add(halves::order(order, cols))),
+                    order.map(|order| orders[1].add(order.iter().copied())),
+                ],
+                false => [order.map(|order| orders[0].add(order.iter().copied())); 2],
+            };
+            stored.push(Int4Part {
+                g_pieces: bytes.len() as u64,
+                first_row: first_row as u32,
+                rows: part.rows as u32,
+                order,
+                groups: packed.groups,
+                piece_bytes: packed.piece_bytes,
+                steps: packed.steps,
+                zeros: packed.zeros,
+                scales_f16,
+            });
+            first_row += part.rows;
+            match bytes.is_empty() {
+                true => bytes = packed.bytes,
+                false => bytes.extend(packed.bytes),
+            }
+        }
+        let of_orders = orders[0].bytes.len() + orders[1].bytes.len();
+        let (buffer, address) = self.allocate("matrix", &[bytes.len() + of_orders], "weights")?;
+        self.upload(&buffer, 0, &bytes)?;
+        self.upload(&buffer, bytes.len(), &orders[0].bytes)?;
+        self.upload(&buffer, bytes.len() + orders[0].bytes.len(), &orders[1].bytes)?;
+        stored.iter_mut().for_each(|part| part.g_pieces += address);
+        let g_orders = address + bytes.len() as u64;
+        let of_generated = orders[0].at(g_orders);
+        let of_prompts = match in_halves {
+            true => orders[1].at(g_orders + orders[0].bytes.len() as u64),
+            false => of_generated,
+        };
+        let int4 = Int4 {
+            parts: stored,
+            in_halves,
+            packed_cols: packed_cols as u32,
+            orders: [of_generated, of_prompts],
+        };
+        let stored = Stored::Int4(int4);
+        Ok(GpuMatrix { _buffer: buffer, address, rows: first_row, cols, stored, is_paired: false })
     }
 }
 

@@ -158,7 +158,7 @@ pub(super) struct Orders {
 /// What `gemm_few` is told of weights in its tiles.
 #[derive(Clone, Copy)]
 pub(super) struct Int4Part {
-    pub g_tiles: u64,
+    pub g_pieces: u64,
     pub first_row: u32,
     pub rows: u32,
     /// Of each of the matrix's orders, that of the part; without one activations are as they come.

@@ -158,7 +158,8 @@ params! {
         pub next_piece_bytes: u32,
         pub next_ahead: u32,
         pub norm_eps: f32,
-        pub reserved: u32,
+        /// From a row of `out` and `residual` to the next; a multiple of 8.
+        pub out_stride: u32,
     }
 }
 

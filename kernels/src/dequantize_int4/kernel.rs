@@ -52,31 +52,47 @@ fn eight(words: [u32; 4], register: u32, meta: Meta) -> [[f32; 2]; 4] {
     })
 }
 
-kernel! {
-    /// See [`DequantizeInt4`].
-    pub fn dequantize_int4(p: DequantizeInt4) {
-        let tile = ptx::ctaid_x();
-        let row_tile = layout::divide(tile, p.steps);
-        let first_k = (tile - row_tile * p.steps) * layout::TILE_K;
-        // The thread's chunk of eight of the 64 columns of a half, its piece of four beside each other, and its upper row there.
-        let (chunk, piece, row) = (ptx::tid_x() % 8, ptx::tid_x() / 64, ptx::tid_x() / 8 % 8);
-        for part in 0..layout::PIECES / 4 * 2 {
-            let (piece, half) = (part / 2 * 4 + piece, part % 2);
-            let run = u64::from(row_tile * layout::PIECES + piece) * u64::from(p.steps);
-            let g_piece = p.packed + (run + u64::from(first_k / layout::TILE_K)) * u64::from(p.piece_bytes);
-            let col = half * 64 + chunk * 8;
-            // A thread's words of neighbouring columns are its neighbours' in the fragment.
-            let (byte, shift) = layout::nibble(row, col);
-            let mut words = [0; 4];
+/// The tile of the grid's block, of `HALVES` pieces of each 16 rows that lie together and are added.
+///
+/// # Safety
+/// As the entries.
+#[inline(always)]
+unsafe fn dequantize<const HALVES: usize>(p: &DequantizeInt4) {
+    let tile = ptx::ctaid_x();
+    let row_tile = layout::divide(tile, p.steps);
+    let step = tile - row_tile * p.steps;
+    let first_k = step * layout::TILE_K;
+    // The thread's chunk of eight of the 64 columns of a half, its piece of four beside each other, and its upper row there.
+    let (chunk, piece, row) = (ptx::tid_x() % 8, ptx::tid_x() / 64, ptx::tid_x() / 8 % 8);
+    // A loop that isn't unrolled where two pieces are added: addresses of all of them would take too many registers.
+    let mut part = if HALVES == 1 { 0 } else { ptx::here(0) };
+    while part < layout::PIECES / 4 * 2 {
+        let (piece, col) = (part / 2 * 4 + piece, part % 2 * 64 + chunk * 8);
+        let of_rows = u64::from(row_tile * layout::PIECES + piece) * u64::from(p.steps) + u64::from(step);
+        let g_first = p.packed + of_rows * HALVES as u64 * u64::from(p.piece_bytes);
+        let g_piece = |half: usize| g_first + u64::from(half as u32 * p.piece_bytes);
+        // A thread's words of neighbouring columns are its neighbours' in the fragment.
+        let (byte, shift) = layout::nibble(row, col);
+        let mut words = [[0; 4]; HALVES];
+        for half in 0..HALVES {
             for i in 0..4 {
-                words[i] = ptx::ld_global_nc_b32(g_piece + u64::from(byte + i as u32 * 16));
+                // SAFETY: a word of the piece.
+                words[half][i] =
+                    unsafe { ptx::ld_global_nc_b32(g_piece(half) + u64::from(byte + i as u32 * 16)) };
             }
-            let group = layout::divide(col * p.groups, layout::TILE_K);
-            for lower in 0..2 {
-                let row = row + lower * 8;
-                let meta = meta(&p, g_piece, group, row);
-                let register = shift / 4 + lower;
-                let out = [0, 1, 2, 3].map(|i: usize| pair(words[i], register, meta));
+        }
+        let group = layout::divide(col * p.groups, layout::TILE_K);
+        for lower in 0..2 {
+            let (row, register) = (row + lower * 8, shift / 4 + lower);
+            // SAFETY: a row and a group of the pieces; what isn't there of the matrix isn't written.
+            unsafe {
+                let mut values = eight(words[0], register, meta(p, g_piece(0), group, row));
+                for half in 1..HALVES {
+                    let more = eight(words[half], register, meta(p, g_piece(half), group, row));
+                    for i in 0..4 {
+                        values[i] = [values[i][0] + more[i][0], values[i][1] + more[i][1]];
+                    }
+                }
                 let (n, k) = (row_tile * ROWS + piece * layout::PIECE_ROWS + row, first_k + col);
                 if n < p.n && k < p.k {
                     let at = u64::from(n) * u64::from(p.k) + u64::from(k);
@@ -84,6 +100,7 @@ kernel! {
                 }
             }
         }
+        part += 1;
     }
 }
 

@@ -220,6 +220,7 @@ pub(crate) struct Output {
     pub w_scales: u64,
     pub m: u32,
     pub n: u32,
+    pub out_stride: u32,
     pub out_f32: bool,
     pub silu: bool,
 }
@@ -227,8 +228,19 @@ pub(crate) struct Output {
 impl Output {
     #[inline(always)]
     fn of(p: &GemmFew) -> Output {
-        let GemmFew { bias, residual, out, a_scales, w_scales, m, n, out_f32, silu, .. } = *p;
-        Output { bias, residual, out, a_scales, w_scales, m, n, out_f32: out_f32 != 0, silu: silu != 0 }
+        let GemmFew { bias, residual, out, a_scales, w_scales, m, n, out_stride, out_f32, silu, .. } = *p;
+        Output {
+            bias,
+            residual,
+            out,
+            a_scales,
+            w_scales,
+            m,
+            n,
+            out_stride,
+            out_f32: out_f32 != 0,
+            silu: silu != 0,
+        }
     }
 }
 
@@ -243,7 +255,7 @@ pub(crate) unsafe fn residual_of(p: &Output, row: u32, token: u32, eight: usize)
         false => Eight { col: row + eight as u32 * 8, cols: p.n, token },
         true => Eight { col: row / 2, cols: p.n / 2, token },
     };
-    let (index, inside) = to.place(p.m);
+    let (index, inside) = to.place(p);
     // SAFETY: inside of `[m, columns of out]`, at an even column.
     if inside { unsafe { ptx::ld_global_b32(p.residual + index * 2) } } else { 0 }
 }
@@ -319,10 +331,10 @@ struct Eight {
 impl Eight {
     /// Where the thread's two columns of token `lane / 4` are, and whether they are inside.
     #[inline(always)]
-    fn place(self, m: u32) -> (u64, bool) {
+    fn place(self, p: &Output) -> (u64, bool) {
         let lane = ptx::here(ptx::lane());
         let (token, col) = (self.token + lane / 4, self.col + lane % 4 * 2);
-        (u64::from(token) * u64::from(self.cols) + u64::from(col), token < m && col < self.cols)
+        (u64::from(token) * u64::from(p.out_stride) + u64::from(col), token < p.m && col < self.cols)
     }
 }
 
@@ -333,7 +345,7 @@ impl Eight {
 #[inline(always)]
 unsafe fn store_eight(p: &Output, to: Eight, mut values: [f32; 2], residual: impl Fn() -> u32) {
     let lane = ptx::here(ptx::lane());
-    let (index, inside) = to.place(p.m);
+    let (index, inside) = to.place(p);
     // SAFETY: the caller's promise; `inside` bounds the index, which is even.
     unsafe {
         if p.residual != 0 {

@@ -1,14 +1,14 @@
 //! 8-bit weights for activations of 16 bits, as twice as many columns of 4 bits.
 //!
-//! `(code - zero) * scale = (code / 16 - zero / 16) * 16 * scale + (code % 16 - zero % 16) * scale`: a tile of upper halves is followed by that
-//! of the lower ones, so that a product with activations that come twice, tile by tile, is one of 4-bit weights, with their kernels, splits and
+//! `(code - zero) * scale = (code / 16 - zero / 16) * 16 * scale + (code % 16 - zero % 16) * scale`: a piece of upper halves is followed by that
+//! of the lower ones, so that a product with activations that come twice, piece by piece, is one of 4-bit weights, with their kernels, splits and
 //! order of sums. Each half less that of its zero point is a whole number below 16, exact in bf16, as the code less its zero point would be
 //! (at most 255, of eight bits); but a nibble becomes bf16 by two instructions for a pair, for which a byte has too many bits: bf16 keeps seven
 //! beside the leading one.
 //!
 //! ```text
-//! weights      tile 0, upper | tile 0, lower | tile 1, upper | ...     each [256 rows, 128 columns]
-//! activations  0 .. 127      | 0 .. 127      | 128 .. 255    | ...
+//! weights      piece 0, upper | piece 0, lower | piece 1, upper | ...     each [16 rows, 128 columns]
+//! activations  0 .. 127       | 0 .. 127       | 128 .. 255     | ...
 //! ```
 
 use half::{bf16, f16};

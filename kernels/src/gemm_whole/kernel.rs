@@ -80,7 +80,7 @@ impl Phases<'_> {
             next_piece_bytes: word(14),
             next_ahead: word(15),
             norm_eps: f32::from_bits(word(16)),
-            reserved: 0,
+            out_stride: word(17),
         }
     }
 }
@@ -272,6 +272,7 @@ impl End {
             w_scales: 0,
             m: p.m,
             n: p.n,
+            out_stride: p.out_stride,
             out_f32: p.out_f32 != 0,
             silu: p.silu != 0,
         };
@@ -346,7 +347,7 @@ macro_rules! entries {
 }
 
 entries! {
-    gemm_whole_int4_g128, gemm_chain_int4_g128: 1,
-    gemm_whole_int4_g64, gemm_chain_int4_g64: 2,
-    gemm_whole_int4_g32, gemm_chain_int4_g32: 4,
+    gemm_whole_int4_g128, gemm_whole_chain_int4_g128: 1,
+    gemm_whole_int4_g64, gemm_whole_chain_int4_g64: 2,
+    gemm_whole_int4_g32, gemm_whole_chain_int4_g32: 4,
 }

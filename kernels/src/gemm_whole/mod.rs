@@ -113,9 +113,9 @@ const fn variant(one: &'static str, chain: &'static str, groups: u32) -> Variant
 
 /// All entries.
 pub static VARIANTS: [Variant; 3] = [
-    variant("gemm_whole_int4_g128", "gemm_chain_int4_g128", 1),
-    variant("gemm_whole_int4_g64", "gemm_chain_int4_g64", 2),
-    variant("gemm_whole_int4_g32", "gemm_chain_int4_g32", 4),
+    variant("gemm_whole_int4_g128", "gemm_whole_chain_int4_g128", 1),
+    variant("gemm_whole_int4_g64", "gemm_whole_chain_int4_g64", 2),
+    variant("gemm_whole_int4_g32", "gemm_whole_chain_int4_g32", 4),
 ];
 
 /// What the launcher decides.

@@ -6,6 +6,7 @@ use tilewright_kernels::{
     gemm_few::{
         halves::{Bytes, pack},
         launch::Packed,
+        layout,
     },
 };
 use tilewright_reference::{bf16_bits, round_bf16};
@@ -95,13 +96,13 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, packed: &Packed) -> Result<
         n: case.n as u32,
         k: case.k as u32,
         steps: packed.steps / 2,
-        tile_bytes: packed.tile_bytes,
+        piece_bytes: packed.piece_bytes,
         groups: packed.groups,
         zeros: u32::from(packed.zeros),
         scales_f16: u32::from(case.scales_f16),
         reserved: 0,
     };
-    let tiles = packed.bytes.len() as u32 / packed.tile_bytes / 2;
+    let tiles = packed.bytes.len() as u32 / packed.piece_bytes / layout::PIECES / 2;
     arena.launch(&DEQUANTIZE_HALVES, [tiles, 1, 1], &params)?;
     arena.all_bytes(out)
 }

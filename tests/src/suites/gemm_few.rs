@@ -15,7 +15,7 @@ use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, 
 use super::{eights, mismatch, sizes, wider::Wider};
 use crate::{
     agreement::Scalar,
-    harness::{Arena, Failure, Handle, Harness, bf16_values, f32_values, same_bits},
+    harness::{Arena, Failure, Handle, Harness, bf16_bytes, bf16_values, f32_values, same_bits},
     random::Random,
     runner::Property,
     shape::Shape,
@@ -425,7 +425,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
         params.a_scales = f32s("a_scales", &input.a_scales)?;
         params.w_scales = f32s("w_scales", &input.w_scales)?;
     }
-    let Ends { bias, residual, out } = Ends::new(&mut arena, case, input)?;
+    let Ends { bias, residual, out, wider } = Ends::new(&mut arena, case, input)?;
     params.bias = bias;
     params.residual = residual;
     params.out = arena.address(out);
@@ -458,6 +458,7 @@ struct Ends {
     bias: u64,
     residual: u64,
     out: Handle,
+    wider: Wider,
 }
 
 impl Ends {
@@ -468,16 +469,21 @@ impl Ends {
         };
         let in_place = case.in_place && !case.out_f32;
         let residual = match &input.residual {
-            Some(residual) if in_place => Some(arena.inout_bf16("residual", residual)?),
-            Some(residual) => Some(arena.input_bf16("residual", residual)?),
+            Some(residual) if in_place => {
+                Some(case.wider(2).alloc(arena, "residual", Some(&bf16_bytes(residual)), case.m)?)
+            }
+            Some(residual) => {
+                Some(arena.input_bytes("residual", &case.wider(2).spread(&bf16_bytes(residual)))?)
+            }
             None => None,
         };
+        let wider = case.wider(if case.out_f32 { 4 } else { 2 });
         let out = match residual {
             Some(residual) if in_place => residual,
-            _ => arena.alloc("out", case.m * case.out_cols() * if case.out_f32 { 4 } else { 2 })?,
+            _ => wider.alloc(arena, "out", None, case.m)?,
         };
         let address = |buffer: Option<Handle>| buffer.map_or(0, |buffer| arena.address(buffer));
-        Ok(Ends { bias: address(bias), residual: address(residual), out })
+        Ok(Ends { bias: address(bias), residual: address(residual), out, wider })
     }
 }
 
@@ -492,7 +498,7 @@ fn run_whole<D: Driver>(
     let packed = input.packed.as_ref().ok_or("weights aren't packed")?;
     let a = arena.input_bf16("a", &input.a)?;
     let pieces = arena.input_bytes("packed", &packed.bytes)?;
-    let Ends { bias, residual, out } = Ends::new(&mut arena, case, input)?;
+    let Ends { bias, residual, out, wider } = Ends::new(&mut arena, case, input)?;
     let mut params = abi::GemmWhole {
         a: arena.address(a),
         packed: arena.address(pieces),
@@ -510,11 +516,12 @@ fn run_whole<D: Driver>(
         scales_f16: u32::from(case.scales_f16),
         out_f32: u32::from(case.out_f32),
         silu: u32::from(case.silu),
+        out_stride: (case.out_cols() + case.more_cols) as u32,
         ..Default::default()
     };
     let next = Follower::from(&params);
     params.follow(&next, 16 << 20);
     let blocks = gemm_whole::launch::blocks(params.n, row_groups);
     arena.launch(spec, [blocks, 1, 1], &params)?;
-    arena.all_bytes(out)
+    wider.rows(&arena.all_bytes(out)?)
 }

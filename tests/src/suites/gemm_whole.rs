@@ -118,11 +118,13 @@ impl Property for Chains {
                 blocks: MOST_BLOCKS,
                 seed: 1,
             };
-            // Fewer groups of rows than blocks; a ring that is filled many times; as many rows as there can be; norms of more columns than threads.
+            // Fewer groups of rows than blocks; a ring that is filled many times; as many rows as there can be; norms by all of a row's threads, of several
+            // columns each.
             corners.extend([
                 whole.clone(),
                 Case { attended: 64, stream: 128, gated: 64, last: 8, ..whole.clone() }.fitting(),
                 Case { m: 3, attended: 2496, stream: 2240, blocks: 3, ..whole.clone() }.fitting(),
+                Case { m: 3, stream: 6208, gated: 64, first: 1, end: 2, ..whole.clone() }.fitting(),
                 Case { m: TOKENS as usize, first: 1, blocks: 1, ..whole }.fitting(),
             ]);
         }
@@ -193,6 +195,7 @@ impl<D: Driver> Layer<'_, '_, D> {
             // Rows that this leaves out are not there: `run` makes sure that there are none.
             row_groups: row_groups.min(WARPS / splits),
             piece_bytes: packed.piece_bytes,
+            out_stride: n,
             zeros: u32::from(packed.zeros),
             scales_f16: u32::from(self.case.scales_f16),
             ..Default::default()
@@ -245,7 +248,11 @@ fn run<D: Driver>(
     let residual = layer.arena.address(x);
     let mut phases = Vec::new();
     phases.push(GemmWhole { residual, ..layer.product(of_attention, [stream, attended], x)? });
-    let product = GemmWhole { silu: 1, ..layer.product(normed, [2 * gated, stream], joined)? };
+    let product = GemmWhole {
+        silu: 1,
+        out_stride: gated as u32,
+        ..layer.product(normed, [2 * gated, stream], joined)?
+    };
     phases.push(layer.normed(product, x)?);
     phases.push(GemmWhole { residual, ..layer.product(joined, [stream, gated], x)? });
     let product = layer.product(normed, [last, stream], out)?;
@@ -342,6 +349,7 @@ fn launch_one<D: Driver>(
         zeros: phase.zeros,
         scales_f16: phase.scales_f16,
         silu: phase.silu,
+        out_stride: phase.out_stride,
         ..Default::default()
     };
     let grid = gemm_few::launch::grid(few, m, n, splits, MOST_BLOCKS);

@@ -119,18 +119,19 @@ fn packed_weights_stay_packed() {
         Case { rows, generated, n, k, weights: stacked(vec![spec]) }.check(&what)
     };
     let [f16, bf16] = [DType::F16, DType::Bf16];
-    let both = ["dequantize_int4", "gemm_few_int4_g128_8", "gemm_sm90_bf16_128x128"];
-    assert_eq!(case(3, 1, part(264, 512, 128, f16, true)), both);
+    let both = |whole| ["dequantize_int4", "gemm_sm90_bf16_128x128", whole];
+    // Splits of the rows that a block would have to take are more than it has warps.
     assert_eq!(
-        case(20, 3, part(72, 320, 64, bf16, false)),
-        ["dequantize_int4", "gemm_few_int4_g64_8", both[2]]
+        case(3, 1, part(264, 512, 128, f16, true)),
+        ["dequantize_int4", "gemm_few_int4_g128_8", "gemm_sm90_bf16_128x128"]
     );
+    assert_eq!(case(20, 3, part(72, 320, 64, bf16, false)), both("gemm_whole_int4_g64"));
     assert_eq!(case(9, 9, part(264, 192, 32, f16, false)), ["gemm_few_int4_g32_16"]);
-    assert_eq!(case(40, 2, part(16, 576, 256, f16, false)), both);
+    assert_eq!(case(40, 2, part(16, 576, 256, f16, false)), both("gemm_whole_int4_g128"));
     assert_eq!(case(40, 40, part(16, 576, 256, f16, false)), ["gemm_few_int4_g128_64"]);
     // A scale a row, of whatever length.
-    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), both);
-    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), both);
+    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), both("gemm_whole_int4_g128"));
+    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), both("gemm_whole_int4_g128"));
 }
 
 #[test]
@@ -164,7 +165,7 @@ fn parts_that_differ_stay_packed() {
         let order = (0..spec.cols).map(|col| ((col * step + 5) % spec.cols) as u32).collect();
         QuantizedSpec { permutation: Some(order), ..spec }
     };
-    let both = ["dequantize_int4", "gather_columns", "gemm_few_int4_g64_8", "gemm_sm90_bf16_128x128"];
+    let both = ["dequantize_int4", "gather_columns", "gemm_sm90_bf16_128x128", "gemm_whole_int4_g64"];
     assert_eq!(case(3, 1, vec![ordered(37, good(264, 64))]), both);
     assert_eq!(case(20, 20, vec![ordered(37, good(24, 64))]), ["gather_columns", "gemm_few_int4_g64_128"]);
     // Each part in an order of its own, and one in that of the activations.
@@ -178,7 +179,7 @@ fn parts_that_differ_stay_packed() {
     );
     assert_eq!(
         case(40, 3, vec![good(16, 64), good(8, 32)]),
-        ["dequantize_int4", "gemm_few_int4_g32_8", both[2], both[3]]
+        ["dequantize_int4", both[2], "gemm_whole_int4_g32", both[3]]
     );
 }
 
@@ -211,16 +212,16 @@ fn eight_bits_are_two_halves_of_four() {
         QuantizedSpec { permutation: Some(order), ..spec }
     };
     let [f16, bf16] = [DType::F16, DType::Bf16];
-    let both = |few| vec!["dequantize_int4_halves", "gather_columns", few, "gemm_sm90_bf16_128x128"];
-    assert_eq!(case(3, 1, vec![eight(264, 320, 64, f16)]), both("gemm_few_int4_g64_8"));
+    let both = |few| vec!["dequantize_int4_halves", "gather_columns", "gemm_sm90_bf16_128x128", few];
+    assert_eq!(case(3, 1, vec![eight(24, 320, 64, f16)]), both("gemm_whole_int4_g64"));
     assert_eq!(case(9, 9, vec![eight(24, 192, 192, bf16)]), ["gather_columns", "gemm_few_int4_g128_16"]);
-    assert_eq!(case(4, 2, vec![eight(16, 512, 256, f16)]), both("gemm_few_int4_g128_8"));
+    assert_eq!(case(4, 2, vec![eight(16, 512, 256, f16)]), both("gemm_whole_int4_g128"));
     assert_eq!(
         case(40, 0, vec![eight(16, 64, 32, bf16)]),
         ["dequantize_int4_halves", "gemm_sm90_bf16_128x128"]
     );
     let parts = vec![ordered(37, eight(24, 320, 32, f16)), ordered(3, eight(8, 320, 32, f16))];
-    assert_eq!(case(4, 2, parts), both("gemm_few_int4_g32_8"));
+    assert_eq!(case(4, 2, parts), both("gemm_whole_int4_g32"));
 }
 
 #[test]
