@@ -8,7 +8,6 @@ use tilewright_kernels::{
         layout,
     },
     gemm_sm90::launch::MapShape,
-    gemm_whole,
 };
 use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16};
 
@@ -20,6 +19,8 @@ use crate::{
     runner::Property,
     shape::Shape,
 };
+
+mod whole;
 
 pub struct GemmFew;
 
@@ -269,7 +270,7 @@ impl Property for GemmFew {
         let actual = run(harness, case, &input)?;
         same_bits("the second run", &actual, &run(harness, case, &input)?)?;
         compare_with_oracle(case, &input, &actual)?;
-        whole_blocks_agree(harness, case, &input, &actual)?;
+        whole::blocks_agree(harness, case, &input, &actual)?;
 
         // The last row alone has the same bits, by the entry of the fewest tokens.
         let last = case.m - 1;
@@ -284,35 +285,6 @@ impl Property for GemmFew {
         let row = run(harness, &Case { m: 1, variant: smallest, ..case.clone() }, &alone)?;
         same_bits("the last row alone", &actual[last * row.len()..], &row)
     }
-}
-
-/// The last rows by blocks that have all of `k`, where there are entries: the same bits.
-fn whole_blocks_agree<D: Driver>(
-    harness: &Harness<D>,
-    case: &Case,
-    input: &Input,
-    actual: &[u8],
-) -> Result<(), Failure> {
-    let splits = launch::splits(case.n as u32, case.k as u32, stage_k(case.variant().weights) as u32);
-    // So many multiprocessors that a block has so many groups of rows, or fewer.
-    let row_groups = 1 + case.seed as u32 % (16 / splits);
-    let multiprocessors = (case.n as u32).div_ceil(layout::PIECE_ROWS).div_ceil(row_groups);
-    let m = case.m.min(gemm_whole::TOKENS as usize);
-    let shape = [m, case.n, case.k].map(|size| size as u32);
-    let found = gemm_whole::launch::choose(case.variant().weights, shape, splits, multiprocessors);
-    let Some((variant, row_groups)) = found else { return Ok(()) };
-    let first = case.m - m;
-    let few = Input {
-        a: input.a[first * case.k..].to_vec(),
-        residual: input.residual.as_ref().map(|residual| residual[first * case.out_cols()..].to_vec()),
-        packed: input.packed.clone(),
-        bias: input.bias.clone(),
-        w: Vec::new(),
-        a_scales: Vec::new(),
-        w_scales: Vec::new(),
-    };
-    let rows = run_whole(harness, &Case { m, ..case.clone() }, &few, &variant.one, row_groups)?;
-    same_bits("rows by blocks of all of k", &actual[actual.len() - rows.len()..], &rows)
 }
 
 fn compare_with_oracle(case: &Case, input: &Input, actual: &[u8]) -> Result<(), Failure> {
@@ -485,43 +457,4 @@ impl Ends {
         let address = |buffer: Option<Handle>| buffer.map_or(0, |buffer| arena.address(buffer));
         Ok(Ends { bias: address(bias), residual: address(residual), out, wider })
     }
-}
-
-fn run_whole<D: Driver>(
-    harness: &Harness<D>,
-    case: &Case,
-    input: &Input,
-    spec: &'static abi::KernelSpec,
-    row_groups: u32,
-) -> Result<Vec<u8>, Failure> {
-    let mut arena = harness.arena();
-    let packed = input.packed.as_ref().ok_or("weights aren't packed")?;
-    let a = arena.input_bf16("a", &input.a)?;
-    let pieces = arena.input_bytes("packed", &packed.bytes)?;
-    let Ends { bias, residual, out, wider } = Ends::new(&mut arena, case, input)?;
-    let mut params = abi::GemmWhole {
-        a: arena.address(a),
-        packed: arena.address(pieces),
-        bias,
-        residual,
-        out: arena.address(out),
-        m: case.m as u32,
-        n: case.n as u32,
-        k: case.k as u32,
-        steps: packed.steps,
-        splits: launch::splits(case.n as u32, case.k as u32, layout::TILE_K),
-        row_groups,
-        piece_bytes: packed.piece_bytes,
-        zeros: u32::from(packed.zeros),
-        scales_f16: u32::from(case.scales_f16),
-        out_f32: u32::from(case.out_f32),
-        silu: u32::from(case.silu),
-        out_stride: (case.out_cols() + case.more_cols) as u32,
-        ..Default::default()
-    };
-    let next = Follower::from(&params);
-    params.follow(&next, 16 << 20);
-    let blocks = gemm_whole::launch::blocks(params.n, row_groups);
-    arena.launch(spec, [blocks, 1, 1], &params)?;
-    wider.rows(&arena.all_bytes(out)?)
 }
