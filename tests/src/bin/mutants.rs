@@ -154,12 +154,15 @@ fn is_own(mutant: &Mutant) -> bool {
         .is_some_and(|(folder, _)| folder == mutant.suite)
 }
 
-/// All that a kernel's folder and its suite say.
+/// All that a kernel's folder and its suite say. A kernel may lie in another's folder: its bugs stand alone anyway ([`is_own`]).
 fn texts_of(scratch: &Path, kernel: &str) -> Result<String, String> {
     let folder = scratch.join(KERNELS).join(kernel);
-    let entries = fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+    let entries = match folder.is_dir() {
+        true => Some(fs::read_dir(&folder).map_err(|error| format!("{}: {error}", folder.display()))?),
+        false => None,
+    };
     let mut text = read(&scratch.join("tests/src/suites").join(format!("{kernel}.rs")))?;
-    for entry in entries {
+    for entry in entries.into_iter().flatten() {
         text += &read(&entry.map_err(|error| format!("{}: {error}", folder.display()))?.path())?;
     }
     Ok(text)
