@@ -1,5 +1,5 @@
-//! Products with weights in tiles of 4 bits, those of 8 bits in halves among them. Parts that differ (in act-order each layer has an order of its own) are multiplied one after the other, each
-//! into its columns of the output.
+//! Products with weights in pieces of 4 bits, those of 8 bits in halves among them. Parts that differ (in act-order each layer has an order of
+//! its own) are multiplied one after the other, each into its columns of the output.
 
 use tilewright_kernels::{
     abi,
@@ -117,7 +117,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             reserved: 0,
         };
         let tiles = n.div_ceil(gemm_few::ROWS) * steps;
-        // SAFETY: the part's tiles are of weights `[n, k]`, and `out` is as large. Launches that share it follow each other on one stream; the
+        // SAFETY: the part's pieces are of weights `[n, k]`, and `out` is as large. Launches that share it follow each other on one stream; the
         // lock is held until both are in it.
         unsafe { self.launch(kernel, [tiles, 1, 1], params)? };
         match self.weight_maps(out, n as usize, k as usize, BF16)? {
