@@ -34,7 +34,7 @@ unsafe fn meta(p: &DequantizeInt4, g_piece: u64, group: u32, row: u32) -> Meta {
             0 => MINUS_ZERO,
             _ => {
                 let at = g_piece + u64::from(layout::zero(p.groups, group, row));
-                ptx::bf16_lo(u32::from(ptx::ld_global_nc_b16(at)))
+                ptx::fma(ptx::bf16_lo(u32::from(ptx::ld_global_nc_b16(at))), 64.0, -128.0)
             }
         };
         Meta { scale, minus_zero }

@@ -15,25 +15,37 @@ use crate::{
     tile::Ring,
 };
 
-/// A bf16 pair of 128: with a nibble in its low bits, 128 plus that.
-const MAGIC: u32 = 0x4300_4300;
-/// The pair of -(128 + 8).
-const MINUS_ZERO: u32 = 0xc308_c308;
-const ONES: u32 = 0x3f80_3f80;
-/// The nibbles of a word that a step of four bits brings to the low ends of its halves.
+/// The nibbles at the low ends of a word's halves: as bf16, that many times 2^-133. Those above them are 16 times that: bf16 below 2^-125 lie evenly.
 const NIBBLES: u32 = 0x000f_000f;
+/// The pair of 2^127, which makes 64ths of nibbles at the low ends.
+const TO_64THS: u32 = 0x7f00_7f00;
+/// The pair of 2^123.
+const ABOVE_TO_64THS: u32 = 0x7d00_7d00;
+/// The pair of -8 / 64.
+const MINUS_ZERO: u32 = 0xbe00_be00;
 /// Steps of 16 of `k` in a tile.
 const STEPS: usize = (layout::TILE_K / 16) as usize;
 
-/// A thread's eight nibbles of a step as the product's operand, less the zero points of its two rows: integers, exact in bf16.
+/// A thread's eight nibbles of a step as the product's operand, less the zero points of its two rows: 64ths, exact in bf16. Each is one instruction to mask it
+/// and one to scale it; only every other pair has to be shifted.
 #[inline(always)]
 pub(super) fn convert(word: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
     let mut a = [0; 4];
-    for i in 0..4 {
-        let pair = ptx::and_or::<NIBBLES>(word >> (4 * i), MAGIC);
-        a[i] = ptx::fma_bf16x2(pair, ONES, minus_zeros[i % 2]);
+    for i in 0..2 {
+        let word = word >> (8 * i);
+        a[i * 2] = ptx::fma_bf16x2(word & NIBBLES, TO_64THS, minus_zeros[0]);
+        a[i * 2 + 1] = ptx::fma_bf16x2(word & NIBBLES << 4, ABOVE_TO_64THS, minus_zeros[1]);
     }
     a
+}
+
+/// Sums of what [`convert`] gives, as those of the weights.
+#[inline(always)]
+pub(crate) fn whole<const N: usize>(mut total: [f32; N]) -> [f32; N] {
+    for sum in &mut total {
+        *sum *= 64.0;
+    }
+    total
 }
 
 /// How scales and zero points are stored.
@@ -122,7 +134,7 @@ where
         }
         *ring = ring.next();
     }
-    total
+    whole(total)
 }
 
 /// As [`multiply`], of so many tokens that two warpgroups are all there is room for, in parts of `AT_ONCE` steps. Of at most two groups.
@@ -193,7 +205,7 @@ where
             s_stage = s_next;
         }
     }
-    total
+    whole(total)
 }
 
 /// Waits for the stage at `ring`; its address.

@@ -2,7 +2,7 @@
 
 use super::{
     LINE_BYTES, Tile,
-    int4::{Stored, convert, meta},
+    int4::{Stored, convert, meta, whole},
     item::Item,
     layout, piece_stride,
 };
@@ -49,10 +49,10 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
         }
         ring = ring.next();
     }
-    total
+    whole(total)
 }
 
-/// Adds the products of a piece of weights to `total`; `columns(eight, pair)` is where the lane's row of four matrices of `a` is: of eight tokens, of a pair of
+/// Adds the products of a piece of weights to `total`, in 64ths; `columns(eight, pair)` is where the lane's row of four matrices of `a` is: of eight tokens, of a pair of
 /// steps.
 ///
 /// # Safety

@@ -110,7 +110,7 @@ fn pack_piece(plain: &Plain<'_>, groups: u32, zeros: bool, [of_rows, step]: [usi
             put16(piece, layout::scale(group, row), plain.scales[at]);
             if zeros {
                 let zero = plain.zeros.map_or(8, |zeros| zeros[at]);
-                let bits = half::bf16::from_f32(-(128.0 + f32::from(zero))).to_bits();
+                let bits = half::bf16::from_f32(-f32::from(zero) / 64.0).to_bits();
                 put16(piece, layout::zero(groups, group, row), bits);
             }
         }

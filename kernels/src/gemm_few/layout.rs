@@ -6,7 +6,7 @@
 //! ```text
 //! nibbles   [2 halves of k][32 lanes][4 steps of 16 of k]   a word each: a lane's part of the step's fragment
 //! scales    [groups][16 rows]   f16 or bf16
-//! zeros     [groups][16 rows]   bf16 of -(128 + zero point); absent where all zero points are 8
+//! zeros     [groups][16 rows]   bf16 of -(zero point / 64); absent where all zero points are 8
 //! ```
 //!
 //! Rows and columns past the end hold the zero point under a scale of zero.

@@ -10,7 +10,7 @@ use crate::{
     entry::kernel,
     gemm_few::{
         finish::{Output, residual_of, store_sixteen},
-        int4::Stored,
+        int4::{Stored, whole},
         int4_warp::piece,
         layout,
     },
@@ -244,7 +244,7 @@ unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
             work.ring = work.ring.next();
         }
     }
-    total
+    whole(total)
 }
 
 /// What a warp stores: 16 rows, or none.
