@@ -57,7 +57,7 @@ impl Producer<'_> {
                         p.packed + u64::from(first) * run + u64::from(step) * u64::from(p.piece_bytes);
                     let mut s_piece = s_w + self.index * pieces * piece_stride(groups);
                     for _ in 0..pieces {
-                        ptx::bulk_load(s_piece, g_piece, p.piece_bytes, bar);
+                        ptx::bulk_load(s_piece, g_piece, p.piece_bytes, bar, ptx::read_once());
                         g_piece += run;
                         s_piece += piece_stride(groups);
                     }
@@ -65,7 +65,7 @@ impl Producer<'_> {
                 Weights::Bf16 | Weights::Int8 => {
                     ptx::mbarrier_arrive_expect_tx(bar, plan.a_bytes() + plan.w_bytes);
                     let coords = [(step * self.line()) as i32, (item.row_tile * plan.rows) as i32];
-                    ptx::bulk_tensor_load_2d(s_w, self.source.w, coords, bar);
+                    ptx::bulk_tensor_load_2d_by(s_w, self.source.w, coords, bar, ptx::read_once());
                 }
             }
         }

@@ -81,7 +81,7 @@ impl Slots {
         // SAFETY: the caller's promise.
         unsafe {
             ptx::mbarrier_arrive_expect_tx(bar, bytes);
-            ptx::bulk_load(self.s_first + slot * self.plan.slot_bytes(), g_run, bytes, bar);
+            ptx::bulk_load(self.s_first + slot * self.plan.slot_bytes(), g_run, bytes, bar, ptx::read_once());
         }
     }
 }

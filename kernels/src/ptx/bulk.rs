@@ -59,6 +59,20 @@ intrinsic! {
 }
 
 intrinsic! {
+    /// [`bulk_tensor_load_2d`] with `.L2::cache_hint`, of a policy.
+    pub fn bulk_tensor_load_2d_by(shared: u32, map: MapRef, coords: [i32; 2], bar: u32, policy: u64) {
+        asm!("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [{0}], [{1}, {{{2}, {3}}}], [{4}], {5};",
+            in(reg32) shared, in(reg64) map.address, in(reg32) coords[0], in(reg32) coords[1], in(reg32) bar, in(reg64) policy,
+            options(nostack))
+    } else {
+        {
+            let _ = policy;
+            simt::intrinsic::bulk_tensor_load::<2>(shared, &map.map(), coords, bar)
+        }
+    }
+}
+
+intrinsic! {
     /// `cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [shared], [map, coords], [bar]`: the box
     /// at `coords` (innermost first); elements outside the tensor become zeros.
     pub fn bulk_tensor_load_3d(shared: u32, map: MapRef, coords: [i32; 3], bar: u32) {
@@ -91,14 +105,35 @@ intrinsic! {
     }
 }
 
+/// `createpolicy.fractional.L2::evict_first`: what is read by it leaves the L2 before anything else does. For what is read once. Pure.
+#[inline(always)]
+pub fn read_once() -> u64 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let policy: u64;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("createpolicy.fractional.L2::evict_first.b64 {}, 1.0;", out(reg64) policy, options(pure, nomem, nostack));
+        }
+        policy
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        0
+    }
+}
+
 intrinsic! {
-    /// `cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [shared], [global], bytes, [bar]`: a run of bytes; both
-    /// addresses and `bytes` are multiples of 16.
-    pub fn bulk_load(shared: u32, global: u64, bytes: u32, bar: u32) {
-        asm!("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [{0}], [{1}], {2}, [{3}];",
-            in(reg32) shared, in(reg64) global, in(reg32) bytes, in(reg32) bar, options(nostack))
+    /// `cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [shared], [global], bytes, [bar], policy`: a run of
+    /// bytes; both addresses and `bytes` are multiples of 16.
+    pub fn bulk_load(shared: u32, global: u64, bytes: u32, bar: u32, policy: u64) {
+        asm!("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [{0}], [{1}], {2}, [{3}], {4};",
+            in(reg32) shared, in(reg64) global, in(reg32) bytes, in(reg32) bar, in(reg64) policy, options(nostack))
     } else {
-        simt::intrinsic::bulk_load(shared, global, bytes, bar)
+        {
+            let _ = policy;
+            simt::intrinsic::bulk_load(shared, global, bytes, bar)
+        }
     }
 }
 
