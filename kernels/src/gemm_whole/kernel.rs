@@ -22,6 +22,8 @@ use crate::{
 const PAIR_COLUMNS: u32 = 64;
 /// Sums of a lane: 16 rows by eight tokens.
 const SUMS: usize = 4;
+/// Splits that are read together: half of the most that there are.
+const AT_ONCE: u32 = WARPS / 2;
 
 /// The phases of a launch.
 #[derive(Clone, Copy)]
@@ -139,11 +141,20 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
             let end = End::new(&p, part);
             rows.bring(&p, &weights);
             ptx::bar_sync();
+            // The next launch's weights, once all of this one's are on their way; not while anyone waits for others or for rows, who would wait for
+            // those weights too.
+            let is_last = index + 1 == count;
+            let ask = |cursor: &Cursor| {
+                if is_last && cursor.is_at_end(count) && ptx::lane() == 0 {
+                    next_weights(&p);
+                }
+            };
+            ask(&cursor);
             let refill = |cursor: &mut Cursor, slot| {
-                let was_last = cursor.is_at_end(count);
+                let was_at_end = cursor.is_at_end(count);
                 cursor.load(|index| phases.get(index), count, slots, slot);
-                if !was_last && cursor.is_at_end(count) && ptx::lane() == 0 {
-                    next_weights(&phases.get(count - 1));
+                if !was_at_end {
+                    ask(cursor);
                 }
             };
             let mut work = Work { part, slots, rows, ring, cursor };
@@ -172,7 +183,8 @@ unsafe fn wait_for_all(p: &GemmChain, index: u32) {
     // addition of all released, and the second barrier hands it to the block.
     unsafe {
         ptx::bar_sync();
-        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(p.arrivals, 1) + 1 < all {
+        if ptx::tid_x() == 0 {
+            ptx::red_add_release_gpu_u32(p.arrivals, 1);
             while ptx::poll_acquire_gpu_u32(p.arrivals) < all {}
         }
         ptx::bar_sync();
@@ -311,9 +323,14 @@ unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, sums: [f32; SUMS]) {
             ptx::st_shared_v4_b32(place(warp), sums.map(f32::to_bits));
             ptx::bar_sync();
             joined = [0.0; SUMS];
-            for split in 0..WARPS {
-                if end.is_there && split < p.splits {
-                    let bits = ptx::ld_shared_v4_b32(place(warp * p.splits + split));
+            for first in [0, AT_ONCE] {
+                let mut bits = [[0; SUMS]; AT_ONCE as usize];
+                for i in 0..AT_ONCE {
+                    if end.is_there && first + i < p.splits {
+                        bits[i as usize] = ptx::ld_shared_v4_b32(place(warp * p.splits + first + i));
+                    }
+                }
+                for bits in bits {
                     joined = [0, 1, 2, 3].map(|i| joined[i] + f32::from_bits(bits[i]));
                 }
             }

@@ -76,9 +76,10 @@ impl Plan {
     pub const fn zeros(self) -> u32 {
         (self.phases() + PHASE_BYTES).next_multiple_of(16)
     }
-    /// The rows of `a`.
+    /// The rows of `a`, a row's chunks in other banks than the zeros' that are read with them: there, a row's lie 16 bytes after those of the row
+    /// before, and the zeros where those of an eighth would.
     pub const fn a(self) -> u32 {
-        self.zeros() + layout::TILE_K * 2
+        self.zeros() + layout::TILE_K * 2 + 16
     }
     /// Bytes from one row of `a` to the next, of `steps` pieces: 16 more than they have, so that the rows that are loaded together fall on different banks.
     #[inline(always)]

@@ -93,6 +93,15 @@ pub fn atom_add_acq_rel_gpu_u32(address: u64, value: u32) -> u32 {
     before
 }
 
+/// `red.add.release.gpu.global.u32`: releases what the lane has done and seen.
+#[track_caller]
+pub fn red_add_release_gpu_u32(address: u64, value: u32) {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.fence();
+    add_global(c, address, value, site);
+}
+
 /// `ld.acquire.gpu.global.u32` of a lane that waits for a value: others go on before it looks again.
 #[track_caller]
 pub fn poll_acquire_gpu_u32(address: u64) -> u32 {
