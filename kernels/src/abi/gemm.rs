@@ -160,6 +160,7 @@ params! {
         pub norm_eps: f32,
         /// From a row of `out` and `residual` to the next; a multiple of 8.
         pub out_stride: u32,
+        pub reserved: [u32; 2],
     }
 }
 

@@ -52,10 +52,14 @@ impl Phases<'_> {
             Phases::Chain(_, plan) => plan,
         };
         let at = ptx::shared_base() + plan.phases() + index * size_of::<GemmWhole>() as u32;
-        // SAFETY: below `count`: copied.
-        let (address, word) = unsafe {
-            (|i: u32| ptx::ld_shared_b64(at + i * 8), |i: u32| ptx::ld_shared_b32(at + 64 + i * 4))
-        };
+        // In as few loads as there can be: all warps begin a phase by them.
+        let mut quads = [[0; 4]; size_of::<GemmWhole>() / 16];
+        for quad in 0..quads.len() {
+            // SAFETY: below `count`: copied.
+            quads[quad] = unsafe { ptx::ld_shared_v4_b32(at + quad as u32 * 16) };
+        }
+        let word = |i: usize| quads[i / 4][i % 4];
+        let address = |i: usize| u64::from(word(i * 2)) | u64::from(word(i * 2 + 1)) << 32;
         GemmWhole {
             a: address(0),
             norm_x: address(1),
@@ -65,24 +69,25 @@ impl Phases<'_> {
             residual: address(5),
             out: address(6),
             next_packed: address(7),
-            m: word(0),
-            n: word(1),
-            k: word(2),
-            steps: word(3),
-            splits: word(4),
-            row_groups: word(5),
-            piece_bytes: word(6),
-            zeros: word(7),
-            scales_f16: word(8),
-            out_f32: word(9),
-            silu: word(10),
-            next_items: word(11),
-            next_splits: word(12),
-            next_steps: word(13),
-            next_piece_bytes: word(14),
-            next_ahead: word(15),
-            norm_eps: f32::from_bits(word(16)),
-            out_stride: word(17),
+            m: word(16),
+            n: word(17),
+            k: word(18),
+            steps: word(19),
+            splits: word(20),
+            row_groups: word(21),
+            piece_bytes: word(22),
+            zeros: word(23),
+            scales_f16: word(24),
+            out_f32: word(25),
+            silu: word(26),
+            next_items: word(27),
+            next_splits: word(28),
+            next_steps: word(29),
+            next_piece_bytes: word(30),
+            next_ahead: word(31),
+            norm_eps: f32::from_bits(word(32)),
+            out_stride: word(33),
+            reserved: [0; 2],
         }
     }
 }
@@ -109,7 +114,8 @@ unsafe fn copy_phases(address: u64, plan: Plan) {
 /// As the entries.
 #[inline(always)]
 unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
-    let slots = Slots::new(plan, ptx::tid_x() / 32);
+    let warp = ptx::tid_x() / 32;
+    let slots = Slots::new(plan, warp);
     let count = phases.count();
     let (mut cursor, mut ring) = (Cursor::new(), Ring::new());
     // SAFETY: the whole block takes the same branches, and a warp those of its part. Slots are free before their first use.
@@ -117,8 +123,10 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
         if ptx::lane() == 0 {
             slots.init();
         }
+        Part::note_all(plan, |index| phases.get(index), count);
+        ptx::bar_sync();
         for slot in 0..SLOTS {
-            cursor.load(|index| phases.get(index), count, slots, slot);
+            cursor.load(count, slots, slot);
         }
         if count == 1 {
             ptx::grid_launch_dependents();
@@ -137,7 +145,7 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
                     ptx::grid_launch_dependents();
                 }
             }
-            let (rows, part) = (Rows::new(&p, plan), Part::new(&p, ptx::tid_x() / 32));
+            let (rows, part) = (Rows::new(&p, plan), Part::of(plan, index, warp));
             let end = End::new(&p, part);
             rows.bring(&p, &weights);
             ptx::bar_sync();
@@ -152,7 +160,7 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
             ask(&cursor);
             let refill = |cursor: &mut Cursor, slot| {
                 let was_at_end = cursor.is_at_end(count);
-                cursor.load(|index| phases.get(index), count, slots, slot);
+                cursor.load(count, slots, slot);
                 if !was_at_end {
                     ask(cursor);
                 }
@@ -229,7 +237,7 @@ unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
     let stored = Stored { scales_f16: p.scales_f16 != 0, zeros: ZEROS };
     let (mut s_columns, stride) = work.rows.columns(work.part.first);
     let mut total = [0.0f32; SUMS];
-    let mut left = work.part.pieces();
+    let mut left = work.part.pieces;
     // SAFETY: the whole warp takes the same branches; a slot is read once it has landed, and filled again once all lanes have read it.
     unsafe {
         while left > 0 {
@@ -290,7 +298,7 @@ impl End {
         };
         let warp = ptx::tid_x() / 32;
         let (group, is_there) = match p.splits {
-            1 => (part.group, part.pieces() > 0),
+            1 => (part.group, part.pieces > 0),
             // The first warps join a group each.
             _ => {
                 let group = ptx::ctaid_x() * p.row_groups + warp;
@@ -323,7 +331,8 @@ unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, sums: [f32; SUMS]) {
             ptx::st_shared_v4_b32(place(warp), sums.map(f32::to_bits));
             ptx::bar_sync();
             joined = [0.0; SUMS];
-            for first in [0, AT_ONCE] {
+            let mut first = 0;
+            while first < p.splits {
                 let mut bits = [[0; SUMS]; AT_ONCE as usize];
                 for i in 0..AT_ONCE {
                     if end.is_there && first + i < p.splits {
@@ -333,6 +342,7 @@ unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, sums: [f32; SUMS]) {
                 for bits in bits {
                     joined = [0, 1, 2, 3].map(|i| joined[i] + f32::from_bits(bits[i]));
                 }
+                first += AT_ONCE;
             }
         }
         if end.is_there {

@@ -39,6 +39,8 @@ pub(crate) const SLOTS: u32 = 2;
 pub(crate) const SUM_BYTES: u32 = 32 * 16;
 /// Bytes of a chain's phases.
 pub(crate) const PHASE_BYTES: u32 = (MOST_PHASES * size_of::<GemmWhole>()) as u32;
+/// Bytes of what a warp works on.
+pub(crate) const PART_BYTES: u32 = 32;
 /// All that a block may have.
 const SHARED_BYTES: u32 = 226 << 10;
 /// Bytes of rows of `a`, of which every block reads all, that are worth that blocks don't wait for each other. H200, 2026-11-30: 64 KiB took longer than a split `k`.
@@ -72,9 +74,13 @@ impl Plan {
     pub const fn phases(self) -> u32 {
         self.squares() + WARPS * 4
     }
+    /// The warps' parts of each phase.
+    pub const fn parts(self) -> u32 {
+        self.phases() + PHASE_BYTES
+    }
     /// Zeros: a piece's columns.
     pub const fn zeros(self) -> u32 {
-        (self.phases() + PHASE_BYTES).next_multiple_of(16)
+        self.parts() + MOST_PHASES as u32 * WARPS * PART_BYTES
     }
     /// The rows of `a`, a row's chunks in other banks than the zeros' that are read with them: there, a row's lie 16 bytes after those of the row
     /// before, and the zeros where those of an eighth would.

@@ -19,7 +19,7 @@ const OF_ROW: u32 = rms_norm::THREADS;
 /// Loads of a thread that are on their way at once.
 const AHEAD: u32 = 4;
 
-/// Of a norm's weights, eights that a thread holds.
+/// Of a norm's row and weights, eights that a thread asks for at once.
 const HELD: u32 = 2;
 
 /// The first of the thread's weights of a norm, if there is one: read while other blocks are still at work. After all that a launch reads of weights
@@ -38,6 +38,25 @@ pub(super) unsafe fn norm_weights(p: &GemmWhole) -> [[f32; 8]; HELD as usize] {
         }
     }
     weights
+}
+
+/// Sixteen bytes of a row.
+#[derive(Clone, Copy)]
+struct Chunk {
+    token: u32,
+    at: u32,
+}
+
+impl Chunk {
+    /// Where it is if `at` is past the end of the row. Mostly a step or none: rows are about as wide as a block has threads.
+    #[inline(always)]
+    fn in_row(mut self, rows: Rows) -> Chunk {
+        let of_row = rows.pitch - 16;
+        while self.token < rows.m && self.at >= of_row {
+            self = Chunk { token: self.token + 1, at: self.at - of_row };
+        }
+        self
+    }
 }
 
 /// Their address and bytes from one to the next. And where zeros are, as many as a piece has columns, for rows that aren't there.
@@ -85,32 +104,27 @@ impl Rows {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
     unsafe fn copy(self, p: &GemmWhole) {
-        // Chunks of 16 bytes of all rows, of whole pieces.
-        let of_row = (self.pitch - 16) / 16;
-        let mut first = ptx::tid_x();
-        while first < self.m * of_row {
+        // Chunks of 16 bytes of all rows, of whole pieces: the thread's next one.
+        let mut next = Chunk { token: 0, at: ptx::tid_x() * 16 }.in_row(self);
+        while next.token < self.m {
+            let mut places = [next; AHEAD as usize];
             let mut chunks = [[0; 4]; AHEAD as usize];
-            let place = |i: u32| {
-                let index = first + i * THREADS;
-                let token = layout::divide(index, of_row);
-                (token, (index - token * of_row) * 16)
-            };
-            for i in 0..AHEAD {
-                let (token, at) = place(i);
-                if token < self.m && at < p.k * 2 {
-                    let g_row = p.a + u64::from(token) * u64::from(p.k) * 2;
+            for i in 0..AHEAD as usize {
+                places[i] = next;
+                if next.token < self.m && next.at < p.k * 2 {
+                    let g_row = p.a + u64::from(next.token) * u64::from(p.k) * 2;
                     // SAFETY: inside of the row. Not by way of the read-only cache: in a chain this launch wrote it.
-                    chunks[i as usize] = unsafe { ptx::ld_global_v4_b32(g_row + u64::from(at)) };
+                    chunks[i] = unsafe { ptx::ld_global_v4_b32(g_row + u64::from(next.at)) };
                 }
+                next = Chunk { at: next.at + THREADS * 16, ..next }.in_row(self);
             }
-            for i in 0..AHEAD {
-                let (token, at) = place(i);
+            for i in 0..AHEAD as usize {
+                let Chunk { token, at } = places[i];
                 if token < self.m {
                     // SAFETY: the thread's own place; of columns past the end, zeros.
-                    unsafe { ptx::st_shared_v4_b32(self.place(token, at), chunks[i as usize]) };
+                    unsafe { ptx::st_shared_v4_b32(self.place(token, at), chunks[i]) };
                 }
             }
-            first += AHEAD * THREADS;
         }
     }
 
@@ -133,16 +147,26 @@ impl Rows {
             // SAFETY: a row that isn't there is neither read nor written. A thread reads again what it wrote itself.
             unsafe {
                 while token < self.m && col * 2 < self.pitch - 16 {
-                    let mut chunk = [0; 4];
-                    if col < p.k {
-                        // Not by way of the read-only cache: in a chain this launch wrote it.
-                        chunk = ptx::ld_global_v4_b32(p.norm_x + g_row + u64::from(col) * 2);
+                    let mut chunks = [[0; 4]; HELD as usize];
+                    for i in 0..HELD {
+                        let col = col + i * OF_ROW * 8;
+                        if col < p.k {
+                            // Not by way of the read-only cache: in a chain this launch wrote it.
+                            chunks[i as usize] = ptx::ld_global_v4_b32(p.norm_x + g_row + u64::from(col) * 2);
+                        }
+                    }
+                    for i in 0..HELD {
+                        // Of columns past the end, zeros.
+                        let chunk = chunks[i as usize];
                         for value in unpack8(chunk) {
                             squares = ptx::fma(value, value, squares);
                         }
+                        let at = (col + i * OF_ROW * 8) * 2;
+                        if at < self.pitch - 16 {
+                            ptx::st_shared_v4_b32(self.place(token, at), chunk);
+                        }
                     }
-                    ptx::st_shared_v4_b32(self.place(token, col * 2), chunk);
-                    col += OF_ROW * 8;
+                    col += HELD * OF_ROW * 8;
                 }
                 let sum = warp_sum(squares);
                 if ptx::lane() == 0 {

@@ -1,34 +1,75 @@
 //! A warp's part of a product's weights, and the ring that brings it.
 
-use super::{PIECES, Plan, SLOTS, WARPS};
+use super::{PART_BYTES, PIECES, Plan, SLOTS, WARPS};
 use crate::{abi::GemmWhole, gemm_few::layout, ptx};
 
-/// What a warp works on: 16 rows, `group`, and a split of their `k`.
+/// What a warp works on in a phase: 16 rows, `group`, and a split of their `k`. Found once, before the launch waits for anything: it takes divisions, for
+/// which everyone would wait each time.
 #[derive(Clone, Copy)]
 pub(super) struct Part {
-    pub group: u32,
-    /// The first piece and one past the last.
+    /// Where its pieces are.
+    g_first: u64,
+    piece_bytes: u32,
+    /// How many: of none, 0.
+    pub pieces: u32,
+    /// The first one's place along `k`.
     pub first: u32,
-    pub end: u32,
+    pub group: u32,
 }
 
 impl Part {
-    /// The warp's; of none, no piece.
+    /// `warp`'s.
     #[inline(always)]
-    pub(super) fn new(p: &GemmWhole, warp: u32) -> Part {
+    fn new(p: &GemmWhole, warp: u32) -> Part {
         let of_block = layout::divide(warp, p.splits);
         let group = ptx::ctaid_x() * p.row_groups + of_block;
-        if of_block >= p.row_groups || group * layout::PIECE_ROWS >= p.n {
-            return Part { group, first: 0, end: 0 };
+        let (mut first, mut end) = (0, 0);
+        if of_block < p.row_groups && group * layout::PIECE_ROWS < p.n {
+            (first, end) = layout::split_steps(p.steps, p.splits, warp - of_block * p.splits);
         }
-        let (first, end) = layout::split_steps(p.steps, p.splits, warp - of_block * p.splits);
-        Part { group, first, end }
+        let piece = u64::from(group) * u64::from(p.steps) + u64::from(first);
+        let g_first = p.packed + piece * u64::from(p.piece_bytes);
+        Part { g_first, piece_bytes: p.piece_bytes, pieces: end - first, first, group }
     }
 
-    /// Its pieces.
     #[inline(always)]
-    pub(super) fn pieces(self) -> u32 {
-        self.end - self.first
+    fn place(plan: Plan, index: u32, warp: u32) -> u32 {
+        ptx::shared_base() + plan.parts() + (index * WARPS + warp) * PART_BYTES
+    }
+
+    /// Notes those of all warps in all phases, `phase_of(index)` of `count`.
+    ///
+    /// # Safety
+    /// All threads call it; a barrier stands before [`Part::of`].
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    pub(super) unsafe fn note_all(plan: Plan, phase_of: impl Fn(u32) -> GemmWhole, count: u32) {
+        let (index, warp) = (ptx::tid_x() / WARPS, ptx::tid_x() % WARPS);
+        if index < count {
+            let part = Part::new(&phase_of(index), warp);
+            let s_part = Part::place(plan, index, warp);
+            // SAFETY: the caller's promise; the thread's own place.
+            unsafe {
+                let address = [part.g_first as u32, (part.g_first >> 32) as u32];
+                ptx::st_shared_v4_b32(s_part, [address[0], address[1], part.piece_bytes, part.pieces]);
+                ptx::st_shared_v2_b32(s_part + 16, [part.first, part.group]);
+            }
+        }
+    }
+
+    /// `warp`'s part of phase `index`.
+    ///
+    /// # Safety
+    /// After [`Part::note_all`] of at least as many phases, and a barrier.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    pub(super) unsafe fn of(plan: Plan, index: u32, warp: u32) -> Part {
+        let s_part = Part::place(plan, index, warp);
+        // SAFETY: the caller's promise.
+        let ([low, high, piece_bytes, pieces], [first, group]) =
+            unsafe { (ptx::ld_shared_v4_b32(s_part), ptx::ld_shared_v2_b32(s_part + 16)) };
+        let g_first = u64::from(low) | u64::from(high) << 32;
+        Part { g_first, piece_bytes, pieces, first, group }
     }
 }
 
@@ -109,25 +150,17 @@ impl Cursor {
         self.left == 0 && self.phase == count
     }
 
-    /// Starts the copy of the next run of pieces, of whichever phase, if there is any. `phase_of(index)` are the `count` phases.
+    /// Starts the copy of the next run of pieces, of whichever of `count` phases, if there is any.
     ///
     /// # Safety
-    /// The whole warp calls it; the slot is free.
+    /// The whole warp calls it; the slot is free, the parts are noted.
     #[inline(always)]
-    pub(super) unsafe fn load(
-        &mut self,
-        phase_of: impl Fn(u32) -> GemmWhole,
-        count: u32,
-        slots: Slots,
-        slot: u32,
-    ) {
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    pub(super) unsafe fn load(&mut self, count: u32, slots: Slots, slot: u32) {
         while self.left == 0 && self.phase < count {
-            let p = phase_of(self.phase);
-            let part = Part::new(&p, ptx::here(ptx::tid_x()) / 32);
-            let piece = u64::from(part.group) * u64::from(p.steps) + u64::from(part.first);
-            self.left = part.pieces();
-            self.g_next = p.packed + piece * u64::from(p.piece_bytes);
-            self.piece_bytes = p.piece_bytes;
+            // SAFETY: the caller's promise.
+            let part = unsafe { Part::of(slots.plan, self.phase, ptx::here(ptx::tid_x()) / 32) };
+            (self.left, self.g_next, self.piece_bytes) = (part.pieces, part.g_first, part.piece_bytes);
             self.phase += 1;
         }
         let pieces = self.left.min(PIECES);
