@@ -41,7 +41,8 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
         // SAFETY: the whole warp takes the same branches; the stage has landed, and is given back once it has been read.
         unsafe {
             ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages));
-            piece::<N, GROUPS>(stored, s_piece, columns, &mut total);
+            let operands = |eight, pair| ptx::ldmatrix_x4(columns(eight, pair));
+            piece::<N, GROUPS>(stored, s_piece, operands, &mut total);
             ptx::bar_warp_sync();
             if lane == 0 {
                 ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
@@ -52,7 +53,7 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
     whole(total)
 }
 
-/// Adds the products of a piece of weights to `total`, in 64ths; `columns(eight, pair)` is where the lane's row of four matrices of `a` is: of eight tokens, of a pair of
+/// Adds the products of a piece of weights to `total`, in 64ths; `operands(eight, pair)` is the lane's part of four matrices of `a`: of eight tokens, of a pair of
 /// steps.
 ///
 /// # Safety
@@ -62,7 +63,7 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
 pub(crate) unsafe fn piece<const N: usize, const GROUPS: usize>(
     stored: Stored,
     s_piece: u32,
-    columns: impl Fn(u32, u32) -> u32,
+    mut operands: impl FnMut(u32, u32) -> [u32; 4],
     total: &mut [f32; N],
 ) {
     let lane = ptx::here(ptx::tid_x()) % 32;
@@ -78,7 +79,7 @@ pub(crate) unsafe fn piece<const N: usize, const GROUPS: usize>(
             let at = pair % 2 * 2;
             let a = [0, 1].map(|step: usize| convert(words[at + step], meta_of_group.minus_zeros));
             for eight in 0..N / 4 {
-                let b = ptx::ldmatrix_x4(columns(eight as u32, pair as u32));
+                let b = operands(eight as u32, pair as u32);
                 let at = eight * 4;
                 let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];
                 c = ptx::mma_m16n8k16_bf16(a[0], [b[0], b[1]], c);

@@ -2,7 +2,7 @@
 
 use super::{
     PHASE_BYTES, PIECES, Plan, SLOTS, SUM_BYTES, WARPS,
-    rows::{Rows, norm_weights},
+    rows::{PIECE_COLUMNS, Rows, norm_weights},
     weights::{Cursor, Part, Slots, next_weights},
 };
 use crate::{
@@ -18,7 +18,9 @@ use crate::{
     tile::Ring,
 };
 
-/// Bytes of the columns of a pair of steps of 16 of `k`.
+/// Pairs of steps of 16 of `k` in a piece.
+const PAIRS: usize = 4;
+/// Bytes of the columns of one.
 const PAIR_COLUMNS: u32 = 64;
 /// Sums of a lane: 16 rows by eight tokens.
 const SUMS: usize = 4;
@@ -235,8 +237,10 @@ unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
     refill: impl Fn(&mut Cursor, u32),
 ) -> [f32; SUMS] {
     let stored = Stored { scales_f16: p.scales_f16 != 0, zeros: ZEROS };
-    let (mut s_columns, stride) = work.rows.columns(work.part.first);
+    let (mut s_columns, is_there) = work.rows.operands(work.part.first);
     let mut total = [0.0f32; SUMS];
+    // Tokens that aren't there stay zeros, and are never read.
+    let (mut first, mut second) = ([[0; 4]; PAIRS], [[0; 4]; PAIRS]);
     let mut left = work.part.pieces;
     // SAFETY: the whole warp takes the same branches; a slot is read once it has landed, and filled again once all lanes have read it.
     unsafe {
@@ -245,19 +249,24 @@ unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
             let mut s_piece = work.slots.landed(slot, work.ring.parity(SLOTS));
             let mut of_slot = left.min(PIECES);
             left -= of_slot;
-            let mut next = || {
-                piece::<SUMS, GROUPS>(stored, s_piece, |_, pair| s_columns + pair * PAIR_COLUMNS, &mut total);
-                s_columns += stride;
+            let mut next = |operands: &mut [[u32; 4]; PAIRS]| {
+                let load = |_, pair: u32| {
+                    let operand = &mut operands[pair as usize];
+                    *operand = ptx::ld_shared_v4_b32_if(is_there, s_columns + pair * PAIR_COLUMNS, *operand);
+                    *operand
+                };
+                piece::<SUMS, GROUPS>(stored, s_piece, load, &mut total);
+                s_columns += PIECE_COLUMNS;
                 s_piece += p.piece_bytes;
             };
             // Two at a time: the one's conversions fill what the other's products leave.
             while of_slot >= 2 {
-                next();
-                next();
+                next(&mut first);
+                next(&mut second);
                 of_slot -= 2;
             }
             if of_slot != 0 {
-                next();
+                next(&mut first);
             }
             ptx::bar_warp_sync();
             refill(&mut work.cursor, slot);

@@ -39,6 +39,8 @@ pub(crate) const SLOTS: u32 = 2;
 pub(crate) const SUM_BYTES: u32 = 32 * 16;
 /// Bytes of a chain's phases.
 pub(crate) const PHASE_BYTES: u32 = (MOST_PHASES * size_of::<GemmWhole>()) as u32;
+/// Bytes behind a row of `a`.
+pub(crate) const PAD: u32 = 64;
 /// Bytes of what a warp works on.
 pub(crate) const PART_BYTES: u32 = 32;
 /// All that a block may have.
@@ -78,19 +80,15 @@ impl Plan {
     pub const fn parts(self) -> u32 {
         self.phases() + PHASE_BYTES
     }
-    /// Zeros: a piece's columns.
-    pub const fn zeros(self) -> u32 {
+    /// The rows of `a`.
+    pub const fn a(self) -> u32 {
         self.parts() + MOST_PHASES as u32 * WARPS * PART_BYTES
     }
-    /// The rows of `a`, a row's chunks in other banks than the zeros' that are read with them: there, a row's lie 16 bytes after those of the row
-    /// before, and the zeros where those of an eighth would.
-    pub const fn a(self) -> u32 {
-        self.zeros() + layout::TILE_K * 2 + 16
-    }
-    /// Bytes from one row of `a` to the next, of `steps` pieces: 16 more than they have, so that the rows that are loaded together fall on different banks.
+    /// Bytes from one row of `a` to the next, of `steps` pieces: 64 more than they have, so that what is loaded of two rows together falls on different
+    /// banks.
     #[inline(always)]
     pub const fn a_pitch(steps: u32) -> u32 {
-        steps * layout::TILE_K * 2 + 16
+        steps * layout::TILE_K * 2 + PAD
     }
 }
 

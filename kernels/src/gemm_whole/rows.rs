@@ -1,6 +1,6 @@
 //! Rows of `a` in shared memory, as they are or normalised.
 
-use super::{Plan, WARPS};
+use super::{PAD, Plan, WARPS};
 use crate::{
     abi::GemmWhole,
     gemm_few::layout,
@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Bytes of a piece's columns.
-const PIECE_COLUMNS: u32 = layout::TILE_K * 2;
+pub(super) const PIECE_COLUMNS: u32 = layout::TILE_K * 2;
 /// Threads of a block.
 const THREADS: u32 = WARPS * 32;
 /// Threads that normalise a row: as many as `rms_norm` has, for the same sum of squares.
@@ -40,26 +40,31 @@ pub(super) unsafe fn norm_weights(p: &GemmWhole) -> [[f32; 8]; HELD as usize] {
     weights
 }
 
-/// Sixteen bytes of a row.
+/// Eight columns of a row.
 #[derive(Clone, Copy)]
-struct Chunk {
+struct Eight {
     token: u32,
-    at: u32,
+    /// The first of them.
+    col: u32,
 }
 
-impl Chunk {
-    /// Where it is if `at` is past the end of the row. Mostly a step or none: rows are about as wide as a block has threads.
+impl Eight {
+    /// Where it is if `col` is past the end of the row. Mostly a step or none: rows are about as wide as a block has threads.
     #[inline(always)]
-    fn in_row(mut self, rows: Rows) -> Chunk {
-        let of_row = rows.pitch - 16;
-        while self.token < rows.m && self.at >= of_row {
-            self = Chunk { token: self.token + 1, at: self.at - of_row };
+    fn in_row(mut self, rows: Rows) -> Eight {
+        while self.token < rows.m && self.col >= rows.cols() {
+            self = Eight { token: self.token + 1, col: self.col - rows.cols() };
         }
         self
     }
 }
 
-/// Their address and bytes from one to the next. And where zeros are, as many as a piece has columns, for rows that aren't there.
+/// The rows in shared memory, each as the products' operands: of 32 columns the lane that multiplies the pairs `q` of all eights finds them behind each other.
+///
+/// ```text
+/// columns    0 1 | 8 9 | 16 17 | 24 25     2 3 | 10 11 | 18 19 | 26 27     4 5 | ...     6 7 | ...     32 33 | ...
+///            q = 0                         q = 1                           q = 2         q = 3         q = 0
+/// ```
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
     plan: Plan,
@@ -73,24 +78,47 @@ impl Rows {
         Rows { plan, pitch: Plan::a_pitch(p.steps), m: p.m }
     }
 
+    /// Columns of whole pieces.
+    #[inline(always)]
+    fn cols(self) -> u32 {
+        (self.pitch - PAD) / 2
+    }
+
     #[inline(always)]
     fn place(self, token: u32, byte: u32) -> u32 {
         ptx::shared_base() + self.plan.a() + token * self.pitch + byte
     }
 
-    /// Brings the rows; `weights` are [`norm_weights`].
+    /// # Safety
+    /// Inside of the rows; nobody else's place.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn store(self, to: Eight, mut pairs: [u32; 4]) {
+        let (line, eight) = (to.col / 32, to.col / 8 % 4);
+        let s_first = self.place(to.token, line * 64 + eight * 4);
+        // Lanes of other lines begin with another pair, so that those that are stored together fall on different banks.
+        let turn = line / 2 % 4;
+        if turn % 2 != 0 {
+            pairs = [pairs[1], pairs[2], pairs[3], pairs[0]];
+        }
+        if turn / 2 != 0 {
+            pairs = [pairs[2], pairs[3], pairs[0], pairs[1]];
+        }
+        for i in 0..4 {
+            // SAFETY: the caller's promise.
+            unsafe { ptx::st_shared_b32(s_first + (i + turn) % 4 * 16, pairs[i as usize]) };
+        }
+    }
+
+    /// Brings the rows, and zeros up to the end of their pieces; `weights` are [`norm_weights`].
     ///
     /// # Safety
     /// All threads call it, with a barrier since the rows were last read and before they are read again.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
     pub(super) unsafe fn bring(self, p: &GemmWhole, weights: &[[f32; 8]; HELD as usize]) {
-        let thread = ptx::tid_x();
         // SAFETY: the caller's promise.
         unsafe {
-            if thread < PIECE_COLUMNS / 16 {
-                ptx::st_shared_v4_b32(ptx::shared_base() + self.plan.zeros() + thread * 16, [0; 4]);
-            }
             if p.norm_x == 0 {
                 self.copy(p);
             } else {
@@ -104,25 +132,22 @@ impl Rows {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
     unsafe fn copy(self, p: &GemmWhole) {
-        // Chunks of 16 bytes of all rows, of whole pieces: the thread's next one.
-        let mut next = Chunk { token: 0, at: ptx::tid_x() * 16 }.in_row(self);
+        let mut next = Eight { token: 0, col: ptx::tid_x() * 8 }.in_row(self);
         while next.token < self.m {
             let mut places = [next; AHEAD as usize];
             let mut chunks = [[0; 4]; AHEAD as usize];
             for i in 0..AHEAD as usize {
                 places[i] = next;
-                if next.token < self.m && next.at < p.k * 2 {
-                    let g_row = p.a + u64::from(next.token) * u64::from(p.k) * 2;
-                    // SAFETY: inside of the row. Not by way of the read-only cache: in a chain this launch wrote it.
-                    chunks[i] = unsafe { ptx::ld_global_v4_b32(g_row + u64::from(next.at)) };
+                if next.token < self.m && next.col < p.k {
+                    // SAFETY: inside of the row.
+                    chunks[i] = unsafe { load(p.a, p.k, next) };
                 }
-                next = Chunk { at: next.at + THREADS * 16, ..next }.in_row(self);
+                next = Eight { col: next.col + THREADS * 8, ..next }.in_row(self);
             }
             for i in 0..AHEAD as usize {
-                let Chunk { token, at } = places[i];
-                if token < self.m {
-                    // SAFETY: the thread's own place; of columns past the end, zeros.
-                    unsafe { ptx::st_shared_v4_b32(self.place(token, at), chunks[i]) };
+                if places[i].token < self.m {
+                    // SAFETY: the thread's own place.
+                    unsafe { self.store(places[i], chunks[i]) };
                 }
             }
         }
@@ -141,32 +166,30 @@ impl Rows {
         let mut first = 0;
         while first < self.m {
             let token = first + half;
-            let g_row = u64::from(token) * u64::from(p.k) * 2;
+            // The thread's `index`th eight; past the first ones it comes once for the squares and once more to be scaled.
+            let eight = |index: u32| Eight { token, col: (thread + index * OF_ROW) * 8 };
+            let is_there = |index: u32| token < self.m && eight(index).col < p.k;
             let mut squares = 0.0;
-            let mut col = thread * 8;
-            // SAFETY: a row that isn't there is neither read nor written. A thread reads again what it wrote itself.
+            // SAFETY: a row that isn't there is neither read nor written, and a place by one thread.
             unsafe {
-                while token < self.m && col * 2 < self.pitch - 16 {
-                    let mut chunks = [[0; 4]; HELD as usize];
-                    for i in 0..HELD {
-                        let col = col + i * OF_ROW * 8;
-                        if col < p.k {
-                            // Not by way of the read-only cache: in a chain this launch wrote it.
-                            chunks[i as usize] = ptx::ld_global_v4_b32(p.norm_x + g_row + u64::from(col) * 2);
-                        }
+                let mut held = [[0; 4]; HELD as usize];
+                for index in 0..HELD {
+                    if is_there(index) {
+                        held[index as usize] = load(p.norm_x, p.k, eight(index));
                     }
-                    for i in 0..HELD {
-                        // Of columns past the end, zeros.
-                        let chunk = chunks[i as usize];
-                        for value in unpack8(chunk) {
-                            squares = ptx::fma(value, value, squares);
-                        }
-                        let at = (col + i * OF_ROW * 8) * 2;
-                        if at < self.pitch - 16 {
-                            ptx::st_shared_v4_b32(self.place(token, at), chunk);
-                        }
+                }
+                let mut add = |chunk| {
+                    for value in unpack8(chunk) {
+                        squares = ptx::fma(value, value, squares);
                     }
-                    col += HELD * OF_ROW * 8;
+                };
+                for chunk in held {
+                    add(chunk);
+                }
+                let mut index = HELD;
+                while is_there(index) {
+                    add(load(p.norm_x, p.k, eight(index)));
+                    index += 1;
                 }
                 let sum = warp_sum(squares);
                 if ptx::lane() == 0 {
@@ -178,24 +201,32 @@ impl Rows {
                     total += f32::from_bits(ptx::ld_shared_b32(s_squares + warp * 4));
                 }
                 let inverse = ptx::rsqrt(total / p.k as f32 + p.norm_eps);
-                let (mut col, mut index) = (thread * 8, 0);
-                while token < self.m && col < p.k {
-                    let mut h = unpack8(ptx::ld_shared_v4_b32(self.place(token, col * 2)));
-                    let weight = match index {
-                        0 => weights[0],
-                        1 => weights[1],
-                        _ => load_f32x8(p.norm_weight + u64::from(col) * 4),
-                    };
-                    index += 1;
+                let scale = |index: u32, chunk, weight: [f32; 8]| {
+                    let mut h = unpack8(chunk);
                     for i in 0..8 {
                         h[i] = h[i] * inverse * weight[i];
                     }
                     let chunk = pack8(h);
-                    ptx::st_shared_v4_b32(self.place(token, col * 2), chunk);
+                    self.store(eight(index), chunk);
                     if ptx::ctaid_x() == 0 {
-                        ptx::st_global_v4_b32(p.a + g_row + u64::from(col) * 2, chunk);
+                        ptx::st_global_v4_b32(address(p.a, p.k, eight(index)), chunk);
                     }
-                    col += OF_ROW * 8;
+                };
+                for index in 0..HELD {
+                    if is_there(index) {
+                        scale(index, held[index as usize], weights[index as usize]);
+                    }
+                }
+                let mut index = HELD;
+                while is_there(index) {
+                    let weight = load_f32x8(p.norm_weight + u64::from(eight(index).col) * 4);
+                    scale(index, load(p.norm_x, p.k, eight(index)), weight);
+                    index += 1;
+                }
+                // Behind the last column, of less than a piece.
+                let rest = Eight { token, col: p.k + thread * 8 };
+                if token < self.m && rest.col < self.cols() {
+                    self.store(rest, [0; 4]);
                 }
                 // The next rows' sums take the place of these.
                 ptx::bar_sync();
@@ -204,15 +235,29 @@ impl Rows {
         }
     }
 
-    /// Where the lane's row of the matrices of piece `step` is, and how far it is to the next piece's: nowhere, if it isn't there.
+    /// Where the lane's operands of piece `step` are, those of the next piece [`PIECE_COLUMNS`] behind them, and whether they are: the token of other lanes isn't
+    /// there.
     #[inline(always)]
-    pub(super) fn columns(self, step: u32) -> (u32, u32) {
+    pub(super) fn operands(self, step: u32) -> (u32, bool) {
         let lane = ptx::here(ptx::tid_x()) % 32;
-        let (token, chunk) = (lane % 8, lane / 8 * 16);
-        if token < self.m {
-            (self.place(token, step * PIECE_COLUMNS + chunk), PIECE_COLUMNS)
-        } else {
-            (ptx::shared_base() + self.plan.zeros() + chunk, 0)
-        }
+        let (token, q) = (lane / 4, lane % 4);
+        (self.place(token, step * PIECE_COLUMNS + q * 16), token < self.m)
     }
+}
+
+/// Where eight columns of a row of `[m, k]` are.
+#[inline(always)]
+fn address(g_rows: u64, k: u32, at: Eight) -> u64 {
+    g_rows + (u64::from(at.token) * u64::from(k) + u64::from(at.col)) * 2
+}
+
+/// Reads them; not by way of the read-only cache: in a chain this launch wrote them.
+///
+/// # Safety
+/// They are inside of the rows.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn load(g_rows: u64, k: u32, at: Eight) -> [u32; 4] {
+    // SAFETY: the caller's promise.
+    unsafe { ptx::ld_global_v4_b32(address(g_rows, k, at)) }
 }

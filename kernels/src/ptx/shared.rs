@@ -84,6 +84,19 @@ intrinsic! {
 }
 
 intrinsic! {
+    /// `@p ld.shared.v4.b32`: lanes whose `is_there` is false read nothing and keep `before`. What isn't read takes no time of the memory's.
+    pub fn ld_shared_v4_b32_if(is_there: bool, address: u32, before: [u32; 4]) -> [u32; 4] {
+        let mut v = before;
+        asm!("{{ .reg .pred there; setp.ne.u32 there, {5}, 0; @there ld.shared.v4.b32 {{{0}, {1}, {2}, {3}}}, [{4}]; }}",
+            inout(reg32) v[0], inout(reg32) v[1], inout(reg32) v[2], inout(reg32) v[3], in(reg32) address,
+            in(reg32) u32::from(is_there), options(nostack));
+        v
+    } else {
+        if is_there { simt::intrinsic::ld_shared::<[u32; 4]>(address) } else { before }
+    }
+}
+
+intrinsic! {
     /// `st.shared.b16`.
     pub fn st_shared_b16(address: u32, value: u16) {
         asm!("st.shared.b16 [{}], {};", in(reg32) address, in(reg16) value, options(nostack));
