@@ -120,6 +120,9 @@ unsafe fn attend<const CHUNKS: u32, const STEPS: usize, const KEYS16: usize, con
             let (stage, key) = (at.stage(plan), item.chunk_start + tile * plan.tile_keys());
             let s_keys = base + stage * STAGE_BYTES;
             let s_values = s_keys + TILE_BYTES;
+            // Tiles land in any order, and a parity tells a phase from the next alone: before the other warp's tile that was here has landed,
+            // `full` would answer for the one before that.
+            ptx::mbarrier_wait(base + plan.empty() + stage * 8, at.parity(plan) ^ 1);
             ptx::mbarrier_wait(base + plan.full() + stage * 8, at.parity(plan));
             let mut s = scores::<KV_BF16, CHUNKS, STEPS, KEYS16, ROWS8, _>(&rows.q, s_keys, &reads);
             scale.apply_all(&mut s, &factors);
