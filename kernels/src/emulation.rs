@@ -70,6 +70,7 @@ entries! {
     attention_decode_sm90_hd64_rows8 in crate::attention_decode_sm90::kernel: AttentionDecodeSm90,
     attention_decode_sm90_hd64_rows16 in crate::attention_decode_sm90::kernel: AttentionDecodeSm90,
     attention_decode_sm90_hd128_rows8 in crate::attention_decode_sm90::kernel: AttentionDecodeSm90,
+    attention_decode_sm90_hd128_rows8_lanes in crate::attention_decode_sm90::kernel: AttentionDecodeSm90,
     attention_decode_sm90_hd128_rows8_by3 in crate::attention_decode_sm90::kernel: AttentionDecodeSm90,
     attention_prefill_hd192 in crate::attention_prefill::kernel: AttentionPrefill,
     attention_prefill_hd256 in crate::attention_prefill::kernel: AttentionPrefill,

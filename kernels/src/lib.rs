@@ -107,6 +107,7 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &attention_decode_sm90::VARIANTS[1].spec,
     &attention_decode_sm90::VARIANTS[2].spec,
     &attention_decode_sm90::HD128_BY3.spec,
+    &attention_decode_sm90::HD128_LANES.spec,
     &attention_prefill_sm90::HD64,
     &attention_prefill_sm90::HD64_SHORT,
     &attention_prefill_sm90::HD96,

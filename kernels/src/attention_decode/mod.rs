@@ -34,7 +34,7 @@ pub mod kernel;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod products;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-mod ring;
+pub(crate) mod ring;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod softmax;
 

@@ -24,7 +24,7 @@ pub(super) const fn swizzle_keys<const CHUNKS: u32>(row: u32, chunk: u32) -> u32
 
 /// Where a key lies, its page still on its way.
 #[derive(Clone, Copy)]
-pub(super) struct Place {
+pub(crate) struct Place {
     page: u32,
     /// In the page; [`NONE`] for a key that no query sees.
     offset: u32,
@@ -32,7 +32,7 @@ pub(super) struct Place {
 
 /// Looks up the places of a lane's keys: key `lane % tile keys` of each of the warp's tiles, one tile a call.
 #[derive(Clone, Copy)]
-pub(super) struct Lookup {
+pub(crate) struct Lookup {
     g_pages: u64,
     begin: u32,
     end: u32,
@@ -105,7 +105,7 @@ impl Lookup {
 
 /// Scales of the lane's key and value of a tile.
 #[derive(Clone, Copy)]
-pub(super) struct Scales {
+pub(crate) struct Scales {
     pub k: f32,
     pub v: f32,
 }
@@ -116,7 +116,7 @@ impl Scales {
 
 /// Copies into a warp's ring.
 #[derive(Clone, Copy)]
-pub(super) struct Copier {
+pub(crate) struct Copier {
     /// The caches, at this lane's chunk of row 0.
     g_k: u64,
     g_v: u64,

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi::KV_BF16,
-    attention_decode_sm90::{BOX_ROWS, HD128_BY3, VARIANTS, Variant},
+    attention_decode_sm90::{BOX_ROWS, HD128_BY3, HD128_LANES, VARIANTS, Variant},
 };
 
 use super::{
@@ -79,7 +79,7 @@ impl Property for AttentionDecodeSm90 {
         let input = case.input();
         let all: Vec<u32> = (0..case.seqs.len() as u32).rev().collect();
         let masks = case.tree.then_some(&input.masks[..]);
-        let all_entries = VARIANTS.iter().chain([&HD128_BY3]);
+        let all_entries = VARIANTS.iter().chain([&HD128_BY3, &HD128_LANES]);
         let serving: Vec<&Variant> =
             all_entries.filter(|v| v.plan.head_dim as usize == case.head_dim).collect();
         let actual = run(harness, case, &input, &all, Entry::Hopper(serving[0], BLOCKS), masks)?;
