@@ -22,7 +22,7 @@ fn kernel(tiles: u64, out: u64, careful: bool) {
     }
     bar_sync();
     for tile in 0..TILES {
-        let (stage, parity) = (tile % STAGES, tile / STAGES & 1);
+        let (stage, parity) = (tile % STAGES, tile / STAGES % 2);
         let (full, empty, s_tile) = (full + 8 * stage, empty + 8 * stage, s_tiles + TILE_BYTES * stage);
         if warp == CONSUMERS && lane == 0 {
             wait(empty, parity ^ 1);

@@ -4,8 +4,8 @@ use tilewright_host::{
 };
 use tilewright_kernels::{
     abi::{self, DecodeSequence},
-    attention_decode::{Variant, select, split::Rule},
-    attention_decode_sm90::{self, HD128_BY3, HD128_LANES},
+    attention_decode::{BF16_HD128_ONCE, Variant, select, split::Rule},
+    attention_decode_sm90::{self, HD128_BY3, HD128_LANES, HD128_LANES_ONCE},
 };
 
 use super::Kernel;
@@ -20,6 +20,8 @@ pub struct AttentionDecode {
     name: &'static str,
     /// Instead of the cache's own.
     rule: Option<Rule>,
+    /// Instead of the entry that serves.
+    variant: Option<&'static Variant>,
     pages: Pages,
 }
 
@@ -32,12 +34,19 @@ fn in_order(count: usize, _: u64) -> Vec<u32> {
 }
 
 /// As it is launched.
-pub const TAKEN: AttentionDecode = AttentionDecode { name: "attention_decode", rule: None, pages: shuffled };
+pub const TAKEN: AttentionDecode =
+    AttentionDecode { name: "attention_decode", rule: None, variant: None, pages: shuffled };
 
-/// The same kernel with pages in order, and under other rules of where sequences are cut, called by the chunk's keys and the most chunks: timed where they are named.
+/// The same kernel letting go of keys and values first, with pages in order, and under other rules of where sequences are cut, called by the chunk's keys and the most chunks: timed where they are named.
 /// Those without short chunks cut sequences of 513 to 1024 keys like longer ones.
-pub const TRIALS: [AttentionDecode; 9] = [
-    AttentionDecode { name: "attention_decode_in_order", rule: None, pages: in_order },
+pub const TRIALS: [AttentionDecode; 10] = [
+    AttentionDecode {
+        name: "attention_decode_once",
+        rule: None,
+        variant: Some(&BF16_HD128_ONCE),
+        pages: shuffled,
+    },
+    AttentionDecode { name: "attention_decode_in_order", rule: None, variant: None, pages: in_order },
     trial("attention_decode_640x48", 1024, 640, 48),
     trial("attention_decode_896x48", 1024, 896, 48),
     trial("attention_decode_512x32", 1024, 512, 32),
@@ -51,7 +60,16 @@ pub const TRIALS: [AttentionDecode; 9] = [
 const fn trial(name: &'static str, short_tokens: u32, chunk_tokens: u32, max_chunks: u32) -> AttentionDecode {
     let rule = Rule { short_tokens, chunk_tokens, max_chunks };
     assert!(rule.holds());
-    AttentionDecode { name, rule: Some(rule), pages: shuffled }
+    AttentionDecode { name, rule: Some(rule), variant: None, pages: shuffled }
+}
+
+impl AttentionDecode {
+    fn variant(&self, problem: &Decode) -> Option<&'static Variant> {
+        let taken = variant(problem)?;
+        let variant = self.variant.unwrap_or(taken);
+        let of_a_kind = |v: &Variant| (v.format, v.head_dim, v.rows);
+        (of_a_kind(variant) == of_a_kind(taken)).then_some(variant)
+    }
 }
 
 impl<D: Driver> Kernel<D> for AttentionDecode {
@@ -60,13 +78,13 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
     }
 
     fn takes(&self, problem: &Problem, _: &GpuInfo) -> bool {
-        matches!(problem, Problem::Decode(problem) if variant(problem).is_some())
+        matches!(problem, Problem::Decode(problem) if self.variant(problem).is_some())
     }
 
     fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
         let mut prepared = Prepared::new(driver);
         let Problem::Decode(problem) = problem else { return Ok(prepared) };
-        let Some(variant) = variant(problem) else { return Ok(prepared) };
+        let Some(variant) = self.variant(problem) else { return Ok(prepared) };
         let rule = self.rule.unwrap_or(Rule::of(variant.format));
         let (params, items) = cut(&mut prepared, problem, seed, (rule, self.pages), variant.rows)?;
         prepared.launch(&variant.spec, [items, 1, 1], &params);
@@ -82,11 +100,12 @@ pub struct Hopper {
     pages: Pages,
 }
 
-/// As it would be launched, of three blocks a multiprocessor, with tiles by lanes, and these with pages in order.
-pub const HOPPER: [Hopper; 5] = [
+/// As it would be launched, of three blocks a multiprocessor, with tiles by lanes, that letting go of them first, and the first and the third with pages in order.
+pub const HOPPER: [Hopper; 6] = [
     hopper("attention_decode_sm90", None, shuffled),
     hopper("attention_decode_sm90_by3", Some(&HD128_BY3), shuffled),
     hopper("attention_decode_sm90_lanes", Some(&HD128_LANES), shuffled),
+    hopper("attention_decode_sm90_lanes_once", Some(&HD128_LANES_ONCE), shuffled),
     hopper("attention_decode_sm90_in_order", None, in_order),
     hopper("attention_decode_sm90_lanes_in_order", Some(&HD128_LANES), in_order),
 ];

@@ -122,17 +122,35 @@ pub(crate) struct Copier {
     g_v: u64,
     g_k_scales: u64,
     g_v_scales: u64,
+    /// Whether the L2 lets go of them first.
+    once: bool,
 }
 
 impl Copier {
     #[inline(always)]
-    pub fn new<const CHUNKS: u32>(p: &AttentionDecode) -> Copier {
+    pub fn new<const CHUNKS: u32>(p: &AttentionDecode, once: bool) -> Copier {
         let chunk = u64::from(ptx::lane() % CHUNKS) * 16;
         Copier {
             g_k: p.k_cache + chunk,
             g_v: p.v_cache + chunk,
             g_k_scales: p.k_scales,
             g_v_scales: p.v_scales,
+            once,
+        }
+    }
+
+    /// # Safety
+    /// As of [`ptx::cp_async_16`].
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn copy(&self, shared: u32, global: u64, bytes: u32) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.once {
+                ptx::cp_async_16_evict_first(shared, global, bytes);
+            } else {
+                ptx::cp_async_16(shared, global, bytes);
+            }
         }
     }
 
@@ -159,8 +177,8 @@ impl Copier {
                 let seen = row != NONE;
                 let from = if seen { u64::from(row) * u64::from(CHUNKS * 16) } else { 0 };
                 let bytes = if seen { 16 } else { 0 };
-                ptx::cp_async_16(s_stage + swizzle_keys::<CHUNKS>(key, chunk), self.g_k + from, bytes);
-                ptx::cp_async_16(s_values + swizzle::<CHUNKS>(key, chunk), self.g_v + from, bytes);
+                self.copy(s_stage + swizzle_keys::<CHUNKS>(key, chunk), self.g_k + from, bytes);
+                self.copy(s_values + swizzle::<CHUNKS>(key, chunk), self.g_v + from, bytes);
             }
         }
         let mut scales = Scales::NONE;

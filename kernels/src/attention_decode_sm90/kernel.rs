@@ -48,12 +48,14 @@ unsafe fn decode<
             (true, Feeding::Boxes) => {
                 consume::<HEAD_DIM, CHUNKS, STEPS, KEYS16, ROWS8, _>(&p.shared, plan, ByLines::new());
             }
-            (true, Feeding::Lanes) => {
+            (true, Feeding::Lanes | Feeding::LanesOnce) => {
                 let reads = ByRows::<CHUNKS>::new::<KV_BF16>();
                 consume::<HEAD_DIM, CHUNKS, STEPS, KEYS16, ROWS8, _>(&p.shared, plan, reads);
             }
             (false, Feeding::Boxes) => produce(p, maps, plan),
-            (false, Feeding::Lanes) => produce(p, Lanes::<CHUNKS, TILE_KEYS>::new(p), plan),
+            (false, Feeding::Lanes | Feeding::LanesOnce) => {
+                produce(p, Lanes::<CHUNKS, TILE_KEYS>::new(p, plan), plan);
+            }
         }
     }
 }
@@ -99,4 +101,5 @@ entries! {
     attention_decode_sm90_hd128_rows8: 128, 1, 1, 2, Boxes;
     attention_decode_sm90_hd128_rows8_by3: 128, 1, 1, 3, Boxes;
     attention_decode_sm90_hd128_rows8_lanes: 128, 1, 1, 2, Lanes;
+    attention_decode_sm90_hd128_rows8_lanes_once: 128, 1, 1, 2, LanesOnce;
 }

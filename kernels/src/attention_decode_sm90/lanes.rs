@@ -1,7 +1,7 @@
 //! Tiles by `cp.async` of the warp's lanes, as `attention_decode` brings them: any row from anywhere, sixteen bytes at a time.
 
 use super::{
-    Plan,
+    Feeding, Plan,
     producer::Feed,
     work::{Tiles, Work},
 };
@@ -22,8 +22,8 @@ pub(super) struct Lanes<const CHUNKS: u32, const TILE_KEYS: u32> {
 
 impl<const CHUNKS: u32, const TILE_KEYS: u32> Lanes<CHUNKS, TILE_KEYS> {
     #[inline(always)]
-    pub fn new(p: &AttentionDecodeSm90) -> Self {
-        Self { copier: Copier::new::<CHUNKS>(&p.shared) }
+    pub fn new(p: &AttentionDecodeSm90, plan: Plan) -> Self {
+        Self { copier: Copier::new::<CHUNKS>(&p.shared, matches!(plan.feeding, Feeding::LanesOnce)) }
     }
 }
 

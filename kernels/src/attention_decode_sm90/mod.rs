@@ -64,6 +64,8 @@ pub enum Feeding {
     Boxes,
     /// By `cp.async` of the producer's lanes.
     Lanes,
+    /// By those, and the L2 lets go of what they read first.
+    LanesOnce,
 }
 
 impl Feeding {
@@ -71,7 +73,7 @@ impl Feeding {
     pub const fn arrivals(self) -> u32 {
         match self {
             Feeding::Boxes => 1,
-            Feeding::Lanes => 32,
+            Feeding::Lanes | Feeding::LanesOnce => 32,
         }
     }
 }
@@ -224,6 +226,9 @@ pub static HD128_BY3: Variant = variant("attention_decode_sm90_hd128_rows8_by3",
 /// Without the copy engine, to be timed beside it.
 pub static HD128_LANES: Variant =
     variant("attention_decode_sm90_hd128_rows8_lanes", 128, 8, 2, Feeding::Lanes);
+/// That, with keys and values that the L2 lets go first.
+pub static HD128_LANES_ONCE: Variant =
+    variant("attention_decode_sm90_hd128_rows8_lanes_once", 128, 8, 2, Feeding::LanesOnce);
 
 /// The entry for a head dim and spans of at most `rows` query rows (query heads of a key head times tokens): the narrowest that holds
 /// them. `None` where [`attention_decode`](crate::attention_decode) serves: another head dim, more rows, or pages that can't be cut
@@ -250,7 +255,7 @@ mod tests {
 
     #[test]
     fn blocks_fit_a_multiprocessor_and_boxes_their_atoms() {
-        for Variant { spec, plan } in VARIANTS.iter().chain([&HD128_BY3, &HD128_LANES]) {
+        for Variant { spec, plan } in VARIANTS.iter().chain([&HD128_BY3, &HD128_LANES, &HD128_LANES_ONCE]) {
             assert!(
                 spec.min_blocks * (spec.shared_bytes + RESERVED_BYTES) <= MULTIPROCESSOR_BYTES,
                 "{}",

@@ -56,7 +56,9 @@ impl<F: Feed> Taken<F> {
     unsafe fn new(p: &AttentionDecodeSm90, feed: &F, plan: Plan, index: u32) -> Self {
         // SAFETY: the caller's promise.
         let work = unsafe { Work::new(&p.shared, plan, index) };
-        Self { index, work: work.map(|work| (work, unsafe { feed.look_up(p, plan, &work) })) }
+        // SAFETY: likewise.
+        let with_places = |work| (work, unsafe { feed.look_up(p, plan, &work) });
+        Self { index, work: work.map(with_places) }
     }
 }
 
