@@ -278,19 +278,12 @@ impl Context {
         }
     }
 
-    /// Lets every flight land whose mbarrier a lane waits at; whether there was one.
+    /// Lets the newest flight land whose mbarrier a lane waits at; whether there was one. The others stay: copies land in any order, and
+    /// this one is the least like that in which they set off.
     pub fn land_awaited(&mut self) -> Result<bool, Fault> {
-        let mut any = false;
-        let mut index = 0;
-        while index < self.flights.len() {
-            if self.mbarriers[self.flights[index].mbarrier].waiters.is_empty() {
-                index += 1;
-            } else {
-                self.land(index)?;
-                any = true;
-            }
-        }
-        Ok(any)
+        let awaited = |flight: &Flight| !self.mbarriers[flight.mbarrier].waiters.is_empty();
+        let Some(index) = self.flights.iter().rposition(awaited) else { return Ok(false) };
+        self.land(index).map(|()| true)
     }
 
     /// The fault of a block that ended too soon.

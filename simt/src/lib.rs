@@ -67,8 +67,8 @@
 //! | `wgmma` | each warp waits for the group | writing the operands is a race; accumulators are signalling NaNs, or huge integers |
 //!
 //! The last three are recorded as accesses of an agent of their own, which nobody has seen before that wait. Data is read when
-//! the instruction is issued and lands as late as it can: when a lane waits for it and nothing else can run. In a random order
-//! it lands at any time. Whatever is still on its way when its lane, warp or block ends is a fault. Any wait of a warp for a
+//! the instruction is issued and lands as late as it can: when a lane waits for it and nothing else can run, of several that are
+//! waited for the newest. In a random order it lands at any time. Whatever is still on its way when its lane, warp or block ends is a fault. Any wait of a warp for a
 //! warpgroup's product means that all four warps have read their operands.
 //!
 //! A lane that waits at an mbarrier sleeps until the phase completes. When nothing else can run, waits answer false once, as a

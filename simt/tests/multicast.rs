@@ -153,7 +153,7 @@ fn bugs_of_a_shared_ring() {
     let mut ring = Ring::new();
     for (bug, kinds) in [
         (Bug::NoMeetingAfterInit, &[FaultKind::Mbarrier, FaultKind::Race][..]),
-        (Bug::EmptyHeardFromOwnBlockAlone, &[FaultKind::Race, FaultKind::Mbarrier]),
+        (Bug::EmptyHeardFromOwnBlockAlone, &[FaultKind::Race, FaultKind::Mbarrier, FaultKind::InFlight]),
         (Bug::OnlyToItself, &[FaultKind::Deadlock]),
         // What lands beyond the phase's bytes disturbs the next one.
         (

@@ -98,13 +98,14 @@ unsafe fn attend<
     plan: &SharedPlan,
     item: &Item,
     rows: u32,
+    once: bool,
 ) -> Softmax<STEPS, ROWS8> {
     let quantised = FORMAT != KV_BF16;
     let walk = Walk::new(item, TILE_KEYS);
     let scale = Scale { scale: p.scale, softcap: p.softcap };
     let s_ring = ptx::shared_base() + ptx::warp() * plan.ring_stride();
     let stage_bytes = 2 * plan.tile_bytes();
-    let copier = Copier::new::<CHUNKS>(p);
+    let copier = Copier::new::<CHUNKS>(p, once);
     let reads = ByRows::<CHUNKS>::new::<FORMAT>();
     let mut lookup = Lookup::new(p, item, walk.first_key, TILE_KEYS, walk.round);
     let mut softmax = Softmax::new();
@@ -195,6 +196,7 @@ unsafe fn decode<
     const ROWS8: usize,
 >(
     p: &AttentionDecode,
+    once: bool,
 ) {
     const {
         assert!(CHUNKS * 16 == row_bytes(FORMAT, HEAD_DIM) && STEPS as u32 * 16 == HEAD_DIM);
@@ -219,33 +221,35 @@ unsafe fn decode<
             return;
         }
         let softmax =
-            attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows);
+            attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows, once);
         finish::<FORMAT, STEPS, ROWS8>(p, &plan.merge(), &item, rows, &softmax);
     }
 }
 
 macro_rules! entries {
-    ($($name:ident: $format:ident, $head_dim:literal, $chunks:literal, $tile_keys:literal, $rows8:literal;)*) => {
+    ($($name:ident: $format:ident, $head_dim:literal, $chunks:literal, $tile_keys:literal, $rows8:literal, $once:literal;)*) => {
         $(kernel! {
             /// See [`AttentionDecode`].
             pub fn $name(p: AttentionDecode) {
-                decode::<{ $format }, $head_dim, $chunks, { $head_dim / 16 }, $tile_keys, { $tile_keys / 16 }, $rows8>(&p);
+                decode::<{ $format }, $head_dim, $chunks, { $head_dim / 16 }, $tile_keys, { $tile_keys / 16 }, $rows8>(&p, $once);
             }
         })*
     };
 }
 
+// Format, head dim, chunks of a row, keys of a tile, 8 query rows, whether the L2 lets go of keys and values first.
 entries! {
-    attention_decode_bf16_hd64_rows8: KV_BF16, 64, 8, 32, 1;
-    attention_decode_bf16_hd64_rows16: KV_BF16, 64, 8, 32, 2;
-    attention_decode_bf16_hd128_rows8: KV_BF16, 128, 16, 16, 1;
-    attention_decode_bf16_hd128_rows16: KV_BF16, 128, 16, 16, 2;
-    attention_decode_int8_hd64_rows8: KV_INT8, 64, 4, 32, 1;
-    attention_decode_int8_hd64_rows16: KV_INT8, 64, 4, 32, 2;
-    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 32, 1;
-    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 32, 2;
-    attention_decode_fp8_hd64_rows8: KV_FP8, 64, 4, 32, 1;
-    attention_decode_fp8_hd64_rows16: KV_FP8, 64, 4, 32, 2;
-    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 32, 1;
-    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 32, 2;
+    attention_decode_bf16_hd64_rows8: KV_BF16, 64, 8, 32, 1, false;
+    attention_decode_bf16_hd64_rows16: KV_BF16, 64, 8, 32, 2, false;
+    attention_decode_bf16_hd128_rows8: KV_BF16, 128, 16, 16, 1, false;
+    attention_decode_bf16_hd128_rows8_once: KV_BF16, 128, 16, 16, 1, true;
+    attention_decode_bf16_hd128_rows16: KV_BF16, 128, 16, 16, 2, false;
+    attention_decode_int8_hd64_rows8: KV_INT8, 64, 4, 32, 1, false;
+    attention_decode_int8_hd64_rows16: KV_INT8, 64, 4, 32, 2, false;
+    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 32, 1, false;
+    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 32, 2, false;
+    attention_decode_fp8_hd64_rows8: KV_FP8, 64, 4, 32, 1, false;
+    attention_decode_fp8_hd64_rows16: KV_FP8, 64, 4, 32, 2, false;
+    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 32, 1, false;
+    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 32, 2, false;
 }

@@ -34,7 +34,7 @@ pub mod kernel;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod products;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
-mod ring;
+pub(crate) mod ring;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod softmax;
 
@@ -194,6 +194,9 @@ pub static VARIANTS: [Variant; 12] = [
     variant("attention_decode_fp8_hd128_rows8", KV_FP8, 128, 8),
     variant("attention_decode_fp8_hd128_rows16", KV_FP8, 128, 16),
 ];
+
+/// Of keys and values that the L2 lets go first, to be timed beside the entry that doesn't ask for it.
+pub static BF16_HD128_ONCE: Variant = variant("attention_decode_bf16_hd128_rows8_once", KV_BF16, 128, 8);
 
 /// The entry for a cache of `format` and `head_dim` and spans of at most `rows` query rows (query heads of a key head times
 /// tokens): the narrowest that holds them, else the widest. `None` for a format or a head dim that has none.

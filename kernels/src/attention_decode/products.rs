@@ -173,7 +173,7 @@ pub(crate) fn value_row<const FORMAT: u32>() -> (u32, u32) {
 
 /// Of tiles whose rows lie one after the other. Columns are reached by XOR, which their bits allow: rows are aligned to their length.
 #[derive(Clone, Copy)]
-pub(super) struct ByRows<const CHUNKS: u32> {
+pub(crate) struct ByRows<const CHUNKS: u32> {
     /// Its first chunk of key `g`.
     keys: u32,
     /// Its row of the first `ldmatrix` of values.

@@ -1,7 +1,7 @@
 //! The four warps that multiply: each its tiles of every item, then their parts together.
 
 use super::{
-    BOX_ROWS, ITEM_BYTES, ITEMS, LINE_BYTES, Plan, STAGE_BYTES, TILE_BYTES,
+    BOX_ROWS, Feeding, ITEM_BYTES, ITEMS, LINE_BYTES, Plan, STAGE_BYTES, TILE_BYTES,
     work::{Place, Tiles, Work},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
 
 /// Where a lane reads in a box: lines of 8 chunks, those of the heads' second halves after all first ones.
 #[derive(Clone, Copy)]
-struct ByLines {
+pub(super) struct ByLines {
     /// Its first chunk of key `g`.
     keys: u32,
     /// Its row of the first `ldmatrix` of values.
@@ -29,7 +29,7 @@ struct ByLines {
 
 impl ByLines {
     #[inline(always)]
-    fn new() -> Self {
+    pub fn new() -> Self {
         let (key, chunk) = value_row::<KV_BF16>();
         Self { keys: swizzle::<8>(ptx::lane() / 4, ptx::lane() % 4), values: swizzle::<8>(key, chunk) }
     }
@@ -60,9 +60,11 @@ pub(super) unsafe fn consume<
     const STEPS: usize,
     const KEYS16: usize,
     const ROWS8: usize,
+    R: ReadPlan,
 >(
     p: &AttentionDecode,
     plan: Plan,
+    reads: R,
 ) {
     let base = ptx::shared_base();
     let (mut ring, mut place) = (Ring::new(), Place(0));
@@ -75,7 +77,8 @@ pub(super) unsafe fn consume<
             let s_item = base + plan.s_items() + stage * ITEM_BYTES;
             let Some(work) = Work::shared(s_item) else { return };
             let rows = Rows::<STEPS, ROWS8>::load::<KV_BF16, HEAD_DIM>(p, &work.item, work.rows);
-            let softmax = attend::<CHUNKS, STEPS, KEYS16, ROWS8>(p, plan, &work.item, &rows, place);
+            let softmax =
+                attend::<CHUNKS, STEPS, KEYS16, ROWS8, _>(p, plan, &work.item, &rows, &reads, place);
             // Read again rather than kept: a walk needs its registers.
             let Some(work) = Work::shared(s_item) else { return };
             ptx::bar_warp_sync();
@@ -96,17 +99,23 @@ pub(super) unsafe fn consume<
 /// # Safety
 /// The whole warp calls it.
 #[inline(always)]
-unsafe fn attend<const CHUNKS: u32, const STEPS: usize, const KEYS16: usize, const ROWS8: usize>(
+unsafe fn attend<
+    const CHUNKS: u32,
+    const STEPS: usize,
+    const KEYS16: usize,
+    const ROWS8: usize,
+    R: ReadPlan,
+>(
     p: &AttentionDecode,
     plan: Plan,
     item: &Item,
     rows: &Rows<STEPS, ROWS8>,
+    reads: &R,
     place: Place,
 ) -> Softmax<STEPS, ROWS8> {
     let base = ptx::shared_base();
     let scale = Scale { scale: p.scale, softcap: p.softcap };
     let factors = rows.q.units.map(|rows| rows.map(|unit| unit * scale.factor()));
-    let reads = ByLines::new();
     let mut softmax = Softmax::new();
     // Keys from `open` up to the drafts are visible to every row.
     let open = if p.window == 0 { 0 } else { item.kv_len.saturating_sub(p.window) };
@@ -120,17 +129,21 @@ unsafe fn attend<const CHUNKS: u32, const STEPS: usize, const KEYS16: usize, con
             let (stage, key) = (at.stage(plan), item.chunk_start + tile * plan.tile_keys());
             let s_keys = base + stage * STAGE_BYTES;
             let s_values = s_keys + TILE_BYTES;
+            // Tiles land in any order, and a parity tells a phase from the next alone: before the other warp's tile that was here has landed,
+            // `full` would answer for the one before that.
+            ptx::mbarrier_wait(base + plan.empty() + stage * 8, at.parity(plan) ^ 1);
             ptx::mbarrier_wait(base + plan.full() + stage * 8, at.parity(plan));
-            let mut s = scores::<KV_BF16, CHUNKS, STEPS, KEYS16, ROWS8, _>(&rows.q, s_keys, &reads);
+            let mut s = scores::<KV_BF16, CHUNKS, STEPS, KEYS16, ROWS8, _>(&rows.q, s_keys, reads);
             scale.apply_all(&mut s, &factors);
             if key < open || key + plan.tile_keys() > drafts {
                 mask(&mut s, key, item.drafts_start(), &rows.masks);
             }
             softmax.update(&mut s, &[[1.0; 2]; ROWS8]);
-            if key < item.begin || key + plan.tile_keys() > item.end {
+            let dead = key < item.begin || key + plan.tile_keys() > item.end;
+            if dead && matches!(plan.feeding, Feeding::Boxes) {
                 zero_dead(s_values, key, item, plan);
             }
-            add_values::<KV_BF16, CHUNKS, STEPS, KEYS16, ROWS8, _>(&mut softmax.out, &s, s_values, &reads);
+            add_values::<KV_BF16, CHUNKS, STEPS, KEYS16, ROWS8, _>(&mut softmax.out, &s, s_values, reads);
             ptx::bar_warp_sync();
             if ptx::lane() == 0 {
                 ptx::mbarrier_arrive(base + plan.empty() + stage * 8);

@@ -15,6 +15,8 @@
 //! second ones, each line's chunks turned by its row. Rows that no query sees come along: their scores are masked, and the warp makes zeros of their
 //! values. A box that no query sees at all is not looked up.
 //!
+//! [`HD128_LANES`] has its tiles by `cp.async` of the producer's lanes instead, laid out as [`attention_decode`](crate::attention_decode) has them.
+//!
 //! Shapes: as there, pages of a multiple of [`BOX_ROWS`] tokens, fewer than 2^31 rows of the cache.
 
 #[cfg(not(target_arch = "nvptx64"))]
@@ -28,9 +30,13 @@ use crate::{
 };
 
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod boxes;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod consumer;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub mod kernel;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod lanes;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod producer;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
@@ -51,6 +57,27 @@ pub const ITEM_BYTES: u32 = 64;
 /// Items in shared memory: one in work, the next one's tiles on their way.
 pub const ITEMS: u32 = 2;
 
+/// How tiles come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feeding {
+    /// By the copy engine, boxes of a map.
+    Boxes,
+    /// By `cp.async` of the producer's lanes.
+    Lanes,
+    /// By those, and the L2 lets go of what they read first.
+    LanesOnce,
+}
+
+impl Feeding {
+    /// Arrivals at a stage's `full`: of the lane that expects the boxes, or of each lane's copies.
+    pub const fn arrivals(self) -> u32 {
+        match self {
+            Feeding::Boxes => 1,
+            Feeding::Lanes | Feeding::LanesOnce => 32,
+        }
+    }
+}
+
 /// Sizes of one of the kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
@@ -60,6 +87,8 @@ pub struct Plan {
     pub rows: u32,
     /// Stages of the ring.
     pub stages: u32,
+    /// How they are filled.
+    pub feeding: Feeding,
 }
 
 /// What a block keeps in shared memory, in bytes from its start: the ring, then what follows.
@@ -160,17 +189,17 @@ const MULTIPROCESSOR_BYTES: u32 = 228 << 10;
 const RESERVED_BYTES: u32 = 1 << 10;
 
 /// The plan of `blocks` blocks a multiprocessor: as many stages as fit.
-const fn plan(head_dim: u32, rows: u32, blocks: u32) -> Plan {
+const fn plan(head_dim: u32, rows: u32, blocks: u32, feeding: Feeding) -> Plan {
     let room = MULTIPROCESSOR_BYTES / blocks - RESERVED_BYTES;
-    let mut plan = Plan { head_dim, rows, stages: 1 };
+    let mut plan = Plan { head_dim, rows, stages: 1, feeding };
     while (Plan { stages: plan.stages + 1, ..plan }).shared_bytes() <= room {
         plan.stages += 1;
     }
     plan
 }
 
-const fn variant(name: &'static str, head_dim: u32, rows: u32, blocks: u32) -> Variant {
-    let plan = plan(head_dim, rows, blocks);
+const fn variant(name: &'static str, head_dim: u32, rows: u32, blocks: u32, feeding: Feeding) -> Variant {
+    let plan = plan(head_dim, rows, blocks, feeding);
     assert!(rows * MOST_CHUNKS * 8 <= WARPS * plan.merge().part_stride);
     assert!(WARPS * plan.tile_keys() <= ROUND_TOKENS && plan.tile_keys().is_multiple_of(BOX_ROWS));
     let spec = KernelSpec {
@@ -188,12 +217,18 @@ const fn variant(name: &'static str, head_dim: u32, rows: u32, blocks: u32) -> V
 /// Every entry that a launcher takes. Rows of a batch have the same bits in each, and in those of
 /// [`attention_decode`](crate::attention_decode).
 pub static VARIANTS: [Variant; 3] = [
-    variant("attention_decode_sm90_hd64_rows8", 64, 8, 2),
-    variant("attention_decode_sm90_hd64_rows16", 64, 16, 2),
-    variant("attention_decode_sm90_hd128_rows8", 128, 8, 2),
+    variant("attention_decode_sm90_hd64_rows8", 64, 8, 2, Feeding::Boxes),
+    variant("attention_decode_sm90_hd64_rows16", 64, 16, 2, Feeding::Boxes),
+    variant("attention_decode_sm90_hd128_rows8", 128, 8, 2, Feeding::Boxes),
 ];
 /// Of three blocks a multiprocessor, to be timed beside that of two.
-pub static HD128_BY3: Variant = variant("attention_decode_sm90_hd128_rows8_by3", 128, 8, 3);
+pub static HD128_BY3: Variant = variant("attention_decode_sm90_hd128_rows8_by3", 128, 8, 3, Feeding::Boxes);
+/// Without the copy engine, to be timed beside it.
+pub static HD128_LANES: Variant =
+    variant("attention_decode_sm90_hd128_rows8_lanes", 128, 8, 2, Feeding::Lanes);
+/// That, with keys and values that the L2 lets go first.
+pub static HD128_LANES_ONCE: Variant =
+    variant("attention_decode_sm90_hd128_rows8_lanes_once", 128, 8, 2, Feeding::LanesOnce);
 
 /// The entry for a head dim and spans of at most `rows` query rows (query heads of a key head times tokens): the narrowest that holds
 /// them. `None` where [`attention_decode`](crate::attention_decode) serves: another head dim, more rows, or pages that can't be cut
@@ -220,7 +255,7 @@ mod tests {
 
     #[test]
     fn blocks_fit_a_multiprocessor_and_boxes_their_atoms() {
-        for Variant { spec, plan } in VARIANTS.iter().chain([&HD128_BY3]) {
+        for Variant { spec, plan } in VARIANTS.iter().chain([&HD128_BY3, &HD128_LANES, &HD128_LANES_ONCE]) {
             assert!(
                 spec.min_blocks * (spec.shared_bytes + RESERVED_BYTES) <= MULTIPROCESSOR_BYTES,
                 "{}",

@@ -22,6 +22,17 @@ intrinsic! {
 }
 
 intrinsic! {
+    /// `cp.async.cg.shared.global.L2::cache_hint`, as [`cp_async_16`]: of what the L2 holds, the lines that it reads are first to go.
+    pub fn cp_async_16_evict_first(shared: u32, global: u64, source_bytes: u32) {
+        asm!("{{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0; \
+              cp.async.cg.shared.global.L2::cache_hint [{}], [{}], 16, {}, policy; }}",
+            in(reg32) shared, in(reg64) global, in(reg32) source_bytes, options(nostack))
+    } else {
+        simt::intrinsic::cp_async_16(shared, global, source_bytes)
+    }
+}
+
+intrinsic! {
     /// `cp.async.commit_group`: closes the group of this thread's copies issued since the last one.
     pub fn cp_async_commit() {
         asm!("cp.async.commit_group;", options(nostack))

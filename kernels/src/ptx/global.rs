@@ -178,6 +178,18 @@ intrinsic! {
 }
 
 intrinsic! {
+    /// `atom.global.inc.u32` up to 2^31 - 1: the value before; fewer than that are counted. Relaxed. An addition of all lanes that are
+    /// there is made one by the assembler, with a vote before and a shuffle after it, which waits for the answer at once.
+    pub fn atom_count_global_u32(address: u64) -> u32 {
+        let before: u32;
+        asm!("atom.global.inc.u32 {}, [{}], 0x7fffffff;", out(reg32) before, in(reg64) address, options(nostack));
+        before
+    } else {
+        simt::intrinsic::atom_add_global::<u32>(address, 1)
+    }
+}
+
+intrinsic! {
     /// `atom.global.add.u64`: the value before the addition. Relaxed.
     pub fn atom_add_global_u64(address: u64, value: u64) -> u64 {
         let before: u64;

@@ -17,7 +17,7 @@ pub(crate) struct Asked(u32);
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
 pub(crate) unsafe fn ask(counters: u64) -> Asked {
     // SAFETY: the caller's promise.
-    Asked(if ptx::lane() == 0 { unsafe { ptx::atom_add_global_u32(counters, 1) } } else { 0 })
+    Asked(if ptx::lane() == 0 { unsafe { ptx::atom_count_global_u32(counters) } } else { 0 })
 }
 
 impl Asked {

@@ -2,7 +2,8 @@ use proptest::prelude::*;
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi::KV_BF16,
-    attention_decode_sm90::{BOX_ROWS, HD128_BY3, VARIANTS, Variant},
+    attention_decode::BF16_HD128_ONCE,
+    attention_decode_sm90::{BOX_ROWS, HD128_BY3, HD128_LANES, HD128_LANES_ONCE, VARIANTS, Variant},
 };
 
 use super::{
@@ -79,7 +80,7 @@ impl Property for AttentionDecodeSm90 {
         let input = case.input();
         let all: Vec<u32> = (0..case.seqs.len() as u32).rev().collect();
         let masks = case.tree.then_some(&input.masks[..]);
-        let all_entries = VARIANTS.iter().chain([&HD128_BY3]);
+        let all_entries = VARIANTS.iter().chain([&HD128_BY3, &HD128_LANES, &HD128_LANES_ONCE]);
         let serving: Vec<&Variant> =
             all_entries.filter(|v| v.plan.head_dim as usize == case.head_dim).collect();
         let actual = run(harness, case, &input, &all, Entry::Hopper(serving[0], BLOCKS), masks)?;
@@ -89,6 +90,10 @@ impl Property for AttentionDecodeSm90 {
             same_bits(variant.spec.name, &actual, &again)?;
         }
         same_bits("attention_decode", &actual, &run(harness, case, &input, &all, variants(case)[0], masks)?)?;
+        if case.head_dim == 128 {
+            let entry = Entry::Baseline(&BF16_HD128_ONCE);
+            same_bits(BF16_HD128_ONCE.spec.name, &actual, &run(harness, case, &input, &all, entry, masks)?)?;
+        }
 
         // The last alone, whatever its mates, by more blocks than there is work for.
         let seq = case.seqs.len() - 1;
