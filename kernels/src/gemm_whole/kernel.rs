@@ -135,7 +135,7 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
         }
         // What is read beside the weights, and where results go, may be the launch's before.
         ptx::grid_wait();
-        let mut index = 0;
+        let (mut index, mut left) = (0, 0);
         while index < count {
             let p = phases.get(index);
             let weights = norm_weights(&p);
@@ -146,6 +146,11 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
                 if index + 1 == count {
                     ptx::grid_launch_dependents();
                 }
+            }
+            if let Phases::Chain(chain, _) = phases
+                && index + 1 == count
+            {
+                left = leave(chain);
             }
             let (rows, part) = (Rows::new(&p, plan), Part::of(plan, index, warp));
             let end = End::new(&p, part);
@@ -177,7 +182,7 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
             index += 1;
         }
         if let Phases::Chain(chain, _) = phases {
-            leave(chain);
+            reset(chain, left);
         }
     }
 }
@@ -201,16 +206,28 @@ unsafe fn wait_for_all(p: &GemmChain, index: u32) {
     }
 }
 
-/// Counts the block once more: the last, for which nobody waits, leaves the counter as it was.
+/// The thread that counts the block once more: of the last warp, which often has no part.
+const LEAVING: u32 = (WARPS - 1) * 32;
+
+/// Counts the block once more, as one that waits for nobody any more: what was there, which comes while the last phase is worked on.
 ///
 /// # Safety
-/// As [`wait_for_all`], after the last phase.
+/// As [`wait_for_all`], behind which it stands.
 #[inline(always)]
-unsafe fn leave(p: &GemmChain) {
+unsafe fn leave(p: &GemmChain) -> u32 {
     // SAFETY: one thread counts.
+    unsafe { if ptx::tid_x() == LEAVING { ptx::atom_add_acq_rel_gpu_u32(p.arrivals, 1) } else { 0 } }
+}
+
+/// The last that left, for whom nobody looks at the counter any more, leaves it as it was.
+///
+/// # Safety
+/// `left` is [`leave`]'s.
+#[inline(always)]
+unsafe fn reset(p: &GemmChain, left: u32) {
+    // SAFETY: one thread of one block stores.
     unsafe {
-        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(p.arrivals, 1) + 1 == ptx::nctaid_x() * p.count
-        {
+        if ptx::tid_x() == LEAVING && left + 1 == ptx::nctaid_x() * p.count {
             ptx::st_global_b32(p.arrivals, 0);
         }
     }
