@@ -1,6 +1,11 @@
 use std::ops::Deref;
 
+use rayon::prelude::*;
+
 use crate::{DType, Error, Result};
+
+/// Codes that a thread checks at a time.
+const CHECKED_CODES: usize = 1 << 16;
 
 /// Bits of a weight's code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -99,7 +104,11 @@ impl QuantizedSpec {
         require(all(self.zeros.len(), rows, groups), "zeros", shape(rows, groups), self.zeros.len())?;
         let largest = bits.largest();
         for (what, values) in [("codes", &self.codes), ("zeros", &self.zeros)] {
-            if let Some(value) = values.iter().find(|&&value| value > largest) {
+            // The largest of a run is found faster than the first that is too large.
+            let runs = values.par_chunks(CHECKED_CODES);
+            let too_large = |run: &&[u8]| run.iter().copied().max().is_some_and(|most| most > largest);
+            let run = runs.find_first(too_large).unwrap_or(&[]);
+            if let Some(value) = run.iter().find(|&&value| value > largest) {
                 return Err(wrong(what, format!("at most {largest}"), value));
             }
         }

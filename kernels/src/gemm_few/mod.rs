@@ -209,3 +209,6 @@ pub mod halves;
 /// What the launcher decides.
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod launch;
+/// Weights on their way into tiles of 4 bits.
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod pack;
