@@ -59,6 +59,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             g_factors: if factors.is_empty() { 0 } else { address + factors_at as u64 },
         };
         let stored = Stored::Int8(int8);
+        self.make_ready(&stored)?;
         Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored, is_paired: false })
     }
 

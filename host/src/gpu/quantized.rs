@@ -110,6 +110,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             orders: [of_generated, of_prompts],
         };
         let stored = Stored::Int4(int4);
+        self.make_ready(&stored)?;
         Ok(GpuMatrix { _buffer: buffer, address, rows: first_row, cols, stored, is_paired: false })
     }
 }

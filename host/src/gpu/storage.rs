@@ -325,6 +325,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             offset += rows * cols * BF16;
         }
         let stored = Stored::Bf16(self.weight_maps(address, rows, cols, BF16)?);
+        self.make_ready(&stored)?;
         Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored, is_paired: false })
     }
 
