@@ -173,6 +173,7 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
             allowance: None,
             starts_early: true,
             waits_in_row: tile.joins_together(),
+            cooperative: false,
         },
         weights,
         tile,

@@ -292,8 +292,18 @@ impl CudaDriver {
         let code = unsafe {
             let stream = stream.as_inner();
             let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
-            if spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY {
-                library::launch_kernel_early(function, grid, threads, shared_bytes, stream, &mut param)
+            let early = spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY;
+            let asked = library::Asked { early, cooperative: spec.cooperative };
+            if asked.anything() {
+                library::launch_kernel_asking(
+                    asked,
+                    function,
+                    grid,
+                    threads,
+                    shared_bytes,
+                    stream,
+                    &mut param,
+                )
             } else {
                 let [x, y, z] = grid;
                 api::cuLaunchKernel(
