@@ -106,8 +106,7 @@ impl QuantizedSpec {
         for (what, values) in [("codes", &self.codes), ("zeros", &self.zeros)] {
             // The largest of a run is found faster than the first that is too large.
             let runs = values.par_chunks(CHECKED_CODES);
-            let too_large = |run: &&[u8]| run.iter().copied().max().is_some_and(|most| most > largest);
-            let run = runs.find_first(too_large).unwrap_or(&[]);
+            let run = runs.find_first(|run| most(run) > largest).unwrap_or(&[]);
             if let Some(value) = run.iter().find(|&&value| value > largest) {
                 return Err(wrong(what, format!("at most {largest}"), value));
             }
@@ -287,6 +286,15 @@ fn wrong(what: &'static str, expected: impl ToString, found: impl ToString) -> E
 
 fn require(holds: bool, what: &'static str, expected: impl ToString, found: impl ToString) -> Result<()> {
     if holds { Ok(()) } else { Err(wrong(what, expected, found)) }
+}
+
+/// The largest of some codes. A loop, since the closures of iterators stayed calls here, one a code.
+fn most(codes: &[u8]) -> u8 {
+    let mut most = 0;
+    for &code in codes {
+        most = code.max(most);
+    }
+    most
 }
 
 fn check_finite(what: &'static str, values: &[f32]) -> Result<()> {
