@@ -50,13 +50,14 @@ pub fn gpu_kernels<D: Driver>(driver: &D) -> Vec<Tested> {
     tested
 }
 
-/// The GPU of that index and its kernels, whose module is loaded on the way.
+/// The GPU of that index and its kernels, all of which its driver compiles on the way.
 ///
 /// # Errors
-/// A GPU that isn't there, or that refuses the module.
+/// A GPU that isn't there, or whose driver refuses a kernel.
 #[cfg(feature = "cuda")]
 pub fn gpu(index: usize) -> Result<(tilewright_host::gpu::GpuInfo, Vec<Tested>), Error> {
     let driver = tilewright_host::gpu::cuda::CudaDriver::open(index)?;
+    driver.prepare_all()?;
     Ok((driver.info().clone(), gpu_kernels(&driver)))
 }
 

@@ -26,6 +26,8 @@ pub mod gemm_sm90;
 pub mod gemm_whole;
 pub mod kv_widen;
 pub mod layer_norm;
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod module;
 pub mod page_copy;
 pub mod quantize_rows;
 pub mod rms_norm;
@@ -154,32 +156,6 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gemm_whole::VARIANTS[2].one,
     &gemm_whole::VARIANTS[2].chain,
 ];
-
-/// The PTX made of this crate, one module an architecture. `cargo xtask ptx` regenerates it.
-#[cfg(not(target_arch = "nvptx64"))]
-pub mod module {
-    /// Ampere and everything newer.
-    pub static SM_80: &str = include_str!("../ptx/sm_80.ptx");
-    /// Compute capability 9.0 alone.
-    pub static SM_90A: &str = include_str!("../ptx/sm_90a.ptx");
-
-    /// The best module for a device, or none where the device is older than Ampere.
-    pub fn ptx_for(compute_capability: (u32, u32)) -> Option<&'static str> {
-        match compute_capability {
-            (9, 0) => Some(SM_90A),
-            (major, _) if major >= 8 => Some(SM_80),
-            _ => None,
-        }
-    }
-
-    /// The entries of that module.
-    pub fn kernels_for(
-        compute_capability: (u32, u32),
-    ) -> impl Iterator<Item = &'static super::abi::KernelSpec> {
-        let hopper = if compute_capability == (9, 0) { super::KERNELS_SM90A } else { &[] };
-        super::KERNELS.iter().chain(hopper).copied()
-    }
-}
 
 #[cfg(target_arch = "nvptx64")]
 #[panic_handler]

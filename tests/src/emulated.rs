@@ -1,6 +1,7 @@
 //! The driver interface over the SIMT emulator: the same launches, no GPU.
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -28,6 +29,7 @@ pub struct Emulated {
     schedule: Mutex<Schedule>,
     device: Arc<Mutex<Device>>,
     allocated_bytes: Arc<AtomicUsize>,
+    prepared: Mutex<BTreeSet<&'static str>>,
     launched: Mutex<Vec<Launched>>,
     replayed: Mutex<Vec<usize>>,
     has_graphs: bool,
@@ -105,6 +107,7 @@ impl Emulated {
             schedule: Mutex::new(Schedule { order, launches: 0 }),
             device: Arc::new(Mutex::new(Device::new())),
             allocated_bytes: Arc::default(),
+            prepared: Mutex::default(),
             launched: Mutex::default(),
             replayed: Mutex::default(),
             has_graphs: true,
@@ -152,6 +155,11 @@ impl Emulated {
     /// Of the graphs replayed since the last call, how many launches each has.
     pub fn take_replayed(&self) -> Vec<usize> {
         std::mem::take(&mut lock(&self.replayed))
+    }
+
+    /// Whether a kernel was said to be launched before long.
+    pub fn is_prepared(&self, kernel: &str) -> bool {
+        lock(&self.prepared).contains(kernel)
     }
 
     /// The launches since the last call that went well.
@@ -236,6 +244,11 @@ impl Driver for Emulated {
         encoded.strides_bytes[..spec.strides_bytes.len()].copy_from_slice(spec.strides_bytes);
         encoded.box_dims[..spec.box_dims.len()].copy_from_slice(spec.box_dims);
         encoded.encode().map(|map| TensorMap(map.0)).map_err(|what| refused("tensor map", what))
+    }
+
+    fn prepare(&self, kernels: &[&'static KernelSpec]) -> Result<()> {
+        lock(&self.prepared).extend(kernels.iter().map(|spec| spec.name));
+        Ok(())
     }
 
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {

@@ -37,6 +37,12 @@ impl Default for Idle {
 }
 
 impl Idle {
+    /// As the default, of compute capability 9.0.
+    pub fn hopper() -> Idle {
+        let idle = Idle::default();
+        Idle { info: GpuInfo { compute_capability: (9, 0), ..idle.info }, ..idle }
+    }
+
     /// Copies to the device and from it, since this was asked last.
     pub fn take_copies(&self) -> (usize, usize) {
         (self.uploads.swap(0, Ordering::Relaxed), self.downloads.swap(0, Ordering::Relaxed))
@@ -75,7 +81,7 @@ impl Driver for Idle {
     }
 
     fn tensor_map(&self, _: &TensorMapSpec<'_>) -> Result<TensorMap> {
-        unreachable!("kernels of compute capability 8.0 take none")
+        Ok(TensorMap::default())
     }
 
     unsafe fn launch(&self, _: &'static KernelSpec, _: [u32; 3], _: &[u8]) -> Result<()> {

@@ -165,6 +165,10 @@ impl<Dr: Clock> Driver for Observed<Dr> {
         self.driver.tensor_map(spec)
     }
 
+    fn prepare(&self, kernels: &[&'static KernelSpec]) -> Result<()> {
+        self.driver.prepare(kernels)
+    }
+
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         self.counts.single.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the caller's promise.

@@ -120,7 +120,7 @@ fn on_gpu(choice: DeviceChoice) -> Vec<Check> {
         info.multiprocessors,
         info.memory_bytes as f64 / 1e9
     );
-    // Opening it has loaded the module: `tilewright_kernels::module::ptx_for` says which.
+    // All kernels of the module that `tilewright_kernels::module::ptx_for` names have been loaded.
     let module = if (major, minor) >= (9, 0) { "sm_90a" } else { "sm_80" };
     let mut checks = vec![
         check("GPU", found, Verdict::Ok),

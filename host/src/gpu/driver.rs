@@ -51,6 +51,11 @@ pub trait Driver: Send + Sync + 'static {
     /// # Errors
     /// For a driver without the copy engine, and for a tensor it can't walk: see [`TensorMapSpec`].
     fn tensor_map(&self, spec: &TensorMapSpec<'_>) -> Result<TensorMap>;
+    /// Makes kernels ready that will be launched before long, so that no launch waits for that; of a driver that always has them, nothing.
+    fn prepare(&self, kernels: &[&'static KernelSpec]) -> Result<()> {
+        let _ = kernels;
+        Ok(())
+    }
     /// Launches `spec` over `grid` blocks with its one parameter block.
     ///
     /// # Safety

@@ -1,31 +1,22 @@
 //! A gate's rows and those of what it gates, eight of each in turn, so that the product that has both of a pair in one thread joins them.
 
+use rayon::prelude::*;
+use tilewright_kernels::gemm_few::pack::{Rows, TURN};
+
 use super::{Driver, GpuDevice, GpuMatrix, GpuTensor, storage::require};
-use crate::{HostMatrix, HostQuantized, QuantizedPart, QuantizedSpec, Result};
+use crate::{HostMatrix, HostQuantized, Result};
 
-/// Rows of either kind that lie together.
-const TURN: usize = 8;
-
-/// `rows` rows, first a half of gates and then one of what they gate, in turn.
-fn in_turn<T: Copy>(rows: &[&[T]], row_elems: usize) -> Vec<T> {
-    let [gates, gated] = rows else { return Vec::new() };
-    let pairs = gates.chunks(TURN * row_elems).zip(gated.chunks(TURN * row_elems));
-    pairs.flat_map(|(gates, gated)| [gates, gated]).flatten().copied().collect()
-}
-
-/// The rows of a part in turn.
-fn part_in_turn(part: &QuantizedPart) -> Result<QuantizedPart> {
-    fn turned<T: Copy>(values: &[T], rows: usize) -> Vec<T> {
-        let (gates, gated) = values.split_at(values.len() / 2);
-        in_turn(&[gates, gated], values.len() / rows.max(1))
-    }
-    let rows = part.rows;
-    QuantizedPart::new(QuantizedSpec {
-        codes: turned(&part.codes, rows),
-        scales: turned(&part.scales, rows),
-        zeros: turned(&part.zeros, rows),
-        ..QuantizedSpec::clone(part)
-    })
+/// Rows of `row_bytes`, eight gates and eight of what they gate in turn.
+fn in_turn(gates: &[u8], gated: &[u8], row_bytes: usize) -> Vec<u8> {
+    let turn = TURN * row_bytes;
+    let mut all = vec![0; gates.len() + gated.len()];
+    let turns = gates.par_chunks(turn).zip(gated.par_chunks(turn));
+    all.par_chunks_mut(2 * turn).zip(turns).for_each(|(both, (gates, gated))| {
+        let (of_gates, of_gated) = both.split_at_mut(gates.len());
+        of_gates.copy_from_slice(gates);
+        of_gated.copy_from_slice(gated);
+    });
+    all
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
@@ -49,7 +40,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
                         bytes.len(),
                     )?;
                 }
-                let bytes = in_turn(&[gates, gated], row_bytes);
+                let bytes = in_turn(gates, gated, row_bytes);
                 let parts = vec![(2 * rows, &bytes[..])];
                 let matrix = self.make_matrix(&HostMatrix { parts, ..weights.clone() })?;
                 Ok(GpuMatrix { is_paired: true, ..matrix })
@@ -62,7 +53,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     pub(super) fn make_gated_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
         match weights.parts() {
             parts @ [part] if part.rows.is_multiple_of(2 * TURN) && self.packs(parts) => {
-                let matrix = self.make_packed(&[part_in_turn(part)?])?;
+                let matrix = self.make_packed(parts, Rows::InTurn)?;
                 Ok(GpuMatrix { is_paired: true, ..matrix })
             }
             _ => self.make_quantized(weights),
@@ -96,30 +87,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ActivationBits, CodeBits, DType};
 
     #[test]
-    fn rows_alternate_in_eights() {
-        let rows: Vec<u8> = (0..32).collect();
-        let (gates, gated) = rows.split_at(16);
-        let turned = in_turn(&[gates, gated], 1);
-        assert_eq!(turned[..16], [0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23]);
-        assert_eq!(turned[16..24], [8, 9, 10, 11, 12, 13, 14, 15]);
-        let part = QuantizedPart::new(QuantizedSpec {
-            rows: 16,
-            cols: 2,
-            bits: CodeBits::Four,
-            group: 1,
-            codes: (0..32).map(|i| i / 2).collect(),
-            scales: (0..32).map(|i| (i / 2) as f32).collect(),
-            scale_type: DType::F16,
-            zeros: (0..32).map(|i| i / 2).collect(),
-            permutation: None,
-            pre_scale: None,
-            activations: ActivationBits::Full,
-        });
-        // Of 16 rows the halves are eights already.
-        let part = part.expect("valid");
-        assert_eq!(part_in_turn(&part).expect("valid"), part);
+    fn rows_alternate_as_packed_ones_do() {
+        let rows: Vec<u8> = (0..96).collect();
+        let (gates, gated) = rows.split_at(48);
+        let turned = in_turn(gates, gated, 3);
+        for (row, turned) in turned.chunks_exact(3).enumerate() {
+            assert_eq!(turned, &rows[Rows::InTurn.source(row, 32) * 3..][..3]);
+        }
     }
 }

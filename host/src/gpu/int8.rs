@@ -2,8 +2,13 @@
 //! launch of its own.
 
 use bytemuck::cast_slice;
+use rayon::prelude::*;
 use tilewright_kernels::{
-    abi, gemm_few::Weights, gemm_sm90::launch::Element, quantize_rows::QUANTIZE_ROWS, rms_norm::RMS_NORM_INT8,
+    abi,
+    gemm_few::{Weights, pack::Rows},
+    gemm_sm90::launch::Element,
+    quantize_rows::QUANTIZE_ROWS,
+    rms_norm::RMS_NORM_INT8,
 };
 
 use super::{
@@ -32,15 +37,20 @@ pub(super) fn is_of_bytes(part: &QuantizedPart) -> bool {
 
 impl<Dr: Driver> GpuDevice<Dr> {
     /// Codes, then scales, then the factors of activations.
-    pub(super) fn make_int8(&self, part: &QuantizedPart) -> Result<GpuMatrix<Dr>> {
+    pub(super) fn make_int8(&self, part: &QuantizedPart, order: Rows) -> Result<GpuMatrix<Dr>> {
         let (rows, cols) = (part.rows, part.cols);
-        // Less 128: the highest bit is flipped.
-        let codes: Vec<u8> = part.codes.iter().map(|code| code ^ 0x80).collect();
+        let mut codes = vec![0; rows * cols];
+        codes.par_chunks_exact_mut(cols).enumerate().for_each(|(row, codes)| {
+            let given = &part.codes[order.source(row, rows) * cols..][..cols];
+            // Less 128: the highest bit is flipped.
+            codes.iter_mut().zip(given).for_each(|(code, given)| *code = given ^ 0x80);
+        });
+        let scales: Vec<f32> = (0..rows).map(|row| part.scales[order.source(row, rows)]).collect();
         let factors = part.pre_scale.as_deref().unwrap_or(&[]);
         let factors_at = codes.len() + rows * WORD;
         let (buffer, address) = self.allocate("matrix", &[factors_at + size_of_val(factors)], "weights")?;
         self.upload(&buffer, 0, &codes)?;
-        self.upload(&buffer, codes.len(), cast_slice(&part.scales))?;
+        self.upload(&buffer, codes.len(), cast_slice(&scales))?;
         self.upload(&buffer, factors_at, cast_slice(factors))?;
         let maps = self.weight_maps(address, rows, cols, size_of::<u8>())?;
         let int8 = Int8 {
@@ -49,6 +59,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             g_factors: if factors.is_empty() { 0 } else { address + factors_at as u64 },
         };
         let stored = Stored::Int8(int8);
+        self.make_ready(&stored)?;
         Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored, is_paired: false })
     }
 

@@ -38,6 +38,7 @@ mod launch;
 mod pages;
 mod prefill;
 mod quantized;
+mod ready;
 mod replay;
 mod scratch;
 mod select;

@@ -5,7 +5,7 @@ use tilewright_kernels::{
     gather_columns::MOST_COLS,
     gemm_few::{
         halves::{self, Bytes},
-        launch::{Packed, Plain, groups_of_piece},
+        pack::{Packed, Plain, Rows, groups_of_piece},
     },
 };
 
@@ -28,7 +28,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
     /// their bits, groups and shapes that no kernel has.
     pub(super) fn make_quantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
         match self.packs(weights.parts()) {
-            true => self.make_packed(weights.parts()),
+            true => self.make_packed(weights.parts(), Rows::AsGiven),
             false => self.make_dequantized(weights),
         }
     }
@@ -39,31 +39,33 @@ impl<Dr: Driver> GpuDevice<Dr> {
     }
 
     /// For the kernels, of parts that have some.
-    pub(super) fn make_packed(&self, parts: &[QuantizedPart]) -> Result<GpuMatrix<Dr>> {
+    pub(super) fn make_packed(&self, parts: &[QuantizedPart], rows: Rows) -> Result<GpuMatrix<Dr>> {
         match (group_sizes(parts), parts) {
-            (Some(group_sizes), _) => self.make_int4(parts, &group_sizes),
-            (None, [part]) => self.make_int8(part),
+            (Some(group_sizes), _) => self.make_int4(parts, &group_sizes, rows),
+            (None, [part]) => self.make_int8(part, rows),
             (None, _) => Err(shape("matrix", "parts", "some that have kernels", "others")),
         }
     }
 
     /// Dequantised on the host and rounded to bf16: right, but neither small nor fast. Activations are not rounded to eight bits.
     fn make_dequantized(&self, weights: &HostQuantized) -> Result<GpuMatrix<Dr>> {
-        let bytes: Vec<u8> =
-            weights.dequantized().into_iter().flat_map(|w| bf16::from_f32(w).to_le_bytes()).collect();
-        let parts = vec![(weights.rows(), &bytes[..])];
-        self.make_matrix(&HostMatrix { parts, cols: weights.cols(), dtype: DType::Bf16 })
+        let dequantized = weights.dequantized();
+        let parts = vec![(weights.rows(), bytemuck::cast_slice(&dequantized))];
+        self.make_matrix(&HostMatrix { parts, cols: weights.cols(), dtype: DType::F32 })
     }
 
     /// Tiles of part after part, then the orders that they want activations in.
-    fn make_int4(&self, parts: &[QuantizedPart], group_sizes: &[usize]) -> Result<GpuMatrix<Dr>> {
+    fn make_int4(&self, parts: &[QuantizedPart], group_sizes: &[usize], rows: Rows) -> Result<GpuMatrix<Dr>> {
         let (cols, in_halves) = (parts[0].cols, parts[0].bits == CodeBits::Eight);
         let packed_cols = if in_halves { halves::packed_cols(cols) } else { cols };
         let (mut first_row, mut bytes, mut stored) = (0, Vec::new(), Vec::new());
         let mut orders = [OrderBytes::of(packed_cols), OrderBytes::of(cols)];
         for (part, &group_size) in parts.iter().zip(group_sizes) {
             let scales_f16 = part.scale_type == DType::F16;
-            let packed = if in_halves { pack_halves(part, group_size) } else { pack(part, group_size) };
+            let packed = match in_halves {
+                true => pack_halves(part, group_size, rows),
+                false => pack(part, group_size, rows),
+            };
             let order = part.permutation.as_deref();
             let order = match in_halves {
                 true => [
@@ -108,6 +110,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             orders: [of_generated, of_prompts],
         };
         let stored = Stored::Int4(int4);
+        self.make_ready(&stored)?;
         Ok(GpuMatrix { _buffer: buffer, address, rows: first_row, cols, stored, is_paired: false })
     }
 }
@@ -136,24 +139,25 @@ impl OrderBytes {
     }
 }
 
-fn pack(part: &QuantizedPart, group_size: usize) -> Packed {
+fn pack(part: &QuantizedPart, group_size: usize, rows: Rows) -> Packed {
     let bits = |&scale: &f32| match part.scale_type {
         DType::F16 => f16::from_f32(scale).to_bits(),
         _ => bf16::from_f32(scale).to_bits(),
     };
     let scales: Vec<u16> = part.scales.iter().map(bits).collect();
-    Packed::new(&Plain {
+    let plain = Plain {
         n: part.rows,
         k: part.cols,
         group_size,
         values: &part.codes,
         scales: &scales,
         zeros: Some(&part.zeros),
-    })
+    };
+    Packed::new(&plain, rows)
 }
 
-fn pack_halves(part: &QuantizedPart, group_size: usize) -> Packed {
-    halves::pack(&Bytes {
+fn pack_halves(part: &QuantizedPart, group_size: usize, rows: Rows) -> Packed {
+    let bytes = Bytes {
         n: part.rows,
         k: part.cols,
         group_size,
@@ -161,7 +165,8 @@ fn pack_halves(part: &QuantizedPart, group_size: usize) -> Packed {
         scales: &part.scales,
         scales_f16: part.scale_type == DType::F16,
         zeros: &part.zeros,
-    })
+    };
+    halves::pack(&bytes, rows)
 }
 
 /// The group size that each part is packed with, if the kernels take all of them.

@@ -1,4 +1,5 @@
 use half::{bf16, f16};
+use rayon::prelude::*;
 use tilewright_kernels::abi::{KV_BF16, KV_FP8, KV_INT8, TensorMap};
 
 use super::{Driver, GpuDevice};
@@ -12,6 +13,8 @@ pub(super) const BF16: usize = 2;
 pub(super) const WORD: usize = 4;
 /// Elements converted at a time on their way to the device: 2 MiB of bf16.
 const CONVERT_ELEMS: usize = 1 << 20;
+/// Of them those that are worth a thread.
+const LEAST_ELEMS: usize = 1 << 14;
 
 /// A shape error.
 pub(super) fn shape(
@@ -322,6 +325,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             offset += rows * cols * BF16;
         }
         let stored = Stored::Bf16(self.weight_maps(address, rows, cols, BF16)?);
+        self.make_ready(&stored)?;
         Ok(GpuMatrix { _buffer: buffer, address, rows, cols, stored, is_paired: false })
     }
 
@@ -330,18 +334,20 @@ impl<Dr: Driver> GpuDevice<Dr> {
         if dtype == DType::Bf16 {
             return self.upload(dst, offset, bytes);
         }
-        let mut scratch: Vec<u8> = Vec::new();
-        for (chunk, source) in bytes.chunks(CONVERT_ELEMS * dtype.bytes()).enumerate() {
-            scratch.clear();
-            scratch.extend(source.chunks_exact(dtype.bytes()).flat_map(|e| {
-                let value = match *e {
+        let width = dtype.bytes();
+        let mut scratch = vec![[0; BF16]; CONVERT_ELEMS.min(bytes.len() / width)];
+        for (chunk, source) in bytes.chunks(CONVERT_ELEMS * width).enumerate() {
+            let converted = &mut scratch[..source.len() / width];
+            let elements = source.par_chunks_exact(width).with_min_len(LEAST_ELEMS);
+            converted.par_iter_mut().zip(elements).for_each(|(converted, element)| {
+                let value = match *element {
                     [a, b] => f16::from_le_bytes([a, b]).to_f32(),
                     [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
                     _ => f32::NAN,
                 };
-                bf16::from_f32(value).to_le_bytes()
-            }));
-            self.upload(dst, offset + chunk * CONVERT_ELEMS * BF16, &scratch)?;
+                *converted = bf16::from_f32(value).to_le_bytes();
+            });
+            self.upload(dst, offset + chunk * CONVERT_ELEMS * BF16, converted.as_flattened())?;
         }
         Ok(())
     }

@@ -18,6 +18,8 @@ pub struct KernelSpec {
     /// as many as the device runs at a time. Blocks start in the order of the grid, so that those of the first row that hasn't ended run, all of them: on a
     /// stream beside which no other runs such a launch.
     pub waits_in_row: bool,
+    /// Whether the driver is asked to run all blocks of the grid at the same time, or else to refuse: what those of a grid that is one long row rely on.
+    pub cooperative: bool,
 }
 
 /// Blocks of a row that may wait for each other, [`KernelSpec::waits_in_row`].

@@ -21,4 +21,5 @@ pub static ADJUST_LOGITS: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: false,
     waits_in_row: false,
+    cooperative: false,
 };

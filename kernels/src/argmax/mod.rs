@@ -54,4 +54,5 @@ pub static ARGMAX: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: true,
     waits_in_row: false,
+    cooperative: false,
 };

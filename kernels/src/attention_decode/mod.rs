@@ -175,6 +175,7 @@ const fn variant(name: &'static str, format: u32, head_dim: u32, rows: u32) -> V
         allowance: None,
         starts_early: true,
         waits_in_row: false,
+        cooperative: false,
     };
     Variant { spec, format, head_dim, rows }
 }

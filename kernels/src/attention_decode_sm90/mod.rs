@@ -210,6 +210,7 @@ const fn variant(name: &'static str, head_dim: u32, rows: u32, blocks: u32, feed
         allowance: None,
         starts_early: true,
         waits_in_row: false,
+        cooperative: false,
     };
     Variant { spec, plan }
 }

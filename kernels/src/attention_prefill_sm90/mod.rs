@@ -175,6 +175,7 @@ const fn spec(name: &'static str, tile: Tile) -> KernelSpec {
         allowance: None,
         starts_early: false,
         waits_in_row: false,
+        cooperative: false,
     }
 }
 

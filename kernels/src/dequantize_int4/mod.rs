@@ -27,6 +27,7 @@ pub static DEQUANTIZE_INT4: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: false,
     waits_in_row: false,
+    cooperative: false,
 };
 
 /// Grid: `(tiles, 1, 1)`, of two halves each.

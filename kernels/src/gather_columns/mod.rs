@@ -26,4 +26,5 @@ pub static GATHER_COLUMNS: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: true,
     waits_in_row: false,
+    cooperative: false,
 };

@@ -19,4 +19,5 @@ pub static GATHER_ROWS: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: true,
     waits_in_row: false,
+    cooperative: false,
 };

@@ -22,4 +22,5 @@ pub static GELU: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: false,
     waits_in_row: false,
+    cooperative: false,
 };

@@ -14,8 +14,8 @@
 use half::{bf16, f16};
 
 use super::{
-    launch::{Packed, Plain},
     layout::TILE_K,
+    pack::{Packed, Pieces, Rows, Source, groups_of_piece},
 };
 
 /// Columns of a tile.
@@ -61,53 +61,110 @@ pub fn order(order: Option<&[u32]>, k: usize) -> impl Iterator<Item = u32> + '_ 
     })
 }
 
+/// The upper or the lower half of a code in the piece of that number.
+fn half(step: usize, code: u8) -> u8 {
+    if step.is_multiple_of(2) { code >> 4 } else { code & 15 }
+}
+
+impl Bytes<'_> {
+    /// Where the scale and the zero point of a column are, or of what is past the last.
+    fn place(&self, row: usize, col: usize) -> usize {
+        row * self.k.div_ceil(self.group_size) + col.min(self.k - 1) / self.group_size
+    }
+}
+
+impl Source for Bytes<'_> {
+    fn codes(&self, row: usize, step: usize, codes: &mut [u8; TILE]) {
+        let first = step / 2 * TILE;
+        let given = &self.values[row * self.k + first..][..TILE.min(self.k - first)];
+        codes[..given.len()].copy_from_slice(given);
+        codes[given.len()..].fill(self.zeros[self.place(row, self.k)]);
+        codes.iter_mut().for_each(|code| *code = half(step, *code));
+    }
+
+    fn group(&self, row: usize, step: usize, group: usize) -> Option<(u16, u8)> {
+        let at = self.place(row, step / 2 * TILE + group * self.group_size);
+        let scale = self.scales[at] * if step.is_multiple_of(2) { 16.0 } else { 1.0 };
+        let scale = match self.scales_f16 {
+            true => f16::from_f32(scale).to_bits(),
+            false => bf16::from_f32(scale).to_bits(),
+        };
+        Some((scale, half(step, self.zeros[at])))
+    }
+}
+
 /// Lays weights out for the kernel.
 ///
 /// # Panics
 /// As [`Packed::new`].
-pub fn pack(bytes: &Bytes<'_>) -> Packed {
+pub fn pack(bytes: &Bytes<'_>, rows: Rows) -> Packed {
     let Bytes { n, k, group_size, .. } = *bytes;
-    let (cols, of_row) = (packed_cols(k), k.div_ceil(group_size));
+    let count = n * k.div_ceil(group_size);
     assert_eq!(bytes.values.len(), n * k, "values of a packed matrix");
-    let group = |row: usize, col: usize| row * of_row + col.min(k - 1) / group_size;
-    let is_upper = |packed: usize| (packed / TILE).is_multiple_of(2);
-    let half = |packed: usize, code: u8| if is_upper(packed) { code >> 4 } else { code & 15 };
-    let value = |at: usize| {
-        let (row, packed) = (at / cols, at % cols);
-        let code = match column(packed, k) {
-            Some(col) => bytes.values[row * k + col],
-            None => bytes.zeros[group(row, k)],
-        };
-        half(packed, code)
-    };
-    let values: Vec<u8> = (0..n * cols).map(value).collect();
-    let small = group_size.min(TILE);
-    let (mut scales, mut zeros) = (Vec::new(), Vec::new());
-    for row in 0..n {
-        for packed in (0..cols).step_by(small) {
-            let group = group(row, packed / (2 * TILE) * TILE + packed % TILE);
-            let scale = bytes.scales[group] * if is_upper(packed) { 16.0 } else { 1.0 };
-            scales.push(if bytes.scales_f16 {
-                f16::from_f32(scale).to_bits()
-            } else {
-                bf16::from_f32(scale).to_bits()
-            });
-            zeros.push(half(packed, bytes.zeros[group]));
-        }
-    }
-    Packed::new(&Plain {
-        n,
-        k: cols,
-        group_size: small,
-        values: &values,
-        scales: &scales,
-        zeros: Some(&zeros),
-    })
+    assert_eq!([bytes.scales.len(), bytes.zeros.len()], [count; 2], "scales and zeros of a packed matrix");
+    let groups = groups_of_piece(group_size).expect("a group size that has a kernel");
+    // Whose halves both are 8.
+    let zeros = bytes.zeros.iter().any(|&zero| zero != 0x88);
+    Pieces { source: bytes, rows, n, steps: packed_cols(k) / TILE, groups, zeros }.pack()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{
+        super::pack::{
+            Plain,
+            tests::{drawn, plainly},
+        },
+        *,
+    };
+
+    const SHAPES: [(usize, usize, usize); 5] =
+        [(16, 128, 128), (304, 192, 64), (48, 64, 32), (272, 320, 128), (32, 576, 256)];
+
+    /// Every half of every code, as weights of four bits.
+    fn pack_plainly(bytes: &Bytes<'_>, rows: Rows) -> Packed {
+        let Bytes { n, k, group_size, .. } = *bytes;
+        let (cols, small) = (packed_cols(k), group_size.min(TILE));
+        let half =
+            |packed: usize, code: u8| if (packed / TILE).is_multiple_of(2) { code / 16 } else { code % 16 };
+        let group = |row: usize, col: usize| row * k.div_ceil(group_size) + col.min(k - 1) / group_size;
+        let (mut values, mut scales, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
+        for (row, packed) in (0..n).flat_map(|row| (0..cols).map(move |packed| (row, packed))) {
+            let of_group = group(row, packed / (2 * TILE) * TILE + packed % TILE);
+            let code = column(packed, k).map_or(bytes.zeros[of_group], |col| bytes.values[row * k + col]);
+            values.push(half(packed, code));
+            if packed % small == 0 {
+                let factor = if (packed / TILE).is_multiple_of(2) { 16.0 } else { 1.0 };
+                let scale = bytes.scales[of_group] * factor;
+                let [of_f16, of_bf16] = [f16::from_f32(scale).to_bits(), bf16::from_f32(scale).to_bits()];
+                scales.push(if bytes.scales_f16 { of_f16 } else { of_bf16 });
+                zeros.push(half(packed, bytes.zeros[of_group]));
+            }
+        }
+        let (values, scales, zeros) = (&values, &scales, Some(&zeros[..]));
+        plainly(&Plain { n, k: cols, group_size: small, values, scales, zeros }, rows)
+    }
+
+    #[test]
+    fn pieces_are_those_of_every_half() {
+        for (n, k, group_size) in SHAPES {
+            let count = n * k.div_ceil(group_size);
+            let values = drawn(n * k, 256);
+            let scales: Vec<f32> = drawn(count, 200).iter().map(|&drawn| f32::from(drawn) / 512.0).collect();
+            for (zeros, scales_f16) in
+                [(drawn(count, 256), true), (vec![128; count], false), (vec![0x88; count], true)]
+            {
+                let bytes =
+                    Bytes { n, k, group_size, values: &values, scales: &scales, scales_f16, zeros: &zeros };
+                for rows in [Rows::AsGiven, Rows::InTurn] {
+                    assert!(
+                        pack(&bytes, rows) == pack_plainly(&bytes, rows),
+                        "{n} by {k}, {group_size}, {rows:?}"
+                    );
+                }
+            }
+        }
+    }
 
     #[test]
     fn activations_come_twice_tile_by_tile() {

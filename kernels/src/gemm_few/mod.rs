@@ -173,6 +173,7 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
             allowance: None,
             starts_early: true,
             waits_in_row: tile.joins_together(),
+            cooperative: false,
         },
         weights,
         tile,
@@ -209,3 +210,6 @@ pub mod halves;
 /// What the launcher decides.
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod launch;
+/// Weights on their way into tiles of 4 bits.
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod pack;

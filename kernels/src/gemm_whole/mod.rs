@@ -112,8 +112,13 @@ const fn variant(one: &'static str, chain: &'static str, groups: u32) -> Variant
         allowance: None,
         starts_early: true,
         waits_in_row: false,
+        cooperative: false,
     };
-    Variant { one, chain: KernelSpec { name: chain, waits_in_row: true, ..one }, plan: Plan { groups } }
+    Variant {
+        one,
+        chain: KernelSpec { name: chain, waits_in_row: true, cooperative: true, ..one },
+        plan: Plan { groups },
+    }
 }
 
 /// All entries.

@@ -56,6 +56,7 @@ const fn entry(name: &'static str) -> KernelSpec {
         allowance: None,
         starts_early: false,
         waits_in_row: false,
+        cooperative: false,
     }
 }
 

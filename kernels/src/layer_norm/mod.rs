@@ -39,4 +39,5 @@ pub static LAYER_NORM: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: false,
     waits_in_row: false,
+    cooperative: false,
 };

@@ -46,6 +46,7 @@ const fn entry(name: &'static str) -> KernelSpec {
         allowance: None,
         starts_early: false,
         waits_in_row: false,
+        cooperative: false,
     }
 }
 

@@ -31,4 +31,5 @@ pub static QUANTIZE_ROWS: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: true,
     waits_in_row: false,
+    cooperative: false,
 };

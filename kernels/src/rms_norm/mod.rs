@@ -39,6 +39,7 @@ pub static RMS_NORM: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: true,
     waits_in_row: false,
+    cooperative: false,
 };
 
 /// Grid: `(rows, 1, 1)`.

@@ -76,6 +76,7 @@ const fn entry(name: &'static str) -> KernelSpec {
         allowance: None,
         starts_early: true,
         waits_in_row: false,
+        cooperative: false,
     }
 }
 

@@ -49,4 +49,5 @@ pub static SAMPLE: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: false,
     waits_in_row: false,
+    cooperative: false,
 };

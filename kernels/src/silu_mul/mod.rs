@@ -27,4 +27,5 @@ pub static SILU_MUL: KernelSpec = KernelSpec {
     allowance: None,
     starts_early: true,
     waits_in_row: false,
+    cooperative: false,
 };

@@ -5,10 +5,9 @@ use super::{Checkpoint, expect_shape};
 use crate::{Error, Result};
 
 impl Checkpoint {
-    /// All elements of a tensor of 32-bit integers, as unsigned words.
-    pub(crate) fn words(&self, name: &str, shape: &[usize]) -> Result<Vec<u32>> {
-        let bytes = self.integers(name, shape, Dtype::I32)?;
-        Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
+    /// All elements of a tensor of 32-bit integers, little-endian, where they are.
+    pub(crate) fn words(&self, name: &str, shape: &[usize]) -> Result<&[[u8; 4]]> {
+        Ok(self.integers(name, shape, Dtype::I32)?.as_chunks().0)
     }
 
     /// All elements of a tensor of 64-bit integers.

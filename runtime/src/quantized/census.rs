@@ -1,5 +1,6 @@
 use std::path::Path;
 
+use rayon::prelude::*;
 use tilewright_host::{CodeBits, QuantizedSpec};
 
 use crate::config::{QuantFormat, QuantizationConfig};
@@ -26,13 +27,19 @@ impl Census {
             return;
         }
         let groups = spec.groups();
-        for (row, codes) in spec.codes.chunks_exact(spec.cols).enumerate() {
-            for (group, codes) in codes.chunks(spec.group).enumerate() {
-                let zero = i64::from(spec.zeros[row * groups + group]);
-                let sum: i64 = codes.iter().map(|&code| i64::from(code)).sum();
-                self.steps += sum - zero * codes.len() as i64;
-            }
-        }
+        let of_row = |(codes, zeros): (&[u8], &[u8])| -> i64 {
+            let of_group = |(codes, &zero): (&[u8], &u8)| {
+                // A loop: the closures of iterators stayed calls here.
+                let mut sum = 0;
+                for &code in codes {
+                    sum += i64::from(code);
+                }
+                sum - i64::from(zero) * codes.len() as i64
+            };
+            codes.chunks(spec.group).zip(zeros).map(of_group).sum()
+        };
+        let rows = spec.codes.par_chunks_exact(spec.cols).zip(spec.zeros.par_chunks_exact(groups));
+        self.steps += rows.map(of_row).sum::<i64>();
         self.weights += spec.codes.len() as u64;
     }
 

@@ -1,3 +1,4 @@
+use rayon::prelude::*;
 use serde::Serialize;
 use tilewright_host::{ActivationBits, Batch, DType, Device, HostMatrix, HostQuantized, Outputs};
 
@@ -67,7 +68,7 @@ pub(crate) fn check_plain<D: Device>(
 ) -> Result<MatrixCheck> {
     let x = probe(cols);
     let sums: Vec<(f64, f64)> =
-        weights.chunks_exact(cols).map(|row| sum(x.iter().map(|&x| f64::from(x)), row)).collect();
+        weights.par_chunks_exact(cols).map(|row| sum(x.iter().map(|&x| f64::from(x)), row)).collect();
     let bound = if exact { F32_PART } else { BF16_PART };
     compare(name, &sums, &product(device, &x, matrix, rows)?, cols, bound)
 }
@@ -131,7 +132,6 @@ fn sum(x: impl Iterator<Item = f64>, weights: &[f32]) -> (f64, f64) {
 /// For each output the sum of its terms, and of their magnitudes.
 fn expected(weights: &HostQuantized, x: &[f32]) -> Vec<(f64, f64)> {
     let mut sums = Vec::with_capacity(weights.rows());
-    let mut row_weights = vec![0.0; x.len()];
     for part in weights.parts() {
         let mut x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         if let Some(factors) = &part.pre_scale {
@@ -141,10 +141,11 @@ fn expected(weights: &HostQuantized, x: &[f32]) -> Vec<(f64, f64)> {
                 x.iter_mut().for_each(|x| *x = (*x / scale).round_ties_even() * scale);
             }
         }
-        for row in 0..part.rows {
-            part.read_row(row, &mut row_weights);
-            sums.push(sum(x.iter().copied(), &row_weights));
-        }
+        let of_row = |weights: &mut Vec<f32>, row| {
+            part.read_row(row, weights);
+            sum(x.iter().copied(), weights)
+        };
+        sums.par_extend((0..part.rows).into_par_iter().map_init(|| vec![0.0; x.len()], of_row));
     }
     sums
 }

@@ -1,3 +1,5 @@
+use rayon::prelude::*;
+
 use super::words::{Packing, along_rows, row_by_row};
 use super::{Linear, Parts, Reader};
 use crate::Result;
@@ -17,7 +19,7 @@ impl Reader<'_> {
         }
         let packed = self.take(name, "weight_packed");
         let words = self.checkpoint.words(&packed, &[rows, cols.div_ceil(packing.pack())])?;
-        let codes = row_by_row(&words, rows, cols, packing);
+        let mut codes = row_by_row(words, rows, cols, packing);
         let (scales, scale_type) =
             self.checkpoint.scales(&self.take(name, "weight_scale"), &[rows, groups])?;
         let zeros = match self.take_if_there(name, "weight_zero_point") {
@@ -29,19 +31,14 @@ impl Reader<'_> {
                 self.expect_whole_words(&tensor, "outputs", rows, packing.pack())?;
                 let words = self.checkpoint.words(&tensor, &[rows / packing.pack(), groups])?;
                 // Words of one column hold the zero points of `pack` outputs.
-                let by_column = super::words::transposed(&words, groups, rows / packing.pack());
+                let by_column = super::words::transposed(words, groups, rows / packing.pack());
                 along_rows(&by_column, rows, groups, packing)
             }
         };
         self.expect_symmetric(&format!("{name}.weight_zero_point"), &zeros, self.bits().middle())?;
         let order = self.order(linear, "weight_g_idx")?;
-        Ok(Parts {
-            codes: order.apply(codes, cols),
-            zeros,
-            scales,
-            scale_type,
-            permutation: order.into_permutation(),
-        })
+        order.apply(&mut codes, cols);
+        Ok(Parts { codes, zeros, scales, scale_type, permutation: order.into_permutation() })
     }
 
     /// compressed-tensors' `int-quantized`: signed bytes and a scale a channel.
@@ -49,7 +46,11 @@ impl Reader<'_> {
         let Linear { name, rows, cols } = linear;
         let weight = self.take(name, "weight");
         // Adding 128 to a signed byte flips its highest bit.
-        let codes = self.checkpoint.signed_bytes(&weight, &[rows, cols])?.iter().map(|b| b ^ 0x80).collect();
+        let signed = self.checkpoint.signed_bytes(&weight, &[rows, cols])?;
+        let mut codes = vec![0; signed.len()];
+        let of_rows = codes.par_chunks_exact_mut(cols).zip(signed.par_chunks_exact(cols));
+        of_rows
+            .for_each(|(codes, signed)| codes.iter_mut().zip(signed).for_each(|(code, b)| *code = b ^ 0x80));
         let (scales, scale_type) = self.checkpoint.scales(&self.take(name, "weight_scale"), &[rows, 1])?;
         let zeros = match self.take_if_there(name, "weight_zero_point") {
             None => vec![self.bits().middle(); rows],

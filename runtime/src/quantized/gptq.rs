@@ -12,7 +12,7 @@ impl Reader<'_> {
         let qweight = self.take(name, "qweight");
         self.expect_whole_words(&qweight, "inputs", cols, pack)?;
         let words = self.checkpoint.words(&qweight, &[cols / pack, rows])?;
-        let codes = along_cols(&words, rows, cols, packing);
+        let mut codes = along_cols(words, rows, cols, packing);
         let less_one = self.config.format == QuantFormat::Gptq;
         let mut zeros = self.zeros(linear, packing)?;
         if less_one {
@@ -23,8 +23,9 @@ impl Reader<'_> {
         self.expect_symmetric(&format!("{name}.qzeros"), &zeros, stored)?;
         let (scales, scale_type) = self.checkpoint.scales(&self.take(name, "scales"), &[groups, rows])?;
         let order = self.order(linear, "g_idx")?;
+        order.apply(&mut codes, cols);
         Ok(Parts {
-            codes: order.apply(codes, cols),
+            codes,
             zeros,
             scales: transposed(&scales, rows, groups),
             scale_type,
@@ -40,7 +41,7 @@ impl Reader<'_> {
         let qweight = self.take(name, "qweight");
         self.expect_whole_words(&qweight, "outputs", rows, pack)?;
         let words = self.checkpoint.words(&qweight, &[cols, rows / pack])?;
-        let codes = along_rows(&words, rows, cols, packing);
+        let codes = along_rows(words, rows, cols, packing);
         let zeros = self.zeros(linear, packing)?;
         self.expect_symmetric(&format!("{name}.qzeros"), &zeros, self.bits().middle())?;
         let (scales, scale_type) = self.checkpoint.scales(&self.take(name, "scales"), &[groups, rows])?;
@@ -54,6 +55,6 @@ impl Reader<'_> {
         let qzeros = self.take(name, "qzeros");
         self.expect_whole_words(&qzeros, "outputs", rows, packing.pack())?;
         let words = self.checkpoint.words(&qzeros, &[groups, rows / packing.pack()])?;
-        Ok(along_rows(&words, rows, groups, packing))
+        Ok(along_rows(words, rows, groups, packing))
     }
 }

@@ -1,3 +1,5 @@
+use rayon::prelude::*;
+
 use super::{Linear, Reader};
 use crate::Result;
 
@@ -10,7 +12,8 @@ impl Reader<'_> {
         let Linear { name, cols, .. } = linear;
         let Some(tensor) = self.take_if_there(name, tensor) else { return Ok(Order(None)) };
         let (groups, group) = (self.groups(linear), self.config.group(cols));
-        let index = self.checkpoint.words(&tensor, &[cols])?;
+        let words = self.checkpoint.words(&tensor, &[cols])?;
+        let index: Vec<u32> = words.iter().map(|&word| u32::from_le_bytes(word)).collect();
         let mut counts = vec![0; groups];
         for (col, &of) in index.iter().enumerate() {
             match counts.get_mut(of as usize) {
@@ -39,13 +42,15 @@ impl Reader<'_> {
 
 impl Order {
     /// Brings rows of `cols` codes into the order.
-    pub(super) fn apply(&self, codes: Vec<u8>, cols: usize) -> Vec<u8> {
-        match &self.0 {
-            None => codes,
-            Some(order) => {
-                codes.chunks_exact(cols).flat_map(|row| order.iter().map(|&col| row[col as usize])).collect()
-            }
-        }
+    pub(super) fn apply(&self, codes: &mut [u8], cols: usize) {
+        let Some(order) = &self.0 else { return };
+        codes.par_chunks_exact_mut(cols).for_each_init(
+            || vec![0; cols],
+            |given, row| {
+                given.copy_from_slice(row);
+                row.iter_mut().zip(order).for_each(|(code, &col)| *code = given[col as usize]);
+            },
+        );
     }
 
     pub(super) fn into_permutation(self) -> Option<Vec<u32>> {

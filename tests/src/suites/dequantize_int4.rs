@@ -4,8 +4,8 @@ use tilewright_kernels::{
     abi,
     dequantize_int4::DEQUANTIZE_INT4,
     gemm_few::{
-        launch::{Packed, Plain},
         layout,
+        pack::{Packed, Plain, Rows},
     },
 };
 use tilewright_reference::bf16_bits;
@@ -101,9 +101,9 @@ impl Property for DequantizeInt4 {
             })
             .collect();
         let plain = Plain { n, k, group_size, values: &values, scales: &bits, zeros: zeros.as_deref() };
-        let actual = run(harness, case, &Packed::new(&plain))?;
+        let actual = run(harness, case, &Packed::new(&plain, Rows::AsGiven))?;
         same_bits("the weights", &expected, &actual)?;
-        same_bits("the second run", &actual, &run(harness, case, &Packed::new(&plain))?)
+        same_bits("the second run", &actual, &run(harness, case, &Packed::new(&plain, Rows::AsGiven))?)
     }
 }
 

@@ -5,8 +5,8 @@ use tilewright_kernels::{
     dequantize_int4::DEQUANTIZE_HALVES,
     gemm_few::{
         halves::{Bytes, pack},
-        launch::Packed,
         layout,
+        pack::{Packed, Rows},
     },
 };
 use tilewright_reference::{bf16_bits, round_bf16};
@@ -78,8 +78,10 @@ impl Property for DequantizeHalves {
             (f32::from(values[at]) - f32::from(zeros[group])) * scales[group]
         };
         let expected: Vec<u8> = (0..n * k).flat_map(|at| bf16_bits(weight(at)).to_le_bytes()).collect();
-        let packed =
-            pack(&Bytes { n, k, group_size, values: &values, scales: &scales, scales_f16, zeros: &zeros });
+        let packed = pack(
+            &Bytes { n, k, group_size, values: &values, scales: &scales, scales_f16, zeros: &zeros },
+            Rows::AsGiven,
+        );
         let actual = run(harness, case, &packed)?;
         same_bits("the weights", &expected, &actual)?;
         same_bits("the second run", &actual, &run(harness, case, &packed)?)

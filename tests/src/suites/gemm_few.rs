@@ -4,8 +4,9 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         ROWS, VARIANTS, Variant, Weights,
-        launch::{self, Follow, Follower, Packed, Plain},
+        launch::{self, Follow, Follower},
         layout,
+        pack::{Packed, Plain, Rows},
     },
     gemm_sm90::launch::MapShape,
 };
@@ -145,7 +146,7 @@ impl Case {
             scales: &bits,
             zeros: zeros.as_deref(),
         };
-        (w, Packed::new(&plain))
+        (w, Packed::new(&plain, Rows::AsGiven))
     }
 }
 

@@ -4,8 +4,9 @@ use tilewright_kernels::{
     abi::{self, GemmWhole, RmsNorm},
     gemm_few::{
         self, Weights,
-        launch::{self, Follow, Follower, Packed, Plain},
+        launch::{self, Follow, Follower},
         layout,
+        pack::{Packed, Plain, Rows},
     },
     gemm_sm90::launch::MapShape,
     gemm_whole::{self, MOST_PHASES, TOKENS, VARIANTS, Variant, WARPS},
@@ -214,7 +215,8 @@ impl<D: Driver> Layer<'_, '_, D> {
         };
         let zeros: Option<Vec<u8>> =
             self.case.zeros.then(|| (0..groups).map(|_| self.random.below(17) as u8).collect());
-        Packed::new(&Plain { n, k, group_size, values: &values, scales: &scales, zeros: zeros.as_deref() })
+        let plain = Plain { n, k, group_size, values: &values, scales: &scales, zeros: zeros.as_deref() };
+        Packed::new(&plain, Rows::AsGiven)
     }
 
     /// The product of the stream's norm.

@@ -94,6 +94,8 @@ impl Case {
         });
         kernels.sort_unstable();
         kernels.dedup();
+        let unexpected = kernels.iter().find(|kernel| !device.driver().is_prepared(kernel));
+        assert_eq!(unexpected, None, "{what}: not made ready with the matrix");
         kernels
     }
 }

@@ -325,15 +325,47 @@ struct LaunchConfig {
     count: c_uint,
 }
 
+/// `CU_LAUNCH_ATTRIBUTE_COOPERATIVE`.
+const COOPERATIVE: c_uint = 2;
 /// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`.
 const PROGRAMMATIC_SERIALIZATION: c_uint = 6;
 
-/// `cuLaunchKernelEx` (CUDA 12), which the bindings don't know, of a kernel that may start before what is before it on the stream has
-/// ended: function, grid, threads a block, shared memory, stream, parameters.
+/// What a launch asks for beyond its grid.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    /// It may start before what is before it on the stream has ended.
+    pub early: bool,
+    /// All its blocks run at the same time, or it is refused.
+    pub cooperative: bool,
+}
+
+impl Asked {
+    /// Whether there is anything that `cuLaunchKernel` doesn't take.
+    pub(super) fn anything(self) -> bool {
+        self.early || self.cooperative
+    }
+
+    /// The attributes that say so, of all that there are.
+    fn of(self, all: &mut [LaunchAttribute; 2]) -> &mut [LaunchAttribute] {
+        &mut all[usize::from(!self.cooperative)..1 + usize::from(self.early)]
+    }
+}
+
+/// An attribute of a launch that is asked for.
+const fn attribute(id: c_uint) -> LaunchAttribute {
+    LaunchAttribute { id, pad: 0, value: 1, rest: [0; 15] }
+}
+
+/// As [`Asked::of`] takes them.
+const ATTRIBUTES: [LaunchAttribute; 2] = [attribute(COOPERATIVE), attribute(PROGRAMMATIC_SERIALIZATION)];
+
+/// `cuLaunchKernelEx` (CUDA 12), which the bindings don't know, of a kernel that asks for something: function, grid, threads a block, shared
+/// memory, stream, parameters.
 ///
 /// # Safety
 /// As of `cuLaunchKernel`.
-pub(super) unsafe fn launch_kernel_early(
+pub(super) unsafe fn launch_kernel_asking(
+    asked: Asked,
     function: CUfunction,
     grid: [c_uint; 3],
     threads: c_uint,
@@ -344,11 +376,14 @@ pub(super) unsafe fn launch_kernel_early(
     type Launch =
         unsafe extern "C" fn(*const LaunchConfig, CUfunction, *mut *mut c_void, *mut *mut c_void) -> c_uint;
     static FUNCTION: Function = Function::new("cuLaunchKernelEx\0");
-    let mut early = LaunchAttribute { id: PROGRAMMATIC_SERIALIZATION, pad: 0, value: 1, rest: [0; 15] };
-    let (block, attributes) = ([threads, 1, 1], &raw mut early);
-    let config = LaunchConfig { grid, block, shared_bytes, stream, attributes, count: 1 };
+    let mut all = ATTRIBUTES;
+    let attributes = asked.of(&mut all);
+    let (block, count) = ([threads, 1, 1], attributes.len() as c_uint);
+    let attributes = attributes.as_mut_ptr();
+    let config = LaunchConfig { grid, block, shared_bytes, stream, attributes, count };
     match FUNCTION.address() {
-        // SAFETY: the library's function of this name has these parameters; what they must be is the caller's promise.
+        // SAFETY: the library's function of this name has these parameters, and the attributes live until it returns; what the others must be is the
+        // caller's promise.
         Ok(address) => unsafe {
             std::mem::transmute::<*mut c_void, Launch>(address)(&config, function, params, null_mut())
         },
@@ -409,6 +444,19 @@ mod tests {
         let missing: Vec<&str> =
             called.into_iter().chain(ours).filter(|name| !FORWARDED.contains(name)).collect();
         assert_eq!(missing, [""; 0], "add them to the list of this module");
+    }
+
+    #[test]
+    fn attributes_are_those_asked_for() {
+        let ids = |early, cooperative| {
+            let (mut all, asked) = (ATTRIBUTES, Asked { early, cooperative });
+            asked.of(&mut all).iter().map(|attribute| (attribute.id, attribute.value)).collect::<Vec<_>>()
+        };
+        assert_eq!(ids(false, false), []);
+        assert_eq!(ids(true, false), [(6, 1)]);
+        assert_eq!(ids(false, true), [(2, 1)]);
+        assert_eq!(ids(true, true), [(2, 1), (6, 1)]);
+        assert_eq!(size_of::<LaunchAttribute>(), 72);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! The driver of NVIDIA GPUs, on `cust`.
 //!
-//! One device, its primary context, one stream. Memory is stream-ordered: freeing a buffer doesn't wait, and the pool keeps what
+//! One device, its primary context, one stream. Kernels are compiled by the driver as they are needed ([`kernels`]), which it remembers from one
+//! process to the next. Memory is stream-ordered: freeing a buffer doesn't wait, and the pool keeps what
 //! is freed. Uploads go through page-locked staging memory. Errors of a kernel come to light at a later call: they name the last
 //! kernel launched before it.
 
 mod api;
+mod kernels;
 mod library;
-mod module;
 mod open;
 mod staging;
 mod tensor_map;
@@ -24,11 +25,15 @@ use cust::{
     event::{Event, EventFlags},
     stream::{Stream, StreamFlags},
 };
-use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
+use rayon::prelude::*;
+use tilewright_kernels::{
+    abi::{KernelSpec, TensorMap, TensorMapSpec},
+    module::kernels_for,
+};
 
 pub use self::timing::{CudaGraph, CudaMark};
 use self::{
-    module::Module,
+    kernels::Kernels,
     staging::{Landing, Staging},
 };
 use super::{Driver, GpuDevice, GpuInfo, Launch};
@@ -60,7 +65,7 @@ struct Inner {
     info: GpuInfo,
     /// As errors name the device: `cuda:0`.
     device: String,
-    module: Module,
+    kernels: Kernels,
     staging: Mutex<Staging>,
     landing: Mutex<Landing>,
     /// The last kernel launched.
@@ -218,6 +223,15 @@ impl Driver for CudaDriver {
         tensor_map::encode(spec)
     }
 
+    fn prepare(&self, kernels: &[&'static KernelSpec]) -> Result<()> {
+        let missing: Vec<_> = kernels.iter().filter(|spec| !self.inner.kernels.holds(spec)).collect();
+        // The context is current on one thread at a time, or on many.
+        missing.par_iter().with_max_len(1).try_for_each(|spec| {
+            self.inner.bind()?;
+            self.inner.kernels.function(spec).map(drop)
+        })
+    }
+
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
         self.inner.bind()?;
         // SAFETY: the caller's promise.
@@ -225,6 +239,7 @@ impl Driver for CudaDriver {
     }
 
     unsafe fn graph(&self, launches: &[Launch]) -> Result<Option<CudaGraph>> {
+        self.prepare_launches(launches)?;
         self.inner.bind()?;
         // A stream of its own: what other threads launch meanwhile goes to the device's.
         let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::NON_BLOCKING, None))?;
@@ -247,6 +262,21 @@ impl Driver for CudaDriver {
 }
 
 impl CudaDriver {
+    /// Compiles what isn't yet of the kernels of launches: what loads a module has no place in a capture.
+    fn prepare_launches(&self, launches: &[Launch]) -> Result<()> {
+        let kernels: Vec<_> = launches.iter().map(|launch| launch.spec).collect();
+        self.prepare(&kernels)
+    }
+
+    /// Compiles all kernels of this device, of which a process needs few: tells whether the driver takes them.
+    ///
+    /// # Errors
+    /// The driver's own, with what its compiler says.
+    pub fn prepare_all(&self) -> Result<()> {
+        let kernels: Vec<_> = kernels_for(self.inner.info.compute_capability).collect();
+        self.prepare(&kernels)
+    }
+
     /// # Safety
     /// As [`Driver::launch`]; the context is current.
     unsafe fn launch_on(
@@ -256,14 +286,24 @@ impl CudaDriver {
         grid: [u32; 3],
         params: &[u8],
     ) -> Result<()> {
-        let function = self.inner.module.function(spec)?;
+        let function = self.inner.kernels.function(spec)?;
         let mut param: *mut c_void = params.as_ptr().cast_mut().cast();
         // SAFETY: the driver reads the one parameter before it returns; that it is this kernel's is the caller's promise.
         let code = unsafe {
             let stream = stream.as_inner();
             let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
-            if spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY {
-                library::launch_kernel_early(function, grid, threads, shared_bytes, stream, &mut param)
+            let early = spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY;
+            let asked = library::Asked { early, cooperative: spec.cooperative };
+            if asked.anything() {
+                library::launch_kernel_asking(
+                    asked,
+                    function,
+                    grid,
+                    threads,
+                    shared_bytes,
+                    stream,
+                    &mut param,
+                )
             } else {
                 let [x, y, z] = grid;
                 api::cuLaunchKernel(

@@ -9,11 +9,12 @@ use cust::{
     device::{Device, DeviceAttribute},
     stream::{Stream, StreamFlags},
 };
-use tilewright_kernels::module::ptx_for;
+use tilewright_kernels::{gather_rows::GATHER_ROWS, module::ptx_for};
 
 use super::{
-    CudaDriver, GpuInfo, Inner, api, library,
-    module::Module,
+    CudaDriver, GpuInfo, Inner, api,
+    kernels::Kernels,
+    library,
     staging::{Landing, Staging},
 };
 use crate::{Error, Result};
@@ -25,7 +26,7 @@ impl CudaDriver {
     /// The GPU of that index, in the driver's order, with the kernels made for its architecture.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] without a driver, without that GPU or for one that is too old.
+    /// [`Error::Unavailable`] without a driver, without that GPU or for one that is too old; what a driver says that doesn't take the kernels.
     pub fn open(index: usize) -> Result<CudaDriver> {
         let name = format!("cuda:{index}");
         let unavailable = |reason: String| Error::Unavailable { device: name.clone(), reason };
@@ -44,11 +45,13 @@ impl CudaDriver {
         let context = api::wrapped("cuDevicePrimaryCtxRetain", Context::new(device))?;
         keep_freed_memory(device).map_err(unavailable)?;
         let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::DEFAULT, None))?;
-        let module = Module::load(ptx, info.compute_capability)?;
+        let kernels = Kernels::new(ptx, info.compute_capability);
+        // A driver too old for the PTX says so here, where the CPU may still be taken instead. Every model gathers rows.
+        kernels.function(&GATHER_ROWS)?;
         let staging = Mutex::new(Staging::new()?);
         let launched = Mutex::new(None);
         let landing = Mutex::new(Landing::new()?);
-        let inner = Inner { info, device: name, module, staging, landing, launched, stream, context };
+        let inner = Inner { info, device: name, kernels, staging, landing, launched, stream, context };
         Ok(CudaDriver { inner: Arc::new(inner) })
     }
 }

@@ -72,6 +72,7 @@ impl CudaDriver {
     /// # Errors
     /// The driver's own.
     pub unsafe fn timed_graph(&self, launches: &[Launch]) -> Result<(CudaGraph, Vec<CudaMark>)> {
+        self.prepare_launches(launches)?;
         self.inner.bind()?;
         let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::NON_BLOCKING, None))?;
         let mut marks = Vec::with_capacity(launches.len() + 1);
@@ -131,8 +132,8 @@ impl CudaDriver {
         events.iter().map(|(start, end)| api::wrapped("cuEventElapsedTime", end.elapsed(start))).collect()
     }
 
-    /// Captures what `work` launches. Memory that it names must outlive the graph; allocations, uploads and downloads have no
-    /// place in it.
+    /// Captures what `work` launches: kernels that were launched before, or prepared. Memory that it names must outlive the graph;
+    /// allocations, uploads and downloads have no place in it.
     ///
     /// # Errors
     /// Those of `work`, and of the driver.
