@@ -240,7 +240,7 @@ pub(super) mod tests {
                     |at: u32, bits: u16| piece[at as usize..][..2].copy_from_slice(&bits.to_le_bytes());
                 put16(layout::scale(group, row), plain.scales[at]);
                 if let Some(all) = plain.zeros.filter(|_| zeros) {
-                    let zero = half::bf16::from_f32(-128.0 - f32::from(all[at]));
+                    let zero = half::bf16::from_f32(-f32::from(all[at]) / 64.0);
                     put16(layout::zero(groups, group, row), zero.to_bits());
                 }
             }
