@@ -124,10 +124,19 @@ impl Context {
 
     /// An atomic of the running lane.
     pub fn atomic_at(&mut self, address: u64) {
-        let fenced = &mut self.lanes[self.current].fenced;
-        if let Some(clock) = &fenced.release {
+        self.relaxed_store_at(address);
+        self.relaxed_load_at(address);
+    }
+
+    /// A relaxed store of the running lane.
+    pub fn relaxed_store_at(&mut self, address: u64) {
+        if let Some(clock) = &self.lanes[self.current].fenced.release {
             self.clocks.releases.release(address, clock);
         }
-        fenced.since.insert(address);
+    }
+
+    /// A relaxed load of the running lane.
+    pub fn relaxed_load_at(&mut self, address: u64) {
+        self.lanes[self.current].fenced.since.insert(address);
     }
 }

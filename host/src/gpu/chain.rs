@@ -61,14 +61,16 @@ fn longest(launches: &[Launch], most_blocks: u32) -> Option<Chain> {
             other => (None, other),
         };
         let Part::Product(variant, mut product, blocks) = next else { break };
-        if blocks > most_blocks || kind.is_some_and(|kind| kind.one.name != variant.one.name) {
-            break;
-        }
         if let Some(norm) = norm {
             if norm.out != product.a || norm.rows != product.m || norm.cols != product.k {
                 break;
             }
             (product.norm_x, product.norm_weight, product.norm_eps) = (norm.x, norm.weight, norm.eps);
+        }
+        let is_of_kind = kind.is_none_or(|kind| kind.one.name == variant.one.name);
+        let before = &params.phases[..params.count as usize];
+        if blocks > most_blocks || !is_of_kind || !gemm_whole::launch::follows(before, &product) {
+            break;
         }
         params.phases[params.count as usize] = product;
         params.count += 1;
@@ -90,8 +92,10 @@ impl<Dr: Driver> GpuDevice<Dr> {
                 rest = others;
                 continue;
             };
-            let arrivals = scratch::lock(&self.arrivals).at_least(self, WORD, true)?;
-            let params = bytes_of(&GemmChain { arrivals, ..params }).to_vec();
+            let bytes = gemm_whole::MAIL_BYTES as usize + WORD;
+            let mail = scratch::lock(&self.mail).at_least(self, bytes, true)?;
+            let arrivals = mail + u64::from(gemm_whole::MAIL_BYTES);
+            let params = bytes_of(&GemmChain { arrivals, mail, ..params }).to_vec();
             chained.push(Launch { spec: &variant.chain, grid: [blocks, 1, 1], params });
             rest = &rest[taken..];
         }
@@ -111,9 +115,20 @@ mod tests {
 
     #[test]
     fn chains_end_where_one_launch_would_do_something_else() {
-        let product = GemmWhole { a: 7, m: 1, k: 64, ..GemmWhole::default() };
+        let product = GemmWhole {
+            a: 7,
+            out: 3,
+            row_groups: 1,
+            m: 1,
+            n: 64,
+            k: 64,
+            out_stride: 64,
+            ..GemmWhole::default()
+        };
         let g128 = |blocks| launch("gemm_whole_int4_g128", blocks, &product);
         let g64 = launch("gemm_whole_int4_g64", 4, &product);
+        let first = &launch("gemm_whole_int4_g128", 2, &GemmWhole { a: 9, ..product });
+        let straight = &launch("gemm_whole_int4_g128", 2, &GemmWhole { a: 3, ..product });
         let norm = |params: RmsNorm| launch("rms_norm", 1, &params);
         let fitting = RmsNorm { x: 3, out: 7, rows: 1, cols: 64, ..RmsNorm::default() };
         let found = |launches: &[&Launch]| {
@@ -124,14 +139,15 @@ mod tests {
                 (chain.variant.chain.name, norms, chain.blocks, chain.taken)
             })
         };
-        let (few, more, many) = (&g128(2), &g128(4), &g128(5));
+        let (few, more) = (&g128(2), &g128(4));
+        let many = &launch("gemm_whole_int4_g128", 5, &GemmWhole { a: 3, ..product });
         let of = |norms, blocks, taken| Some(("gemm_whole_chain_int4_g128", norms, blocks, taken));
         let between = &norm(fitting);
-        assert_eq!(found(&[few, between, more, few, between, few]), of(vec![0, 3, 0, 3], 4, 6));
-        assert_eq!(found(&[few, few, between, &g64]), of(vec![0, 0], 2, 2));
-        assert_eq!(found(&[few, few, many]), of(vec![0, 0], 2, 2));
+        assert_eq!(found(&[first, between, more, straight, between, few]), of(vec![0, 3, 0, 3], 4, 6));
+        assert_eq!(found(&[first, straight, between, &g64]), of(vec![0, 0], 2, 2));
+        assert_eq!(found(&[first, straight, many]), of(vec![0, 0], 2, 2));
         assert_eq!(found(&[between, few]), of(vec![3], 2, 2));
-        assert_eq!(found(&[few; 6]), of(vec![0; 4], 2, 4));
+        assert_eq!(found(&[first, straight, straight, straight, straight]), of(vec![0; 4], 2, 4));
         let others = [
             RmsNorm { residual: 1, ..fitting },
             RmsNorm { out: 3, ..fitting },
@@ -140,9 +156,17 @@ mod tests {
             RmsNorm { cols: 128, ..fitting },
         ];
         for other in others.map(norm) {
-            assert_eq!(found(&[few, few, &other, few]), of(vec![0, 0], 2, 2));
+            assert_eq!(found(&[first, straight, &other, few]), of(vec![0, 0], 2, 2));
         }
-        for nothing in [&[few, between] as &[_], &[between, between, few], &[many, few], &[few], &[]] {
+        for nothing in [
+            &[few, between] as &[_],
+            &[between, between, few],
+            &[many, few],
+            &[first, few],
+            &[few, between, few],
+            &[few],
+            &[],
+        ] {
             assert!(found(nothing).is_none());
         }
     }

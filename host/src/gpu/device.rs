@@ -30,8 +30,8 @@ pub struct GpuDevice<Dr: Driver> {
     pub(super) gemm_scratch: Mutex<GemmScratch<Dr>>,
     pub(super) prepared_scratch: Mutex<PreparedScratch<Dr>>,
     pub(super) choose_scratch: Mutex<ChooseScratch<Dr>>,
-    /// What the blocks of a chain count each other by: zero between launches.
-    pub(super) arrivals: Mutex<Scratch<Dr>>,
+    /// What the blocks of a chain send each other, and what they count each other by: zeros between launches.
+    pub(super) mail: Mutex<Scratch<Dr>>,
     /// How often scratch has moved: launches recorded before name memory that is gone.
     pub(super) scratch_moves: AtomicU64,
     pub(super) recording: Recording,
@@ -46,7 +46,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             gemm_scratch: Mutex::default(),
             prepared_scratch: Mutex::default(),
             choose_scratch: Mutex::default(),
-            arrivals: Mutex::new(Scratch::new("run_step", "the blocks of chains")),
+            mail: Mutex::new(Scratch::new("run_step", "the rows of chains")),
             scratch_moves: AtomicU64::default(),
             recording: Recording::default(),
             driver,

@@ -167,10 +167,12 @@ params! {
 params! {
     /// Products that follow each other, as one launch. Grid: `(blocks, 1, 1)`: as many as the largest of them needs, all of which run at the same time.
     pub struct GemmChain {
-        /// `count` of them. What one reads the one before may have written.
+        /// `count` of them, each of rows that the one before made: see `gemm_whole::launch::follows`.
         pub phases: [GemmWhole; 4],
         /// u32: zero before the launch, zero after it.
         pub arrivals: u64,
+        /// Of all phases but the last the rows once more, as others wait for them: `gemm_whole::MAIL_BYTES` of zeros before the launch and after it.
+        pub mail: u64,
         pub count: u32,
         pub reserved: u32,
     }

@@ -223,6 +223,9 @@ pub(crate) struct Output {
     pub out_stride: u32,
     pub out_f32: bool,
     pub silu: bool,
+    /// bf16 `[m, columns of out]`, optional: `out` once more, for blocks that wait for it. All bits of a word are inverted, so that none is 0: `out` has no
+    /// NaN of only ones.
+    pub mail: u64,
 }
 
 impl Output {
@@ -240,6 +243,7 @@ impl Output {
             out_stride,
             out_f32: out_f32 != 0,
             silu: silu != 0,
+            mail: 0,
         }
     }
 }
@@ -364,6 +368,11 @@ unsafe fn store_eight(p: &Output, to: Eight, mut values: [f32; 2], residual: imp
         } else {
             let pair = ptx::movmatrix_trans(ptx::pack_bf16(values[0], values[1]));
             if inside {
+                if p.mail != 0 {
+                    let index = u64::from(to.token + lane / 4) * u64::from(to.cols)
+                        + u64::from(to.col + lane % 4 * 2);
+                    ptx::st_relaxed_gpu_u32(p.mail + index * 2, !pair);
+                }
                 ptx::st_global_b32(p.out + index * 2, pair);
             }
         }

@@ -1,8 +1,8 @@
 //! Device code of [`super::VARIANTS`].
 
 use super::{
-    PHASE_BYTES, PIECES, Plan, SLOTS, SUM_BYTES, WARPS,
-    rows::{PIECE_COLUMNS, Rows, norm_weights},
+    PHASE_BYTES, PHASE_MAIL_BYTES, PIECES, Plan, SLOTS, SUM_BYTES, WARPS,
+    rows::{PIECE_COLUMNS, Rows, Source, norm_weights},
     weights::{Cursor, Part, Slots, next_weights},
 };
 use crate::{
@@ -41,6 +41,15 @@ impl Phases<'_> {
         match self {
             Phases::One(_) => 1,
             Phases::Chain(p, _) => p.count,
+        }
+    }
+
+    /// Where the rows go that phase `index` makes for the next one.
+    #[inline(always)]
+    fn mail(self, index: u32) -> u64 {
+        match self {
+            Phases::One(_) => 0,
+            Phases::Chain(p, _) => p.mail + u64::from(index * PHASE_MAIL_BYTES),
         }
     }
 
@@ -135,30 +144,34 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
         }
         // What is read beside the weights, and where results go, may be the launch's before.
         ptx::grid_wait();
-        let (mut index, mut left) = (0, 0);
+        let mut index = 0;
         while index < count {
             let p = phases.get(index);
             let weights = norm_weights(&p);
-            if let Phases::Chain(chain, _) = phases
-                && index > 0
-            {
-                wait_for_all(chain, index);
-                if index + 1 == count {
-                    ptx::grid_launch_dependents();
-                }
-            }
-            if let Phases::Chain(chain, _) = phases
-                && index + 1 == count
-            {
-                left = leave(chain);
+            let is_last = index + 1 == count;
+            let mut source = Source::Memory;
+            if index > 0 {
+                source = Source::Mail(phases.mail(index - 1));
+                // The last phase's rows and sums have been read.
+                ptx::bar_sync();
             }
             let (rows, part) = (Rows::new(&p, plan), Part::of(plan, index, warp));
             let end = End::new(&p, part);
-            rows.bring(&p, &weights);
+            // A block without a part of the phase doesn't wait for rows: nobody would wait until it has read them.
+            if ptx::ctaid_x() * p.row_groups * layout::PIECE_ROWS < p.n {
+                rows.bring(&p, source, &weights);
+            }
             ptx::bar_sync();
-            // The next launch's weights, once all of this one's are on their way; not while anyone waits for others or for rows, who would wait for
-            // those weights too.
-            let is_last = index + 1 == count;
+            if let Phases::Chain(chain, _) = phases
+                && is_last
+            {
+                if index > 0 {
+                    ptx::grid_launch_dependents();
+                }
+                leave(chain, |index| phases.get(index));
+            }
+            // The next launch's weights, once all of this one's are on their way; not while anyone waits for rows, who would wait for those weights
+            // too.
             let ask = |cursor: &Cursor| {
                 if is_last && cursor.is_at_end(count) && ptx::lane() == 0 {
                     next_weights(&p);
@@ -178,56 +191,43 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
                 _ => multiply::<GROUPS, true>(&p, &mut work, refill),
             };
             (ring, cursor) = (work.ring, work.cursor);
-            finish(&p, plan, end, sums);
+            // Found again rather than kept in registers through the products.
+            let (p, mail) = (phases.get(ptx::here(index)), if is_last { 0 } else { phases.mail(index) });
+            finish(&p, plan, end, mail, sums);
             index += 1;
         }
-        if let Phases::Chain(chain, _) = phases {
-            reset(chain, left);
-        }
     }
 }
 
-/// Waits until all blocks have done the phases before `index`.
+/// The warp that counts the block: the last, which often has no part.
+const LEAVING: u32 = WARPS - 1;
+
+/// Counts the block as one that has all that it waits for. After the last one the mail and the counter are as they were.
 ///
 /// # Safety
-/// All threads call it; all blocks run.
+/// All threads call it behind a barrier, at which the block's last rows were there.
 #[inline(always)]
-unsafe fn wait_for_all(p: &GemmChain, index: u32) {
-    let all = ptx::nctaid_x() * index;
-    // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; what it then finds is what the last
-    // addition of all released, and the second barrier hands it to the block.
-    unsafe {
-        ptx::bar_sync();
-        if ptx::tid_x() == 0 {
-            ptx::red_add_release_gpu_u32(p.arrivals, 1);
-            while ptx::poll_acquire_gpu_u32(p.arrivals) < all {}
-        }
-        ptx::bar_sync();
+unsafe fn leave(p: &GemmChain, phase_of: impl Fn(u32) -> GemmWhole) {
+    if ptx::tid_x() / 32 != LEAVING {
+        return;
     }
-}
-
-/// The thread that counts the block once more: of the last warp, which often has no part.
-const LEAVING: u32 = (WARPS - 1) * 32;
-
-/// Counts the block once more, as one that waits for nobody any more: what was there, which comes while the last phase is worked on.
-///
-/// # Safety
-/// As [`wait_for_all`], behind which it stands.
-#[inline(always)]
-unsafe fn leave(p: &GemmChain) -> u32 {
-    // SAFETY: one thread counts.
-    unsafe { if ptx::tid_x() == LEAVING { ptx::atom_add_acq_rel_gpu_u32(p.arrivals, 1) } else { 0 } }
-}
-
-/// The last that left, for whom nobody looks at the counter any more, leaves it as it was.
-///
-/// # Safety
-/// `left` is [`leave`]'s.
-#[inline(always)]
-unsafe fn reset(p: &GemmChain, left: u32) {
-    // SAFETY: one thread of one block stores.
+    // SAFETY: one lane counts; what it finds is what the last addition of all released, and the vote hands it to the warp. Nobody reads the mail
+    // any more.
     unsafe {
-        if ptx::tid_x() == LEAVING && left + 1 == ptx::nctaid_x() * p.count {
+        let is_last = ptx::lane() == 0 && ptx::atom_add_acq_rel_gpu_u32(p.arrivals, 1) + 1 == ptx::nctaid_x();
+        if ptx::ballot(is_last) == 0 {
+            return;
+        }
+        for index in 1..p.count {
+            let reader = phase_of(index);
+            let bytes = reader.m * reader.k * 2;
+            let mut at = ptx::lane() * 16;
+            while at < bytes {
+                ptx::st_global_v4_b32(p.mail + u64::from((index - 1) * PHASE_MAIL_BYTES + at), [0; 4]);
+                at += 32 * 16;
+            }
+        }
+        if ptx::lane() == 0 {
             ptx::st_global_b32(p.arrivals, 0);
         }
     }
@@ -293,10 +293,27 @@ unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
     whole(total)
 }
 
+/// Where results go.
+#[inline(always)]
+fn output(p: &GemmWhole, mail: u64) -> Output {
+    Output {
+        bias: p.bias,
+        residual: p.residual,
+        out: p.out,
+        a_scales: 0,
+        w_scales: 0,
+        m: p.m,
+        n: p.n,
+        out_stride: p.out_stride,
+        out_f32: p.out_f32 != 0,
+        silu: p.silu != 0,
+        mail,
+    }
+}
+
 /// What a warp stores: 16 rows, or none.
 #[derive(Clone, Copy)]
 struct End {
-    to: Output,
     row: u32,
     is_there: bool,
     residual: [u32; 2],
@@ -310,18 +327,6 @@ impl End {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
     unsafe fn new(p: &GemmWhole, part: Part) -> End {
-        let to = Output {
-            bias: p.bias,
-            residual: p.residual,
-            out: p.out,
-            a_scales: 0,
-            w_scales: 0,
-            m: p.m,
-            n: p.n,
-            out_stride: p.out_stride,
-            out_f32: p.out_f32 != 0,
-            silu: p.silu != 0,
-        };
         let warp = ptx::tid_x() / 32;
         let (group, is_there) = match p.splits {
             1 => (part.group, part.pieces > 0),
@@ -334,19 +339,20 @@ impl End {
         let row = group * layout::PIECE_ROWS;
         let mut residual = [0; 2];
         if is_there && p.residual != 0 {
+            let to = output(p, 0);
             // SAFETY: the caller's promise.
             residual = unsafe { [residual_of(&to, row, 0, 0), residual_of(&to, row, 0, 1)] };
         }
-        End { to, row, is_there, residual }
+        End { row, is_there, residual }
     }
 }
 
-/// Joins the splits and stores.
+/// Joins the splits and stores, and sends what `mail` is for.
 ///
 /// # Safety
 /// All threads call it with their warps' sums.
 #[inline(always)]
-unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, sums: [f32; SUMS]) {
+unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, mail: u64, sums: [f32; SUMS]) {
     let (warp, lane) = (ptx::tid_x() / 32, ptx::tid_x() % 32);
     let place = |warp: u32| ptx::shared_base() + plan.sums() + warp * SUM_BYTES + lane * 16;
     // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole. A barrier stands between sums and their readers,
@@ -372,7 +378,7 @@ unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, sums: [f32; SUMS]) {
             }
         }
         if end.is_there {
-            store_sixteen::<false>(&end.to, end.row, 0, joined, |eight| end.residual[eight]);
+            store_sixteen::<false>(&output(p, mail), end.row, 0, joined, |eight| end.residual[eight]);
         }
     }
 }

@@ -1,5 +1,8 @@
 use super::{MOST_ROW_BYTES, Plan, TOKENS, VARIANTS, Variant, WARPS};
-use crate::gemm_few::{Weights, layout};
+use crate::{
+    abi::GemmWhole,
+    gemm_few::{Weights, layout},
+};
 
 /// The entries for `m` rows and 4-bit weights `[n, k]`, and how many groups of 16 rows each block has, where there are any: where a block has room for
 /// the rows of `a`, and warps for the splits of its share of the rows.
@@ -22,6 +25,24 @@ pub fn choose(
     let share = row_groups.div_ceil(multiprocessors.max(1) * rounds.max(1));
     let is_one_round = most > 0 && (rounds == 1 || splits == 1);
     is_one_round.then_some((variant, share.max(1)))
+}
+
+/// Whether `next` may be the phase after `before`, of which the last has just been taken: it reads that one's rows, which come by mail, and adds none but its own
+/// block's of another; and nothing of it is written where the first phase, which nobody tells that all have read, reads its rows.
+pub fn follows(before: &[GemmWhole], next: &GemmWhole) -> bool {
+    let [first, ..] = before else { return true };
+    let last = &before[before.len() - 1];
+    let input = |phase: &GemmWhole| if phase.norm_x == 0 { phase.a } else { phase.norm_x };
+    let writes = |address: u64| next.out == address || next.norm_x != 0 && next.a == address;
+    let cols = if last.silu == 0 { last.n } else { last.n / 2 };
+    let is_own = |earlier: &GemmWhole| [earlier.n, earlier.row_groups] == [next.n, next.row_groups];
+    input(next) == last.out
+        && !writes(input(first))
+        && last.out_f32 == 0
+        && [last.m, cols, last.out_stride] == [next.m, next.k, next.k]
+        && before
+            .iter()
+            .all(|earlier| earlier.out != next.residual || earlier.silu == next.silu && is_own(earlier))
 }
 
 /// Blocks of a launch of `row_groups` times 16 of `n` rows each.
@@ -52,6 +73,51 @@ mod tests {
         assert_eq!(of(1, 4352, 4096), None);
         // Several rounds where nothing is joined.
         assert_eq!(of(1, 128_256, 4096), Some((16, 501)));
+    }
+
+    #[test]
+    fn phases_read_the_rows_of_the_one_before() {
+        let first = GemmWhole {
+            a: 1,
+            residual: 2,
+            out: 2,
+            m: 1,
+            n: 64,
+            k: 128,
+            row_groups: 2,
+            out_stride: 64,
+            ..GemmWhole::default()
+        };
+        let gated = GemmWhole {
+            a: 3,
+            norm_x: 2,
+            out: 4,
+            n: 512,
+            k: 64,
+            silu: 1,
+            out_stride: 256,
+            residual: 0,
+            ..first
+        };
+        let down = GemmWhole { a: 4, residual: 2, out: 2, n: 64, k: 256, ..first };
+        assert!(follows(&[], &first) && follows(&[first], &gated) && follows(&[first, gated], &down));
+        for other in [
+            GemmWhole { a: 5, ..down },
+            GemmWhole { m: 2, ..down },
+            GemmWhole { k: 512, ..down },
+            GemmWhole { row_groups: 1, ..down },
+            GemmWhole { silu: 1, ..down },
+            GemmWhole { out: 1, ..down },
+        ] {
+            assert!(!follows(&[first, gated], &other), "{other:?}");
+        }
+        for last in [
+            GemmWhole { out_f32: 1, ..gated },
+            GemmWhole { out_stride: 512, ..gated },
+            GemmWhole { silu: 0, ..gated },
+        ] {
+            assert!(!follows(&[first, last], &down), "{last:?}");
+        }
     }
 
     #[test]

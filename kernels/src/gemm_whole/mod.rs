@@ -7,9 +7,13 @@
 //!
 //! ```text
 //! lane 0   w: 0 1 | wait for the launch before          | w: 2 | 3 | 4 | first of the next product's | ...    runs of pieces, one behind the other
-//! block                                        rows of a |                                              | all blocks: done | rows of a (norm) |
-//! warp                                                    0 | 1 | 2 ... | sums, of all splits, out                                           0 | ...
+//! block                                        rows of a |                                              | rows of a as they come (norm) |
+//! warp                                                    0 | 1 | 2 ... | sums, of all splits, out                                        0 | ...
 //! ```
+//!
+//! From one phase of a chain to the next rows go by mail: memory of zeros, to which a phase stores its rows with inverted bits, none of whose words is zero. Whoever needs rows
+//! reads words until none of them is zero: a store and a load are the whole way, where a counter of blocks needs a fence and two trips more. That all
+//! rows of a phase have come says that all blocks are done with the one before. The last block that has all it will wait for leaves zeros again.
 //!
 //! Shapes: `k` a multiple of 8, `n` of 8 (of 16 with SiLU); as many rows of `a` as a block has room for, 8 at most.
 
@@ -47,6 +51,11 @@ pub(crate) const PART_BYTES: u32 = 32;
 const SHARED_BYTES: u32 = 226 << 10;
 /// Bytes of rows of `a`, of which every block reads all, that are worth that blocks don't wait for each other. H200, 2026-11-30: 64 KiB took longer than a split `k`.
 pub const MOST_ROW_BYTES: u32 = 40 << 10;
+
+/// Bytes of a phase's rows as the next one's blocks wait for them.
+pub(crate) const PHASE_MAIL_BYTES: u32 = MOST_ROW_BYTES;
+/// Bytes of those of a chain: what the last phase makes nobody waits for.
+pub const MAIL_BYTES: u32 = (MOST_PHASES as u32 - 1) * PHASE_MAIL_BYTES;
 
 /// What a block keeps in shared memory, in bytes from its start: rings of its warps, their barriers, sums, rows of `a`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,15 @@ use crate::{
     vector::{load_f32x8, pack8, unpack8},
 };
 
+/// Where rows come from.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    /// Where they were when the launch began.
+    Memory,
+    /// Here, as other blocks send them.
+    Mail(u64),
+}
+
 /// Bytes of a piece's columns.
 pub(super) const PIECE_COLUMNS: u32 = layout::TILE_K * 2;
 /// Threads of a block.
@@ -116,13 +125,18 @@ impl Rows {
     /// All threads call it, with a barrier since the rows were last read and before they are read again.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub(super) unsafe fn bring(self, p: &GemmWhole, weights: &[[f32; 8]; HELD as usize]) {
+    pub(super) unsafe fn bring(self, p: &GemmWhole, source: Source, weights: &[[f32; 8]; HELD as usize]) {
+        let g_rows = if p.norm_x == 0 { p.a } else { p.norm_x };
+        let from = match source {
+            Source::Memory => From { g_rows, k: p.k, is_mail: false },
+            Source::Mail(g_rows) => From { g_rows, k: p.k, is_mail: true },
+        };
         // SAFETY: the caller's promise.
         unsafe {
             if p.norm_x == 0 {
-                self.copy(p);
+                self.copy(from);
             } else {
-                self.normalise(p, weights);
+                self.normalise(p, from, weights);
             }
         }
     }
@@ -131,19 +145,18 @@ impl Rows {
     /// As [`Rows::bring`].
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn copy(self, p: &GemmWhole) {
+    unsafe fn copy(self, from: From) {
         let mut next = Eight { token: 0, col: ptx::tid_x() * 8 }.in_row(self);
         while next.token < self.m {
             let mut places = [next; AHEAD as usize];
-            let mut chunks = [[0; 4]; AHEAD as usize];
+            let mut is_there = [false; AHEAD as usize];
             for i in 0..AHEAD as usize {
                 places[i] = next;
-                if next.token < self.m && next.col < p.k {
-                    // SAFETY: inside of the row.
-                    chunks[i] = unsafe { load(p.a, p.k, next) };
-                }
+                is_there[i] = next.token < self.m && next.col < from.k;
                 next = Eight { col: next.col + THREADS * 8, ..next }.in_row(self);
             }
+            // SAFETY: inside of the rows.
+            let chunks = unsafe { from.load(places, is_there) };
             for i in 0..AHEAD as usize {
                 if places[i].token < self.m {
                     // SAFETY: the thread's own place.
@@ -159,7 +172,7 @@ impl Rows {
     /// As [`Rows::bring`].
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn normalise(self, p: &GemmWhole, weights: &[[f32; 8]; HELD as usize]) {
+    unsafe fn normalise(self, p: &GemmWhole, from: From, weights: &[[f32; 8]; HELD as usize]) {
         let (half, thread) = (ptx::tid_x() / OF_ROW, ptx::tid_x() % OF_ROW);
         let warps = OF_ROW / 32;
         let s_squares = ptx::shared_base() + self.plan.squares() + half * warps * 4;
@@ -172,12 +185,7 @@ impl Rows {
             let mut squares = 0.0;
             // SAFETY: a row that isn't there is neither read nor written, and a place by one thread.
             unsafe {
-                let mut held = [[0; 4]; HELD as usize];
-                for index in 0..HELD {
-                    if is_there(index) {
-                        held[index as usize] = load(p.norm_x, p.k, eight(index));
-                    }
-                }
+                let held = from.load([eight(0), eight(1)], [is_there(0), is_there(1)]);
                 let mut add = |chunk| {
                     for value in unpack8(chunk) {
                         squares = ptx::fma(value, value, squares);
@@ -188,7 +196,8 @@ impl Rows {
                 }
                 let mut index = HELD;
                 while is_there(index) {
-                    add(load(p.norm_x, p.k, eight(index)));
+                    let [chunk] = from.load([eight(index)], [true]);
+                    add(chunk);
                     index += 1;
                 }
                 let sum = warp_sum(squares);
@@ -220,7 +229,8 @@ impl Rows {
                 let mut index = HELD;
                 while is_there(index) {
                     let weight = load_f32x8(p.norm_weight + u64::from(eight(index).col) * 4);
-                    scale(index, load(p.norm_x, p.k, eight(index)), weight);
+                    let [chunk] = from.load([eight(index)], [true]);
+                    scale(index, chunk, weight);
                     index += 1;
                 }
                 // Behind the last column, of less than a piece.
@@ -251,13 +261,59 @@ fn address(g_rows: u64, k: u32, at: Eight) -> u64 {
     g_rows + (u64::from(at.token) * u64::from(k) + u64::from(at.col)) * 2
 }
 
-/// Reads them; not by way of the read-only cache: in a chain this launch wrote them.
-///
-/// # Safety
-/// They are inside of the rows.
+/// Rows `[m, k]` in global memory, there or to come.
+#[derive(Clone, Copy)]
+struct From {
+    g_rows: u64,
+    k: u32,
+    is_mail: bool,
+}
+
+impl From {
+    /// Those of the eights that are there, of the others zeros. Mail is waited for.
+    ///
+    /// # Safety
+    /// They are inside of the rows.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    unsafe fn load<const N: usize>(self, at: [Eight; N], is_there: [bool; N]) -> [[u32; 4]; N] {
+        let mut chunks = [[0; 4]; N];
+        let address = |i: usize| address(self.g_rows, self.k, at[i]);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if !self.is_mail {
+                for i in 0..N {
+                    if is_there[i] {
+                        chunks[i] = ptx::ld_global_v4_b32(address(i));
+                    }
+                }
+                return chunks;
+            }
+            // All that hasn't come is asked for together: each time is a trip to the L2.
+            let mut is_missing = true;
+            while is_missing {
+                for i in 0..N {
+                    if is_there[i] && has_hole(chunks[i]) {
+                        chunks[i] = ptx::poll_relaxed_gpu_v4_u32(address(i));
+                    }
+                }
+                is_missing = false;
+                for i in 0..N {
+                    is_missing |= is_there[i] && has_hole(chunks[i]);
+                }
+            }
+            for i in 0..N {
+                if is_there[i] {
+                    chunks[i] = chunks[i].map(|word| !word);
+                }
+            }
+        }
+        chunks
+    }
+}
+
+/// Whether one of the words is zero.
 #[inline(always)]
-#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn load(g_rows: u64, k: u32, at: Eight) -> [u32; 4] {
-    // SAFETY: the caller's promise.
-    unsafe { ptx::ld_global_v4_b32(address(g_rows, k, at)) }
+fn has_hole(words: [u32; 4]) -> bool {
+    words[0] == 0 || words[1] == 0 || words[2] == 0 || words[3] == 0
 }

@@ -102,6 +102,40 @@ pub fn red_add_release_gpu_u32(address: u64, value: u32) {
     add_global(c, address, value, site);
 }
 
+/// `st.relaxed.gpu.global.u32`: doesn't race with atomics and polls.
+#[track_caller]
+pub fn st_relaxed_gpu_u32(address: u64, value: u32) {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::GlobalStore, address, 4, site);
+    match c.global.update(address, |_: u32| value, &c.clocks, site) {
+        Ok(_) => c.relaxed_store_at(address),
+        Err(problem) => stop(c.access_fault(problem, Space::Global(address), "global store", 4, site)),
+    }
+}
+
+/// `ld.relaxed.gpu.global.v4.u32` of a lane that waits for values: others go on before it looks again.
+#[track_caller]
+pub fn poll_relaxed_gpu_v4_u32(address: u64) -> [u32; 4] {
+    let c = step();
+    let site = c.sites.encode(Location::caller());
+    c.requests.log(c.current, Kind::GlobalLoad, address, 16, site);
+    let mut values = [0; 4];
+    for (i, value) in values.iter_mut().enumerate() {
+        let word = address + i as u64 * 4;
+        // Ordered among atomics, with which it doesn't race; the word stays what it is.
+        *value = match c.global.update(word, |value: u32| value, &c.clocks, site) {
+            Ok(value) => value,
+            Err(problem) => stop(c.access_fault(problem, Space::Global(word), "global load", 4, site)),
+        };
+        c.relaxed_load_at(word);
+    }
+    c.polls += 1;
+    c.last_poll = (c.current, site);
+    suspend();
+    values
+}
+
 /// `ld.acquire.gpu.global.u32` of a lane that waits for a value: others go on before it looks again.
 #[track_caller]
 pub fn poll_acquire_gpu_u32(address: u64) -> u32 {

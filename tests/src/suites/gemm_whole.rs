@@ -9,7 +9,7 @@ use tilewright_kernels::{
         pack::{Packed, Plain, Rows},
     },
     gemm_sm90::launch::MapShape,
-    gemm_whole::{self, MOST_PHASES, TOKENS, VARIANTS, Variant, WARPS},
+    gemm_whole::{self, MAIL_BYTES, MOST_PHASES, TOKENS, VARIANTS, Variant, WARPS},
     rms_norm::RMS_NORM,
 };
 use tilewright_reference::bf16_bits;
@@ -41,6 +41,8 @@ pub struct Case {
     zeros: bool,
     scales_f16: bool,
     bias: bool,
+    /// Of the first token's row, one value.
+    nan: bool,
     blocks: u32,
     seed: u64,
 }
@@ -77,27 +79,30 @@ impl Property for Chains {
     fn cases() -> BoxedStrategy<Case> {
         let columns = (eights(64, 900), eights(256, 900), eights(128, 300), eights(256, 540));
         let part = (0..MOST_PHASES, 1..=MOST_PHASES);
-        let more = (any::<[bool; 3]>(), select(vec![1, 2, 3, MOST_BLOCKS]), any::<u64>());
+        let more = (any::<[bool; 4]>(), select(vec![1, 2, 3, MOST_BLOCKS]), any::<u64>());
         (0..VARIANTS.len(), sizes(1, TOKENS as usize), columns, part, more)
-            .prop_map(|(variant, m, columns, (first, end), ([zeros, scales_f16, bias], blocks, seed))| {
-                let (attended, stream, gated, last) = columns;
-                let case = Case {
-                    variant,
-                    m,
-                    attended,
-                    stream,
-                    gated,
-                    last,
-                    first,
-                    end,
-                    zeros,
-                    scales_f16,
-                    bias,
-                    blocks,
-                    seed,
-                };
-                case.fitting()
-            })
+            .prop_map(
+                |(variant, m, columns, (first, end), ([zeros, scales_f16, bias, nan], blocks, seed))| {
+                    let (attended, stream, gated, last) = columns;
+                    let case = Case {
+                        variant,
+                        m,
+                        attended,
+                        stream,
+                        gated,
+                        last,
+                        first,
+                        end,
+                        zeros,
+                        scales_f16,
+                        bias,
+                        nan,
+                        blocks,
+                        seed,
+                    };
+                    case.fitting()
+                },
+            )
             .boxed()
     }
 
@@ -116,13 +121,15 @@ impl Property for Chains {
                 zeros: variant % 2 == 0,
                 scales_f16: variant == 1,
                 bias: true,
+                nan: false,
                 blocks: MOST_BLOCKS,
                 seed: 1,
             };
-            // Fewer groups of rows than blocks; a ring that is filled many times; as many rows as there can be; norms by all of a row's threads, of several
+            // A row of nothing but NaN; fewer groups of rows than blocks; a ring that is filled many times; as many rows as there can be; norms by all of a row's threads, of several
             // columns each.
             corners.extend([
                 whole.clone(),
+                Case { nan: true, ..whole.clone() },
                 Case { attended: 64, stream: 128, gated: 64, last: 8, ..whole.clone() }.fitting(),
                 Case { m: 3, attended: 2496, stream: 2240, blocks: 3, ..whole.clone() }.fitting(),
                 Case { m: 3, stream: 6208, gated: 64, first: 1, end: 2, ..whole.clone() }.fitting(),
@@ -150,6 +157,7 @@ impl Property for Chains {
             zeros: shape.flag("zeros", false, "whether there are zero points"),
             scales_f16: shape.flag("scales_f16", false, "whether scales are f16"),
             bias: shape.flag("bias", false, "whether the last product has a bias"),
+            nan: shape.flag("nan", false, "whether a value is not a number"),
             blocks: MOST_BLOCKS,
             seed: shape.inputs(),
         };
@@ -241,7 +249,11 @@ fn run<D: Driver>(
     let Case { m, attended, stream, gated, last, .. } = *case;
     let mut arena = harness.arena();
     let mut random = Random::new(case.seed);
-    let x = arena.inout_bf16("x", &random.bf16s(m * stream, 1.0))?;
+    let mut of_stream = random.bf16s(m * stream, 1.0);
+    if case.nan {
+        of_stream[stream / 2] = f32::NAN;
+    }
+    let x = arena.inout_bf16("x", &of_stream)?;
     let of_attention = arena.input_bf16("of attention", &random.bf16s(m * attended, 1.0))?;
     // What a phase that isn't there would have left.
     let mut left = |name, cols| arena.inout_bf16(name, &random.bf16s(m * cols, 1.0));
@@ -288,9 +300,17 @@ fn launch_chain<D: Driver>(
     phases: &[GemmWhole],
 ) -> Result<(), Failure> {
     let blocks = |phase: &GemmWhole| gemm_whole::launch::blocks(phase.n, phase.row_groups);
-    let arrivals = arena.alloc("arrivals", 4)?;
+    let (arrivals, mail) = (arena.alloc("arrivals", 4)?, arena.alloc("mail", MAIL_BYTES as usize)?);
     arena.write(arrivals, 0, &[0; 4])?;
-    for phases in phases.chunk_by(|a, b| blocks(a) <= MOST_BLOCKS && blocks(b) <= MOST_BLOCKS) {
+    arena.write(mail, 0, &[0; MAIL_BYTES as usize])?;
+    let mut rest = phases;
+    while !rest.is_empty() {
+        let fits = |taken: usize| {
+            blocks(&rest[taken]) <= MOST_BLOCKS && gemm_whole::launch::follows(&rest[..taken], &rest[taken])
+        };
+        let taken = (0..rest.len()).take_while(|&taken| fits(taken)).count().max(1);
+        let (phases, others) = rest.split_at(taken);
+        rest = others;
         let most = phases.iter().map(blocks).max().unwrap_or(1);
         if most > MOST_BLOCKS {
             launch_one(arena, variant, &phases[0])?;
@@ -298,6 +318,7 @@ fn launch_chain<D: Driver>(
         }
         let mut chain = abi::GemmChain {
             arrivals: arena.address(arrivals),
+            mail: arena.address(mail),
             count: phases.len() as u32,
             ..abi::GemmChain::default()
         };
@@ -307,7 +328,8 @@ fn launch_chain<D: Driver>(
         chain.follow(&next, 16 << 20);
         arena.launch(&variant.chain, [most, 1, 1], &chain)?;
     }
-    same_bits("the arrivals", &[0; 4], &arena.all_bytes(arrivals)?)
+    same_bits("the arrivals", &[0; 4], &arena.all_bytes(arrivals)?)?;
+    same_bits("the mail", &[0; MAIL_BYTES as usize], &arena.all_bytes(mail)?)
 }
 
 /// A norm, if there is one, and a product by `gemm_few`.
