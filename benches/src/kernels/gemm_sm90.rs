@@ -32,6 +32,7 @@ impl<D: Driver> Kernel<D> for Hopper {
         let line = match weights {
             GemmWeights::Bf16 | GemmWeights::Int4 => 8,
             GemmWeights::Int8 => 16,
+            GemmWeights::Int4F16 => return false,
         };
         info.compute_capability == (9, 0) && *m > 64 && n.is_multiple_of(8) && k.is_multiple_of(line)
     }
@@ -41,12 +42,12 @@ impl<D: Driver> Kernel<D> for Hopper {
         let Problem::Gemm(Gemm { weights, m, n, k }) = *problem else { return Ok(prepared) };
         let (element, kind) = match weights {
             GemmWeights::Int8 => (Element::Int8, Kind::I8),
-            GemmWeights::Bf16 | GemmWeights::Int4 => (Element::Bf16, Kind::Bf16),
+            _ => (Element::Bf16, Kind::Bf16),
         };
         let a = prepared.random("a", kind, m * k, seed)?;
         let w = match weights {
             GemmWeights::Int4 => dequantized(&mut prepared, n, k, seed)?,
-            GemmWeights::Bf16 | GemmWeights::Int8 => prepared.random("w", kind, n * k, seed)?,
+            _ => prepared.random("w", kind, n * k, seed)?,
         };
         let out = prepared.output("out", m * n * 2)?;
         let (a_scales, w_scales) = match element {

@@ -57,7 +57,8 @@ params! {
 
 params! {
     /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(splits, tiles, 1)`, tiles of
-    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few as run at a time.
+    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few as run at a time. Of 4-bit weights `a`, and
+    /// with it `residual` and `out`, is bf16 or f16, as the entry says.
     pub struct GemmFew {
         /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
         pub a_map: TensorMap,
@@ -67,9 +68,9 @@ params! {
         pub packed: u64,
         /// f32 `[n]`, optional.
         pub bias: u64,
-        /// bf16 `[m, columns of out]`, optional; may be `out`.
+        /// 16 bits `[m, columns of out]`, optional; may be `out`.
         pub residual: u64,
-        /// bf16 `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
+        /// 16 bits `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
         pub out: u64,
         /// f32 `[m]`, of bytes only.
         pub a_scales: u64,
@@ -114,9 +115,9 @@ params! {
     /// As [`GemmFew`], of 4-bit weights and few tokens, by blocks that each have all of `k` (`gemm_whole`). Grid: `(blocks, 1, 1)`, a block for `row_groups`
     /// times 16 rows of `w`.
     pub struct GemmWhole {
-        /// bf16 `[m, k]`. With a norm what that makes of `norm_x`, written by the way.
+        /// 16 bits `[m, k]`. With a norm what that makes of `norm_x`, written by the way.
         pub a: u64,
-        /// bf16 `[m, k]`, optional: `a` is `norm_x / sqrt(mean(norm_x^2) + norm_eps) * norm_weight`, row by row, rounded.
+        /// bf16 `[m, k]`, optional and of a chain alone: `a` is `norm_x / sqrt(mean(norm_x^2) + norm_eps) * norm_weight`, row by row, rounded.
         pub norm_x: u64,
         /// f32 `[k]`.
         pub norm_weight: u64,
@@ -124,9 +125,9 @@ params! {
         pub packed: u64,
         /// f32 `[n]`, optional.
         pub bias: u64,
-        /// bf16 `[m, columns of out]`, optional; may be `out`.
+        /// 16 bits `[m, columns of out]`, optional; may be `out`.
         pub residual: u64,
-        /// bf16 `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
+        /// 16 bits `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
         pub out: u64,
         /// As in [`GemmFew`].
         pub next_packed: u64,

@@ -8,7 +8,7 @@
 //! the rest      convert 1   convert 0    total    convert 1 ...
 //! ```
 
-use super::{LINE_BYTES, Tile, item::Item, layout, piece_stride};
+use super::{LINE_BYTES, Tile, item::Item, layout, nibbles::Nibbles, piece_stride};
 use crate::{
     abi::GemmFew,
     ptx::{self, Wgmma},
@@ -18,7 +18,7 @@ use crate::{
 /// A bf16 pair of 128: with a nibble in its low bits, 128 plus that.
 const MAGIC: u32 = 0x4300_4300;
 /// The pair of -(128 + 8).
-const MINUS_ZERO: u32 = 0xc308_c308;
+pub(super) const MINUS_ZERO: u32 = 0xc308_c308;
 const ONES: u32 = 0x3f80_3f80;
 /// The nibbles of a word that a step of four bits brings to the low ends of its halves.
 const NIBBLES: u32 = 0x000f_000f;
@@ -34,6 +34,12 @@ pub(super) fn convert(word: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
         a[i] = ptx::fma_bf16x2(pair, ONES, minus_zeros[i % 2]);
     }
     a
+}
+
+/// The zero point that pieces store as `-(128 + zero)`.
+#[inline(always)]
+pub(super) const fn zero_point(stored: u16) -> u32 {
+    stored as u32 & 31
 }
 
 /// How scales and zero points are stored.
@@ -57,8 +63,13 @@ pub(super) struct Meta {
 /// The piece at `s_piece` has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn meta<const GROUPS: usize>(stored: Stored, s_piece: u32, group: u32, row: u32) -> Meta {
-    let mut meta = Meta { scales: [0.0; 2], minus_zeros: [MINUS_ZERO; 2] };
+pub(super) unsafe fn meta<E: Nibbles, const GROUPS: usize>(
+    stored: Stored,
+    s_piece: u32,
+    group: u32,
+    row: u32,
+) -> Meta {
+    let mut meta = Meta { scales: [0.0; 2], minus_zeros: E::MINUS_EIGHTS };
     for i in 0..2 {
         let row = row + i as u32 * 8;
         // SAFETY: the caller's promise.
@@ -69,8 +80,8 @@ pub(super) unsafe fn meta<const GROUPS: usize>(stored: Stored, s_piece: u32, gro
                 true => ptx::f16_to_f32(bits),
             };
             if stored.zeros {
-                let bits = u32::from(ptx::ld_shared_b16(s_piece + layout::zero(GROUPS as u32, group, row)));
-                meta.minus_zeros[i] = bits | bits << 16;
+                let bits = ptx::ld_shared_b16(s_piece + layout::zero(GROUPS as u32, group, row));
+                meta.minus_zeros[i] = E::minus_zero(i, bits);
             }
         }
     }
@@ -83,7 +94,7 @@ pub(super) unsafe fn meta<const GROUPS: usize>(stored: Stored, s_piece: u32, gro
 /// As there; threads of the block's first warpgroups.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
+pub(super) unsafe fn multiply<E: Nibbles, const R: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
@@ -101,16 +112,16 @@ where
             // A loop that isn't unrolled where there are four: addresses of all of them would take too many registers.
             let mut group = if GROUPS < 4 { 0 } else { ptx::here(0) as usize };
             while group < GROUPS {
-                let meta = meta_of_group::<GROUPS>(p, plan, s_stage, group);
+                let meta = meta_of_group::<E, GROUPS>(p, plan, s_stage, group);
                 let of_group = group * (STEPS / GROUPS);
                 let mut acc = [0.0f32; R];
                 let mut words: [u32; 2] = load_words::<_, GROUPS>(plan, s_stage, of_group);
                 for part in 0..STEPS / GROUPS / 2 {
-                    let operands = words.map(|word| convert(word, meta.minus_zeros));
+                    let operands = words.map(|word| E::convert(word, meta.minus_zeros));
                     if (part + 1) * 2 < STEPS / GROUPS {
                         words = load_words::<_, GROUPS>(plan, s_stage, of_group + (part + 1) * 2);
                     }
-                    start(plan, s_stage, of_group + part * 2, part == 0, &operands, &mut acc);
+                    start::<E, _, _>(plan, s_stage, of_group + part * 2, part == 0, &operands, &mut acc);
                     acc.wait::<0>();
                 }
                 for r in 0..R {
@@ -131,7 +142,7 @@ where
 /// As there.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply_ahead<const R: usize, const GROUPS: usize, const AT_ONCE: usize>(
+pub(super) unsafe fn multiply_ahead<E: Nibbles, const R: usize, const GROUPS: usize, const AT_ONCE: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
@@ -149,9 +160,9 @@ where
     // they are until the products that read them have been waited for.
     unsafe {
         let mut s_stage = landed(plan, *ring);
-        let mut meta = meta_of_group::<GROUPS>(p, plan, s_stage, 0);
+        let mut meta = meta_of_group::<E, GROUPS>(p, plan, s_stage, 0);
         let words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, 0);
-        let mut operands = [words.map(|word| convert(word, meta.minus_zeros)), [[0; 4]; AT_ONCE]];
+        let mut operands = [words.map(|word| E::convert(word, meta.minus_zeros)), [[0; 4]; AT_ONCE]];
         let mut words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, AT_ONCE);
         for step in item.first..item.end {
             let mut s_next = s_stage;
@@ -160,7 +171,14 @@ where
                 let mut acc = [0.0f32; R];
                 for position in 0..parts_of_group {
                     let part = group * parts_of_group + position;
-                    start(plan, s_stage, part * AT_ONCE, position == 0, &operands[part % 2], &mut acc);
+                    start::<E, _, _>(
+                        plan,
+                        s_stage,
+                        part * AT_ONCE,
+                        position == 0,
+                        &operands[part % 2],
+                        &mut acc,
+                    );
                     if part + 2 == parts {
                         // Behind the last stage that stage again, of which nothing is used.
                         s_next = landed(plan, if step + 1 < item.end { ring.next() } else { *ring });
@@ -169,12 +187,13 @@ where
                         ptx::wgmma_wait_older::<1>();
                     }
                     if part + 1 == parts {
-                        meta = meta_of_group::<GROUPS>(p, plan, s_next, 0);
+                        meta = meta_of_group::<E, GROUPS>(p, plan, s_next, 0);
                     } else if position + 1 == parts_of_group {
-                        meta = meta_of_group::<GROUPS>(p, plan, s_stage, group + 1);
+                        meta = meta_of_group::<E, GROUPS>(p, plan, s_stage, group + 1);
                     }
                     // Here: the compiler would else convert where the operands are used, when the products have ended.
-                    operands[1 - part % 2] = words.map(|word| convert(word, meta.minus_zeros).map(ptx::here));
+                    operands[1 - part % 2] =
+                        words.map(|word| E::convert(word, meta.minus_zeros).map(ptx::here));
                     words = if part + 2 < parts {
                         load_words::<_, GROUPS>(plan, s_stage, (part + 2) * AT_ONCE)
                     } else {
@@ -231,13 +250,18 @@ unsafe fn give_back(plan: Tile, ring: Ring) {
 /// The stage has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn meta_of_group<const GROUPS: usize>(p: &GemmFew, plan: Tile, s_stage: u32, group: usize) -> Meta {
+unsafe fn meta_of_group<E: Nibbles, const GROUPS: usize>(
+    p: &GemmFew,
+    plan: Tile,
+    s_stage: u32,
+    group: usize,
+) -> Meta {
     // Places are found anew each time: kept, they would take more registers than there are.
     let thread = ptx::here(ptx::tid_x());
     let s_piece = s_stage + plan.a_bytes() + thread / 32 * const { piece_stride(GROUPS as u32) };
     let stored = Stored { scales_f16: p.scales_f16 != 0, zeros: p.zeros != 0 };
     // SAFETY: the caller's promise.
-    unsafe { meta::<GROUPS>(stored, s_piece, group as u32, thread % 32 / 4) }
+    unsafe { meta::<E, GROUPS>(stored, s_piece, group as u32, thread % 32 / 4) }
 }
 
 /// The thread's words of `COUNT` steps, two or four, from step `first` of the stage on.
@@ -273,7 +297,7 @@ unsafe fn load_words<const COUNT: usize, const GROUPS: usize>(
 /// As [`multiply`].
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn start<const R: usize, const COUNT: usize>(
+unsafe fn start<E: Nibbles, const R: usize, const COUNT: usize>(
     plan: Tile,
     s_stage: u32,
     first: usize,
@@ -292,9 +316,9 @@ unsafe fn start<const R: usize, const COUNT: usize>(
             let step = (first + i) as u32;
             let a = ptx::along(a, step / 4 * plan.tokens * LINE_BYTES + step % 4 * 32);
             if is_fresh && i == 0 {
-                acc.rs::<false, false>(&operands[i], a);
+                E::multiply::<_, false>(acc, &operands[i], a);
             } else {
-                acc.rs::<false, true>(&operands[i], a);
+                E::multiply::<_, true>(acc, &operands[i], a);
             }
         }
         ptx::wgmma_commit();
