@@ -100,6 +100,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &sample::SAMPLE,
     &silu_mul::SILU_MUL,
     &dequantize_int4::DEQUANTIZE_INT4,
+    &dequantize_int4::DEQUANTIZE_F16,
     &dequantize_int4::DEQUANTIZE_HALVES,
 ];
 
@@ -124,6 +125,8 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gather_columns::GATHER_COLUMNS,
     &gemm_sm90::BF16_WIDE,
     &gemm_sm90::BF16_NARROW,
+    &gemm_sm90::F16_WIDE,
+    &gemm_sm90::F16_NARROW,
     &gemm_sm90::INT8_WIDE,
     &gemm_sm90::INT8_NARROW,
     &gemm_few::VARIANTS[0].spec,

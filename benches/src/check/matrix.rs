@@ -1,6 +1,6 @@
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::gemm_few::layout::{self, PIECE_ROWS};
-use tilewright_reference::{GemmProblem, bf16_bits, bf16_from_bits, gemm, gemm_magnitude};
+use tilewright_reference::{GemmProblem, bf16_from_bits, gemm, gemm_magnitude};
 
 use super::{Extent, Failure, Half, compare_half, finite, inputs};
 use crate::{
@@ -25,7 +25,7 @@ pub(super) fn check<D: Driver>(
         let first = if extent == Extent::All { 0 } else { n.saturating_sub(COLS) };
         let mut a = inputs(prepared, "a", row * k..(row + 1) * k)?;
         let mut w = match weights {
-            GemmWeights::Int4 | GemmWeights::Int4F16 => int4(prepared, first..n, k)?,
+            GemmWeights::Int4 | GemmWeights::Int4F16 => int4(prepared, first..n, k, half)?,
             GemmWeights::Bf16 | GemmWeights::Int8 => inputs(prepared, "w", first * k..n * k)?,
         };
         if weights == GemmWeights::Int8 {
@@ -68,9 +68,10 @@ fn int4<D: Driver>(
     prepared: &Prepared<'_, D>,
     rows: std::ops::Range<usize>,
     k: usize,
+    half: Half,
 ) -> Result<Vec<f32>, Failure> {
     let bytes = prepared.elements("packed")?;
-    // Weights that were made bf16 first are the product's.
+    // Weights that were rounded first are the product's.
     let rounded = prepared.elements("w").is_ok();
     let steps = k.div_ceil(layout::TILE_K as usize);
     let mut w = Vec::with_capacity(rows.len() * k);
@@ -84,7 +85,7 @@ fn int4<D: Driver>(
             let at = layout::scale(0, of_piece);
             let scale = bf16_from_bits(u16::from_le_bytes([byte(at), byte(at + 1)]));
             let weight = (f32::from(value) - 8.0) * scale;
-            w.push(if rounded { bf16_from_bits(bf16_bits(weight)) } else { weight });
+            w.push(if rounded { half.round(weight) } else { weight });
         }
     }
     Ok(w)

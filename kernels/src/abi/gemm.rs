@@ -26,15 +26,15 @@ params! {
     /// `out = a * w^T (+ bias) (+ residual)` on Hopper's warpgroup products, for many rows: f32 (of bytes: i32) accumulation in
     /// ascending order of `k`, so that a row's result doesn't depend on the rows beside it. Persistent: any grid `(blocks, 1, 1)`.
     pub struct GemmSm90 {
-        /// Of `a`, bf16 or i8 `[m, k]`, in boxes of one line by `BLOCK_M` rows.
+        /// Of `a`, bf16, f16 or i8 `[m, k]`, in boxes of one line by `BLOCK_M` rows.
         pub a_map: TensorMap,
         /// Of `w`, as `a` `[n, k]`, in boxes of one line by `BLOCK_N` rows.
         pub w_map: TensorMap,
-        /// Of `out`, bf16 `[m, n]`, in boxes of 64 columns by 64 rows; not used where `out_f32` is given.
+        /// Of `out`, bf16 (f16 of f16) `[m, n]`, in boxes of 64 columns by 64 rows; not used where `out_f32` is given.
         pub out_map: TensorMap,
         /// f32 `[n]`, optional.
         pub bias: u64,
-        /// bf16 `[m, n]`, optional; may be what `out_map` describes.
+        /// As `out`, optional; may be what `out_map` describes.
         pub residual: u64,
         /// f32 `[m, n]`: where the product goes instead, if not 0.
         pub out_f32: u64,
@@ -177,11 +177,11 @@ params! {
 }
 
 params! {
-    /// 4-bit weights as bf16, each element rounded once. Grid: `(tiles, 1, 1)`.
+    /// 4-bit weights as bf16 or f16, each element rounded once. Grid: `(tiles, 1, 1)`.
     pub struct DequantizeInt4 {
         /// The pieces of `gemm_few::layout`.
         pub packed: u64,
-        /// bf16 `[n, k]`.
+        /// As the entry says, `[n, k]`.
         pub out: u64,
         pub n: u32,
         /// A multiple of 8.
