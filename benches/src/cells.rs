@@ -150,6 +150,11 @@ fn matrices() -> Vec<Cell> {
             cells.extend([GemmWeights::Bf16, GemmWeights::Int4].map(|weights| cell(weights, m, n, k)));
         }
         cells.push(cell(GemmWeights::Int4, 4096, n, k));
+        // Activations of f16 stand beside the peers that bf16 is compared with.
+        cells.extend([1, 8, 16, 64, 128, 4096].map(|m| {
+            let beside = format!("gemm/int4/{m}x{n}x{k}");
+            Cell { beside, ..cell(GemmWeights::Int4F16, m, n, k) }
+        }));
         cells.extend([1, 16, 8192].map(|m| cell(GemmWeights::Int8, m, n, k)));
     }
     let square = |weights, size| cell(weights, size, size, size);

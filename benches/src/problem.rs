@@ -97,6 +97,8 @@ pub enum GemmWeights {
     Int8,
     /// 4 bits in groups of 128 with a 16-bit scale each, symmetric; activations bf16.
     Int4,
+    /// The same; activations and results f16.
+    Int4F16,
 }
 
 impl GemmWeights {
@@ -106,11 +108,17 @@ impl GemmWeights {
             GemmWeights::Bf16 => "bf16",
             GemmWeights::Int8 => "int8",
             GemmWeights::Int4 => "int4",
+            GemmWeights::Int4F16 => "int4_f16",
         }
+    }
+
+    /// Whether they are 4 bits.
+    pub fn is_int4(self) -> bool {
+        matches!(self, GemmWeights::Int4 | GemmWeights::Int4F16)
     }
 }
 
-/// `[m, k] x [n, k]^T`, out in bf16.
+/// `[m, k] x [n, k]^T`, out in bf16 unless activations are f16.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Gemm {
     /// What the weights, and with them the activations, are.
@@ -254,7 +262,7 @@ impl Gemm {
         match self.weights {
             GemmWeights::Bf16 => BF16 * n * k,
             GemmWeights::Int8 => n * k + WORD * n,
-            GemmWeights::Int4 => n * k / 2 + n * k.div_ceil(128) * 2,
+            GemmWeights::Int4 | GemmWeights::Int4F16 => n * k / 2 + n * k.div_ceil(128) * 2,
         }
     }
 

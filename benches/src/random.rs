@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use rayon::prelude::*;
 use tilewright_kernels::gemm_few::layout;
-use tilewright_reference::{bf16_bits, bf16_from_bits};
+use tilewright_reference::{bf16_bits, bf16_from_bits, f16_bits, f16_from_bits};
 
 /// Sums of four bytes range over this many values.
 const LEVELS: usize = 4 * 255 + 1;
@@ -16,6 +16,8 @@ const DEVIATION: f64 = 147.8;
 pub enum Kind {
     /// Close to normal, deviation 1.
     Bf16,
+    /// Close to normal, deviation 1.
+    F16,
     /// Close to normal, deviation 1.
     F32,
     /// Close to normal, from -127 to 127.
@@ -35,7 +37,7 @@ impl Kind {
     /// Bytes an element.
     pub fn bytes(self) -> usize {
         match self {
-            Kind::Bf16 => 2,
+            Kind::Bf16 | Kind::F16 => 2,
             Kind::F32 | Kind::Scale => 4,
             Kind::I8 | Kind::Fp8 | Kind::Int4Piece => 1,
         }
@@ -54,11 +56,13 @@ pub struct Random {
 /// Every level as each kind stores it.
 struct Tables {
     bf16: Vec<u16>,
+    f16: Vec<u16>,
     fp8: Vec<u8>,
 }
 
 static TABLES: LazyLock<Tables> = LazyLock::new(|| Tables {
     bf16: (0..LEVELS).map(|level| bf16_bits(normal(level))).collect(),
+    f16: (0..LEVELS).map(|level| f16_bits(normal(level))).collect(),
     fp8: (0..LEVELS).map(|level| nearest_e4m3(64.0 * normal(level))).collect(),
 });
 
@@ -108,6 +112,7 @@ impl Random {
         let word = self.word(index);
         match self.kind {
             Kind::Bf16 => bf16_from_bits(TABLES.bf16[level(word)]),
+            Kind::F16 => f16_from_bits(TABLES.f16[level(word)]),
             Kind::F32 => normal(level(word)),
             Kind::I8 => f32::from(to_i8(word)),
             Kind::Fp8 => e4m3_value(TABLES.fp8[level(word)]),
@@ -138,6 +143,9 @@ impl Random {
                 match self.kind {
                     Kind::Bf16 => {
                         element.copy_from_slice(&tables.bf16[level(self.word(index))].to_le_bytes());
+                    }
+                    Kind::F16 => {
+                        element.copy_from_slice(&tables.f16[level(self.word(index))].to_le_bytes());
                     }
                     Kind::I8 => element[0] = to_i8(self.word(index)) as u8,
                     Kind::Fp8 => element[0] = tables.fp8[level(self.word(index))],
@@ -173,12 +181,13 @@ mod tests {
 
     #[test]
     fn memory_and_values_agree() {
-        for kind in [Kind::Bf16, Kind::F32, Kind::I8, Kind::Fp8, Kind::Scale] {
+        for kind in [Kind::Bf16, Kind::F16, Kind::F32, Kind::I8, Kind::Fp8, Kind::Scale] {
             let random = Random { kind, seed: 7 };
             let mut bytes = vec![0; 1000 * kind.bytes()];
             random.fill(123, &mut bytes);
             for (index, element) in bytes.chunks_exact(kind.bytes()).enumerate() {
                 let stored = match *element {
+                    [a, b] if kind == Kind::F16 => f16_from_bits(u16::from_le_bytes([a, b])),
                     [a, b] => bf16_from_bits(u16::from_le_bytes([a, b])),
                     [a, b, c, d] => f32::from_le_bytes([a, b, c, d]),
                     [a] if kind == Kind::I8 => f32::from(a as i8),

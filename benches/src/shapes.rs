@@ -33,6 +33,8 @@ pub struct Sizes {
     pub context: usize,
     /// Rows of products.
     pub rows: Vec<usize>,
+    /// Weights of products: those that the device has.
+    pub weights: Vec<GemmWeights>,
 }
 
 /// Kinds of cells, as the command line names them.
@@ -101,19 +103,19 @@ pub fn cells(shape: &ModelShape, sizes: &Sizes, family: Family) -> Vec<Cell> {
 fn products(shape: &ModelShape, sizes: &Sizes, cell: &impl Fn(String, Problem) -> Cell) -> Vec<Cell> {
     let q_cols = shape.q_heads * shape.head_dim;
     let qkv = (shape.q_heads + 2 * shape.kv_heads) * shape.head_dim;
-    let mut weights = vec![
+    let mut columns = vec![
         (qkv, shape.hidden),
         (shape.hidden, q_cols),
         (2 * shape.inter, shape.hidden),
         (shape.hidden, shape.inter),
     ];
-    weights.dedup();
+    columns.dedup();
     let mut cells = Vec::new();
-    for format in [GemmWeights::Bf16, GemmWeights::Int8, GemmWeights::Int4] {
+    for &weights in &sizes.weights {
         for &m in &sizes.rows {
-            for &(n, k) in &weights {
-                let problem = Problem::Gemm(Gemm { weights: format, m, n, k });
-                cells.push(cell(format!("{}/{m}x{n}x{k}", format.name()), problem));
+            for &(n, k) in &columns {
+                let problem = Problem::Gemm(Gemm { weights, m, n, k });
+                cells.push(cell(format!("{}/{m}x{n}x{k}", weights.name()), problem));
             }
         }
     }
@@ -128,7 +130,8 @@ mod tests {
     fn a_model_has_its_own_shapes_in_every_family() {
         let name = "llama-3.1-8b".to_string();
         let shape = ModelShape { name, hidden: 4096, inter: 14_336, q_heads: 32, kv_heads: 8, head_dim: 128 };
-        let sizes = Sizes { seq_len: 512, batch: 4, context: 1000, rows: vec![1, 64] };
+        let weights = vec![GemmWeights::Bf16, GemmWeights::Int8, GemmWeights::Int4];
+        let sizes = Sizes { seq_len: 512, batch: 4, context: 1000, rows: vec![1, 64], weights };
         let keys =
             |family| cells(&shape, &sizes, family).into_iter().map(|cell| cell.key).collect::<Vec<_>>();
         assert_eq!(keys(Family::Attention), ["prefill/llama-3.1-8b/4x512"]);

@@ -50,6 +50,20 @@ fn decode_by_the_copy_engine_passes_its_check() {
     }
 }
 
+#[test]
+fn products_of_4_bit_weights_pass_their_checks_in_both_formats() {
+    let driver = Emulated::default().hopper();
+    let kernels = kernels::all::<Emulated>();
+    for weights in [GemmWeights::Int4, GemmWeights::Int4F16] {
+        for (name, m) in [("gemm_few", 1), ("gemm_few", 75), ("gemm_sm90", 75)] {
+            let problem = Problem::Gemm(Gemm { weights, m, n: 4096, k: 4096 });
+            let kernel = kernels.iter().find(|kernel| kernel.name() == name).expect("a product");
+            assert!(kernel.takes(&problem, driver.info()), "{problem:?}");
+            check_small(kernel.as_ref(), &driver, &problem).expect("a kernel of this project");
+        }
+    }
+}
+
 /// The kernel of a problem, its launches spoilt by `spoil`.
 struct Spoilt {
     kernel: Box<dyn Kernel<Emulated>>,

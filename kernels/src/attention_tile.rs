@@ -7,45 +7,13 @@
 use core::f32::consts::LOG2_E;
 
 use crate::{
+    element::Element,
     ptx,
     tile::{
         fragment::{load_b_pair, load_b_pair_trans},
         swizzle,
     },
 };
-
-/// The 16-bit floats that tiles hold.
-pub(crate) trait Element {
-    /// Two f32, rounded to nearest even, `lo` in the low half.
-    fn pack(lo: f32, hi: f32) -> u32;
-    /// `m16n8k16`: `d = a * b + c`.
-    ///
-    /// # Safety
-    /// The whole warp calls it.
-    unsafe fn mma(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4];
-}
-
-pub(crate) struct Bf16;
-pub(crate) struct F16;
-
-macro_rules! element {
-    ($name:ident, $pack:ident, $mma:ident) => {
-        impl Element for $name {
-            #[inline(always)]
-            fn pack(lo: f32, hi: f32) -> u32 {
-                ptx::$pack(lo, hi)
-            }
-            #[inline(always)]
-            #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-            unsafe fn mma(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
-                // SAFETY: the caller's promise.
-                unsafe { ptx::$mma(a, b, c) }
-            }
-        }
-    };
-}
-element!(Bf16, pack_bf16, mma_m16n8k16_bf16);
-element!(F16, pack_f16, mma_m16n8k16_f16);
 
 /// The keys a query sees: `start..end`, empty if `end <= start`.
 #[derive(Clone, Copy)]

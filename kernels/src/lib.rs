@@ -38,6 +38,8 @@ pub mod tile;
 
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod attention_tile;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod element;
 #[cfg(all(feature = "emulation", not(target_arch = "nvptx64")))]
 pub mod emulation;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
@@ -101,6 +103,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &sample::SAMPLE,
     &silu_mul::SILU_MUL,
     &dequantize_int4::DEQUANTIZE_INT4,
+    &dequantize_int4::DEQUANTIZE_F16,
     &dequantize_int4::DEQUANTIZE_HALVES,
 ];
 
@@ -127,6 +130,8 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gather_columns::GATHER_COLUMNS,
     &gemm_sm90::BF16_WIDE,
     &gemm_sm90::BF16_NARROW,
+    &gemm_sm90::F16_WIDE,
+    &gemm_sm90::F16_NARROW,
     &gemm_sm90::INT8_WIDE,
     &gemm_sm90::INT8_NARROW,
     &gemm_few::VARIANTS[0].spec,
@@ -149,12 +154,26 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gemm_few::VARIANTS[17].spec,
     &gemm_few::VARIANTS[18].spec,
     &gemm_few::VARIANTS[19].spec,
+    &gemm_few::VARIANTS[20].spec,
+    &gemm_few::VARIANTS[21].spec,
+    &gemm_few::VARIANTS[22].spec,
+    &gemm_few::VARIANTS[23].spec,
+    &gemm_few::VARIANTS[24].spec,
+    &gemm_few::VARIANTS[25].spec,
+    &gemm_few::VARIANTS[26].spec,
+    &gemm_few::VARIANTS[27].spec,
+    &gemm_few::VARIANTS[28].spec,
+    &gemm_few::VARIANTS[29].spec,
+    &gemm_few::VARIANTS[30].spec,
     &gemm_whole::VARIANTS[0].one,
-    &gemm_whole::VARIANTS[0].chain,
+    &gemm_whole::CHAINS[0],
     &gemm_whole::VARIANTS[1].one,
-    &gemm_whole::VARIANTS[1].chain,
+    &gemm_whole::CHAINS[1],
     &gemm_whole::VARIANTS[2].one,
-    &gemm_whole::VARIANTS[2].chain,
+    &gemm_whole::CHAINS[2],
+    &gemm_whole::VARIANTS[3].one,
+    &gemm_whole::VARIANTS[4].one,
+    &gemm_whole::VARIANTS[5].one,
 ];
 
 #[cfg(target_arch = "nvptx64")]

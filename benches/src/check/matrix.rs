@@ -1,8 +1,8 @@
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::gemm_few::layout::{self, PIECE_ROWS};
-use tilewright_reference::{Floor, GemmProblem, bf16_bits, bf16_from_bits, gemm, gemm_magnitude};
+use tilewright_reference::{GemmProblem, bf16_from_bits, gemm, gemm_magnitude};
 
-use super::{Extent, Failure, compare_bf16, finite_bf16, inputs};
+use super::{Extent, Failure, Half, compare_half, finite, inputs};
 use crate::{
     prepared::Prepared,
     problem::{Gemm, GemmWeights},
@@ -18,13 +18,14 @@ pub(super) fn check<D: Driver>(
     extent: Extent,
 ) -> Result<(), Failure> {
     let Gemm { weights, m, n, k } = *problem;
-    let out = finite_bf16(prepared, "out")?;
+    let half = if weights == GemmWeights::Int4F16 { Half::F16 } else { Half::Bf16 };
+    let out = finite(prepared, "out", half)?;
     for row in extent.of(m) {
         // Of a large product the end of the row, where a tile is ragged.
         let first = if extent == Extent::All { 0 } else { n.saturating_sub(COLS) };
         let mut a = inputs(prepared, "a", row * k..(row + 1) * k)?;
         let mut w = match weights {
-            GemmWeights::Int4 => int4(prepared, first..n, k)?,
+            GemmWeights::Int4 | GemmWeights::Int4F16 => int4(prepared, first..n, k, half)?,
             GemmWeights::Bf16 | GemmWeights::Int8 => inputs(prepared, "w", first * k..n * k)?,
         };
         if weights == GemmWeights::Int8 {
@@ -39,15 +40,17 @@ pub(super) fn check<D: Driver>(
             m: 1,
             n: n - first,
             k,
-            stores_bf16: true,
+            stores_bf16: false,
         };
-        let (truth, plain) = (gemm::<f64>(&problem), gemm::<f32>(&problem));
+        let truth = gemm::<f64>(&problem);
+        let plain: Vec<f32> = gemm::<f32>(&problem).into_iter().map(|value| half.round(value)).collect();
         // A tensor core truncates where it adds: about a unit in the last place of f32 of the largest term for every 16 of k. Scales
         // round their products once more.
         let largest = gemm_magnitude(&problem).into_iter().fold(0.0, f64::max);
         let absolute = largest * (k.div_ceil(16) + 1) as f64 / f64::from(1 << 23);
         let actual = &out[row * n + first..(row + 1) * n];
-        compare_bf16(&format!("row {row}"), actual, &truth, &plain, Floor::BF16.with_absolute(absolute))?;
+        let floor = half.floor().with_absolute(absolute);
+        compare_half(half, &format!("row {row}"), actual, &truth, &plain, floor)?;
     }
     Ok(())
 }
@@ -65,9 +68,10 @@ fn int4<D: Driver>(
     prepared: &Prepared<'_, D>,
     rows: std::ops::Range<usize>,
     k: usize,
+    half: Half,
 ) -> Result<Vec<f32>, Failure> {
     let bytes = prepared.elements("packed")?;
-    // Weights that were made bf16 first are the product's.
+    // Weights that were rounded first are the product's.
     let rounded = prepared.elements("w").is_ok();
     let steps = k.div_ceil(layout::TILE_K as usize);
     let mut w = Vec::with_capacity(rows.len() * k);
@@ -81,7 +85,7 @@ fn int4<D: Driver>(
             let at = layout::scale(0, of_piece);
             let scale = bf16_from_bits(u16::from_le_bytes([byte(at), byte(at + 1)]));
             let weight = (f32::from(value) - 8.0) * scale;
-            w.push(if rounded { bf16_from_bits(bf16_bits(weight)) } else { weight });
+            w.push(if rounded { half.round(weight) } else { weight });
         }
     }
     Ok(w)

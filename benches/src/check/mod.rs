@@ -11,7 +11,7 @@ mod rows;
 pub(crate) use rows::sample_settings;
 
 use tilewright_host::gpu::Driver;
-use tilewright_reference::{Bound, Floor, bf16_from_bits, compare};
+use tilewright_reference::{Bound, Floor, bf16_bits, bf16_from_bits, compare, f16_bits, f16_from_bits};
 
 use crate::{
     error::{Error, Result},
@@ -108,14 +108,41 @@ pub fn check<D: Driver>(
     })
 }
 
-/// The bf16 values of a whole output, refused if one of them isn't finite: the poison of what nobody wrote is a NaN.
-fn finite_bf16<D: Driver>(prepared: &Prepared<'_, D>, name: &str) -> Result<Vec<u16>, Failure> {
+/// A format of 16 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Half {
+    Bf16,
+    F16,
+}
+
+impl Half {
+    fn value(self, bits: u16) -> f32 {
+        if self == Half::Bf16 { bf16_from_bits(bits) } else { f16_from_bits(bits) }
+    }
+
+    /// The nearest of its numbers.
+    fn round(self, value: f32) -> f32 {
+        self.value(if self == Half::Bf16 { bf16_bits(value) } else { f16_bits(value) })
+    }
+
+    fn floor(self) -> Floor {
+        if self == Half::Bf16 { Floor::BF16 } else { Floor::F16 }
+    }
+}
+
+/// The values of a whole output, refused if one of them isn't finite: the poison of what nobody wrote is a NaN.
+fn finite<D: Driver>(prepared: &Prepared<'_, D>, name: &str, half: Half) -> Result<Vec<u16>, Failure> {
     let bytes = prepared.bytes(name, 0, prepared.len_bytes(name)?)?;
     let words: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-    match words.iter().position(|word| word & 0x7f80 == 0x7f80) {
+    match words.iter().position(|&word| !half.value(word).is_finite()) {
         None => Ok(words),
-        Some(at) => Err(Failure::Wrong(format!("element {at} of '{name}' is {}", bf16_from_bits(words[at])))),
+        Some(at) => Err(Failure::Wrong(format!("element {at} of '{name}' is {}", half.value(words[at])))),
     }
+}
+
+/// [`finite`], of bf16.
+fn finite_bf16<D: Driver>(prepared: &Prepared<'_, D>, name: &str) -> Result<Vec<u16>, Failure> {
+    finite(prepared, name, Half::Bf16)
 }
 
 /// The inputs `range` of a buffer.
@@ -136,7 +163,19 @@ fn compare_bf16(
     plain: &[f32],
     floor: Floor,
 ) -> Result<(), Failure> {
-    let actual: Vec<f32> = actual.iter().map(|&bits| bf16_from_bits(bits)).collect();
+    compare_half(Half::Bf16, name, actual, truth, plain, floor)
+}
+
+/// As [`compare_bf16`], of another format.
+fn compare_half(
+    half: Half,
+    name: &str,
+    actual: &[u16],
+    truth: &[f64],
+    plain: &[f32],
+    floor: Floor,
+) -> Result<(), Failure> {
+    let actual: Vec<f32> = actual.iter().map(|&bits| half.value(bits)).collect();
     let bound = Bound::from_plain(&[1, truth.len()], truth, plain, floor);
     compare(name, &actual, truth, &bound)?;
     Ok(())

@@ -279,7 +279,7 @@ fn tokens<'d>(
 /// Weights of random codes.
 fn quantized(weights: GemmWeights, rows: usize, cols: usize) -> Result<HostQuantized> {
     let (bits, group, activations) = match weights {
-        GemmWeights::Int4 => (CodeBits::Four, GROUP.min(cols), ActivationBits::Full),
+        GemmWeights::Int4 | GemmWeights::Int4F16 => (CodeBits::Four, GROUP.min(cols), ActivationBits::Full),
         _ => (CodeBits::Eight, cols, ActivationBits::Eight),
     };
     let mut codes = vec![0; rows * cols];

@@ -5,7 +5,7 @@ use tilewright_host::{
 use tilewright_kernels::{
     abi,
     gemm_few::{
-        ROWS, Weights,
+        Activations, ROWS, Weights,
         launch::{choose, grid, partial_bytes, splits, tiles},
         layout,
     },
@@ -34,7 +34,7 @@ impl<D: Driver> Kernel<D> for Few {
     fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
         let Problem::Gemm(Gemm { weights, m, n, k }) = problem else { return false };
         let line = if *weights == GemmWeights::Bf16 { 8 } else { 16 };
-        let most = if *weights == GemmWeights::Int4 { usize::MAX } else { 128 };
+        let most = if weights.is_int4() { usize::MAX } else { 128 };
         info.compute_capability == (9, 0) && *m <= most && n.is_multiple_of(8) && k.is_multiple_of(line)
     }
 
@@ -44,11 +44,10 @@ impl<D: Driver> Kernel<D> for Few {
         let (kernel_weights, kind, element_bytes, stage_k) = match weights {
             GemmWeights::Bf16 => (Weights::Bf16, Kind::Bf16, 2, 64),
             GemmWeights::Int8 => (Weights::Int8, Kind::I8, 1, 128),
-            GemmWeights::Int4 => (Weights::Int4 { groups: 1 }, Kind::Bf16, 2, layout::TILE_K),
+            GemmWeights::Int4 => (int4(Activations::Bf16), Kind::Bf16, 2, layout::TILE_K),
+            GemmWeights::Int4F16 => (int4(Activations::F16), Kind::F16, 2, layout::TILE_K),
         };
-        if weights == GemmWeights::Int4
-            && prepare_whole(&mut prepared, [m, n, k], driver.info().multiprocessors, seed)?
-        {
+        if prepare_whole(&mut prepared, kernel_weights, kind, [m, n, k], seed)? {
             return Ok(prepared);
         }
         let variant = choose(kernel_weights, m as u32).ok_or_else(|| Error::Shape {
@@ -64,7 +63,7 @@ impl<D: Driver> Kernel<D> for Few {
         let (rows, n32, k32) = (variant.tile.tokens, n as u32, k as u32);
         params.a_map = driver.tensor_map(&MapShape::new(element_bytes, params.m, k32, rows).at(a))?;
         params.steps = k32.div_ceil(stage_k);
-        if weights == GemmWeights::Int4 {
+        if weights.is_int4() {
             params.packed = prepared.random("packed", Kind::Int4Piece, packed_bytes(n32, k32), seed)?;
             params.piece_bytes = INT4_PIECE_BYTES as u32;
         } else {
@@ -87,27 +86,33 @@ impl<D: Driver> Kernel<D> for Few {
     }
 }
 
+/// 4-bit weights as they are timed.
+fn int4(activations: Activations) -> Weights {
+    Weights::Int4 { groups: 1, activations }
+}
+
 /// Bytes of 4-bit weights `[n, k]`.
 fn packed_bytes(n: u32, k: u32) -> usize {
     (n.div_ceil(ROWS) * layout::PIECES * k.div_ceil(layout::TILE_K)) as usize * INT4_PIECE_BYTES
 }
 
-/// The launch whose blocks have all of `k`, of 4-bit weights. Whether there is one.
+/// The launch whose blocks have all of `k`. Whether there is one: of 4-bit weights.
 fn prepare_whole<D: Driver>(
     prepared: &mut Prepared<'_, D>,
+    weights: Weights,
+    activations: Kind,
     shape: [usize; 3],
-    multiprocessors: u32,
     seed: u64,
 ) -> Result<bool> {
     let [m, n, k] = shape.map(|size| size as u32);
     let splits = splits(n, k, layout::TILE_K);
-    let weights = Weights::Int4 { groups: 1 };
+    let multiprocessors = prepared.driver().info().multiprocessors;
     let Some((variant, row_groups)) = gemm_whole::launch::choose(weights, [m, n, k], splits, multiprocessors)
     else {
         return Ok(false);
     };
     let params = abi::GemmWhole {
-        a: prepared.random("a", Kind::Bf16, shape[0] * shape[2], seed)?,
+        a: prepared.random("a", activations, shape[0] * shape[2], seed)?,
         packed: prepared.random("packed", Kind::Int4Piece, packed_bytes(n, k), seed)?,
         out: prepared.output("out", shape[0] * shape[1] * 2)?,
         m,

@@ -4,7 +4,7 @@ use tilewright_host::{
 };
 use tilewright_kernels::{
     abi,
-    dequantize_int4::DEQUANTIZE_INT4,
+    dequantize_int4::{DEQUANTIZE_F16, DEQUANTIZE_INT4},
     gemm_few::{ROWS, layout},
     gemm_sm90::{
         BLOCK_M,
@@ -30,7 +30,7 @@ impl<D: Driver> Kernel<D> for Hopper {
     fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
         let Problem::Gemm(Gemm { weights, m, n, k }) = problem else { return false };
         let line = match weights {
-            GemmWeights::Bf16 | GemmWeights::Int4 => 8,
+            GemmWeights::Bf16 | GemmWeights::Int4 | GemmWeights::Int4F16 => 8,
             GemmWeights::Int8 => 16,
         };
         info.compute_capability == (9, 0) && *m > 64 && n.is_multiple_of(8) && k.is_multiple_of(line)
@@ -41,11 +41,13 @@ impl<D: Driver> Kernel<D> for Hopper {
         let Problem::Gemm(Gemm { weights, m, n, k }) = *problem else { return Ok(prepared) };
         let (element, kind) = match weights {
             GemmWeights::Int8 => (Element::Int8, Kind::I8),
+            GemmWeights::Int4F16 => (Element::F16, Kind::F16),
             GemmWeights::Bf16 | GemmWeights::Int4 => (Element::Bf16, Kind::Bf16),
         };
         let a = prepared.random("a", kind, m * k, seed)?;
         let w = match weights {
-            GemmWeights::Int4 => dequantized(&mut prepared, n, k, seed)?,
+            GemmWeights::Int4 => dequantized(&mut prepared, &DEQUANTIZE_INT4, [n, k], seed)?,
+            GemmWeights::Int4F16 => dequantized(&mut prepared, &DEQUANTIZE_F16, [n, k], seed)?,
             GemmWeights::Bf16 | GemmWeights::Int8 => prepared.random("w", kind, n * k, seed)?,
         };
         let out = prepared.output("out", m * n * 2)?;
@@ -54,7 +56,7 @@ impl<D: Driver> Kernel<D> for Hopper {
                 prepared.random("a_scales", Kind::Scale, m, seed)?,
                 prepared.random("w_scales", Kind::Scale, n, seed)?,
             ),
-            Element::Bf16 => (0, 0),
+            Element::Bf16 | Element::F16 => (0, 0),
         };
         let (m, n, k) = (m as u32, n as u32, k as u32);
         let multiprocessors = driver.info().multiprocessors;
@@ -79,8 +81,13 @@ impl<D: Driver> Kernel<D> for Hopper {
     }
 }
 
-/// Random 4-bit weights and the launch that makes bf16 of them; the address of these.
-fn dequantized<D: Driver>(prepared: &mut Prepared<'_, D>, n: usize, k: usize, seed: u64) -> Result<u64> {
+/// Random 4-bit weights and the launch that makes 16 bits of each; the address of these.
+fn dequantized<D: Driver>(
+    prepared: &mut Prepared<'_, D>,
+    spec: &'static abi::KernelSpec,
+    [n, k]: [usize; 2],
+    seed: u64,
+) -> Result<u64> {
     let (n32, k32) = (n as u32, k as u32);
     let steps = k32.div_ceil(layout::TILE_K);
     let tiles = n32.div_ceil(ROWS) * steps;
@@ -102,6 +109,6 @@ fn dequantized<D: Driver>(prepared: &mut Prepared<'_, D>, n: usize, k: usize, se
         groups: 1,
         ..Default::default()
     };
-    prepared.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], &params);
+    prepared.launch(spec, [tiles, 1, 1], &params);
     Ok(out)
 }

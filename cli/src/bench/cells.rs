@@ -1,6 +1,7 @@
 use tilewright::config::ModelConfig;
 use tilewright::plan::preset;
 use tilewright_benches::cells::{self, Cell};
+use tilewright_benches::problem::GemmWeights;
 use tilewright_benches::shapes::{self, Family, ModelShape, Sizes};
 
 use super::{BenchArgs, What, failure};
@@ -52,11 +53,14 @@ fn sizes(args: &BenchArgs, on_gpu: bool) -> Sizes {
         (false, true) => &[1, 16, 4096],
         (false, false) => &[1, 64],
     };
+    // A CPU's activations are f32.
+    let weights = [GemmWeights::Bf16, GemmWeights::Int8, GemmWeights::Int4];
     Sizes {
         seq_len: args.seq.unwrap_or(pick(4096, 512, 64)),
         batch: args.batch.unwrap_or(pick(4, 1, 1)),
         context: args.context.unwrap_or(pick(4096, 4096, 100)),
         rows: if args.rows.is_empty() { rows.to_vec() } else { args.rows.clone() },
+        weights: if on_gpu { [&weights[..], &[GemmWeights::Int4F16]].concat() } else { weights.to_vec() },
     }
 }
 

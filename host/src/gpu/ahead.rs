@@ -23,14 +23,12 @@ const AHEAD_BYTES: u32 = 16 << 20;
 pub(super) fn bring_next_weights(launches: &mut [Launch]) {
     let mut next: Option<Follower> = None;
     for launch in launches.iter_mut().rev() {
-        let is = |entry: fn(&gemm_whole::Variant) -> &'static str| {
-            gemm_whole::VARIANTS.iter().any(|variant| entry(variant) == launch.spec.name)
-        };
-        if is(|variant| variant.one.name) {
+        let name = launch.spec.name;
+        if gemm_whole::VARIANTS.iter().any(|variant| variant.one.name == name) {
             next = followed_by::<GemmWhole>(launch, next);
-        } else if is(|variant| variant.chain.name) {
+        } else if gemm_whole::CHAINS.iter().any(|chain| chain.name == name) {
             next = followed_by::<GemmChain>(launch, next);
-        } else if let Some(variant) = VARIANTS.iter().find(|variant| variant.spec.name == launch.spec.name) {
+        } else if let Some(variant) = VARIANTS.iter().find(|variant| variant.spec.name == name) {
             next = match variant.weights {
                 Weights::Int4 { .. } => followed_by::<GemmFew>(launch, next),
                 _ => None,

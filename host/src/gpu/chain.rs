@@ -4,8 +4,8 @@
 
 use bytemuck::{Pod, bytes_of, try_pod_read_unaligned};
 use tilewright_kernels::{
-    abi::{GemmChain, GemmWhole, RmsNorm},
-    gemm_whole::{self, MOST_PHASES, Variant},
+    abi::{GemmChain, GemmWhole, KernelSpec, RmsNorm},
+    gemm_whole::{self, MOST_PHASES},
     rms_norm::RMS_NORM,
 };
 
@@ -16,8 +16,8 @@ use crate::Result;
 enum Part {
     /// Of rows as they are, into others.
     Norm(RmsNorm),
-    /// With how many blocks.
-    Product(&'static Variant, GemmWhole, u32),
+    /// Its chain's entry, and with how many blocks.
+    Product(&'static KernelSpec, GemmWhole, u32),
     Other,
 }
 
@@ -33,8 +33,9 @@ impl Part {
             return norm.map_or(Part::Other, Part::Norm);
         }
         let variant = gemm_whole::VARIANTS.iter().find(|variant| variant.one.name == name);
-        match variant.zip(params(launch)) {
-            Some((variant, product)) => Part::Product(variant, product, launch.grid[0]),
+        let chain = variant.and_then(|variant| variant.chain);
+        match chain.zip(params(launch)) {
+            Some((chain, product)) => Part::Product(chain, product, launch.grid[0]),
             None => Part::Other,
         }
     }
@@ -42,7 +43,7 @@ impl Part {
 
 /// Several launches as one.
 struct Chain {
-    variant: &'static Variant,
+    spec: &'static KernelSpec,
     params: GemmChain,
     blocks: u32,
     /// How many launches.
@@ -52,7 +53,7 @@ struct Chain {
 /// The longest chain that starts with the first of some launches, of products whose blocks run at the same time.
 fn longest(launches: &[Launch], most_blocks: u32) -> Option<Chain> {
     let mut params = GemmChain::default();
-    let (mut kind, mut taken, mut most) = (None::<&'static Variant>, 0, 0);
+    let (mut kind, mut taken, mut most) = (None::<&'static KernelSpec>, 0, 0);
     while (params.count as usize) < MOST_PHASES {
         let mut rest = launches[taken..].iter();
         let mut part = || rest.next().map_or(Part::Other, Part::of);
@@ -60,24 +61,24 @@ fn longest(launches: &[Launch], most_blocks: u32) -> Option<Chain> {
             Part::Norm(norm) => (Some(norm), part()),
             other => (None, other),
         };
-        let Part::Product(variant, mut product, blocks) = next else { break };
+        let Part::Product(spec, mut product, blocks) = next else { break };
         if let Some(norm) = norm {
             if norm.out != product.a || norm.rows != product.m || norm.cols != product.k {
                 break;
             }
             (product.norm_x, product.norm_weight, product.norm_eps) = (norm.x, norm.weight, norm.eps);
         }
-        let is_of_kind = kind.is_none_or(|kind| kind.one.name == variant.one.name);
+        let is_of_kind = kind.is_none_or(|kind| kind.name == spec.name);
         let before = &params.phases[..params.count as usize];
         if blocks > most_blocks || !is_of_kind || !gemm_whole::launch::follows(before, &product) {
             break;
         }
         params.phases[params.count as usize] = product;
         params.count += 1;
-        (kind, most) = (Some(variant), blocks.max(most));
+        (kind, most) = (Some(spec), blocks.max(most));
         taken += 1 + usize::from(norm.is_some());
     }
-    kind.filter(|_| taken > 1).map(|variant| Chain { variant, params, blocks: most, taken })
+    kind.filter(|_| taken > 1).map(|spec| Chain { spec, params, blocks: most, taken })
 }
 
 impl<Dr: Driver> GpuDevice<Dr> {
@@ -87,7 +88,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let mut chained = Vec::with_capacity(launches.len());
         let mut rest = &launches[..];
         while let [first, others @ ..] = rest {
-            let Some(Chain { variant, params, blocks, taken }) = longest(rest, most_blocks) else {
+            let Some(Chain { spec, params, blocks, taken }) = longest(rest, most_blocks) else {
                 chained.push(first.clone());
                 rest = others;
                 continue;
@@ -96,7 +97,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             let mail = scratch::lock(&self.mail).at_least(self, bytes, true)?;
             let arrivals = mail + u64::from(gemm_whole::MAIL_BYTES);
             let params = bytes_of(&GemmChain { arrivals, mail, ..params }).to_vec();
-            chained.push(Launch { spec: &variant.chain, grid: [blocks, 1, 1], params });
+            chained.push(Launch { spec, grid: [blocks, 1, 1], params });
             rest = &rest[taken..];
         }
         Ok(chained)
@@ -136,7 +137,7 @@ mod tests {
             longest(&launches, 4).map(|chain| {
                 let phases = &chain.params.phases[..chain.params.count as usize];
                 let norms = phases.iter().map(|phase| phase.norm_x).collect::<Vec<_>>();
-                (chain.variant.chain.name, norms, chain.blocks, chain.taken)
+                (chain.spec.name, norms, chain.blocks, chain.taken)
             })
         };
         let (few, more) = (&g128(2), &g128(4));

@@ -5,7 +5,7 @@ use tilewright_kernels::{
     abi,
     dequantize_int4::{DEQUANTIZE_HALVES, DEQUANTIZE_INT4},
     gather_columns::GATHER_COLUMNS,
-    gemm_few::{self, Weights},
+    gemm_few::{self, Activations, Weights},
 };
 
 use super::{
@@ -83,7 +83,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
                     false => Product { a, ..product }.cols(part.first_row, part.rows),
                 };
                 if class == 0 {
-                    let weights = Weights::Int4 { groups: part.groups };
+                    let weights = Weights::Int4 { groups: part.groups, activations: Activations::Bf16 };
                     let own = Product { k: int4.packed_cols, ..own };
                     self.launch_few_in_parts(op, own, weights, part.operand(own.k))?;
                 } else {

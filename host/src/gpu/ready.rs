@@ -6,7 +6,7 @@ use tilewright_kernels::{
     dequantize_int4::{DEQUANTIZE_HALVES, DEQUANTIZE_INT4},
     gather_columns::GATHER_COLUMNS,
     gemm_bf16,
-    gemm_few::{self, Weights},
+    gemm_few::{self, Activations, Weights},
     gemm_sm90::{BF16_NARROW, BF16_WIDE, INT8_NARROW, INT8_WIDE},
     gemm_whole,
     quantize_rows::QUANTIZE_ROWS,
@@ -35,10 +35,10 @@ impl Stored {
                     kernels.push(&GATHER_COLUMNS);
                 }
                 for part in &int4.parts {
-                    kernels.extend(few(Weights::Int4 { groups: part.groups }));
-                    let whole =
-                        gemm_whole::VARIANTS.iter().filter(|variant| variant.plan.groups == part.groups);
-                    kernels.extend(whole.flat_map(|variant| [&variant.one, &variant.chain]));
+                    let weights = Weights::Int4 { groups: part.groups, activations: Activations::Bf16 };
+                    kernels.extend(few(weights));
+                    let whole = gemm_whole::VARIANTS.iter().filter(|variant| variant.weights == weights);
+                    kernels.extend(whole.flat_map(|variant| [Some(&variant.one), variant.chain]).flatten());
                 }
                 kernels
             }

@@ -26,15 +26,15 @@ params! {
     /// `out = a * w^T (+ bias) (+ residual)` on Hopper's warpgroup products, for many rows: f32 (of bytes: i32) accumulation in
     /// ascending order of `k`, so that a row's result doesn't depend on the rows beside it. Persistent: any grid `(blocks, 1, 1)`.
     pub struct GemmSm90 {
-        /// Of `a`, bf16 or i8 `[m, k]`, in boxes of one line by `BLOCK_M` rows.
+        /// Of `a`, bf16, f16 or i8 `[m, k]`, in boxes of one line by `BLOCK_M` rows.
         pub a_map: TensorMap,
         /// Of `w`, as `a` `[n, k]`, in boxes of one line by `BLOCK_N` rows.
         pub w_map: TensorMap,
-        /// Of `out`, bf16 `[m, n]`, in boxes of 64 columns by 64 rows; not used where `out_f32` is given.
+        /// Of `out`, bf16 (f16 of f16) `[m, n]`, in boxes of 64 columns by 64 rows; not used where `out_f32` is given.
         pub out_map: TensorMap,
         /// f32 `[n]`, optional.
         pub bias: u64,
-        /// bf16 `[m, n]`, optional; may be what `out_map` describes.
+        /// As `out`, optional; may be what `out_map` describes.
         pub residual: u64,
         /// f32 `[m, n]`: where the product goes instead, if not 0.
         pub out_f32: u64,
@@ -57,7 +57,8 @@ params! {
 
 params! {
     /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(splits, tiles, 1)`, tiles of
-    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few as run at a time.
+    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few as run at a time. Of 4-bit weights `a`, and
+    /// with it `residual` and `out`, is bf16 or f16, as the entry says.
     pub struct GemmFew {
         /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
         pub a_map: TensorMap,
@@ -67,9 +68,9 @@ params! {
         pub packed: u64,
         /// f32 `[n]`, optional.
         pub bias: u64,
-        /// bf16 `[m, columns of out]`, optional; may be `out`.
+        /// 16 bits `[m, columns of out]`, optional; may be `out`.
         pub residual: u64,
-        /// bf16 `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
+        /// 16 bits `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
         pub out: u64,
         /// f32 `[m]`, of bytes only.
         pub a_scales: u64,
@@ -114,9 +115,9 @@ params! {
     /// As [`GemmFew`], of 4-bit weights and few tokens, by blocks that each have all of `k` (`gemm_whole`). Grid: `(blocks, 1, 1)`, a block for `row_groups`
     /// times 16 rows of `w`.
     pub struct GemmWhole {
-        /// bf16 `[m, k]`. With a norm what that makes of `norm_x`, written by the way.
+        /// 16 bits `[m, k]`. With a norm what that makes of `norm_x`, written by the way.
         pub a: u64,
-        /// bf16 `[m, k]`, optional: `a` is `norm_x / sqrt(mean(norm_x^2) + norm_eps) * norm_weight`, row by row, rounded.
+        /// bf16 `[m, k]`, optional and of a chain alone: `a` is `norm_x / sqrt(mean(norm_x^2) + norm_eps) * norm_weight`, row by row, rounded.
         pub norm_x: u64,
         /// f32 `[k]`.
         pub norm_weight: u64,
@@ -124,9 +125,9 @@ params! {
         pub packed: u64,
         /// f32 `[n]`, optional.
         pub bias: u64,
-        /// bf16 `[m, columns of out]`, optional; may be `out`.
+        /// 16 bits `[m, columns of out]`, optional; may be `out`.
         pub residual: u64,
-        /// bf16 `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
+        /// 16 bits `[m, n]`, with `silu` `[m, n / 2]`; f32 where `out_f32` is 1.
         pub out: u64,
         /// As in [`GemmFew`].
         pub next_packed: u64,
@@ -179,11 +180,11 @@ params! {
 }
 
 params! {
-    /// 4-bit weights as bf16, each element rounded once. Grid: `(tiles, 1, 1)`.
+    /// 4-bit weights as bf16 or f16, each element rounded once. Grid: `(tiles, 1, 1)`.
     pub struct DequantizeInt4 {
         /// The pieces of `gemm_few::layout`.
         pub packed: u64,
-        /// bf16 `[n, k]`.
+        /// As the entry says, `[n, k]`.
         pub out: u64,
         pub n: u32,
         /// A multiple of 8.

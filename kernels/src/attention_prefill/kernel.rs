@@ -5,7 +5,8 @@ use core::f32::consts::LN_2;
 use super::{BLOCK_M, STAGES, SharedPlan, THREADS, block_n};
 use crate::{
     abi::AttentionPrefill,
-    attention_tile::{Bf16, Element, F16, KeyRange, Mask, PagedKv, Scale, Softmax, mask, quad_sum, scores},
+    attention_tile::{KeyRange, Mask, PagedKv, Scale, Softmax, mask, quad_sum, scores},
+    element::{Bf16, Element, F16},
     entry::kernel,
     ptx,
     tile::{fragment::load_a, swizzle, tile_bytes},

@@ -1,7 +1,8 @@
-//! Device code of [`super::DEQUANTIZE_INT4`] and [`super::DEQUANTIZE_HALVES`].
+//! Device code of [`super::DEQUANTIZE_INT4`] and its siblings.
 
 use crate::{
     abi::DequantizeInt4,
+    element::{Bf16, Element, F16},
     entry::kernel,
     gemm_few::{ROWS, layout},
     ptx,
@@ -57,7 +58,7 @@ fn eight(words: [u32; 4], register: u32, meta: Meta) -> [[f32; 2]; 4] {
 /// # Safety
 /// As the entries.
 #[inline(always)]
-unsafe fn dequantize<const HALVES: usize>(p: &DequantizeInt4) {
+unsafe fn dequantize<E: Element, const HALVES: usize>(p: &DequantizeInt4) {
     let tile = ptx::ctaid_x();
     let row_tile = layout::divide(tile, p.steps);
     let step = tile - row_tile * p.steps;
@@ -96,7 +97,7 @@ unsafe fn dequantize<const HALVES: usize>(p: &DequantizeInt4) {
                 let (n, k) = (row_tile * ROWS + piece * layout::PIECE_ROWS + row, first_k + col);
                 if n < p.n && k < p.k {
                     let at = u64::from(n) * u64::from(p.k) + u64::from(k);
-                    ptx::st_global_v4_b32(p.out + at * 2, values.map(|[a, b]| ptx::pack_bf16(a, b)));
+                    ptx::st_global_v4_b32(p.out + at * 2, values.map(|[a, b]| E::pack(a, b)));
                 }
             }
         }
@@ -107,13 +108,20 @@ unsafe fn dequantize<const HALVES: usize>(p: &DequantizeInt4) {
 kernel! {
     /// See [`DequantizeInt4`].
     pub fn dequantize_int4(p: DequantizeInt4) {
-        dequantize::<1>(&p);
+        dequantize::<Bf16, 1>(&p);
+    }
+}
+
+kernel! {
+    /// See [`DequantizeInt4`].
+    pub fn dequantize_int4_f16(p: DequantizeInt4) {
+        dequantize::<F16, 1>(&p);
     }
 }
 
 kernel! {
     /// See [`DequantizeInt4`].
     pub fn dequantize_int4_halves(p: DequantizeInt4) {
-        dequantize::<2>(&p);
+        dequantize::<Bf16, 2>(&p);
     }
 }

@@ -3,6 +3,7 @@
 use super::{Tile, item::Item};
 use crate::{
     abi::{GemmFew, MOST_WAITING},
+    element::Element,
     ptx,
     silu_mul::kernel::silu,
 };
@@ -20,7 +21,7 @@ const AHEAD: u32 = 8;
 /// # Safety
 /// All consumers call it with what they computed of the block's split of tile `tile`.
 #[inline(always)]
-pub(super) unsafe fn finish<const N: usize, const SCALED: bool>(
+pub(super) unsafe fn finish<E: Element, const N: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
     tile: u32,
@@ -32,17 +33,17 @@ pub(super) unsafe fn finish<const N: usize, const SCALED: bool>(
     // SAFETY: the caller's promise.
     unsafe {
         if p.splits == 1 {
-            return store::<N, SCALED>(p, plan, item, sums);
+            return store::<E, N, SCALED>(p, plan, item, sums);
         }
         let scratch = Scratch { g_sums: p.partials, plan, first: tile * p.splits, eights: (N / SUMS) as u32 };
         scratch.leave(sums);
         let g_counter = p.counters + u64::from(tile) * 4;
         if plan.joins_together() && p.splits <= MOST_WAITING {
             wait_for_all(p, plan, g_counter);
-            join::<N, SCALED>(p, item, scratch, ptx::ctaid_x(), p.splits);
+            join::<E, N, SCALED>(p, item, scratch, ptx::ctaid_x(), p.splits);
             has_joined(p, g_counter);
         } else if is_last(p, plan, g_counter) {
-            join::<N, SCALED>(p, item, scratch, 0, 1);
+            join::<E, N, SCALED>(p, item, scratch, 0, 1);
         }
     }
 }
@@ -138,7 +139,7 @@ unsafe fn has_joined(p: &GemmFew, g_counter: u64) {
 /// # Safety
 /// As [`finish`], once all splits have left their sums.
 #[inline(always)]
-unsafe fn join<const N: usize, const SCALED: bool>(
+unsafe fn join<E: Element, const N: usize, const SCALED: bool>(
     p: &GemmFew,
     item: Item,
     scratch: Scratch,
@@ -181,7 +182,7 @@ unsafe fn join<const N: usize, const SCALED: bool>(
                 let (row, token) = (row(parts[j]), token(parts[j]));
                 // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
                 unsafe {
-                    store_sixteen::<SCALED>(&to, row, token, sums[j], |eight| {
+                    store_sixteen::<E, SCALED>(&to, row, token, sums[j], |eight| {
                         residual_of(&to, row, token, eight)
                     });
                 }
@@ -196,7 +197,12 @@ unsafe fn join<const N: usize, const SCALED: bool>(
 /// # Safety
 /// As [`finish`].
 #[inline(always)]
-unsafe fn store<const N: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; N]) {
+unsafe fn store<E: Element, const N: usize, const SCALED: bool>(
+    p: &GemmFew,
+    plan: Tile,
+    item: Item,
+    sums: &[f32; N],
+) {
     // Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
     let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 * 16;
     let to = Output::of(p);
@@ -205,7 +211,7 @@ unsafe fn store<const N: usize, const SCALED: bool>(p: &GemmFew, plan: Tile, ite
         let four = [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
         // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
         unsafe {
-            store_sixteen::<SCALED>(&to, row, token, four, |eight| residual_of(&to, row, token, eight));
+            store_sixteen::<E, SCALED>(&to, row, token, four, |eight| residual_of(&to, row, token, eight));
         }
     }
 }
@@ -269,7 +275,7 @@ pub(crate) unsafe fn residual_of(p: &Output, row: u32, token: u32, eight: usize)
 /// # Safety
 /// As [`store`].
 #[inline(always)]
-pub(crate) unsafe fn store_sixteen<const SCALED: bool>(
+pub(crate) unsafe fn store_sixteen<E: Element, const SCALED: bool>(
     p: &Output,
     row: u32,
     token: u32,
@@ -284,10 +290,10 @@ pub(crate) unsafe fn store_sixteen<const SCALED: bool>(
         let lower = scale_and_bias::<SCALED>(p, row + 8 + lane / 4, token, lower);
         if p.silu {
             let values = [silu(upper[0]) * lower[0], silu(upper[1]) * lower[1]];
-            store_eight(p, Eight { col: row / 2, cols: p.n / 2, token }, values, || residual(0));
+            store_eight::<E>(p, Eight { col: row / 2, cols: p.n / 2, token }, values, || residual(0));
         } else {
-            store_eight(p, Eight { col: row, cols: p.n, token }, upper, || residual(0));
-            store_eight(p, Eight { col: row + 8, cols: p.n, token }, lower, || residual(1));
+            store_eight::<E>(p, Eight { col: row, cols: p.n, token }, upper, || residual(0));
+            store_eight::<E>(p, Eight { col: row + 8, cols: p.n, token }, lower, || residual(1));
         }
     }
 }
@@ -347,15 +353,15 @@ impl Eight {
 /// # Safety
 /// The whole warp calls it.
 #[inline(always)]
-unsafe fn store_eight(p: &Output, to: Eight, mut values: [f32; 2], residual: impl Fn() -> u32) {
+unsafe fn store_eight<E: Element>(p: &Output, to: Eight, mut values: [f32; 2], residual: impl Fn() -> u32) {
     let lane = ptx::here(ptx::lane());
     let (index, inside) = to.place(p);
     // SAFETY: the caller's promise; `inside` bounds the index, which is even.
     unsafe {
         if p.residual != 0 {
             // Asked for in here: tested for apart, the compiler would have lanes with and without an element go separate ways to what the whole warp must do together.
-            let pair = ptx::movmatrix_trans(residual());
-            values = [values[0] + ptx::bf16_lo(pair), values[1] + ptx::bf16_hi(pair)];
+            let pair = E::unpack(ptx::movmatrix_trans(residual()));
+            values = [values[0] + pair[0], values[1] + pair[1]];
         }
         if p.out_f32 {
             let (token, col) = (to.token + lane % 4 * 2, to.col + lane / 4);
@@ -366,7 +372,7 @@ unsafe fn store_eight(p: &Output, to: Eight, mut values: [f32; 2], residual: imp
                 }
             }
         } else {
-            let pair = ptx::movmatrix_trans(ptx::pack_bf16(values[0], values[1]));
+            let pair = ptx::movmatrix_trans(E::pack(values[0], values[1]));
             if inside {
                 if p.mail != 0 {
                     let index = u64::from(to.token + lane / 4) * u64::from(to.cols)

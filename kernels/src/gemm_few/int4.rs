@@ -8,45 +8,21 @@
 //! the rest      convert 1   convert 0    total    convert 1 ...
 //! ```
 
-use super::{LINE_BYTES, Tile, item::Item, layout, piece_stride};
+use super::{
+    LINE_BYTES, Tile,
+    item::Item,
+    layout,
+    nibbles::{Nibbles, convert, whole},
+    piece_stride,
+};
 use crate::{
     abi::GemmFew,
     ptx::{self, Wgmma},
     tile::Ring,
 };
 
-/// The nibbles at the low ends of a word's halves: as bf16, that many times 2^-133. Those above them are 16 times that: bf16 below 2^-125 lie evenly.
-const NIBBLES: u32 = 0x000f_000f;
-/// The pair of 2^127, which makes 64ths of nibbles at the low ends.
-const TO_64THS: u32 = 0x7f00_7f00;
-/// The pair of 2^123.
-const ABOVE_TO_64THS: u32 = 0x7d00_7d00;
-/// The pair of -8 / 64.
-const MINUS_ZERO: u32 = 0xbe00_be00;
 /// Steps of 16 of `k` in a tile.
 const STEPS: usize = (layout::TILE_K / 16) as usize;
-
-/// A thread's eight nibbles of a step as the product's operand, less the zero points of its two rows: 64ths, exact in bf16. Each is one instruction to mask it
-/// and one to scale it; only every other pair has to be shifted.
-#[inline(always)]
-pub(super) fn convert(word: u32, minus_zeros: [u32; 2]) -> [u32; 4] {
-    let mut a = [0; 4];
-    for i in 0..2 {
-        let word = word >> (8 * i);
-        a[i * 2] = ptx::fma_bf16x2(word & NIBBLES, TO_64THS, minus_zeros[0]);
-        a[i * 2 + 1] = ptx::fma_bf16x2(word & NIBBLES << 4, ABOVE_TO_64THS, minus_zeros[1]);
-    }
-    a
-}
-
-/// Sums of what [`convert`] gives, as those of the weights.
-#[inline(always)]
-pub(crate) fn whole<const N: usize>(mut total: [f32; N]) -> [f32; N] {
-    for sum in &mut total {
-        *sum *= 64.0;
-    }
-    total
-}
 
 /// How scales and zero points are stored.
 #[derive(Clone, Copy)]
@@ -69,8 +45,13 @@ pub(super) struct Meta {
 /// The piece at `s_piece` has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn meta<const GROUPS: usize>(stored: Stored, s_piece: u32, group: u32, row: u32) -> Meta {
-    let mut meta = Meta { scales: [0.0; 2], minus_zeros: [MINUS_ZERO; 2] };
+pub(super) unsafe fn meta<E: Nibbles, const GROUPS: usize>(
+    stored: Stored,
+    s_piece: u32,
+    group: u32,
+    row: u32,
+) -> Meta {
+    let mut meta = Meta { scales: [0.0; 2], minus_zeros: [E::MINUS_EIGHT; 2] };
     for i in 0..2 {
         let row = row + i as u32 * 8;
         // SAFETY: the caller's promise.
@@ -81,8 +62,8 @@ pub(super) unsafe fn meta<const GROUPS: usize>(stored: Stored, s_piece: u32, gro
                 true => ptx::f16_to_f32(bits),
             };
             if stored.zeros {
-                let bits = u32::from(ptx::ld_shared_b16(s_piece + layout::zero(GROUPS as u32, group, row)));
-                meta.minus_zeros[i] = bits | bits << 16;
+                let bits = ptx::ld_shared_b16(s_piece + layout::zero(GROUPS as u32, group, row));
+                meta.minus_zeros[i] = E::minus_zero(bits);
             }
         }
     }
@@ -95,7 +76,7 @@ pub(super) unsafe fn meta<const GROUPS: usize>(stored: Stored, s_piece: u32, gro
 /// As there; threads of the block's first warpgroups.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply<const R: usize, const GROUPS: usize>(
+pub(super) unsafe fn multiply<E: Nibbles, const R: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
@@ -113,16 +94,16 @@ where
             // A loop that isn't unrolled where there are four: addresses of all of them would take too many registers.
             let mut group = if GROUPS < 4 { 0 } else { ptx::here(0) as usize };
             while group < GROUPS {
-                let meta = meta_of_group::<GROUPS>(p, plan, s_stage, group);
+                let meta = meta_of_group::<E, GROUPS>(p, plan, s_stage, group);
                 let of_group = group * (STEPS / GROUPS);
                 let mut acc = [0.0f32; R];
                 let mut words: [u32; 2] = load_words::<_, GROUPS>(plan, s_stage, of_group);
                 for part in 0..STEPS / GROUPS / 2 {
-                    let operands = words.map(|word| convert(word, meta.minus_zeros));
+                    let operands = words.map(|word| convert::<E>(word, meta.minus_zeros));
                     if (part + 1) * 2 < STEPS / GROUPS {
                         words = load_words::<_, GROUPS>(plan, s_stage, of_group + (part + 1) * 2);
                     }
-                    start(plan, s_stage, of_group + part * 2, part == 0, &operands, &mut acc);
+                    start::<E, _, _>(plan, s_stage, of_group + part * 2, part == 0, &operands, &mut acc);
                     acc.wait::<0>();
                 }
                 for r in 0..R {
@@ -134,7 +115,7 @@ where
         }
         *ring = ring.next();
     }
-    whole(total)
+    whole::<E, R>(total)
 }
 
 /// As [`multiply`], of so many tokens that two warpgroups are all there is room for, in parts of `AT_ONCE` steps. Of at most two groups.
@@ -143,7 +124,7 @@ where
 /// As there.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply_ahead<const R: usize, const GROUPS: usize, const AT_ONCE: usize>(
+pub(super) unsafe fn multiply_ahead<E: Nibbles, const R: usize, const GROUPS: usize, const AT_ONCE: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
@@ -161,9 +142,9 @@ where
     // they are until the products that read them have been waited for.
     unsafe {
         let mut s_stage = landed(plan, *ring);
-        let mut meta = meta_of_group::<GROUPS>(p, plan, s_stage, 0);
+        let mut meta = meta_of_group::<E, GROUPS>(p, plan, s_stage, 0);
         let words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, 0);
-        let mut operands = [words.map(|word| convert(word, meta.minus_zeros)), [[0; 4]; AT_ONCE]];
+        let mut operands = [words.map(|word| convert::<E>(word, meta.minus_zeros)), [[0; 4]; AT_ONCE]];
         let mut words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, AT_ONCE);
         for step in item.first..item.end {
             let mut s_next = s_stage;
@@ -172,7 +153,14 @@ where
                 let mut acc = [0.0f32; R];
                 for position in 0..parts_of_group {
                     let part = group * parts_of_group + position;
-                    start(plan, s_stage, part * AT_ONCE, position == 0, &operands[part % 2], &mut acc);
+                    start::<E, _, _>(
+                        plan,
+                        s_stage,
+                        part * AT_ONCE,
+                        position == 0,
+                        &operands[part % 2],
+                        &mut acc,
+                    );
                     if part + 2 == parts {
                         // Behind the last stage that stage again, of which nothing is used.
                         s_next = landed(plan, if step + 1 < item.end { ring.next() } else { *ring });
@@ -181,12 +169,13 @@ where
                         ptx::wgmma_wait_older::<1>();
                     }
                     if part + 1 == parts {
-                        meta = meta_of_group::<GROUPS>(p, plan, s_next, 0);
+                        meta = meta_of_group::<E, GROUPS>(p, plan, s_next, 0);
                     } else if position + 1 == parts_of_group {
-                        meta = meta_of_group::<GROUPS>(p, plan, s_stage, group + 1);
+                        meta = meta_of_group::<E, GROUPS>(p, plan, s_stage, group + 1);
                     }
                     // Here: the compiler would else convert where the operands are used, when the products have ended.
-                    operands[1 - part % 2] = words.map(|word| convert(word, meta.minus_zeros).map(ptx::here));
+                    operands[1 - part % 2] =
+                        words.map(|word| convert::<E>(word, meta.minus_zeros).map(ptx::here));
                     words = if part + 2 < parts {
                         load_words::<_, GROUPS>(plan, s_stage, (part + 2) * AT_ONCE)
                     } else {
@@ -205,7 +194,7 @@ where
             s_stage = s_next;
         }
     }
-    whole(total)
+    whole::<E, R>(total)
 }
 
 /// Waits for the stage at `ring`; its address.
@@ -243,13 +232,18 @@ unsafe fn give_back(plan: Tile, ring: Ring) {
 /// The stage has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn meta_of_group<const GROUPS: usize>(p: &GemmFew, plan: Tile, s_stage: u32, group: usize) -> Meta {
+unsafe fn meta_of_group<E: Nibbles, const GROUPS: usize>(
+    p: &GemmFew,
+    plan: Tile,
+    s_stage: u32,
+    group: usize,
+) -> Meta {
     // Places are found anew each time: kept, they would take more registers than there are.
     let thread = ptx::here(ptx::tid_x());
     let s_piece = s_stage + plan.a_bytes() + thread / 32 * const { piece_stride(GROUPS as u32) };
     let stored = Stored { scales_f16: p.scales_f16 != 0, zeros: p.zeros != 0 };
     // SAFETY: the caller's promise.
-    unsafe { meta::<GROUPS>(stored, s_piece, group as u32, thread % 32 / 4) }
+    unsafe { meta::<E, GROUPS>(stored, s_piece, group as u32, thread % 32 / 4) }
 }
 
 /// The thread's words of `COUNT` steps, two or four, from step `first` of the stage on.
@@ -285,7 +279,7 @@ unsafe fn load_words<const COUNT: usize, const GROUPS: usize>(
 /// As [`multiply`].
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn start<const R: usize, const COUNT: usize>(
+unsafe fn start<E: Nibbles, const R: usize, const COUNT: usize>(
     plan: Tile,
     s_stage: u32,
     first: usize,
@@ -304,9 +298,9 @@ unsafe fn start<const R: usize, const COUNT: usize>(
             let step = (first + i) as u32;
             let a = ptx::along(a, step / 4 * plan.tokens * LINE_BYTES + step % 4 * 32);
             if is_fresh && i == 0 {
-                acc.rs::<false, false>(&operands[i], a);
+                E::multiply::<_, false>(acc, &operands[i], a);
             } else {
-                acc.rs::<false, true>(&operands[i], a);
+                E::multiply::<_, true>(acc, &operands[i], a);
             }
         }
         ptx::wgmma_commit();

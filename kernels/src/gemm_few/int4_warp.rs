@@ -2,9 +2,11 @@
 
 use super::{
     LINE_BYTES, Tile,
-    int4::{Stored, convert, meta, whole},
+    int4::{Stored, meta},
     item::Item,
-    layout, piece_stride,
+    layout,
+    nibbles::{Nibbles, convert, whole},
+    piece_stride,
 };
 use crate::{abi::GemmFew, ptx, tile::Ring};
 
@@ -17,7 +19,7 @@ const PAIRS: usize = 4;
 /// All consumers call it; the barriers are initialised.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
+pub(super) unsafe fn multiply<E: Nibbles, const N: usize, const GROUPS: usize>(
     p: &GemmFew,
     plan: Tile,
     item: Item,
@@ -42,7 +44,7 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
         unsafe {
             ptx::mbarrier_wait(base + plan.full() + stage * 8, ring.parity(plan.stages));
             let operands = |eight, pair| ptx::ldmatrix_x4(columns(eight, pair));
-            piece::<N, GROUPS>(stored, s_piece, operands, &mut total);
+            piece::<E, N, GROUPS>(stored, s_piece, operands, &mut total);
             ptx::bar_warp_sync();
             if lane == 0 {
                 ptx::mbarrier_arrive(base + plan.empty() + stage * 8);
@@ -50,17 +52,17 @@ pub(super) unsafe fn multiply<const N: usize, const GROUPS: usize>(
         }
         ring = ring.next();
     }
-    whole(total)
+    whole::<E, N>(total)
 }
 
-/// Adds the products of a piece of weights to `total`, in 64ths; `operands(eight, pair)` is the lane's part of four matrices of `a`: of eight tokens, of a pair of
+/// Adds the products of a piece of weights to `total`, in units; `operands(eight, pair)` is the lane's part of four matrices of `a`: of eight tokens, of a pair of
 /// steps.
 ///
 /// # Safety
 /// The whole warp calls it; the piece at `s_piece` and its part of `a` have landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn piece<const N: usize, const GROUPS: usize>(
+pub(crate) unsafe fn piece<E: Nibbles, const N: usize, const GROUPS: usize>(
     stored: Stored,
     s_piece: u32,
     mut operands: impl FnMut(u32, u32) -> [u32; 4],
@@ -70,20 +72,20 @@ pub(crate) unsafe fn piece<const N: usize, const GROUPS: usize>(
     let mut acc = [0.0f32; N];
     // SAFETY: the caller's promise.
     unsafe {
-        let mut meta_of_group = meta::<GROUPS>(stored, s_piece, 0, lane / 4);
+        let mut meta_of_group = meta::<E, GROUPS>(stored, s_piece, 0, lane / 4);
         let mut words = [0u32; 4];
         for pair in 0..PAIRS {
             if pair % 2 == 0 {
                 words = ptx::ld_shared_v4_b32(s_piece + pair as u32 / 2 * layout::HALF_BYTES + lane * 16);
             }
             let at = pair % 2 * 2;
-            let a = [0, 1].map(|step: usize| convert(words[at + step], meta_of_group.minus_zeros));
+            let a = [0, 1].map(|step: usize| convert::<E>(words[at + step], meta_of_group.minus_zeros));
             for eight in 0..N / 4 {
                 let b = operands(eight as u32, pair as u32);
                 let at = eight * 4;
                 let mut c = [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]];
-                c = ptx::mma_m16n8k16_bf16(a[0], [b[0], b[1]], c);
-                c = ptx::mma_m16n8k16_bf16(a[1], [b[2], b[3]], c);
+                c = E::mma(a[0], [b[0], b[1]], c);
+                c = E::mma(a[1], [b[2], b[3]], c);
                 [acc[at], acc[at + 1], acc[at + 2], acc[at + 3]] = c;
             }
             if (pair + 1) % (PAIRS / GROUPS) == 0 {
@@ -93,7 +95,7 @@ pub(crate) unsafe fn piece<const N: usize, const GROUPS: usize>(
                 }
                 let group = ((pair + 1) * GROUPS / PAIRS) as u32;
                 if group < GROUPS as u32 {
-                    meta_of_group = meta::<GROUPS>(stored, s_piece, group, lane / 4);
+                    meta_of_group = meta::<E, GROUPS>(stored, s_piece, group, lane / 4);
                 }
             }
         }

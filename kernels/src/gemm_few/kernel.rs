@@ -5,10 +5,12 @@ use super::{
     finish::finish,
     int4, int4_warp,
     item::Item,
+    nibbles::Nibbles,
     producer::{Source, produce},
 };
 use crate::{
     abi::GemmFew,
+    element::{Bf16, F16},
     entry::kernel,
     ptx::{self, MapRef, Wgmma, param_address},
     tile::{Accumulators, Ring},
@@ -75,7 +77,7 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
                 for r in 0..R {
                     sums[r] = acc.value(r);
                 }
-                finish::<R, SCALED>(p, plan, tile, &sums);
+                finish::<Bf16, R, SCALED>(p, plan, tile, &sums);
                 tile += ptx::nctaid_y();
                 if !plan.is_persistent() {
                     break;
@@ -92,7 +94,7 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
 /// # Safety
 /// As [`begin`].
 #[inline(always)]
-unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
+unsafe fn int4_warp<E: Nibbles, const N: usize, const GROUPS: usize>(
     p: &GemmFew,
     address: u64,
     weights: Weights,
@@ -103,8 +105,8 @@ unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
         let (is_consumer, source) = begin(address, weights, plan);
         if is_consumer {
             ptx::grid_wait();
-            let sums = int4_warp::multiply::<N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_y()));
-            finish::<N, false>(p, plan, ptx::ctaid_y(), &sums);
+            let sums = int4_warp::multiply::<E, N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_y()));
+            finish::<E, N, false>(p, plan, ptx::ctaid_y(), &sums);
         } else {
             lead(p, source, plan);
         }
@@ -116,7 +118,7 @@ unsafe fn int4_warp<const N: usize, const GROUPS: usize>(
 /// # Safety
 /// As [`begin`].
 #[inline(always)]
-unsafe fn int4<const R: usize, const GROUPS: usize, const REGISTERS: u32>(
+unsafe fn int4<E: Nibbles, const R: usize, const GROUPS: usize, const REGISTERS: u32>(
     p: &GemmFew,
     address: u64,
     weights: Weights,
@@ -135,11 +137,11 @@ unsafe fn int4<const R: usize, const GROUPS: usize, const REGISTERS: u32>(
             while tile < Item::tiles(p, plan) {
                 let item = Item::new(p, plan, tile);
                 let sums = match (plan.tokens > 64, GROUPS) {
-                    (true, 1) => int4::multiply_ahead::<R, GROUPS, 4>(p, plan, item, &mut ring),
-                    (true, 2) => int4::multiply_ahead::<R, GROUPS, 2>(p, plan, item, &mut ring),
-                    _ => int4::multiply::<R, GROUPS>(p, plan, item, &mut ring),
+                    (true, 1) => int4::multiply_ahead::<E, R, GROUPS, 4>(p, plan, item, &mut ring),
+                    (true, 2) => int4::multiply_ahead::<E, R, GROUPS, 2>(p, plan, item, &mut ring),
+                    _ => int4::multiply::<E, R, GROUPS>(p, plan, item, &mut ring),
                 };
-                finish::<R, false>(p, plan, tile, &sums);
+                finish::<E, R, false>(p, plan, tile, &sums);
                 tile += ptx::nctaid_y();
                 if !plan.is_persistent() {
                     break;
@@ -173,16 +175,27 @@ entries! {
     gemm_few_int8_16: dense::<[i32; 8], 8, true> of 5,
     gemm_few_int8_32: dense::<[i32; 16], 16, true> of 6,
     gemm_few_int8_64: dense::<[i32; 32], 32, true> of 7,
-    gemm_few_int4_g128_8: int4_warp::<4, 1> of 8,
-    gemm_few_int4_g128_16: int4_warp::<8, 1> of 9,
-    gemm_few_int4_g128_32: int4_warp::<16, 1> of 10,
-    gemm_few_int4_g128_64: int4::<32, 1, 104> of 11,
-    gemm_few_int4_g128_128: int4::<64, 1, 232> of 12,
-    gemm_few_int4_g64_8: int4_warp::<4, 2> of 13,
-    gemm_few_int4_g64_16: int4_warp::<8, 2> of 14,
-    gemm_few_int4_g64_128: int4::<64, 2, 232> of 15,
-    gemm_few_int4_g32_8: int4_warp::<4, 4> of 16,
-    gemm_few_int4_g32_16: int4_warp::<8, 4> of 17,
-    gemm_few_int4_g32_128: int4::<64, 4, 232> of 18,
+    gemm_few_int4_g128_8: int4_warp::<Bf16, 4, 1> of 8,
+    gemm_few_int4_g128_16: int4_warp::<Bf16, 8, 1> of 9,
+    gemm_few_int4_g128_32: int4_warp::<Bf16, 16, 1> of 10,
+    gemm_few_int4_g128_64: int4::<Bf16, 32, 1, 104> of 11,
+    gemm_few_int4_g128_128: int4::<Bf16, 64, 1, 232> of 12,
+    gemm_few_int4_g64_8: int4_warp::<Bf16, 4, 2> of 13,
+    gemm_few_int4_g64_16: int4_warp::<Bf16, 8, 2> of 14,
+    gemm_few_int4_g64_128: int4::<Bf16, 64, 2, 232> of 15,
+    gemm_few_int4_g32_8: int4_warp::<Bf16, 4, 4> of 16,
+    gemm_few_int4_g32_16: int4_warp::<Bf16, 8, 4> of 17,
+    gemm_few_int4_g32_128: int4::<Bf16, 64, 4, 232> of 18,
     gemm_few_bf16_128: dense::<[f32; 64], 64, false> of 19,
+    gemm_few_int4_g128_8_f16: int4_warp::<F16, 4, 1> of 20,
+    gemm_few_int4_g128_16_f16: int4_warp::<F16, 8, 1> of 21,
+    gemm_few_int4_g128_32_f16: int4_warp::<F16, 16, 1> of 22,
+    gemm_few_int4_g128_64_f16: int4::<F16, 32, 1, 104> of 23,
+    gemm_few_int4_g128_128_f16: int4::<F16, 64, 1, 232> of 24,
+    gemm_few_int4_g64_8_f16: int4_warp::<F16, 4, 2> of 25,
+    gemm_few_int4_g64_16_f16: int4_warp::<F16, 8, 2> of 26,
+    gemm_few_int4_g64_128_f16: int4::<F16, 64, 2, 232> of 27,
+    gemm_few_int4_g32_8_f16: int4_warp::<F16, 4, 4> of 28,
+    gemm_few_int4_g32_16_f16: int4_warp::<F16, 8, 4> of 29,
+    gemm_few_int4_g32_128_f16: int4::<F16, 64, 4, 232> of 30,
 }

@@ -114,13 +114,18 @@ impl Follow for GemmChain {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gemm_few::Activations;
 
     #[test]
     fn tokens_choose_the_entry() {
-        let name = |m| choose(Weights::Int4 { groups: 1 }, m).map(|variant| variant.spec.name);
-        assert_eq!(name(1), Some("gemm_few_int4_g128_8"));
-        assert_eq!(name(9), Some("gemm_few_int4_g128_16"));
-        assert_eq!(name(500), Some("gemm_few_int4_g128_128"));
+        let name = |m, groups, activations| {
+            choose(Weights::Int4 { groups, activations }, m).map(|variant| variant.spec.name)
+        };
+        assert_eq!(name(1, 1, Activations::Bf16), Some("gemm_few_int4_g128_8"));
+        assert_eq!(name(9, 1, Activations::Bf16), Some("gemm_few_int4_g128_16"));
+        assert_eq!(name(500, 1, Activations::Bf16), Some("gemm_few_int4_g128_128"));
+        assert_eq!(name(1, 1, Activations::F16), Some("gemm_few_int4_g128_8_f16"));
+        assert_eq!(name(40, 2, Activations::F16), Some("gemm_few_int4_g64_128_f16"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! `out = a * w^T (+ bias) (SiLU of a fused gate, times up) (+ residual)` for Hopper, for few rows: bound by reading `w`, which is bf16,
-//! bytes, or groups of 4 bits.
+//! bytes, or groups of 4 bits that bf16 or f16 is multiplied by.
 //!
 //! A block owns [`ROWS`] rows of `w` (columns of `out`), 64 a consumer warpgroup, `TOKENS` rows of `a`, and one of the splits of `k`. The
 //! product is computed transposed: `w` is the operand of 64 rows, so that a handful of tokens wastes little, and 4-bit weights are
@@ -7,7 +7,7 @@
 //!
 //! ```text
 //! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
-//! consumers   k0 | k1 | ...           4 bits: to bf16 minus the zero point (exact), products of a group, times its scale in f32
+//! consumers   k0 | k1 | ...           4 bits: to 16 bits less the zero point (exact), products of a group, times its scale in f32
 //! end         the last block of a tile, or of many tokens each block a part of it, adds the splits in ascending order, then bias, SiLU,
 //!             residual, store
 //! ```
@@ -34,6 +34,8 @@ mod item;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub mod kernel;
 pub mod layout;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub(crate) mod nibbles;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod producer;
 
@@ -150,17 +152,28 @@ pub enum Weights {
     Bf16,
     /// i8 `[n, k]` with a scale a row; `a` too.
     Int8,
-    /// 4 bits in pieces ([`layout`]); this many groups to 128 of `k`. `a` is bf16.
+    /// 4 bits in pieces ([`layout`]).
     Int4 {
-        /// 1, 2 or 4.
+        /// Groups to 128 of `k`: 1, 2 or 4.
         groups: u32,
+        /// What `a`, and with it `out`, is.
+        activations: Activations,
     },
+}
+
+/// The formats of activations that 4-bit weights multiply; pieces are the same for both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activations {
+    /// What the runtime has.
+    Bf16,
+    /// Results above 65504 become infinite.
+    F16,
 }
 
 const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
     let tile = match weights {
         Weights::Bf16 | Weights::Int8 => dense_tile(tokens),
-        Weights::Int4 { groups } => int4_tile(tokens, groups),
+        Weights::Int4 { groups, .. } => int4_tile(tokens, groups),
     };
     let shared_bytes = tile.shared_bytes();
     let threads = tile.consumer_threads() + tile.producers;
@@ -180,8 +193,16 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
     }
 }
 
+const fn four_bits(groups: u32) -> Weights {
+    Weights::Int4 { groups, activations: Activations::Bf16 }
+}
+
+const fn four_bits_f16(groups: u32) -> Weights {
+    Weights::Int4 { groups, activations: Activations::F16 }
+}
+
 /// All entries; of each kind of weights, the fewest tokens first.
-pub static VARIANTS: [Variant; 20] = [
+pub static VARIANTS: [Variant; 31] = [
     variant("gemm_few_bf16_8", Weights::Bf16, 8),
     variant("gemm_few_bf16_16", Weights::Bf16, 16),
     variant("gemm_few_bf16_32", Weights::Bf16, 32),
@@ -190,18 +211,29 @@ pub static VARIANTS: [Variant; 20] = [
     variant("gemm_few_int8_16", Weights::Int8, 16),
     variant("gemm_few_int8_32", Weights::Int8, 32),
     variant("gemm_few_int8_64", Weights::Int8, 64),
-    variant("gemm_few_int4_g128_8", Weights::Int4 { groups: 1 }, 8),
-    variant("gemm_few_int4_g128_16", Weights::Int4 { groups: 1 }, 16),
-    variant("gemm_few_int4_g128_32", Weights::Int4 { groups: 1 }, 32),
-    variant("gemm_few_int4_g128_64", Weights::Int4 { groups: 1 }, 64),
-    variant("gemm_few_int4_g128_128", Weights::Int4 { groups: 1 }, 128),
-    variant("gemm_few_int4_g64_8", Weights::Int4 { groups: 2 }, 8),
-    variant("gemm_few_int4_g64_16", Weights::Int4 { groups: 2 }, 16),
-    variant("gemm_few_int4_g64_128", Weights::Int4 { groups: 2 }, 128),
-    variant("gemm_few_int4_g32_8", Weights::Int4 { groups: 4 }, 8),
-    variant("gemm_few_int4_g32_16", Weights::Int4 { groups: 4 }, 16),
-    variant("gemm_few_int4_g32_128", Weights::Int4 { groups: 4 }, 128),
+    variant("gemm_few_int4_g128_8", four_bits(1), 8),
+    variant("gemm_few_int4_g128_16", four_bits(1), 16),
+    variant("gemm_few_int4_g128_32", four_bits(1), 32),
+    variant("gemm_few_int4_g128_64", four_bits(1), 64),
+    variant("gemm_few_int4_g128_128", four_bits(1), 128),
+    variant("gemm_few_int4_g64_8", four_bits(2), 8),
+    variant("gemm_few_int4_g64_16", four_bits(2), 16),
+    variant("gemm_few_int4_g64_128", four_bits(2), 128),
+    variant("gemm_few_int4_g32_8", four_bits(4), 8),
+    variant("gemm_few_int4_g32_16", four_bits(4), 16),
+    variant("gemm_few_int4_g32_128", four_bits(4), 128),
     variant("gemm_few_bf16_128", Weights::Bf16, 128),
+    variant("gemm_few_int4_g128_8_f16", four_bits_f16(1), 8),
+    variant("gemm_few_int4_g128_16_f16", four_bits_f16(1), 16),
+    variant("gemm_few_int4_g128_32_f16", four_bits_f16(1), 32),
+    variant("gemm_few_int4_g128_64_f16", four_bits_f16(1), 64),
+    variant("gemm_few_int4_g128_128_f16", four_bits_f16(1), 128),
+    variant("gemm_few_int4_g64_8_f16", four_bits_f16(2), 8),
+    variant("gemm_few_int4_g64_16_f16", four_bits_f16(2), 16),
+    variant("gemm_few_int4_g64_128_f16", four_bits_f16(2), 128),
+    variant("gemm_few_int4_g32_8_f16", four_bits_f16(4), 8),
+    variant("gemm_few_int4_g32_16_f16", four_bits_f16(4), 16),
+    variant("gemm_few_int4_g32_128_f16", four_bits_f16(4), 128),
 ];
 
 /// 8-bit weights in the tiles of 4 bits.

@@ -47,7 +47,7 @@ impl Producer<'_> {
         // SAFETY: the caller's promise; the copies fit the stage.
         unsafe {
             match self.source.weights {
-                Weights::Int4 { groups } => {
+                Weights::Int4 { groups, .. } => {
                     let pieces = plan.rows / layout::PIECE_ROWS / plan.producing_lanes();
                     let a_bytes = if self.index == 0 { plan.a_bytes() } else { 0 };
                     ptx::mbarrier_arrive_expect_tx(bar, a_bytes + pieces * p.piece_bytes);

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     abi::GemmSm90,
+    element::Element,
     ptx,
     tile::{Accumulators, Ring},
 };
@@ -94,10 +95,10 @@ struct Place {
 /// # Safety
 /// `row < m`, `col + 1 < n`; the parameters are those of the launch.
 #[inline(always)]
-unsafe fn finish(p: &GemmSm90, scaled: bool, row: u32, col: u32, mut values: [f32; 2]) -> [f32; 2] {
+unsafe fn finish<A: Accumulators>(p: &GemmSm90, row: u32, col: u32, mut values: [f32; 2]) -> [f32; 2] {
     // SAFETY: the caller's promise bounds every index; `n` and `col` are even.
     unsafe {
-        if scaled {
+        if A::SCALED {
             let a = f32::from_bits(ptx::ld_global_nc_b32(p.a_scales + u64::from(row) * 4));
             let w = ptx::ld_global_nc_v2_b32(p.w_scales + u64::from(col) * 4);
             values = [values[0] * (a * f32::from_bits(w[0])), values[1] * (a * f32::from_bits(w[1]))];
@@ -108,8 +109,8 @@ unsafe fn finish(p: &GemmSm90, scaled: bool, row: u32, col: u32, mut values: [f3
         }
         if p.residual != 0 {
             let index = u64::from(row) * u64::from(p.out_stride) + u64::from(col);
-            let residual = ptx::ld_global_b32(p.residual + index * 2);
-            values = [values[0] + ptx::bf16_lo(residual), values[1] + ptx::bf16_hi(residual)];
+            let residual = A::Out::unpack(ptx::ld_global_b32(p.residual + index * 2));
+            values = [values[0] + residual[0], values[1] + residual[1]];
         }
     }
     values
@@ -140,11 +141,11 @@ unsafe fn store<A: Accumulators>(p: &GemmSm90, maps: Maps, plan: Tile, to: Place
                         (line + half as u32 * 8, (part * STORE_GROUPS + group) * 4 + half * 2);
                     let mut values = [acc.value(register), acc.value(register + 1)];
                     if to.row + line < p.m && col < p.n {
-                        values = finish(p, A::SCALED, to.row + line, col, values);
+                        values = finish::<A>(p, to.row + line, col, values);
                     }
                     let chunk = (group as u32 % 8) ^ (line % 8);
                     let at = s_box + line * LINE_BYTES + chunk * 16 + quad * 4;
-                    ptx::st_shared_b32(at, ptx::pack_bf16(values[0], values[1]));
+                    ptx::st_shared_b32(at, A::Out::pack(values[0], values[1]));
                 }
             }
             ptx::fence_proxy_async();
@@ -178,7 +179,7 @@ unsafe fn store_f32<A: Accumulators>(p: &GemmSm90, to: Place, acc: &mut A) {
                 let values = [acc.value(group * 4 + half * 2), acc.value(group * 4 + half * 2 + 1)];
                 // SAFETY: inside of `out`, `n` and `col` even.
                 unsafe {
-                    let values = finish(p, A::SCALED, row, col, values);
+                    let values = finish::<A>(p, row, col, values);
                     let index = u64::from(row) * u64::from(p.out_stride) + u64::from(col);
                     ptx::st_global_v2_b32(p.out_f32 + index * 4, [values[0].to_bits(), values[1].to_bits()]);
                 }

@@ -9,7 +9,7 @@ use crate::{
     abi::GemmSm90,
     entry::kernel,
     ptx::{self, MapRef, param_address},
-    tile::Accumulators,
+    tile::{Accumulators, OfF16},
 };
 
 /// # Safety
@@ -56,6 +56,20 @@ kernel! {
     /// See [`GemmSm90`].
     pub fn gemm_sm90_bf16_128x128(p: GemmSm90) {
         gemm::<[f32; 64], 2>(&p, param_address!(gemm_sm90_bf16_128x128, p), NARROW);
+    }
+}
+
+kernel! {
+    /// See [`GemmSm90`].
+    pub fn gemm_sm90_f16_128x256(p: GemmSm90) {
+        gemm::<OfF16<[f32; 128]>, 2>(&p, param_address!(gemm_sm90_f16_128x256, p), WIDE);
+    }
+}
+
+kernel! {
+    /// See [`GemmSm90`].
+    pub fn gemm_sm90_f16_128x128(p: GemmSm90) {
+        gemm::<OfF16<[f32; 64]>, 2>(&p, param_address!(gemm_sm90_f16_128x128, p), NARROW);
     }
 }
 

@@ -1,4 +1,7 @@
-use super::{BF16_NARROW, BF16_WIDE, BLOCK_M, INT8_NARROW, INT8_WIDE, LINE_BYTES, NARROW, Tile, WIDE};
+use super::{
+    BF16_NARROW, BF16_WIDE, BLOCK_M, F16_NARROW, F16_WIDE, INT8_NARROW, INT8_WIDE, LINE_BYTES, NARROW, Tile,
+    WIDE,
+};
 use crate::abi::{KernelSpec, TensorMapSpec};
 
 /// Tile rows of a band: with tiles twice as wide as they are high, 132 blocks then share about as much of `a` as of `w`.
@@ -9,6 +12,8 @@ pub const BAND: u32 = 16;
 pub enum Element {
     /// bf16.
     Bf16,
+    /// f16; what is written too.
+    F16,
     /// Signed bytes.
     Int8,
 }
@@ -17,7 +22,7 @@ impl Element {
     /// Bytes an element.
     pub fn bytes(self) -> u32 {
         match self {
-            Element::Bf16 => 2,
+            Element::Bf16 | Element::F16 => 2,
             Element::Int8 => 1,
         }
     }
@@ -35,6 +40,8 @@ pub fn choose(element: Element, m: u32, n: u32, multiprocessors: u32) -> (Tile, 
     match (element, wide) {
         (Element::Bf16, true) => (WIDE, &BF16_WIDE),
         (Element::Bf16, false) => (NARROW, &BF16_NARROW),
+        (Element::F16, true) => (WIDE, &F16_WIDE),
+        (Element::F16, false) => (NARROW, &F16_NARROW),
         (Element::Int8, true) => (WIDE, &INT8_WIDE),
         (Element::Int8, false) => (NARROW, &INT8_NARROW),
     }

@@ -1,4 +1,4 @@
-//! `out = a * w^T (+ bias) (+ residual)` for Hopper, of bf16 or of bytes with scales, for many rows: copy engine, warpgroup products,
+//! `out = a * w^T (+ bias) (+ residual)` for Hopper, of bf16, of f16 or of bytes with scales, for many rows: copy engine, warpgroup products,
 //! persistent blocks.
 //!
 //! A block owns `128 x BLOCK_N` of `out`, 64 rows a consumer warpgroup.
@@ -77,6 +77,10 @@ impl Tile {
 pub static BF16_WIDE: KernelSpec = spec("gemm_sm90_bf16_128x256", WIDE);
 /// bf16, 128 x 128.
 pub static BF16_NARROW: KernelSpec = spec("gemm_sm90_bf16_128x128", NARROW);
+/// f16, 128 x 256.
+pub static F16_WIDE: KernelSpec = spec("gemm_sm90_f16_128x256", WIDE);
+/// f16, 128 x 128.
+pub static F16_NARROW: KernelSpec = spec("gemm_sm90_f16_128x128", NARROW);
 /// Bytes, 128 x 256.
 pub static INT8_WIDE: KernelSpec = spec("gemm_sm90_int8_128x256", WIDE);
 /// Bytes, 128 x 128.

@@ -7,12 +7,14 @@ use super::{
 };
 use crate::{
     abi::{GemmChain, GemmWhole},
+    element::{Bf16, F16},
     entry::kernel,
     gemm_few::{
         finish::{Output, residual_of, store_sixteen},
-        int4::{Stored, whole},
+        int4::Stored,
         int4_warp::piece,
         layout,
+        nibbles::{Nibbles, whole},
     },
     ptx::{self, param_address},
     tile::Ring,
@@ -124,7 +126,7 @@ unsafe fn copy_phases(address: u64, plan: Plan) {
 /// # Safety
 /// As the entries.
 #[inline(always)]
-unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
+unsafe fn run<E: Nibbles, const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
     let warp = ptx::tid_x() / 32;
     let slots = Slots::new(plan, warp);
     let count = phases.count();
@@ -146,7 +148,11 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
         ptx::grid_wait();
         let mut index = 0;
         while index < count {
-            let p = phases.get(index);
+            let mut p = phases.get(index);
+            if let Phases::One(_) = phases {
+                // Products by themselves have none, and entries without them are a quarter shorter.
+                p.norm_x = 0;
+            }
             let weights = norm_weights(&p);
             let is_last = index + 1 == count;
             let mut source = Source::Memory;
@@ -187,13 +193,13 @@ unsafe fn run<const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
             };
             let mut work = Work { part, slots, rows, ring, cursor };
             let sums = match p.zeros {
-                0 => multiply::<GROUPS, false>(&p, &mut work, refill),
-                _ => multiply::<GROUPS, true>(&p, &mut work, refill),
+                0 => multiply::<E, GROUPS, false>(&p, &mut work, refill),
+                _ => multiply::<E, GROUPS, true>(&p, &mut work, refill),
             };
             (ring, cursor) = (work.ring, work.cursor);
             // Found again rather than kept in registers through the products.
             let (p, mail) = (phases.get(ptx::here(index)), if is_last { 0 } else { phases.mail(index) });
-            finish(&p, plan, end, mail, sums);
+            finish::<E>(&p, plan, end, mail, sums);
             index += 1;
         }
     }
@@ -248,7 +254,7 @@ struct Work {
 /// The whole warp calls it, its ring begun and the rows of `a` there; `ZEROS` is whether there are zero points.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
+unsafe fn multiply<E: Nibbles, const GROUPS: usize, const ZEROS: bool>(
     p: &GemmWhole,
     work: &mut Work,
     refill: impl Fn(&mut Cursor, u32),
@@ -272,7 +278,7 @@ unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
                     *operand = ptx::ld_shared_v4_b32_if(is_there, s_columns + pair * PAIR_COLUMNS, *operand);
                     *operand
                 };
-                piece::<SUMS, GROUPS>(stored, s_piece, load, &mut total);
+                piece::<E, SUMS, GROUPS>(stored, s_piece, load, &mut total);
                 s_columns += PIECE_COLUMNS;
                 s_piece += p.piece_bytes;
             };
@@ -290,7 +296,7 @@ unsafe fn multiply<const GROUPS: usize, const ZEROS: bool>(
             work.ring = work.ring.next();
         }
     }
-    whole(total)
+    whole::<E, SUMS>(total)
 }
 
 /// Where results go.
@@ -352,7 +358,7 @@ impl End {
 /// # Safety
 /// All threads call it with their warps' sums.
 #[inline(always)]
-unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, mail: u64, sums: [f32; SUMS]) {
+unsafe fn finish<E: Nibbles>(p: &GemmWhole, plan: Plan, end: End, mail: u64, sums: [f32; SUMS]) {
     let (warp, lane) = (ptx::tid_x() / 32, ptx::tid_x() % 32);
     let place = |warp: u32| ptx::shared_base() + plan.sums() + warp * SUM_BYTES + lane * 16;
     // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole. A barrier stands between sums and their readers,
@@ -378,18 +384,18 @@ unsafe fn finish(p: &GemmWhole, plan: Plan, end: End, mail: u64, sums: [f32; SUM
             }
         }
         if end.is_there {
-            store_sixteen::<false>(&output(p, mail), end.row, 0, joined, |eight| end.residual[eight]);
+            store_sixteen::<E, false>(&output(p, mail), end.row, 0, joined, |eight| end.residual[eight]);
         }
     }
 }
 
 macro_rules! entries {
-    ($($one:ident, $chain:ident: $groups:literal,)*) => {
+    ($($one:ident, $chain:ident, $f16:ident: $groups:literal,)*) => {
         $(
             kernel! {
                 /// See [`GemmWhole`].
                 pub fn $one(p: GemmWhole) {
-                    run::<$groups>(Phases::One(&p), Plan { groups: $groups });
+                    run::<Bf16, $groups>(Phases::One(&p), Plan { groups: $groups });
                 }
             }
             kernel! {
@@ -398,7 +404,13 @@ macro_rules! entries {
                     let plan = Plan { groups: $groups };
                     copy_phases(param_address!($chain, p), plan);
                     ptx::bar_sync();
-                    run::<$groups>(Phases::Chain(&p, plan), plan);
+                    run::<Bf16, $groups>(Phases::Chain(&p, plan), plan);
+                }
+            }
+            kernel! {
+                /// See [`GemmWhole`].
+                pub fn $f16(p: GemmWhole) {
+                    run::<F16, $groups>(Phases::One(&p), Plan { groups: $groups });
                 }
             }
         )*
@@ -406,7 +418,7 @@ macro_rules! entries {
 }
 
 entries! {
-    gemm_whole_int4_g128, gemm_whole_chain_int4_g128: 1,
-    gemm_whole_int4_g64, gemm_whole_chain_int4_g64: 2,
-    gemm_whole_int4_g32, gemm_whole_chain_int4_g32: 4,
+    gemm_whole_int4_g128, gemm_whole_chain_int4_g128, gemm_whole_int4_g128_f16: 1,
+    gemm_whole_int4_g64, gemm_whole_chain_int4_g64, gemm_whole_int4_g64_f16: 2,
+    gemm_whole_int4_g32, gemm_whole_chain_int4_g32, gemm_whole_int4_g32_f16: 4,
 }

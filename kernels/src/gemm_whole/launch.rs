@@ -12,8 +12,7 @@ pub fn choose(
     splits: u32,
     multiprocessors: u32,
 ) -> Option<(&'static Variant, u32)> {
-    let Weights::Int4 { groups } = weights else { return None };
-    let variant = VARIANTS.iter().find(|variant| variant.plan.groups == groups)?;
+    let variant = VARIANTS.iter().find(|variant| variant.weights == weights)?;
     let a_bytes = u64::from(m) * u64::from(Plan::a_pitch(k.div_ceil(layout::TILE_K)));
     if m > TOKENS || a_bytes > u64::from(MOST_ROW_BYTES) {
         return None;
@@ -53,13 +52,15 @@ pub fn blocks(n: u32, row_groups: u32) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm_few::launch::splits;
+    use crate::gemm_few::{Activations, launch::splits};
+
+    const WEIGHTS: Weights = Weights::Int4 { groups: 1, activations: Activations::Bf16 };
 
     #[test]
     fn blocks_are_one_round_of_the_device() {
         let of = |m, n, k| {
             let splits = splits(n, k, layout::TILE_K);
-            let (_, row_groups) = choose(Weights::Int4 { groups: 1 }, [m, n, k], splits, 132)?;
+            let (_, row_groups) = choose(WEIGHTS, [m, n, k], splits, 132)?;
             Some((row_groups, blocks(n, row_groups)))
         };
         assert_eq!(of(1, 4096, 4096), Some((2, 128)));

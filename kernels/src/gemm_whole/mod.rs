@@ -19,7 +19,7 @@
 
 use crate::{
     abi::{GemmWhole, KernelSpec},
-    gemm_few::{layout, piece_stride},
+    gemm_few::{Activations, Weights, layout, piece_stride},
 };
 
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
@@ -104,37 +104,54 @@ impl Plan {
 /// Entries of one kind of weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Variant {
+    /// 4 bits.
+    pub weights: Weights,
     /// One product.
     pub one: KernelSpec,
-    /// Several, one after the other.
-    pub chain: KernelSpec,
+    /// Several, one after the other, where there is such an entry: of the runtime's activations.
+    pub chain: Option<&'static KernelSpec>,
     /// What a block keeps.
     pub plan: Plan,
 }
 
-const fn variant(one: &'static str, chain: &'static str, groups: u32) -> Variant {
-    let one = KernelSpec {
-        name: one,
+const fn entry(name: &'static str, waits_for_all: bool) -> KernelSpec {
+    KernelSpec {
+        name,
         threads: WARPS * 32,
         min_blocks: 1,
         shared_bytes: SHARED_BYTES,
         allowance: None,
         starts_early: true,
-        waits_in_row: false,
-        cooperative: false,
-    };
-    Variant {
-        one,
-        chain: KernelSpec { name: chain, waits_in_row: true, cooperative: true, ..one },
-        plan: Plan { groups },
+        waits_in_row: waits_for_all,
+        cooperative: waits_for_all,
     }
 }
 
-/// All entries.
-pub static VARIANTS: [Variant; 3] = [
-    variant("gemm_whole_int4_g128", "gemm_whole_chain_int4_g128", 1),
-    variant("gemm_whole_int4_g64", "gemm_whole_chain_int4_g64", 2),
-    variant("gemm_whole_int4_g32", "gemm_whole_chain_int4_g32", 4),
+const fn bf16(one: &'static str, chain: &'static KernelSpec, groups: u32) -> Variant {
+    let weights = Weights::Int4 { groups, activations: Activations::Bf16 };
+    Variant { weights, one: entry(one, false), chain: Some(chain), plan: Plan { groups } }
+}
+
+const fn f16(one: &'static str, groups: u32) -> Variant {
+    let weights = Weights::Int4 { groups, activations: Activations::F16 };
+    Variant { weights, one: entry(one, false), chain: None, plan: Plan { groups } }
+}
+
+/// All entries of several products.
+pub static CHAINS: [KernelSpec; 3] = [
+    entry("gemm_whole_chain_int4_g128", true),
+    entry("gemm_whole_chain_int4_g64", true),
+    entry("gemm_whole_chain_int4_g32", true),
+];
+
+/// All entries of one product, and the chains that go with them.
+pub static VARIANTS: [Variant; 6] = [
+    bf16("gemm_whole_int4_g128", &CHAINS[0], 1),
+    bf16("gemm_whole_int4_g64", &CHAINS[1], 2),
+    bf16("gemm_whole_int4_g32", &CHAINS[2], 4),
+    f16("gemm_whole_int4_g128_f16", 1),
+    f16("gemm_whole_int4_g64_f16", 2),
+    f16("gemm_whole_int4_g32_f16", 4),
 ];
 
 /// What the launcher decides.

@@ -49,6 +49,29 @@ pub fn add_f16x2(a: u32, b: u32) -> u32 {
     }
 }
 
+/// `fma.rn.f16x2` (sm_53): `a * b + c`, each half rounded once to nearest even. Subnormals are kept. Pure.
+#[inline(always)]
+pub fn fma_f16x2(a: u32, b: u32, c: u32) -> u32 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: u32;
+        // SAFETY: arithmetic on registers.
+        unsafe {
+            asm!("fma.rn.f16x2 {}, {}, {}, {};", out(reg32) out, in(reg32) a, in(reg32) b, in(reg32) c, options(pure, nomem, nostack));
+        }
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    {
+        // An f64 holds the sum of any product and addend that kernels use exactly, so that one rounding is left.
+        let half = |shift| {
+            let [a, b, c] = [a, b, c].map(|pair| f64::from(super::f16_to_f32((pair >> shift) as u16)));
+            u32::from(half::f16::from_f64(a * b + c).to_bits())
+        };
+        half(0) | half(16) << 16
+    }
+}
+
 /// `lop3.b32` of `(a & MASK) | c`. As an instruction of its own where the compiler would make two: of two constants one has to be in a
 /// register. Pure.
 #[inline(always)]

@@ -9,7 +9,7 @@ mod accumulators;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub(crate) mod fragment;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
-pub(crate) use accumulators::Accumulators;
+pub(crate) use accumulators::{Accumulators, OfF16};
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub(crate) mod queue;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]

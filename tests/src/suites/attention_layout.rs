@@ -1,13 +1,11 @@
 //! Where the keys of prefill attention stand, what they are made of, and what is poison.
 
 use tilewright_host::gpu::Driver;
-use tilewright_reference::{
-    AttentionProblem, Bound, Floor, PlainF16, attention, attention_lse, bf16_bits, bf16_from_bits, compare,
-    f16_bits, f16_from_bits, round_f16,
-};
+use tilewright_reference::{AttentionProblem, Bound, PlainF16, attention, attention_lse, compare, round_f16};
 
 use super::{
     attention::{Case as Base, Input},
+    half::Half,
     mismatch,
 };
 use crate::{
@@ -17,29 +15,10 @@ use crate::{
     shape::Shape,
 };
 
-/// 16-bit floats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Half {
-    Bf16,
-    F16,
-}
-
-impl Half {
-    pub fn encode(self, values: &[f32]) -> Vec<u8> {
-        let bits = if self == Half::Bf16 { bf16_bits } else { f16_bits };
-        values.iter().flat_map(|&value| bits(value).to_le_bytes()).collect()
-    }
-
-    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
-        let value = if self == Half::Bf16 { bf16_from_bits } else { f16_from_bits };
-        bytes.as_chunks().0.iter().map(|&pair| value(u16::from_le_bytes(pair))).collect()
-    }
-
-    /// An element of a query whose product with its negative in a key is out of all proportion: -1e30, as far as f16 goes. No power
-    /// of two, for which scaling the product would be exact.
-    fn deep(self) -> f32 {
-        1.5 * if self == Half::Bf16 { 2f32.powi(50) } else { 2f32.powi(15) }
-    }
+/// An element of a query whose product with its negative in a key is out of all proportion: -1e30, as far as f16 goes. No power
+/// of two, for which scaling the product would be exact.
+fn deep(half: Half) -> f32 {
+    1.5 * if half == Half::Bf16 { 2f32.powi(50) } else { 2f32.powi(15) }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,8 +54,7 @@ impl Case {
         match (buffer, self.half) {
             ("lse", _) => Scalar::F32,
             ("counters", _) => Scalar::U32,
-            (_, Half::Bf16) => Scalar::Bf16,
-            (_, Half::F16) => Scalar::F16,
+            (_, half) => half.scalar(),
         }
     }
 
@@ -91,14 +69,14 @@ impl Case {
         }
         if self.deep {
             for query in input.q.chunks_mut(self.base.head_dim) {
-                query[0] = self.half.deep();
+                query[0] = deep(self.half);
             }
             // Their scores must be equal to the last bit, for they may be all that a query sees.
             for key in input.k.chunks_mut(self.base.head_dim).filter(|key| !key[0].is_nan()) {
                 key[0] = 0.0;
                 if random.below(2) == 0 {
                     key.fill(0.0);
-                    key[0] = -self.half.deep();
+                    key[0] = -deep(self.half);
                 }
             }
         }
@@ -156,14 +134,11 @@ impl Case {
         let (problem, shape) =
             (self.problem(input), [self.tokens(input), self.base.q_heads(), self.base.head_dim]);
         let truth = attention::<f64>(&problem);
-        let (plain, floor) = match self.half {
-            Half::Bf16 => (attention::<f32>(&problem), Floor::BF16),
-            Half::F16 => {
-                let plain = attention::<PlainF16>(&problem).into_iter().map(|value| value.0);
-                (plain.collect(), Floor::F16)
-            }
+        let plain = match self.half {
+            Half::Bf16 => attention::<f32>(&problem),
+            Half::F16 => attention::<PlainF16>(&problem).into_iter().map(|value| value.0).collect(),
         };
-        let bound = Bound::from_plain(&shape, &truth, &plain, floor);
+        let bound = Bound::from_plain(&shape, &truth, &plain, self.half.floor());
         compare(name, &self.half.decode(out), &truth, &bound).map_err(mismatch)?;
         // Nothing is rounded to 16 bits on the way: f32 sums of a few hundred products of a few units.
         let truth = attention_lse(&problem);

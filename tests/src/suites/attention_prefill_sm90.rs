@@ -11,7 +11,8 @@ use tilewright_kernels::{
 
 use super::{
     attention::{Case as Base, Input, cases},
-    attention_layout::{Case, Half, Layout, only, upload},
+    attention_layout::{Case, Layout, only, upload},
+    half::Half,
     sizes,
 };
 use crate::{

@@ -2,7 +2,7 @@ use proptest::{prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi,
-    dequantize_int4::DEQUANTIZE_INT4,
+    dequantize_int4::{DEQUANTIZE_F16, DEQUANTIZE_INT4},
     gemm_few::{
         layout,
         pack::{Packed, Plain, Rows},
@@ -10,7 +10,7 @@ use tilewright_kernels::{
 };
 use tilewright_reference::bf16_bits;
 
-use super::eights;
+use super::{eights, half::Half};
 use crate::{
     harness::{Failure, Harness, same_bits},
     random::Random,
@@ -27,6 +27,7 @@ pub struct Case {
     group_size: usize,
     zeros: bool,
     scales_f16: bool,
+    half: Half,
     seed: u64,
 }
 
@@ -37,26 +38,31 @@ impl Property for DequantizeInt4 {
 
     fn cases() -> BoxedStrategy<Case> {
         let group_sizes = select(vec![32usize, 64, 128, 256]);
-        (eights(256, 540), eights(128, 520), group_sizes, any::<[bool; 2]>(), any::<u64>())
-            .prop_map(|(n, k, group_size, [zeros, scales_f16], seed)| Case {
+        (eights(256, 540), eights(128, 520), group_sizes, any::<[bool; 3]>(), any::<u64>())
+            .prop_map(|(n, k, group_size, [zeros, scales_f16, f16], seed)| Case {
                 n,
                 k: k.next_multiple_of(64),
                 group_size,
                 zeros,
                 scales_f16,
+                half: if f16 { Half::F16 } else { Half::Bf16 },
                 seed,
             })
             .boxed()
     }
 
     fn corners() -> Vec<Case> {
-        let corner = |n, k, group_size, on| Case { n, k, group_size, zeros: on, scales_f16: on, seed: 1 };
-        vec![
-            corner(8, 64, 32, false),
-            corner(256, 128, 128, true),
-            corner(264, 192, 64, true),
-            corner(248, 320, 256, false),
-        ]
+        let corners = |half| {
+            let corner =
+                |n, k, group_size, on| Case { n, k, group_size, zeros: on, scales_f16: on, half, seed: 1 };
+            [
+                corner(8, 64, 32, false),
+                corner(256, 128, 128, true),
+                corner(264, 192, 64, true),
+                corner(248, 320, 256, false),
+            ]
+        };
+        [Half::Bf16, Half::F16].into_iter().flat_map(corners).collect()
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
@@ -70,6 +76,11 @@ impl Property for DequantizeInt4 {
             group_size,
             zeros: shape.flag("zeros", false, "whether there are zero points"),
             scales_f16: shape.flag("scales_f16", false, "whether scales are f16"),
+            half: if shape.flag("f16", false, "half precision rather than bf16") {
+                Half::F16
+            } else {
+                Half::Bf16
+            },
             seed: shape.inputs(),
         })
     }
@@ -91,18 +102,17 @@ impl Property for DequantizeInt4 {
             true => half::f16::from_bits(bits).to_f32(),
             false => half::bf16::from_bits(bits).to_f32(),
         };
-        let expected: Vec<u8> = (0..n * k)
-            .flat_map(|at| {
+        let expected: Vec<f32> = (0..n * k)
+            .map(|at| {
                 let group = at / k * of_row + at % k / group_size;
                 let zero = zeros.as_ref().map_or(8, |zeros| zeros[group]);
                 // Of at most 16 bits: exact before it is rounded.
-                let weight = (f32::from(values[at]) - f32::from(zero)) * of_bits(bits[group]);
-                bf16_bits(weight).to_le_bytes()
+                (f32::from(values[at]) - f32::from(zero)) * of_bits(bits[group])
             })
             .collect();
         let plain = Plain { n, k, group_size, values: &values, scales: &bits, zeros: zeros.as_deref() };
         let actual = run(harness, case, &Packed::new(&plain, Rows::AsGiven))?;
-        same_bits("the weights", &expected, &actual)?;
+        same_bits("the weights", &case.half.encode(&expected), &actual)?;
         same_bits("the second run", &actual, &run(harness, case, &Packed::new(&plain, Rows::AsGiven))?)
     }
 }
@@ -124,6 +134,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, packed: &Packed) -> Result<
         reserved: 0,
     };
     let tiles = packed.bytes.len() as u32 / packed.piece_bytes / layout::PIECES;
-    arena.launch(&DEQUANTIZE_INT4, [tiles, 1, 1], &params)?;
+    let spec = if case.half == Half::F16 { &DEQUANTIZE_F16 } else { &DEQUANTIZE_INT4 };
+    arena.launch(spec, [tiles, 1, 1], &params)?;
     arena.all_bytes(out)
 }

@@ -3,24 +3,25 @@ use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi,
     gemm_few::{
-        ROWS, VARIANTS, Variant, Weights,
+        Activations, ROWS, VARIANTS, Variant, Weights,
         launch::{self, Follow, Follower},
         layout,
         pack::{Packed, Plain, Rows},
     },
     gemm_sm90::launch::MapShape,
 };
-use tilewright_reference::{Bound, Floor, GemmProblem, bf16_bits, compare, gemm, gemm_magnitude, round_bf16};
+use tilewright_reference::{bf16_bits, round_bf16};
 
-use super::{eights, mismatch, sizes, wider::Wider};
+use super::{eights, half::Half, sizes, wider::Wider};
 use crate::{
     agreement::Scalar,
-    harness::{Arena, Failure, Handle, Harness, bf16_bytes, bf16_values, f32_values, same_bits},
+    harness::{Arena, Failure, Handle, Harness, same_bits},
     random::Random,
     runner::Property,
     shape::Shape,
 };
 
+mod oracle;
 mod whole;
 
 pub struct GemmFew;
@@ -46,8 +47,13 @@ pub struct Case {
     out_f32: bool,
     /// Columns of the matrix that `out` and `residual` are the first of.
     more_cols: usize,
+    /// Of f16: activations are about two to that.
+    exponent: i32,
     seed: u64,
 }
+
+/// Of f16: results that become infinite, and numbers that are denormal.
+const EXPONENTS: [i32; 3] = [0, 13, -14];
 
 /// As numbers; of bytes, without their scales.
 struct Input {
@@ -73,7 +79,16 @@ impl Case {
             Weights::Int4 { .. } => self.k.next_multiple_of(64),
         };
         let n = if self.silu { self.n.next_multiple_of(16) } else { self.n };
-        Case { k, n, ..self }
+        let exponent = if self.half() == Half::F16 { self.exponent } else { 0 };
+        Case { k, n, exponent, ..self }
+    }
+
+    /// What `out`, and unless they are bytes `a`, are made of.
+    fn half(&self) -> Half {
+        match self.variant().weights {
+            Weights::Int4 { activations: Activations::F16, .. } => Half::F16,
+            _ => Half::Bf16,
+        }
     }
 
     fn group_size(&self, groups: u32) -> usize {
@@ -102,17 +117,19 @@ impl Case {
             false => vec![1.0; count],
         };
         let (a_scales, w_scales) = (scales(self.m), scales(self.n));
-        let a = if int8 { a8 } else { random.bf16s(self.m * self.k, 1.0) };
+        let half = self.half();
+        let deviation = 2f32.powi(self.exponent);
+        let a = if int8 { a8 } else { half.random(&mut random, self.m * self.k, deviation) };
         let (w, packed) = match self.variant().weights {
             Weights::Int8 => (w8, None),
             Weights::Bf16 => (random.bf16s(self.n * self.k, 1.0), None),
-            Weights::Int4 { groups } => {
+            Weights::Int4 { groups, .. } => {
                 let (w, packed) = self.int4(&mut random, groups);
                 (w, Some(packed))
             }
         };
         let bias = self.bias.then(|| random.f32s(self.n, 2.0));
-        let residual = self.residual.then(|| random.bf16s(self.m * self.out_cols(), 2.0));
+        let residual = self.residual.then(|| half.random(&mut random, self.m * self.out_cols(), 2.0));
         Input { a, w, a_scales, w_scales, packed, bias, residual }
     }
 
@@ -173,9 +190,9 @@ impl Property for GemmFew {
             select(vec![1usize, 2, 4]),
             flags,
             select(vec![0usize, 8, 40]),
-            any::<u64>(),
+            (select(EXPONENTS.to_vec()), any::<u64>()),
         )
-            .prop_map(|(variant, (m, n, k), group_factor, flags, more_cols, seed)| {
+            .prop_map(|(variant, (m, n, k), group_factor, flags, more_cols, (exponent, seed))| {
                 let [zeros, scales_f16, bias, residual, in_place, silu, out_f32] = flags;
                 Case {
                     variant,
@@ -191,6 +208,7 @@ impl Property for GemmFew {
                     silu,
                     out_f32,
                     more_cols,
+                    exponent,
                     seed,
                 }
                 .fitting()
@@ -218,6 +236,7 @@ impl Property for GemmFew {
                     silu: !on,
                     out_f32: false,
                     more_cols: if on { 8 } else { 0 },
+                    exponent: 0,
                     seed: 1,
                 }
                 .fitting()
@@ -229,12 +248,16 @@ impl Property for GemmFew {
                 // So long that every block fills its first stage again: of one part of a tile it has fewer steps else.
                 corner(8, 8, steps * stage_k(of.weights), true),
             ]);
+            if matches!(of.weights, Weights::Int4 { activations: Activations::F16, .. }) {
+                let far = |exponent| Case { exponent, ..corner(tokens, 256, 512, true) };
+                corners.extend([far(EXPONENTS[1]), far(EXPONENTS[2])]);
+            }
         }
         corners
     }
 
     fn scalar(case: &Case, _: &str) -> Scalar {
-        if case.out_f32 { Scalar::F32 } else { Scalar::Bf16 }
+        if case.out_f32 { Scalar::F32 } else { case.half().scalar() }
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
@@ -242,7 +265,8 @@ impl Property for GemmFew {
         let kind =
             shape.one_of("kind", 2, &[0, 1, 2, 3, 4], "weights: bf16, int8, 4 bits in groups of 128, 64, 32");
         let tokens = shape.one_of("tokens", 8, &[8, 16, 32, 64, 128], "rows of the kernel's tile");
-        let ending = format!("{}_{tokens}", kinds[kind]);
+        let f16 = shape.flag("f16", false, "half precision rather than bf16");
+        let ending = format!("{}_{tokens}{}", kinds[kind], if f16 { "_f16" } else { "" });
         let m = shape.size("m", 8, 1, "rows of a");
         let n = shape.size("n", 512, 8, "rows of w");
         let k = shape.size("k", 512, 8, "columns of both");
@@ -261,6 +285,7 @@ impl Property for GemmFew {
             silu: shape.flag("silu", false, "whether rows are gate and up"),
             out_f32: shape.flag("out_f32", false, "whether the product is stored as f32"),
             more_cols: 0,
+            exponent: 0,
             seed: shape.inputs(),
         };
         Some(case.fitting())
@@ -270,7 +295,7 @@ impl Property for GemmFew {
         let input = case.input();
         let actual = run(harness, case, &input)?;
         same_bits("the second run", &actual, &run(harness, case, &input)?)?;
-        compare_with_oracle(case, &input, &actual)?;
+        oracle::agrees(case, &input, &actual)?;
         whole::blocks_agree(harness, case, &input, &actual)?;
 
         // The last row alone has the same bits, by the entry of the fewest tokens.
@@ -288,81 +313,6 @@ impl Property for GemmFew {
     }
 }
 
-fn compare_with_oracle(case: &Case, input: &Input, actual: &[u8]) -> Result<(), Failure> {
-    let scaled = |values: &[f32], scales: &[f32]| -> Vec<f32> {
-        let rows = values.chunks(case.k).zip(scales);
-        rows.flat_map(|(row, scale)| row.iter().map(move |value| value * scale)).collect()
-    };
-    let (a, w) = (scaled(&input.a, &input.a_scales), scaled(&input.w, &input.w_scales));
-    let (m, n, k) = (case.m, case.n, case.k);
-    let fused = GemmProblem {
-        a: &a,
-        w: &w,
-        bias: input.bias.as_deref(),
-        residual: if case.silu { None } else { input.residual.as_deref() },
-        m,
-        n,
-        k,
-        stores_bf16: !case.out_f32 && !case.silu,
-    };
-    let (mut truth, mut plain) = (gemm::<f64>(&fused), gemm::<f32>(&fused));
-    // A tensor core truncates where it adds: about a unit in the last place of f32 of the largest term for every 16 of k.
-    let largest = gemm_magnitude(&fused).into_iter().fold(0.0, f64::max);
-    let mut absolute = largest * (k.div_ceil(16) + 1) as f64 / f64::from(1 << 23);
-    if case.silu {
-        // An error of a gate goes on with a slope of 1.1 at most, times what goes with it, and the other way round.
-        absolute *= 2.2 * truth.iter().fold(1.0, |most: f64, value| most.max(value.abs()));
-        truth = silu_of(case, input, &truth);
-        plain = silu_of(case, input, &plain);
-    }
-    let (floor, values) = match case.out_f32 {
-        true => (Floor::F32, f32_values(actual)),
-        false => (Floor::BF16, bf16_values(actual)),
-    };
-    let shape = [m, case.out_cols()];
-    let bound = Bound::from_plain(&shape, &truth, &plain, floor.with_absolute(absolute));
-    compare("gemm_few", &values, &truth, &bound).map(|_| ()).map_err(mismatch)
-}
-
-/// `silu(gate) * up (+ residual)` of rows of eight gates and eight that go with them.
-fn silu_of<R: Copy + Into<f64> + FromF64>(case: &Case, input: &Input, product: &[R]) -> Vec<R> {
-    let cols = case.out_cols();
-    let element = |at: usize| {
-        let (row, col) = (at / cols, at % cols);
-        let gate: f64 = product[row * case.n + col / 8 * 16 + col % 8].into();
-        let up: f64 = product[row * case.n + col / 8 * 16 + 8 + col % 8].into();
-        let residual = input.residual.as_ref().map_or(0.0, |residual| f64::from(residual[at]));
-        let out = R::from_f64(gate / (1.0 + (-gate).exp()) * up + residual);
-        if case.out_f32 { out } else { out.rounded() }
-    };
-    (0..case.m * cols).map(element).collect()
-}
-
-/// What a result is computed in.
-trait FromF64 {
-    fn from_f64(value: f64) -> Self;
-    /// As it is stored: the plain computation's rounding, none of the truth's.
-    fn rounded(self) -> Self;
-}
-
-impl FromF64 for f64 {
-    fn from_f64(value: f64) -> f64 {
-        value
-    }
-    fn rounded(self) -> f64 {
-        self
-    }
-}
-
-impl FromF64 for f32 {
-    fn from_f64(value: f64) -> f32 {
-        value as f32
-    }
-    fn rounded(self) -> f32 {
-        round_bf16(self)
-    }
-}
-
 fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Vec<u8>, Failure> {
     let variant = case.variant();
     let mut arena = harness.arena();
@@ -372,7 +322,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
         |values: &[f32]| -> Vec<u8> { values.iter().map(|&value| (value as i8).cast_unsigned()).collect() };
     let (element_bytes, a) = match variant.weights {
         Weights::Int8 => (1, arena.input_bytes("a", &as_bytes(&input.a))?),
-        _ => (2, arena.input_bf16("a", &input.a)?),
+        _ => (2, arena.input_bytes("a", &case.half().encode(&input.a))?),
     };
     params.a_map =
         arena.tensor_map(&MapShape::new(element_bytes, m, k, variant.tile.tokens).at(arena.address(a)))?;
@@ -443,10 +393,10 @@ impl Ends {
         let in_place = case.in_place && !case.out_f32;
         let residual = match &input.residual {
             Some(residual) if in_place => {
-                Some(case.wider(2).alloc(arena, "residual", Some(&bf16_bytes(residual)), case.m)?)
+                Some(case.wider(2).alloc(arena, "residual", Some(&case.half().encode(residual)), case.m)?)
             }
             Some(residual) => {
-                Some(arena.input_bytes("residual", &case.wider(2).spread(&bf16_bytes(residual)))?)
+                Some(arena.input_bytes("residual", &case.wider(2).spread(&case.half().encode(residual)))?)
             }
             None => None,
         };

@@ -1,18 +1,18 @@
-use proptest::prelude::*;
+use proptest::{prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi::{self, KernelSpec},
     gemm_sm90::{
-        BF16_NARROW, BF16_WIDE, BLOCK_M, INT8_NARROW, INT8_WIDE, NARROW, Tile, WIDE,
+        BF16_NARROW, BF16_WIDE, BLOCK_M, F16_NARROW, F16_WIDE, INT8_NARROW, INT8_WIDE, NARROW, Tile, WIDE,
         launch::{Element, MapShape},
     },
 };
 use tilewright_reference::{Bound, Floor, GemmProblem, compare, gemm, gemm_magnitude, round_bf16};
 
-use super::{eights, mismatch, sizes, wider::Wider};
+use super::{eights, half::Half, mismatch, sizes, wider::Wider};
 use crate::{
     agreement::Scalar,
-    harness::{Arena, Failure, Handle, Harness, bf16_bytes, bf16_values, f32_values, same_bits},
+    harness::{Arena, Failure, Handle, Harness, f32_values, same_bits},
     random::Random,
     runner::Property,
     shape::Shape,
@@ -26,7 +26,7 @@ const BLOCKS: u32 = 3;
 #[derive(Debug, Clone)]
 pub struct Case {
     wide: bool,
-    int8: bool,
+    element: Element,
     m: usize,
     n: usize,
     k: usize,
@@ -52,8 +52,9 @@ struct Input {
 }
 
 impl Case {
-    fn element(&self) -> Element {
-        if self.int8 { Element::Int8 } else { Element::Bf16 }
+    /// What `out`, and unless they are bytes the factors, are made of.
+    fn half(&self) -> Half {
+        if self.element == Element::F16 { Half::F16 } else { Half::Bf16 }
     }
 
     /// `out`, or `residual`.
@@ -63,23 +64,26 @@ impl Case {
     }
 
     fn kernel(&self) -> (Tile, &'static KernelSpec) {
-        match (self.int8, self.wide) {
-            (false, true) => (WIDE, &BF16_WIDE),
-            (false, false) => (NARROW, &BF16_NARROW),
-            (true, true) => (WIDE, &INT8_WIDE),
-            (true, false) => (NARROW, &INT8_NARROW),
+        match (self.element, self.wide) {
+            (Element::Bf16, true) => (WIDE, &BF16_WIDE),
+            (Element::Bf16, false) => (NARROW, &BF16_NARROW),
+            (Element::F16, true) => (WIDE, &F16_WIDE),
+            (Element::F16, false) => (NARROW, &F16_NARROW),
+            (Element::Int8, true) => (WIDE, &INT8_WIDE),
+            (Element::Int8, false) => (NARROW, &INT8_NARROW),
         }
     }
 
     fn input(&self) -> Input {
         let mut random = Random::new(self.seed);
-        let mut elements = |count| match self.int8 {
+        let (half, int8) = (self.half(), self.element == Element::Int8);
+        let mut elements = |count| match int8 {
             true => (0..count).map(|_| random.below(256) as f32 - 128.0).collect(),
-            false => random.bf16s(count, 1.0),
+            false => half.random(&mut random, count, 1.0),
         };
         let (a, w) = (elements(self.m * self.k), elements(self.n * self.k));
         // Eight bits of scale times eight of value are exact in f32.
-        let mut scales = |count| match self.int8 {
+        let mut scales = |count| match int8 {
             true => (0..count).map(|_| round_bf16(0.001 + random.uniform() * 0.01)).collect(),
             false => vec![1.0; count],
         };
@@ -90,7 +94,7 @@ impl Case {
             a_scales,
             w_scales,
             bias: self.bias.then(|| random.f32s(self.n, 2.0)),
-            residual: self.residual.then(|| random.bf16s(self.m * self.n, 2.0)),
+            residual: self.residual.then(|| half.random(&mut random, self.m * self.n, 2.0)),
         }
     }
 }
@@ -101,31 +105,37 @@ impl Property for GemmSm90 {
     type Case = Case;
 
     fn cases() -> BoxedStrategy<Case> {
-        let flags = any::<[bool; 6]>();
-        (sizes(128, 300), eights(128, 540), eights(64, 600), (1..4u32, 0..3usize), flags, any::<u64>())
-            .prop_map(|(m, n, k, (band, more), [wide, int8, bias, residual, in_place, out_f32], seed)| Case {
-                wide,
-                int8,
-                m,
-                n,
-                k: if int8 { k.next_multiple_of(16) } else { k },
-                band,
-                bias,
-                residual,
-                in_place,
-                out_f32,
-                more_cols: more * 24,
-                seed,
+        let flags = any::<[bool; 5]>();
+        let element = select(vec![Element::Bf16, Element::F16, Element::Int8]);
+        let shape = (sizes(128, 300), eights(128, 540), eights(64, 600));
+        (element, shape, (1..4u32, 0..3usize), flags, any::<u64>())
+            .prop_map(|(element, (m, n, k), (band, more), flags, seed)| {
+                let [wide, bias, residual, in_place, out_f32] = flags;
+                Case {
+                    wide,
+                    element,
+                    m,
+                    n,
+                    k: if element == Element::Int8 { k.next_multiple_of(16) } else { k },
+                    band,
+                    bias,
+                    residual,
+                    in_place,
+                    out_f32,
+                    more_cols: more * 24,
+                    seed,
+                }
             })
             .boxed()
     }
 
     fn corners() -> Vec<Case> {
         let mut corners = Vec::new();
-        for (wide, int8) in [(true, false), (false, false), (true, true), (false, true)] {
+        let elements = [Element::Bf16, Element::F16, Element::Int8];
+        for (wide, element) in [true, false].into_iter().flat_map(|wide| elements.map(|of| (wide, of))) {
             let corner = |m, n, k, band, on| Case {
                 wide,
-                int8,
+                element,
                 m,
                 n,
                 k,
@@ -148,18 +158,23 @@ impl Property for GemmSm90 {
     }
 
     fn scalar(case: &Case, _: &str) -> Scalar {
-        if case.out_f32 { Scalar::F32 } else { Scalar::Bf16 }
+        if case.out_f32 { Scalar::F32 } else { case.half().scalar() }
     }
 
     fn shaped(shape: &mut Shape) -> Option<Case> {
         let int8 = shape.flag("int8", false, "whether the factors are bytes");
+        let f16 = shape.flag("f16", false, "half precision rather than bf16");
         let m = shape.size("m", 128, 1, "rows of a");
         let n = shape.size("n", 256, 8, "rows of w");
         let k = shape.size("k", 256, if int8 { 16 } else { 8 }, "columns of both");
         shape.fits(&[("a", &[m, k]), ("w", &[n, k]), ("out", &[m, n])]);
         Some(Case {
             wide: shape.one_of("block_n", 256, &[128, 256], "columns of the kernel's tile") == 256,
-            int8,
+            element: match (int8, f16) {
+                (true, _) => Element::Int8,
+                (false, true) => Element::F16,
+                (false, false) => Element::Bf16,
+            },
             m,
             n,
             k,
@@ -191,15 +206,18 @@ impl Property for GemmSm90 {
             m: case.m,
             n: case.n,
             k: case.k,
-            stores_bf16: !case.out_f32,
+            stores_bf16: false,
         };
-        let (truth, plain) = (gemm::<f64>(&problem), gemm::<f32>(&problem));
+        let (truth, mut plain) = (gemm::<f64>(&problem), gemm::<f32>(&problem));
+        if !case.out_f32 {
+            plain.iter_mut().for_each(|value| *value = case.half().round(*value));
+        }
         // A tensor core truncates where it adds: about a unit in the last place of f32 of the largest term for every 16 of k.
         let largest = gemm_magnitude(&problem).into_iter().fold(0.0, f64::max);
         let absolute = largest * (case.k.div_ceil(16) + 1) as f64 / f64::from(1 << 23);
         let (floor, values) = match case.out_f32 {
             true => (Floor::F32, f32_values(&actual)),
-            false => (Floor::BF16, bf16_values(&actual)),
+            false => (case.half().floor(), case.half().decode(&actual)),
         };
         let bound = Bound::from_plain(&[case.m, case.n], &truth, &plain, floor.with_absolute(absolute));
         compare("gemm_sm90", &values, &truth, &bound).map_err(mismatch)?;
@@ -224,8 +242,8 @@ fn factor<D: Driver>(
     name: &'static str,
     values: &[f32],
 ) -> Result<Handle, Failure> {
-    if !case.int8 {
-        return arena.input_bf16(name, values);
+    if case.element != Element::Int8 {
+        return arena.input_bytes(name, &case.half().encode(values));
     }
     let bytes: Vec<u8> = values.iter().map(|&value| (value as i8).cast_unsigned()).collect();
     arena.input_bytes(name, &bytes)
@@ -237,7 +255,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input, blocks: u32)
     let a = factor(&mut arena, case, "a", &input.a)?;
     let w = factor(&mut arena, case, "w", &input.w)?;
     let mut f32s = |name, values: &[f32]| arena.input_f32(name, values).map(|at| arena.address(at));
-    let (a_scales, w_scales) = match case.int8 {
+    let (a_scales, w_scales) = match case.element == Element::Int8 {
         true => (f32s("a_scales", &input.a_scales)?, f32s("w_scales", &input.w_scales)?),
         false => (0, 0),
     };
@@ -245,9 +263,11 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input, blocks: u32)
     let in_place = case.in_place && !case.out_f32;
     let residual = match &input.residual {
         Some(residual) if in_place => {
-            Some(case.wider(2).alloc(&mut arena, "residual", Some(&bf16_bytes(residual)), case.m)?)
+            Some(case.wider(2).alloc(&mut arena, "residual", Some(&case.half().encode(residual)), case.m)?)
         }
-        Some(residual) => Some(arena.input_bytes("residual", &case.wider(2).spread(&bf16_bytes(residual)))?),
+        Some(residual) => {
+            Some(arena.input_bytes("residual", &case.wider(2).spread(&case.half().encode(residual)))?)
+        }
         None => None,
     };
     let wider = case.wider(if case.out_f32 { 4 } else { 2 });
@@ -257,7 +277,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input, blocks: u32)
     };
     let out_stride = (case.n + case.more_cols) as u32;
     let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
-    let bytes = case.element().bytes();
+    let bytes = case.element.bytes();
     let out_map = match case.out_f32 {
         true => abi::TensorMap::default(),
         false => arena.tensor_map(&MapShape::new(2, m, n, 64).spaced(out_stride).at(arena.address(out)))?,

@@ -1,9 +1,9 @@
 use proptest::{prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
-    abi::{self, GemmWhole, RmsNorm},
+    abi::{self, GemmWhole, KernelSpec, RmsNorm},
     gemm_few::{
-        self, Weights,
+        self,
         launch::{self, Follow, Follower},
         layout,
         pack::{Packed, Plain, Rows},
@@ -47,13 +47,18 @@ pub struct Case {
     seed: u64,
 }
 
+/// The variants that have chains.
+fn chained() -> Vec<(&'static Variant, &'static KernelSpec)> {
+    VARIANTS.iter().filter_map(|variant| Some((variant, variant.chain?))).collect()
+}
+
 const EPS: f32 = 1e-5;
 /// Blocks of the emulator that run at the same time, and as many on a device.
 const MOST_BLOCKS: u32 = 8;
 
 impl Case {
     fn variant(&self) -> &'static Variant {
-        &VARIANTS[self.variant]
+        chained()[self.variant].0
     }
 
     /// Sizes that the variant takes.
@@ -62,10 +67,9 @@ impl Case {
         let (attended, stream, gated) = (columns(self.attended), columns(self.stream), columns(self.gated));
         let widest = attended.max(stream).max(gated) as u32;
         // Rows that a block has room for.
-        let most = (1..=TOKENS).rev().find(|&m| {
-            let weights = Weights::Int4 { groups: self.variant().plan.groups };
-            gemm_whole::launch::choose(weights, [m, 8, widest], 1, 1).is_some()
-        });
+        let most = (1..=TOKENS)
+            .rev()
+            .find(|&m| gemm_whole::launch::choose(self.variant().weights, [m, 8, widest], 1, 1).is_some());
         let m = self.m.min(most.unwrap_or(1) as usize);
         Case { m, attended, stream, gated, end: self.end.max(self.first + 1), ..self }
     }
@@ -80,7 +84,7 @@ impl Property for Chains {
         let columns = (eights(64, 900), eights(256, 900), eights(128, 300), eights(256, 540));
         let part = (0..MOST_PHASES, 1..=MOST_PHASES);
         let more = (any::<[bool; 4]>(), select(vec![1, 2, 3, MOST_BLOCKS]), any::<u64>());
-        (0..VARIANTS.len(), sizes(1, TOKENS as usize), columns, part, more)
+        (0..chained().len(), sizes(1, TOKENS as usize), columns, part, more)
             .prop_map(
                 |(variant, m, columns, (first, end), ([zeros, scales_f16, bias, nan], blocks, seed))| {
                     let (attended, stream, gated, last) = columns;
@@ -108,7 +112,7 @@ impl Property for Chains {
 
     fn corners() -> Vec<Case> {
         let mut corners = Vec::new();
-        for variant in 0..VARIANTS.len() {
+        for variant in 0..chained().len() {
             let whole = Case {
                 variant,
                 m: 1,
@@ -280,7 +284,7 @@ fn run<D: Driver>(
     let phases = &phases[case.first..case.end];
 
     if is_chained {
-        launch_chain(&mut arena, case.variant(), phases)?;
+        launch_chain(&mut arena, chained()[case.variant], phases)?;
     } else {
         for phase in phases {
             launch_one(&mut arena, case.variant(), phase)?;
@@ -296,7 +300,7 @@ fn run<D: Driver>(
 /// themselves.
 fn launch_chain<D: Driver>(
     arena: &mut Arena<'_, D>,
-    variant: &'static Variant,
+    (variant, chained): (&'static Variant, &'static KernelSpec),
     phases: &[GemmWhole],
 ) -> Result<(), Failure> {
     let blocks = |phase: &GemmWhole| gemm_whole::launch::blocks(phase.n, phase.row_groups);
@@ -326,7 +330,7 @@ fn launch_chain<D: Driver>(
         // As if it came again.
         let next = Follower::from(&chain);
         chain.follow(&next, 16 << 20);
-        arena.launch(&variant.chain, [most, 1, 1], &chain)?;
+        arena.launch(chained, [most, 1, 1], &chain)?;
     }
     same_bits("the arrivals", &[0; 4], &arena.all_bytes(arrivals)?)?;
     same_bits("the mail", &[0; MAIL_BYTES as usize], &arena.all_bytes(mail)?)
@@ -352,8 +356,7 @@ fn launch_one<D: Driver>(
         };
         arena.launch(&RMS_NORM, [m, 1, 1], &norm)?;
     }
-    let weights = Weights::Int4 { groups: variant.plan.groups };
-    let few = launch::choose(weights, m).ok_or("no entry of gemm_few for the chain's products")?;
+    let few = launch::choose(variant.weights, m).ok_or("no entry of gemm_few for the chain's products")?;
     let tiles = launch::tiles(few, m, n) as usize;
     let partials = arena.alloc("partials", launch::partial_bytes(few, m, n, splits))?;
     let counters = arena.alloc("counters", tiles * 4)?;

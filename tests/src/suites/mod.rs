@@ -19,6 +19,7 @@ mod gemm_bf16;
 mod gemm_few;
 mod gemm_sm90;
 mod gemm_whole;
+mod half;
 mod kv_widen;
 mod layer_norm;
 mod page_copy;

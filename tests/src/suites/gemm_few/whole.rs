@@ -51,7 +51,7 @@ fn run<D: Driver>(
 ) -> Result<Vec<u8>, Failure> {
     let mut arena = harness.arena();
     let packed = input.packed.as_ref().ok_or("weights aren't packed")?;
-    let a = arena.input_bf16("a", &input.a)?;
+    let a = arena.input_bytes("a", &case.half().encode(&input.a))?;
     let pieces = arena.input_bytes("packed", &packed.bytes)?;
     let Ends { bias, residual, out, wider } = Ends::new(&mut arena, case, input)?;
     let mut params = abi::GemmWhole {
