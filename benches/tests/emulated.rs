@@ -34,23 +34,6 @@ fn every_kernel_passes_its_check_on_every_kind_of_cell() {
 }
 
 #[test]
-fn decode_by_the_copy_engine_passes_its_check() {
-    let driver = Emulated::default().hopper();
-    let problem = |context, page_size| {
-        let kv = KvFormat::Bf16;
-        Problem::Decode(Decode { seqs: 2, context, q_heads: 8, kv_heads: 2, head_dim: 128, page_size, kv })
-    };
-    for kernel in kernels::trials::<Emulated>().iter().filter(|kernel| kernel.name().contains("sm90")) {
-        for problem in [problem(700, 16), problem(40, 64)] {
-            assert!(kernel.takes(&problem, driver.info()), "{}", kernel.name());
-            check_small(kernel.as_ref(), &driver, &problem).expect("a kernel of this project");
-        }
-        assert!(!kernel.takes(&problem(700, 8), driver.info()), "pages smaller than a box");
-        assert!(!kernel.takes(&problem(700, 16), Emulated::default().info()), "no copy engine");
-    }
-}
-
-#[test]
 fn products_of_4_bit_weights_pass_their_checks_in_both_formats() {
     let driver = Emulated::default().hopper();
     let kernels = kernels::all::<Emulated>();

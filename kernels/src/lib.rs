@@ -12,7 +12,6 @@ pub mod abi;
 pub mod adjust_logits;
 pub mod argmax;
 pub mod attention_decode;
-pub mod attention_decode_sm90;
 pub mod attention_prefill;
 pub mod attention_prefill_sm90;
 pub mod dequantize_int4;
@@ -60,7 +59,6 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &adjust_logits::ADJUST_LOGITS,
     &argmax::ARGMAX,
     &attention_decode::VARIANTS[0].spec,
-    &attention_decode::BF16_HD128_ONCE.spec,
     &attention_decode::VARIANTS[1].spec,
     &attention_decode::VARIANTS[2].spec,
     &attention_decode::VARIANTS[3].spec,
@@ -109,12 +107,6 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
 
 /// The further entries of the module for compute capability 9.0.
 pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
-    &attention_decode_sm90::VARIANTS[0].spec,
-    &attention_decode_sm90::VARIANTS[1].spec,
-    &attention_decode_sm90::VARIANTS[2].spec,
-    &attention_decode_sm90::HD128_BY3.spec,
-    &attention_decode_sm90::HD128_LANES.spec,
-    &attention_decode_sm90::HD128_LANES_ONCE.spec,
     &attention_prefill_sm90::HD64,
     &attention_prefill_sm90::HD64_SHORT,
     &attention_prefill_sm90::HD96,

@@ -55,8 +55,7 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
 
 /// Kernels under settings that were not taken, to be timed beside those that were. [`select`] alone finds them.
 pub fn trials<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
-    let rules = decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>);
-    rules.chain(decode::HOPPER.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>)).collect()
+    decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>).collect()
 }
 
 /// The kernels of those stems, trials among them; all but trials if none is named.

@@ -148,23 +148,3 @@ params! {
         pub max_chunks: u32,
     }
 }
-
-params! {
-    /// [`AttentionDecode`] of a bf16 cache on the copy engine: blocks that take item after item.
-    ///
-    /// The maps are `attention_decode_sm90::Plan::map` of all rows of `k_cache` and `v_cache`, fewer than 2^31; `page_size` is a multiple
-    /// of a box's rows.
-    ///
-    /// Grid: any number of blocks in x.
-    pub struct AttentionDecodeSm90 {
-        pub k_map: TensorMap,
-        pub v_map: TensorMap,
-        /// As there, scratch for `items` in place of the grid's blocks; `k_cache`, `v_cache` and scales are not used.
-        pub shared: AttentionDecode,
-        /// u32 `[2]`, zeros before the launch and after it. Launches that may overlap need counters of their own.
-        pub queue: u64,
-        /// Chunks of all sequences, times `row_tiles * kv_heads`.
-        pub items: u32,
-        pub reserved: u32,
-    }
-}

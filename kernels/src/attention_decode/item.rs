@@ -8,7 +8,7 @@ use crate::{
 
 /// A block's share: the rows `first_row..` of one key head of a sequence, over one chunk of its keys.
 #[derive(Clone, Copy)]
-pub(crate) struct Item {
+pub(super) struct Item {
     /// The sequence's index in the launch.
     pub launch_seq: u32,
     pub first_item: u32,
@@ -31,15 +31,15 @@ pub(crate) struct Item {
 }
 
 impl Item {
-    /// Item `index` of the launch, a block's of its grid, or none.
+    /// This block's, or none.
     ///
     /// # Safety
     /// Every lane of the warp calls it.
     #[inline(always)]
-    pub unsafe fn new(p: &AttentionDecode, index: u32) -> Option<Item> {
+    pub unsafe fn of_block(p: &AttentionDecode) -> Option<Item> {
         let (kv_heads, row_tiles) = (p.kv_heads.max(1), p.row_tiles.max(1));
         // Key heads fastest, then row tiles: blocks that run together read the same pages.
-        let (rest, kv_head) = (index / kv_heads, index % kv_heads);
+        let (rest, kv_head) = (ptx::ctaid_x() / kv_heads, ptx::ctaid_x() % kv_heads);
         let (item, row_tile) = if row_tiles == 1 { (rest, 0) } else { (rest / row_tiles, rest % row_tiles) };
         // SAFETY: the warp is whole.
         let (launch_seq, [first_item, query_start, kv_len, row_and_queries]) = unsafe { find(p, item) };
@@ -81,7 +81,7 @@ impl Item {
         self.kv_len as i32 - self.queries as i32
     }
 
-    /// The scratch slot of a chunk of the same rows: the number of the item that computes it.
+    /// The scratch slot of a chunk of the same rows: the number of the block that computes it.
     #[inline(always)]
     pub fn slot(&self, p: &AttentionDecode, chunk: u32) -> u64 {
         let tile =
@@ -92,7 +92,7 @@ impl Item {
 
 /// Query heads that share a key head.
 #[inline(always)]
-pub(crate) fn group(p: &AttentionDecode) -> u32 {
+pub(super) fn group(p: &AttentionDecode) -> u32 {
     // What divides is kept from 0, or the compiler leaves a panic in.
     (p.q_heads / p.kv_heads.max(1)).max(1)
 }
@@ -134,7 +134,7 @@ unsafe fn find(p: &AttentionDecode, item: u32) -> (u32, [u32; 4]) {
 
 /// What a query row sees.
 #[derive(Clone, Copy)]
-pub(crate) struct RowMask {
+pub(super) struct RowMask {
     /// The first visible key before the drafts.
     start: i32,
     /// Bit `j`: whether draft `j` is visible.

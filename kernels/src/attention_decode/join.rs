@@ -1,9 +1,8 @@
 //! From the warps' parts to the output: the merge within a block, and the join of a sequence's chunks by its last block.
 
 use super::{
-    MergePlan, THREADS, WARPS,
+    SharedPlan, THREADS, WARPS,
     item::{Item, group},
-    part_row,
     softmax::Softmax,
 };
 use crate::{
@@ -13,21 +12,6 @@ use crate::{
 
 /// Chunks whose outputs a thread of the join has on their way at once: 32 chunks take four round trips to L2.
 const JOIN_AHEAD: usize = 8;
-
-impl MergePlan {
-    /// The warps' barrier.
-    ///
-    /// # Safety
-    /// All of them, and nobody else, come to it.
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub(crate) unsafe fn meet(&self) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.barrier == 0 { ptx::bar_sync() } else { ptx::bar_sync_named(self.barrier, THREADS) }
-        }
-    }
-}
 
 /// Part of a row's output, unnormalised, under the largest score it has seen.
 #[derive(Clone, Copy)]
@@ -59,43 +43,20 @@ struct Piece {
     dim: u32,
 }
 
-/// From the warps' walks over an item to the output, or to the scratch of its sequence and, by the last of it, to the output.
-///
-/// # Safety
-/// The four warps call it, when what the plan has in shared memory is neither read nor on its way.
-#[inline(always)]
-pub(crate) unsafe fn finish<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
-    p: &AttentionDecode,
-    plan: &MergePlan,
-    item: &Item,
-    rows: u32,
-    softmax: &Softmax<STEPS, ROWS8>,
-) {
-    // SAFETY: the caller's promise; all take the same way.
-    unsafe {
-        share::<FORMAT, STEPS, ROWS8>(plan, rows, softmax);
-        plan.meet();
-        merge_warps(p, plan, item, rows);
-        if item.chunks > 1 && is_last_block(p, plan, item) {
-            join_chunks(p, plan, item, rows);
-        }
-    }
-}
-
 /// Leaves a warp's maxima, sums and outputs in shared memory, rows below `rows` alone.
 ///
 /// # Safety
-/// As [`finish`].
+/// The whole warp calls it, when its ring is neither read nor on its way.
 #[inline(always)]
-unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
-    plan: &MergePlan,
+pub(super) unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
+    plan: &SharedPlan,
     rows: u32,
     softmax: &Softmax<STEPS, ROWS8>,
 ) {
     let tid = ptx::here(ptx::tid_x());
     let (warp, g, t) = (tid / 32, tid % 32 / 4, tid % 4);
-    let s_part = ptx::shared_base() + plan.parts + warp * plan.part_stride;
-    let s_sums = ptx::shared_base() + plan.sums + warp * plan.rows * 8;
+    let s_part = ptx::shared_base() + warp * plan.ring_stride();
+    let s_sums = ptx::shared_base() + plan.merge_sums() + warp * plan.rows * 8;
     let mut sums = [[0.0; 2]; ROWS8];
     for n in 0..ROWS8 {
         for e in 0..2 {
@@ -113,7 +74,7 @@ unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
                         let pair = [softmax.max[n][e].to_bits(), sums[n][e].to_bits()];
                         ptx::st_shared_v2_b32(s_sums + row * 8, pair);
                     }
-                    let s_row = s_part + row * part_row(plan.head_dim) * 4;
+                    let s_row = s_part + row * plan.merge_row() * 4;
                     for d in 0..STEPS {
                         let (first, next) = if FORMAT == KV_BF16 { (g, g + 8) } else { (2 * g, 2 * g + 1) };
                         let out = &softmax.out[d][n];
@@ -131,18 +92,19 @@ unsafe fn share<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
 /// # Safety
 /// After [`share`] and a barrier.
 #[inline(always)]
-unsafe fn merge(plan: &MergePlan, piece: Piece) -> Part {
+unsafe fn merge(plan: &SharedPlan, piece: Piece) -> Part {
     let base = ptx::shared_base();
     let mut sums = [[f32::NEG_INFINITY, 0.0]; WARPS as usize];
     let mut whole = Part::NOTHING;
     for w in 0..WARPS {
         // SAFETY: written by `share`.
-        let word = unsafe { ptx::ld_shared_v2_b32(base + plan.sums + (w * plan.rows + piece.row) * 8) };
+        let word =
+            unsafe { ptx::ld_shared_v2_b32(base + plan.merge_sums() + (w * plan.rows + piece.row) * 8) };
         sums[w as usize] = word.map(f32::from_bits);
         whole.max = ptx::max(whole.max, sums[w as usize][0]);
     }
     for w in 0..WARPS {
-        let at = plan.parts + w * plan.part_stride + (piece.row * part_row(plan.head_dim) + piece.dim) * 4;
+        let at = w * plan.ring_stride() + (piece.row * plan.merge_row() + piece.dim) * 4;
         // SAFETY: written by `share`.
         let out = unsafe { ptx::ld_shared_v4_b32(base + at) };
         let [max, sum] = sums[w as usize];
@@ -156,7 +118,7 @@ unsafe fn merge(plan: &MergePlan, piece: Piece) -> Part {
 /// # Safety
 /// The piece's row is one of the item's.
 #[inline(always)]
-unsafe fn write_out(p: &AttentionDecode, plan: &MergePlan, item: &Item, piece: Piece, part: &Part) {
+unsafe fn write_out(p: &AttentionDecode, plan: &SharedPlan, item: &Item, piece: Piece, part: &Part) {
     let group = group(p);
     let row = item.row_tile * plan.rows + piece.row;
     let query = u64::from(item.query_start + row / group);
@@ -171,9 +133,9 @@ unsafe fn write_out(p: &AttentionDecode, plan: &MergePlan, item: &Item, piece: P
 /// Merges the warps. The only chunk of a sequence goes to the output, others to the scratch.
 ///
 /// # Safety
-/// The four warps call it, after [`share`] and a barrier.
+/// The whole block calls it, after [`share`] and a barrier.
 #[inline(always)]
-unsafe fn merge_warps(p: &AttentionDecode, plan: &MergePlan, item: &Item, rows: u32) {
+pub(super) unsafe fn merge_warps(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
     let pieces = plan.head_dim / 4;
     let slot = item.slot(p, item.chunk);
     let mut index = ptx::here(ptx::tid_x());
@@ -200,16 +162,16 @@ unsafe fn merge_warps(p: &AttentionDecode, plan: &MergePlan, item: &Item, rows: 
 /// Whether the other blocks of the sequence's rows have all been here before this one; the last leaves the counter as it was.
 ///
 /// # Safety
-/// The four warps call it, once, after it has written its scratch.
+/// The whole block calls it, once, after it has written its scratch.
 #[inline(always)]
-unsafe fn is_last_block(p: &AttentionDecode, plan: &MergePlan, item: &Item) -> bool {
-    let s_is_last = ptx::shared_base() + plan.is_last;
+pub(super) unsafe fn is_last_block(p: &AttentionDecode, plan: &SharedPlan, item: &Item) -> bool {
+    let s_is_last = ptx::shared_base() + plan.is_last();
     let counter = (item.launch_seq * p.kv_heads + item.kv_head) * p.row_tiles.max(1) + item.row_tile;
     let g_counter = p.counters + u64::from(counter) * 4;
     // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has
     // then acquired what all released, and the second barrier hands it to the block.
     unsafe {
-        plan.meet();
+        ptx::bar_sync();
         if ptx::tid_x() == 0 {
             let before = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1);
             let last = before == item.chunks - 1;
@@ -218,7 +180,7 @@ unsafe fn is_last_block(p: &AttentionDecode, plan: &MergePlan, item: &Item) -> b
             }
             ptx::st_shared_b32(s_is_last, last as u32);
         }
-        plan.meet();
+        ptx::bar_sync();
         ptx::ld_shared_b32(s_is_last) != 0
     }
 }
@@ -226,11 +188,11 @@ unsafe fn is_last_block(p: &AttentionDecode, plan: &MergePlan, item: &Item) -> b
 /// Joins the chunks that the sequence's blocks left in the scratch, in ascending order, into the output.
 ///
 /// # Safety
-/// The four warps call it, where [`is_last_block`] says so.
+/// The whole block calls it, where [`is_last_block`] says so.
 #[inline(always)]
-unsafe fn join_chunks(p: &AttentionDecode, plan: &MergePlan, item: &Item, rows: u32) {
-    // The warps' parts have been read: [`is_last_block`] has barriers.
-    let s_sums = ptx::shared_base() + plan.parts;
+pub(super) unsafe fn join_chunks(p: &AttentionDecode, plan: &SharedPlan, item: &Item, rows: u32) {
+    // What the rings held has been read: [`is_last_block`] has barriers.
+    let s_sums = ptx::shared_base();
     let scratch_row =
         |row: u32, chunk: u32| item.slot(p, item.first_chunk + chunk) * u64::from(plan.rows) + u64::from(row);
     let mut index = ptx::here(ptx::tid_x());
@@ -243,8 +205,8 @@ unsafe fn join_chunks(p: &AttentionDecode, plan: &MergePlan, item: &Item, rows: 
         }
         index += THREADS;
     }
-    // SAFETY: the four warps are here.
-    unsafe { plan.meet() };
+    // SAFETY: the whole block is here.
+    unsafe { ptx::bar_sync() };
     let pieces = plan.head_dim / 4;
     let mut index = ptx::here(ptx::tid_x());
     while index < rows * pieces {

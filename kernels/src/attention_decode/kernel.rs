@@ -4,8 +4,8 @@ use super::{
     STAGES, SharedPlan, WARPS,
     convert::unit,
     item::{Item, RowMask, group},
-    join::finish,
-    products::{ByRows, Queries, add_values, load_queries, query_address, scores},
+    join::{is_last_block, join_chunks, merge_warps, share},
+    products::{Queries, ReadPlan, add_values, load_queries, query_address, scores},
     ring::{Copier, Lookup, Scales},
     row_bytes,
     softmax::{Scale, Softmax, ValueUnits, mask, own_scales, scale_keys, scale_values},
@@ -21,17 +21,17 @@ use crate::{
 const AHEAD: u32 = STAGES - 1;
 
 /// The query rows of a block.
-pub(crate) struct Rows<const STEPS: usize, const ROWS8: usize> {
-    pub q: Queries<STEPS, ROWS8>,
+struct Rows<const STEPS: usize, const ROWS8: usize> {
+    q: Queries<STEPS, ROWS8>,
     /// Of a lane's two rows of each 8.
-    pub masks: [[RowMask; 2]; ROWS8],
+    masks: [[RowMask; 2]; ROWS8],
 }
 
 impl<const STEPS: usize, const ROWS8: usize> Rows<STEPS, ROWS8> {
     /// # Safety
     /// The whole warp calls it. The item is the block's, and `count` of its rows, from its row tile on, are there.
     #[inline(always)]
-    pub unsafe fn load<const FORMAT: u32, const HEAD_DIM: u32>(
+    unsafe fn load<const FORMAT: u32, const HEAD_DIM: u32>(
         p: &AttentionDecode,
         item: &Item,
         count: u32,
@@ -98,15 +98,14 @@ unsafe fn attend<
     plan: &SharedPlan,
     item: &Item,
     rows: u32,
-    once: bool,
 ) -> Softmax<STEPS, ROWS8> {
     let quantised = FORMAT != KV_BF16;
     let walk = Walk::new(item, TILE_KEYS);
     let scale = Scale { scale: p.scale, softcap: p.softcap };
     let s_ring = ptx::shared_base() + ptx::warp() * plan.ring_stride();
     let stage_bytes = 2 * plan.tile_bytes();
-    let copier = Copier::new::<CHUNKS>(p, once);
-    let reads = ByRows::<CHUNKS>::new::<FORMAT>();
+    let copier = Copier::new::<CHUNKS>(p);
+    let reads = ReadPlan::new::<FORMAT, CHUNKS>();
     let mut lookup = Lookup::new(p, item, walk.first_key, TILE_KEYS, walk.round);
     let mut softmax = Softmax::new();
     let mut scales = [Scales::NONE; STAGES as usize];
@@ -137,7 +136,7 @@ unsafe fn attend<
             ptx::cp_async_wait::<AHEAD>();
             ptx::bar_warp_sync();
             let s_stage = s_ring + stage;
-            let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8, _>(&rows.q, s_stage, &reads);
+            let mut s = scores::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(&rows.q, s_stage, &reads);
             let mut own = [[Scales::NONE; 2]; KEYS16];
             let mut rescale_out = [[1.0; 2]; ROWS8];
             if quantised {
@@ -156,7 +155,7 @@ unsafe fn attend<
             if quantised {
                 scale_values(&mut s, &own, &value_units);
             }
-            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8, _>(
+            add_values::<FORMAT, CHUNKS, STEPS, KEYS16, ROWS8>(
                 &mut softmax.out,
                 &s,
                 s_stage + plan.tile_bytes(),
@@ -196,7 +195,6 @@ unsafe fn decode<
     const ROWS8: usize,
 >(
     p: &AttentionDecode,
-    once: bool,
 ) {
     const {
         assert!(CHUNKS * 16 == row_bytes(FORMAT, HEAD_DIM) && STEPS as u32 * 16 == HEAD_DIM);
@@ -212,7 +210,7 @@ unsafe fn decode<
     // its own ring, whose copies it has waited for and whose tiles it has read.
     unsafe {
         // A step's metadata is no launch's work; queries, keys and what launches leave each other are.
-        let item = Item::new(p, ptx::ctaid_x());
+        let item = Item::of_block(p);
         ptx::start_after_previous();
         let Some(item) = item else { return };
         let all_rows = item.queries * group(p);
@@ -221,35 +219,38 @@ unsafe fn decode<
             return;
         }
         let softmax =
-            attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows, once);
-        finish::<FORMAT, STEPS, ROWS8>(p, &plan.merge(), &item, rows, &softmax);
+            attend::<FORMAT, HEAD_DIM, CHUNKS, STEPS, TILE_KEYS, KEYS16, ROWS8>(p, &plan, &item, rows);
+        share::<FORMAT, STEPS, ROWS8>(&plan, rows, &softmax);
+        ptx::bar_sync();
+        merge_warps(p, &plan, &item, rows);
+        if item.chunks > 1 && is_last_block(p, &plan, &item) {
+            join_chunks(p, &plan, &item, rows);
+        }
     }
 }
 
 macro_rules! entries {
-    ($($name:ident: $format:ident, $head_dim:literal, $chunks:literal, $tile_keys:literal, $rows8:literal, $once:literal;)*) => {
+    ($($name:ident: $format:ident, $head_dim:literal, $chunks:literal, $tile_keys:literal, $rows8:literal;)*) => {
         $(kernel! {
             /// See [`AttentionDecode`].
             pub fn $name(p: AttentionDecode) {
-                decode::<{ $format }, $head_dim, $chunks, { $head_dim / 16 }, $tile_keys, { $tile_keys / 16 }, $rows8>(&p, $once);
+                decode::<{ $format }, $head_dim, $chunks, { $head_dim / 16 }, $tile_keys, { $tile_keys / 16 }, $rows8>(&p);
             }
         })*
     };
 }
 
-// Format, head dim, chunks of a row, keys of a tile, 8 query rows, whether the L2 lets go of keys and values first.
 entries! {
-    attention_decode_bf16_hd64_rows8: KV_BF16, 64, 8, 32, 1, false;
-    attention_decode_bf16_hd64_rows16: KV_BF16, 64, 8, 32, 2, false;
-    attention_decode_bf16_hd128_rows8: KV_BF16, 128, 16, 16, 1, false;
-    attention_decode_bf16_hd128_rows8_once: KV_BF16, 128, 16, 16, 1, true;
-    attention_decode_bf16_hd128_rows16: KV_BF16, 128, 16, 16, 2, false;
-    attention_decode_int8_hd64_rows8: KV_INT8, 64, 4, 32, 1, false;
-    attention_decode_int8_hd64_rows16: KV_INT8, 64, 4, 32, 2, false;
-    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 32, 1, false;
-    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 32, 2, false;
-    attention_decode_fp8_hd64_rows8: KV_FP8, 64, 4, 32, 1, false;
-    attention_decode_fp8_hd64_rows16: KV_FP8, 64, 4, 32, 2, false;
-    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 32, 1, false;
-    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 32, 2, false;
+    attention_decode_bf16_hd64_rows8: KV_BF16, 64, 8, 32, 1;
+    attention_decode_bf16_hd64_rows16: KV_BF16, 64, 8, 32, 2;
+    attention_decode_bf16_hd128_rows8: KV_BF16, 128, 16, 16, 1;
+    attention_decode_bf16_hd128_rows16: KV_BF16, 128, 16, 16, 2;
+    attention_decode_int8_hd64_rows8: KV_INT8, 64, 4, 32, 1;
+    attention_decode_int8_hd64_rows16: KV_INT8, 64, 4, 32, 2;
+    attention_decode_int8_hd128_rows8: KV_INT8, 128, 8, 32, 1;
+    attention_decode_int8_hd128_rows16: KV_INT8, 128, 8, 32, 2;
+    attention_decode_fp8_hd64_rows8: KV_FP8, 64, 4, 32, 1;
+    attention_decode_fp8_hd64_rows16: KV_FP8, 64, 4, 32, 2;
+    attention_decode_fp8_hd128_rows8: KV_FP8, 128, 8, 32, 1;
+    attention_decode_fp8_hd128_rows16: KV_FP8, 128, 8, 32, 2;
 }

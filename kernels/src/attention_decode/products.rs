@@ -14,11 +14,11 @@ use crate::{
 };
 
 /// A tile's scores or exponentials: by 16 keys, by 8 query rows.
-pub(crate) type Scores<const KEYS16: usize, const ROWS8: usize> = [[[f32; 4]; ROWS8]; KEYS16];
+pub(super) type Scores<const KEYS16: usize, const ROWS8: usize> = [[[f32; 4]; ROWS8]; KEYS16];
 
 /// Query rows as operands of the first product.
 #[derive(Clone, Copy)]
-pub(crate) struct Queries<const STEPS: usize, const ROWS8: usize> {
+pub(super) struct Queries<const STEPS: usize, const ROWS8: usize> {
     /// By 8 rows, by 16 dims. Of bf16 keys bf16, else f16, for which [`Bound`] has brought a row within reach.
     pub pairs: Pairs<STEPS, ROWS8>,
     /// Of a lane's two rows of each 8: what its scores have to be multiplied by, beside their keys' scales and units.
@@ -39,7 +39,7 @@ type Pairs<const STEPS: usize, const ROWS8: usize> = [[[u32; 2]; STEPS]; ROWS8];
 /// Every lane of the warp calls it; the addresses are those of heads.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn load_queries<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
+pub(super) unsafe fn load_queries<const FORMAT: u32, const STEPS: usize, const ROWS8: usize>(
     g_rows: [u64; ROWS8],
 ) -> Queries<STEPS, ROWS8> {
     let mut pairs = [[[0u32; 2]; STEPS]; ROWS8];
@@ -149,57 +149,27 @@ impl Bound {
     }
 }
 
-/// Where a lane reads in a tile of keys or values.
-pub(crate) trait ReadPlan {
-    /// Bytes from one group of 8 keys to the next within 16.
-    const EIGHT_KEYS_BYTES: u32;
-    /// Offset of its chunk `4j + t` of key `g`.
-    fn keys(&self, j: u32) -> u32;
-    /// Offset of its row of the `ldmatrix` of chunks `2 * pair` and on.
-    fn values(&self, pair: u32) -> u32;
-}
-
-/// The key and the chunk, of 16 keys and 2 chunks, of the row that a lane names to `ldmatrix`.
-///
-/// Four matrices of 8 keys: for bf16 two chunks of the first 8 keys, then of the next 8; for 8-bit values, whose chunk is
-/// 16 dims, two 8 keys of the first chunk, then of the next.
-#[inline(always)]
-pub(crate) fn value_row<const FORMAT: u32>() -> (u32, u32) {
-    let lane = ptx::lane();
-    let (key8, chunk) =
-        if FORMAT == KV_BF16 { (lane >> 4, lane >> 3 & 1) } else { (lane >> 3 & 1, lane >> 4) };
-    ((lane & 7) + key8 * 8, chunk)
-}
-
-/// Of tiles whose rows lie one after the other. Columns are reached by XOR, which their bits allow: rows are aligned to their length.
+/// Where a lane reads in a stage. Columns are reached by XOR, which their bits allow: rows are aligned to their length.
 #[derive(Clone, Copy)]
-pub(crate) struct ByRows<const CHUNKS: u32> {
+pub(super) struct ReadPlan {
     /// Its first chunk of key `g`.
     keys: u32,
     /// Its row of the first `ldmatrix` of values.
     values: u32,
 }
 
-impl<const CHUNKS: u32> ByRows<CHUNKS> {
+impl ReadPlan {
     #[inline(always)]
-    pub fn new<const FORMAT: u32>() -> Self {
+    pub fn new<const FORMAT: u32, const CHUNKS: u32>() -> ReadPlan {
         let lane = ptx::lane();
-        let (key, chunk) = value_row::<FORMAT>();
-        Self { keys: swizzle_keys::<CHUNKS>(lane / 4, lane % 4), values: swizzle::<CHUNKS>(key, chunk) }
-    }
-}
-
-impl<const CHUNKS: u32> ReadPlan for ByRows<CHUNKS> {
-    const EIGHT_KEYS_BYTES: u32 = 8 * CHUNKS * 16;
-
-    #[inline(always)]
-    fn keys(&self, j: u32) -> u32 {
-        self.keys ^ (j * 64)
-    }
-
-    #[inline(always)]
-    fn values(&self, pair: u32) -> u32 {
-        self.values ^ (pair * 32)
+        // Four matrices of 8 keys: for bf16 two chunks of the first 8 keys, then of the next 8; for 8-bit values, whose chunk is
+        // 16 dims, two 8 keys of the first chunk, then of the next.
+        let (key8, chunk) =
+            if FORMAT == KV_BF16 { (lane >> 4, lane >> 3 & 1) } else { (lane >> 3 & 1, lane >> 4) };
+        ReadPlan {
+            keys: swizzle_keys::<CHUNKS>(lane / 4, lane % 4),
+            values: swizzle::<CHUNKS>((lane & 7) + key8 * 8, chunk),
+        }
     }
 }
 
@@ -209,17 +179,16 @@ impl<const CHUNKS: u32> ReadPlan for ByRows<CHUNKS> {
 /// The whole warp calls it; the tile has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn scores<
+pub(super) unsafe fn scores<
     const FORMAT: u32,
     const CHUNKS: u32,
     const STEPS: usize,
     const KEYS16: usize,
     const ROWS8: usize,
-    P: ReadPlan,
 >(
     q: &Queries<STEPS, ROWS8>,
     s_keys: u32,
-    plan: &P,
+    plan: &ReadPlan,
 ) -> Scores<KEYS16, ROWS8> {
     // Of a bf16 tile even and odd steps add up apart: half as long a chain of products that wait for each other. Of an 8-bit tile two
     // times 16 keys do already.
@@ -232,10 +201,10 @@ pub(crate) unsafe fn scores<
             }
         }
         for j in 0..CHUNKS / 4 {
-            let at = s_keys + plan.keys(j) + m as u32 * 16 * CHUNKS * 16;
+            let at = s_keys + (plan.keys ^ (j * 64)) + m as u32 * 16 * CHUNKS * 16;
             // SAFETY: the caller's promise.
             let (lower, upper) =
-                unsafe { (ptx::ld_shared_v4_b32(at), ptx::ld_shared_v4_b32(at + P::EIGHT_KEYS_BYTES)) };
+                unsafe { (ptx::ld_shared_v4_b32(at), ptx::ld_shared_v4_b32(at + 8 * CHUNKS * 16)) };
             let steps = if FORMAT == KV_BF16 { 2 } else { 4 };
             for i in 0..steps {
                 let a = if FORMAT == KV_BF16 {
@@ -275,18 +244,17 @@ pub(crate) unsafe fn scores<
 /// The whole warp calls it; the tile has landed.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn add_values<
+pub(super) unsafe fn add_values<
     const FORMAT: u32,
     const CHUNKS: u32,
     const STEPS: usize,
     const KEYS16: usize,
     const ROWS8: usize,
-    P: ReadPlan,
 >(
     out: &mut [[[f32; 4]; ROWS8]; STEPS],
     p: &Scores<KEYS16, ROWS8>,
     s_values: u32,
-    plan: &P,
+    plan: &ReadPlan,
 ) {
     for m in 0..KEYS16 {
         let mut b = [[0u32; 2]; ROWS8];
@@ -299,7 +267,7 @@ pub(crate) unsafe fn add_values<
             };
         }
         for pair in 0..CHUNKS / 2 {
-            let at = s_values + plan.values(pair) + m as u32 * 16 * CHUNKS * 16;
+            let at = s_values + (plan.values ^ (pair * 32)) + m as u32 * 16 * CHUNKS * 16;
             // SAFETY: the caller's promise.
             let v = unsafe { ptx::ldmatrix_x4_trans(at) };
             if FORMAT == KV_BF16 {
@@ -343,6 +311,6 @@ unsafe fn mma<const FORMAT: u32>(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32;
 
 /// The bf16 address of a query row of the item, for [`load_queries`].
 #[inline(always)]
-pub(crate) fn query_address(p: &AttentionDecode, query: u32, head: u32, head_dim: u32) -> u64 {
+pub(super) fn query_address(p: &AttentionDecode, query: u32, head: u32, head_dim: u32) -> u64 {
     p.q + (u64::from(query) * u64::from(p.q_heads) + u64::from(head)) * u64::from(head_dim) * 2
 }

@@ -24,7 +24,7 @@ pub(super) const fn swizzle_keys<const CHUNKS: u32>(row: u32, chunk: u32) -> u32
 
 /// Where a key lies, its page still on its way.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(super) struct Place {
     page: u32,
     /// In the page; [`NONE`] for a key that no query sees.
     offset: u32,
@@ -32,7 +32,7 @@ pub(crate) struct Place {
 
 /// Looks up the places of a lane's keys: key `lane % tile keys` of each of the warp's tiles, one tile a call.
 #[derive(Clone, Copy)]
-pub(crate) struct Lookup {
+pub(super) struct Lookup {
     g_pages: u64,
     begin: u32,
     end: u32,
@@ -105,7 +105,7 @@ impl Lookup {
 
 /// Scales of the lane's key and value of a tile.
 #[derive(Clone, Copy)]
-pub(crate) struct Scales {
+pub(super) struct Scales {
     pub k: f32,
     pub v: f32,
 }
@@ -116,41 +116,23 @@ impl Scales {
 
 /// Copies into a warp's ring.
 #[derive(Clone, Copy)]
-pub(crate) struct Copier {
+pub(super) struct Copier {
     /// The caches, at this lane's chunk of row 0.
     g_k: u64,
     g_v: u64,
     g_k_scales: u64,
     g_v_scales: u64,
-    /// Whether the L2 lets go of them first.
-    once: bool,
 }
 
 impl Copier {
     #[inline(always)]
-    pub fn new<const CHUNKS: u32>(p: &AttentionDecode, once: bool) -> Copier {
+    pub fn new<const CHUNKS: u32>(p: &AttentionDecode) -> Copier {
         let chunk = u64::from(ptx::lane() % CHUNKS) * 16;
         Copier {
             g_k: p.k_cache + chunk,
             g_v: p.v_cache + chunk,
             g_k_scales: p.k_scales,
             g_v_scales: p.v_scales,
-            once,
-        }
-    }
-
-    /// # Safety
-    /// As of [`ptx::cp_async_16`].
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn copy(&self, shared: u32, global: u64, bytes: u32) {
-        // SAFETY: the caller's promise.
-        unsafe {
-            if self.once {
-                ptx::cp_async_16_evict_first(shared, global, bytes);
-            } else {
-                ptx::cp_async_16(shared, global, bytes);
-            }
         }
     }
 
@@ -177,8 +159,16 @@ impl Copier {
                 let seen = row != NONE;
                 let from = if seen { u64::from(row) * u64::from(CHUNKS * 16) } else { 0 };
                 let bytes = if seen { 16 } else { 0 };
-                self.copy(s_stage + swizzle_keys::<CHUNKS>(key, chunk), self.g_k + from, bytes);
-                self.copy(s_values + swizzle::<CHUNKS>(key, chunk), self.g_v + from, bytes);
+                ptx::cp_async_16_evict_first(
+                    s_stage + swizzle_keys::<CHUNKS>(key, chunk),
+                    self.g_k + from,
+                    bytes,
+                );
+                ptx::cp_async_16_evict_first(
+                    s_values + swizzle::<CHUNKS>(key, chunk),
+                    self.g_v + from,
+                    bytes,
+                );
             }
         }
         let mut scales = Scales::NONE;

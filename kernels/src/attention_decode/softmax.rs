@@ -7,7 +7,7 @@ use crate::ptx;
 
 /// How products become base-2 exponents.
 #[derive(Clone, Copy)]
-pub(crate) struct Scale {
+pub(super) struct Scale {
     pub scale: f32,
     pub softcap: f32,
 }
@@ -113,7 +113,7 @@ pub(super) fn scale_values<const KEYS16: usize, const ROWS8: usize>(
 /// Sets the scores of keys that a row doesn't see to -inf. `first_key` is the tile's first, the
 /// drafts start at key `drafts_start`.
 #[inline(always)]
-pub(crate) fn mask<const KEYS16: usize, const ROWS8: usize>(
+pub(super) fn mask<const KEYS16: usize, const ROWS8: usize>(
     s: &mut Scores<KEYS16, ROWS8>,
     first_key: u32,
     drafts_start: i32,
@@ -240,7 +240,7 @@ unsafe fn over_keys(value: f32, combine: impl Fn(f32, f32) -> f32) -> f32 {
 }
 
 /// A warp's online softmax and its output. Rows `2t` and `2t + 1` of each 8 are a lane's.
-pub(crate) struct Softmax<const STEPS: usize, const ROWS8: usize> {
+pub(super) struct Softmax<const STEPS: usize, const ROWS8: usize> {
     /// Largest score so far, of the row; -inf before any.
     pub max: [[f32; 2]; ROWS8],
     /// Sum of the exponentials of this lane's keys.

@@ -52,16 +52,6 @@ intrinsic! {
 }
 
 intrinsic! {
-    /// `cp.async.mbarrier.arrive.noinc.shared::cta.b64`: one arrival once the `cp.async` that this thread has issued so far have landed;
-    /// whoever waits sees what they wrote.
-    pub fn mbarrier_arrive_cp_async(bar: u32) {
-        asm!("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [{}];", in(reg32) bar, options(nostack))
-    } else {
-        simt::intrinsic::mbarrier_arrive_cp_async(bar)
-    }
-}
-
-intrinsic! {
     /// `mbarrier.try_wait.parity.shared::cta.b64`: whether the phase of that parity has completed; may wait a while first. What
     /// was released by its arrivals, and what its copies wrote, is visible once it has.
     pub fn mbarrier_try_wait_parity(bar: u32, parity: u32) -> bool {

@@ -3,7 +3,6 @@ use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi::{self, DecodeSequence, KV_BF16, KV_FP8, KV_INT8},
     attention_decode::{VARIANTS, Variant, split::Rule},
-    attention_decode_sm90,
 };
 
 use super::attention_decode_case::{Case, Input, cases};
@@ -95,29 +94,12 @@ impl Property for AttentionDecode {
     }
 }
 
-/// What serves a case.
-#[derive(Clone, Copy)]
-pub(super) enum Entry {
-    Baseline(&'static Variant),
-    /// With that many blocks.
-    Hopper(&'static attention_decode_sm90::Variant, u32),
-}
-
-impl Entry {
-    fn rows(self) -> usize {
-        match self {
-            Entry::Baseline(variant) => variant.rows as usize,
-            Entry::Hopper(variant, _) => variant.plan.rows as usize,
-        }
-    }
-}
-
 /// The entries that serve a case, by rows.
-pub(super) fn variants(case: &Case) -> [Entry; 2] {
+fn variants(case: &Case) -> [&'static Variant; 2] {
     let serves = |v: &&Variant| v.format == case.format && v.head_dim as usize == case.head_dim;
     let mut all: Vec<&Variant> = VARIANTS.iter().filter(serves).collect();
     all.sort_by_key(|v| v.rows);
-    [Entry::Baseline(all[0]), Entry::Baseline(all[all.len() - 1])]
+    [all[0], all[all.len() - 1]]
 }
 
 /// The records of `seq_ids`, and the items of them all.
@@ -149,12 +131,12 @@ fn plane<D: Driver>(
     Ok(handle)
 }
 
-pub(super) fn run<D: Driver>(
+fn run<D: Driver>(
     harness: &Harness<D>,
     case: &Case,
     input: &Input,
     seq_ids: &[u32],
-    entry: Entry,
+    variant: &'static Variant,
     masks: Option<&[u32]>,
 ) -> Result<Vec<u8>, Failure> {
     let mut arena = harness.arena();
@@ -172,9 +154,9 @@ pub(super) fn run<D: Driver>(
     let records = sequences(input, seq_ids, rule);
     let items = records[seq_ids.len()].first_item;
     let longest = seq_ids.iter().map(|&seq| case.seqs[seq as usize].0).max().unwrap_or(1);
-    let row_tiles = (longest * case.group).div_ceil(entry.rows()) as u32;
+    let row_tiles = (longest * case.group).div_ceil(variant.rows as usize) as u32;
     let blocks = (items * row_tiles) as usize * case.kv_heads;
-    let partial_rows = blocks * entry.rows();
+    let partial_rows = blocks * variant.rows as usize;
 
     let handles = [
         arena.input_bf16("q", &q)?,
@@ -225,25 +207,7 @@ pub(super) fn run<D: Driver>(
         chunk_tokens: rule.chunk_tokens,
         max_chunks: rule.max_chunks,
     };
-    match entry {
-        // A few blocks more than there is work for.
-        Entry::Baseline(variant) => arena.launch(&variant.spec, [blocks as u32 + 3, 1, 1], &params)?,
-        Entry::Hopper(variant, blocks_of_grid) => {
-            let queue = arena.input_u32("queue", &[0; 2])?;
-            let rows = |bytes: &[u8]| {
-                (2 * (case.first_page + 1) * case.page_rows() + bytes.len() / case.row_bytes()) as u64
-            };
-            let map = variant.plan.map(rows(&input.k_bytes));
-            let params = abi::AttentionDecodeSm90 {
-                k_map: arena.tensor_map(&map.at(k_cache))?,
-                v_map: arena.tensor_map(&map.at(v_cache))?,
-                shared: params,
-                queue: arena.address(queue),
-                items: blocks as u32,
-                reserved: 0,
-            };
-            arena.launch(&variant.spec, [blocks_of_grid, 1, 1], &params)?;
-        }
-    }
+    // A few blocks more than there is work for.
+    arena.launch(&variant.spec, [blocks as u32 + 3, 1, 1], &params)?;
     arena.all_bytes(handles[5])
 }

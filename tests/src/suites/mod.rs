@@ -5,7 +5,6 @@ mod argmax;
 mod attention;
 mod attention_decode;
 mod attention_decode_case;
-mod attention_decode_sm90;
 mod attention_layout;
 mod attention_prefill;
 mod attention_prefill_sm90;
@@ -46,7 +45,6 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<attention_prefill::AttentionPrefill>(),
         Suite::of::<attention_prefill_sm90::AttentionPrefillSm90>(),
         Suite::of::<attention_decode::AttentionDecode>(),
-        Suite::of::<attention_decode_sm90::AttentionDecodeSm90>(),
         Suite::of::<sample::Sample>(),
         Suite::of::<argmax::Argmax>(),
         Suite::of::<adjust_logits::AdjustLogits>(),
