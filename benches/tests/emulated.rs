@@ -7,7 +7,7 @@ use tilewright_benches::{
     check::{Extent, check, check_small},
     kernels::{self, Kernel},
     prepared::Prepared,
-    problem::{Decode, Gemm, GemmWeights, KvFormat, Problem},
+    problem::{Decode, Gemm, GemmWeights, KvFormat, Prefill, Problem},
 };
 use tilewright_host::{
     Result,
@@ -40,13 +40,40 @@ fn decode_by_the_copy_engine_passes_its_check() {
         let kv = KvFormat::Bf16;
         Problem::Decode(Decode { seqs: 2, context, q_heads: 8, kv_heads: 2, head_dim: 128, page_size, kv })
     };
-    for kernel in kernels::trials::<Emulated>().iter().filter(|kernel| kernel.name().contains("sm90")) {
+    for kernel in kernels::trials::<Emulated>().iter().filter(|kernel| kernel.name().contains("decode_sm90"))
+    {
         for problem in [problem(700, 16), problem(40, 64)] {
             assert!(kernel.takes(&problem, driver.info()), "{}", kernel.name());
             check_small(kernel.as_ref(), &driver, &problem).expect("a kernel of this project");
         }
         assert!(!kernel.takes(&problem(700, 8), driver.info()), "pages smaller than a box");
         assert!(!kernel.takes(&problem(700, 16), Emulated::default().info()), "no copy engine");
+    }
+}
+
+#[test]
+fn prefill_under_other_settings_passes_its_check() {
+    let driver = Emulated::default().hopper();
+    let problem = |head_dim, causal| {
+        let page_size = Some(16);
+        Problem::Prefill(Prefill {
+            seqs: 4,
+            seq_len: 512,
+            q_heads: 4,
+            kv_heads: 2,
+            head_dim,
+            causal,
+            page_size,
+        })
+    };
+    for kernel in kernels::trials::<Emulated>().iter().filter(|kernel| kernel.name().contains("prefill")) {
+        for causal in [false, true] {
+            let problem = problem(64, causal);
+            assert!(kernel.takes(&problem, driver.info()), "{}", kernel.name());
+            check_small(kernel.as_ref(), &driver, &problem).expect("a kernel of this project");
+        }
+        assert_eq!(kernel.takes(&problem(128, true), driver.info()), !kernel.name().contains("other"));
+        assert!(!kernel.takes(&problem(192, true), driver.info()), "{}", kernel.name());
     }
 }
 
