@@ -14,16 +14,37 @@ use tilewright_benches::{
 use tilewright_host::{DType, Device, HostMatrix, HostQuantized, gpu::GpuDevice};
 use tilewright_tests::idle::Idle;
 
-/// Names, outputs and inputs of a layer's matrices. Of the third, the rows of a gate and of what it gates.
-const MATRICES: [(&[&str], &[usize], usize); 4] = [
-    (&["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"], &[4096, 1024, 1024], 4096),
-    (&["self_attn.o_proj"], &[4096], 4096),
-    (&["mlp.gate_proj", "mlp.up_proj"], &[14_336, 14_336], 4096),
-    (&["mlp.down_proj"], &[4096], 14_336),
+/// Matrices of a layer that are kept as one.
+struct Joined {
+    names: &'static [&'static str],
+    /// Outputs of each.
+    rows: &'static [usize],
+    /// Inputs of all.
+    cols: usize,
+    /// Whether they are a gate and what it gates, whose rows are laid out in turn.
+    gated: bool,
+}
+
+const MATRICES: [Joined; 4] = [
+    Joined {
+        names: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+        rows: &[4096, 1024, 1024],
+        cols: 4096,
+        gated: false,
+    },
+    Joined { names: &["self_attn.o_proj"], rows: &[4096], cols: 4096, gated: false },
+    Joined { names: &["mlp.gate_proj", "mlp.up_proj"], rows: &[14_336, 14_336], cols: 4096, gated: true },
+    Joined { names: &["mlp.down_proj"], rows: &[4096], cols: 14_336, gated: false },
 ];
 
+impl Joined {
+    fn elements(&self) -> usize {
+        self.rows.iter().sum::<usize>() * self.cols
+    }
+}
+
 fn a_layer() -> u64 {
-    MATRICES.iter().map(|(_, rows, cols)| (rows.iter().sum::<usize>() * cols) as u64).sum()
+    MATRICES.iter().map(|joined| joined.elements() as u64).sum()
 }
 
 fn config(weights: Weights) -> ModelConfig {
@@ -35,10 +56,10 @@ fn config(weights: Weights) -> ModelConfig {
 /// A layer as the device is given it.
 fn read(checkpoint: &Checkpoint, config: &ModelConfig) -> Vec<HostQuantized> {
     let quantization = config.quantization.as_ref().expect("quantised");
-    let matrix = |&(names, rows, cols): &(&[&str], &[usize], usize)| {
-        let parts = names.iter().zip(rows).map(|(name, &rows)| {
+    let matrix = |joined: &Joined| {
+        let parts = joined.names.iter().zip(joined.rows).map(|(name, &rows)| {
             let name = format!("model.layers.0.{name}");
-            read_linear(checkpoint, quantization, &name, rows, cols).expect("a part")
+            read_linear(checkpoint, quantization, &name, rows, joined.cols).expect("a part")
         });
         HostQuantized::new(parts.collect()).expect("parts")
     };
@@ -58,9 +79,11 @@ fn quantised(criterion: &mut Criterion) {
         });
         group.bench_function(BenchmarkId::from_parameter("lay out"), |bencher| {
             bencher.iter(|| {
-                for (index, matrix) in matrices.iter().enumerate() {
-                    let made =
-                        if index == 2 { device.gated_quantized(matrix) } else { device.quantized(matrix) };
+                for (joined, matrix) in MATRICES.iter().zip(&matrices) {
+                    let made = match joined.gated {
+                        true => device.gated_quantized(matrix),
+                        false => device.quantized(matrix),
+                    };
                     drop(made.expect("a matrix"));
                 }
             });
@@ -71,8 +94,8 @@ fn quantised(criterion: &mut Criterion) {
 
 fn plain(criterion: &mut Criterion) {
     let device = GpuDevice::new(Idle::hopper());
-    let stored = MATRICES.map(|(_, rows, cols)| {
-        let mut bytes = vec![0; rows.iter().sum::<usize>() * cols * 2];
+    let stored = MATRICES.map(|joined| {
+        let mut bytes = vec![0; joined.elements() * 2];
         Random { kind: Kind::Bf16, seed: 1 }.fill(0, &mut bytes);
         bytes
     });
@@ -80,15 +103,15 @@ fn plain(criterion: &mut Criterion) {
     group.sampling_mode(SamplingMode::Flat).throughput(Throughput::Elements(a_layer()));
     group.bench_function(BenchmarkId::from_parameter("lay out"), |bencher| {
         bencher.iter(|| {
-            for (index, ((_, rows, cols), bytes)) in MATRICES.iter().zip(&stored).enumerate() {
+            for (joined, bytes) in MATRICES.iter().zip(&stored) {
                 let mut rest = &bytes[..];
-                let parts = rows.iter().map(|&rows| {
-                    let (part, others) = rest.split_at(rows * cols * 2);
+                let parts = joined.rows.iter().map(|&rows| {
+                    let (part, others) = rest.split_at(rows * joined.cols * 2);
                     rest = others;
                     (rows, part)
                 });
-                let host = HostMatrix { parts: parts.collect(), cols: *cols, dtype: DType::Bf16 };
-                let made = if index == 2 { device.gated(&host) } else { device.matrix(&host) };
+                let host = HostMatrix { parts: parts.collect(), cols: joined.cols, dtype: DType::Bf16 };
+                let made = if joined.gated { device.gated(&host) } else { device.matrix(&host) };
                 drop(made.expect("a matrix"));
             }
         });

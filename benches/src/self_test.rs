@@ -24,57 +24,78 @@ pub struct Tested {
     pub fault: Option<Error>,
 }
 
-/// Every operation of the CPU device.
-pub fn cpu_operations() -> Vec<Tested> {
+impl Tested {
+    /// One kernel's results, each of a problem.
+    fn of(name: &'static str, results: impl Iterator<Item = Result<(), Error>>) -> Tested {
+        let mut tested = Tested { name, problems: 0, fault: None };
+        for result in results {
+            tested.problems += 1;
+            tested.fault = tested.fault.or(result.err());
+        }
+        tested
+    }
+}
+
+/// Every operation of the CPU device, each tested when it is asked for.
+pub fn cpu_operations() -> impl Iterator<Item = Tested> {
     let device = CpuDevice::new();
-    let mut problems: Vec<Problem> = cpu::cells().iter().map(|cell| cell.problem.small()).collect();
     let products = [GemmWeights::Int8, GemmWeights::Int4];
-    problems.extend(products.map(|weights| Problem::Gemm(Gemm { weights, m: 3, n: 1, k: 1 }).small()));
-    collect(problems.iter().map(|problem| (cpu::name(problem), operation(&device, problem, true).map(drop))))
+    let products = products.map(|weights| Problem::Gemm(Gemm { weights, m: 3, n: 1, k: 1 }));
+    let mut by_name: Vec<(&'static str, Vec<Problem>)> = Vec::new();
+    for problem in cpu::cells().into_iter().map(|cell| cell.problem).chain(products) {
+        let name = cpu::name(&problem);
+        match by_name.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, problems)) => problems.push(problem.small()),
+            None => by_name.push((name, vec![problem.small()])),
+        }
+    }
+    by_name.into_iter().map(move |(name, problems)| {
+        Tested::of(name, problems.iter().map(|problem| operation(&device, problem, true).map(drop)))
+    })
 }
 
-/// Every kernel that is timed, on a driver: those that this device doesn't take have no problems.
-pub fn gpu_kernels<D: Driver>(driver: &D) -> Vec<Tested> {
-    let mut tested = Vec::new();
-    for kernel in kernels::all::<D>() {
+/// Every kernel that is timed, on a driver, each tested when it is asked for: those that this device doesn't take have no problems.
+pub fn gpu_kernels<D: Driver>(driver: &D) -> impl Iterator<Item = Tested> {
+    kernels::all::<D>().into_iter().map(move |kernel| {
         let mut seen = HashSet::new();
-        let small = cells::all().into_iter().filter(|cell| kernel.takes(&cell.problem, driver.info()));
-        let small = small.filter(|cell| seen.insert(cell.problem.small()));
-        let results = small.map(|cell| (kernel.name(), check_small(kernel.as_ref(), driver, &cell.problem)));
-        let found = collect(results);
-        match found.is_empty() {
-            true => tested.push(Tested { name: kernel.name(), problems: 0, fault: None }),
-            false => tested.extend(found),
-        }
-    }
-    tested
+        let problems = cells::all().into_iter().map(|cell| cell.problem);
+        let small =
+            problems.filter(|problem| kernel.takes(problem, driver.info()) && seen.insert(problem.small()));
+        Tested::of(kernel.name(), small.map(|problem| check_small(kernel.as_ref(), driver, &problem)))
+    })
 }
 
-/// The GPU of that index and its kernels, all of which its driver compiles on the way.
-///
-/// # Errors
-/// A GPU that isn't there, or whose driver refuses a kernel.
+/// A GPU under test.
 #[cfg(feature = "cuda")]
-pub fn gpu(index: usize) -> Result<(tilewright_host::gpu::GpuInfo, Vec<Tested>), Error> {
-    let driver = tilewright_host::gpu::cuda::CudaDriver::open(index)?;
-    driver.prepare_all()?;
-    Ok((driver.info().clone(), gpu_kernels(&driver)))
-}
+pub struct Gpu(tilewright_host::gpu::cuda::CudaDriver);
 
-/// Results by name, in the order in which names come.
-fn collect(results: impl Iterator<Item = (&'static str, Result<(), Error>)>) -> Vec<Tested> {
-    let mut all: Vec<Tested> = Vec::new();
-    for (name, result) in results {
-        let at = all.iter().position(|tested| tested.name == name).unwrap_or_else(|| {
-            all.push(Tested { name, problems: 0, fault: None });
-            all.len() - 1
-        });
-        all[at].problems += 1;
-        if let Err(error) = result {
-            all[at].fault.get_or_insert(error);
-        }
+#[cfg(feature = "cuda")]
+impl Gpu {
+    /// The GPU of that index, in the driver's order.
+    ///
+    /// # Errors
+    /// A GPU that isn't there or is too old.
+    pub fn open(index: usize) -> Result<Gpu, Error> {
+        Ok(Gpu(tilewright_host::gpu::cuda::CudaDriver::open(index)?))
     }
-    all
+
+    /// What it is.
+    pub fn info(&self) -> &tilewright_host::gpu::GpuInfo {
+        self.0.info()
+    }
+
+    /// Has its driver compile all that it is ever given; `progress` gets how many kernels of how many are done.
+    ///
+    /// # Errors
+    /// A kernel that the driver refuses.
+    pub fn compile(&self, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<(), Error> {
+        Ok(self.0.prepare_all(progress)?)
+    }
+
+    /// Its kernels, each tested when it is asked for.
+    pub fn kernels(&self) -> impl Iterator<Item = Tested> {
+        gpu_kernels(&self.0)
+    }
 }
 
 #[cfg(test)]
@@ -83,7 +104,7 @@ mod tests {
 
     #[test]
     fn the_cpu_passes() {
-        let tested = cpu_operations();
+        let tested: Vec<Tested> = cpu_operations().collect();
         let names: Vec<&str> = tested.iter().map(|tested| tested.name).collect();
         for name in
             ["attention", "rope_append", "linear", "add_rms_norm", "silu_mul", "embed", "argmax", "sample"]
@@ -96,10 +117,10 @@ mod tests {
     #[test]
     fn the_first_fault_is_kept() {
         let wrong = |what: &str| Err(Error::Wrong { kernel: "x", problem: "p".into(), what: what.into() });
-        let results = [("x", Ok(())), ("x", wrong("first")), ("y", Ok(())), ("x", wrong("second"))];
-        let tested = collect(results.into_iter());
-        assert_eq!((tested.len(), tested[0].problems, tested[1].problems), (2, 3, 1));
-        assert!(tested[0].fault.as_ref().is_some_and(|fault| fault.to_string().ends_with("first")));
-        assert!(tested[1].fault.is_none());
+        let tested = Tested::of("x", [Ok(()), wrong("first"), wrong("second")].into_iter());
+        assert_eq!(tested.problems, 3);
+        assert!(tested.fault.is_some_and(|fault| fault.to_string().ends_with("first")));
+        let none = Tested::of("y", [Ok(())].into_iter());
+        assert!(none.problems == 1 && none.fault.is_none());
     }
 }

@@ -64,7 +64,7 @@ pub fn read_text(path: &Path) -> Result<String, Failure> {
 }
 
 /// A bar on standard error where that is a terminal, told of parts that are done; it is gone once `work` is.
-pub fn with_bar<T>(template: &str, work: impl FnOnce(&mut dyn FnMut(usize, usize)) -> T) -> T {
+pub fn with_bar<T>(template: &str, work: impl FnOnce(&mut (dyn FnMut(usize, usize) + Send)) -> T) -> T {
     let bar = ProgressBar::no_length();
     if !std::io::stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::hidden());

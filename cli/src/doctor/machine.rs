@@ -1,11 +1,17 @@
 use std::process::{Command, ExitCode, Stdio};
+#[cfg(feature = "cuda")]
+use std::time::Instant;
 
 use serde::Serialize;
 use tilewright::DeviceChoice;
 use tilewright_benches::machine::driver_version;
+#[cfg(feature = "cuda")]
+use tilewright_benches::self_test::Gpu;
 use tilewright_benches::self_test::{Tested, cpu_operations};
 
 use crate::args::DoctorArgs;
+#[cfg(feature = "cuda")]
+use crate::load::with_bar;
 use crate::load::{default_draft_dir, default_model_dir};
 use crate::output::{Failure, print_json, print_line};
 
@@ -27,6 +33,23 @@ struct Check {
     verdict: Verdict,
 }
 
+/// What has been checked so far.
+struct Checks {
+    done: Vec<Check>,
+    /// Each is printed once it is known, rather than all of them in the end.
+    telling: bool,
+}
+
+impl Checks {
+    fn add(&mut self, check: Check) -> Result<(), Failure> {
+        if self.telling {
+            print_line(&in_words(&check))?;
+        }
+        self.done.push(check);
+        Ok(())
+    }
+}
+
 #[derive(Debug, Serialize)]
 struct MachineReport {
     checks: Vec<Check>,
@@ -34,15 +57,15 @@ struct MachineReport {
 }
 
 pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
-    let mut checks = surroundings();
-    checks.extend(on_gpu(args.device));
-    checks.extend(cpu_operations().iter().map(|tested| self_test("CPU", tested)));
-    let passed = checks.iter().all(|check| check.verdict != Verdict::Failed);
-    let report = MachineReport { checks, passed };
+    let mut checks = Checks { done: Vec::new(), telling: !args.json };
+    surroundings().into_iter().try_for_each(|check| checks.add(check))?;
+    on_gpu(args.device, &mut checks)?;
+    cpu_operations().try_for_each(|tested| checks.add(self_test("CPU", &tested)))?;
+    let passed = checks.done.iter().all(|check| check.verdict != Verdict::Failed);
     if args.json {
-        print_json(&report)?;
+        print_json(&MachineReport { checks: checks.done, passed })?;
     } else {
-        print_line(&in_words(&report))?;
+        print_line(if passed { "healthy" } else { "FAULTY" })?;
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -101,18 +124,19 @@ fn self_test(device: &str, tested: &Tested) -> Check {
     }
 }
 
-/// The GPU, its module and its kernels; a GPU that isn't there is a failure only where one was asked for.
+/// The GPU, what its driver makes of the kernels, and each kernel; a GPU that isn't there is a failure only where one was asked for.
 #[cfg(feature = "cuda")]
-fn on_gpu(choice: DeviceChoice) -> Vec<Check> {
+fn on_gpu(choice: DeviceChoice, checks: &mut Checks) -> Result<(), Failure> {
     let (index, verdict) = match choice {
         DeviceChoice::Cuda(index) => (index, Verdict::Failed),
         DeviceChoice::Auto => (0, Verdict::Absent),
-        _ => return Vec::new(),
+        _ => return Ok(()),
     };
-    let (info, tested) = match tilewright_benches::self_test::gpu(index) {
-        Ok(found) => found,
-        Err(error) => return vec![check("GPU", error.to_string(), verdict)],
+    let gpu = match Gpu::open(index) {
+        Ok(gpu) => gpu,
+        Err(error) => return checks.add(check("GPU", error.to_string(), verdict)),
     };
+    let info = gpu.info();
     let (major, minor) = info.compute_capability;
     let found = format!(
         "{}, compute capability {major}.{minor}, {} multiprocessors, {:.1} GB",
@@ -120,40 +144,40 @@ fn on_gpu(choice: DeviceChoice) -> Vec<Check> {
         info.multiprocessors,
         info.memory_bytes as f64 / 1e9
     );
-    // All kernels of the module that `tilewright_kernels::module::ptx_for` names have been loaded.
-    let module = if (major, minor) >= (9, 0) { "sm_90a" } else { "sm_80" };
-    let mut checks = vec![
-        check("GPU", found, Verdict::Ok),
-        check("kernels", format!("PTX for {module} loads"), Verdict::Ok),
-    ];
-    checks.extend(tested.iter().map(|tested| self_test("GPU", tested)));
-    checks
+    checks.add(check("GPU", found, Verdict::Ok))?;
+    let (start, mut count) = (Instant::now(), 0);
+    let compiled = with_bar("compiling kernels {bar:30} {pos}/{len} {elapsed}", |progress| {
+        gpu.compile(&mut |done, all| {
+            count = all;
+            progress(done, all);
+        })
+    });
+    if let Err(error) = compiled {
+        return checks.add(check("kernels", error.to_string(), Verdict::Failed));
+    }
+    let found = format!("the driver took all {count}, in {:.1} s", start.elapsed().as_secs_f64());
+    checks.add(check("kernels", found, Verdict::Ok))?;
+    gpu.kernels().try_for_each(|tested| checks.add(self_test("GPU", &tested)))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(choice: DeviceChoice) -> Vec<Check> {
+fn on_gpu(choice: DeviceChoice, checks: &mut Checks) -> Result<(), Failure> {
     let verdict = match choice {
         DeviceChoice::Cuda(_) => Verdict::Failed,
         DeviceChoice::Auto => Verdict::Absent,
-        _ => return Vec::new(),
+        _ => return Ok(()),
     };
-    vec![check("GPU", "this program was built without CUDA; build it with --features cuda", verdict)]
+    checks.add(check("GPU", "this program was built without CUDA; build it with --features cuda", verdict))
 }
 
-fn in_words(report: &MachineReport) -> String {
-    let width = report.checks.iter().map(|check| check.what.len()).max().unwrap_or(0);
-    let mut lines: Vec<String> = report
-        .checks
-        .iter()
-        .map(|check| {
-            let verdict = match check.verdict {
-                Verdict::Ok => "ok",
-                Verdict::Absent => "-",
-                Verdict::Failed => "FAILED",
-            };
-            format!("{:width$}  {verdict:6}  {}", check.what, check.found)
-        })
-        .collect();
-    lines.push(if report.passed { "healthy" } else { "FAULTY" }.to_string());
-    lines.join("\n")
+/// Columns of what is checked: the longest name of a kernel and of its device.
+const WHAT_COLUMNS: usize = 27;
+
+fn in_words(check: &Check) -> String {
+    let verdict = match check.verdict {
+        Verdict::Ok => "ok",
+        Verdict::Absent => "-",
+        Verdict::Failed => "FAILED",
+    };
+    format!("{:WHAT_COLUMNS$}  {verdict:6}  {}", check.what, check.found)
 }

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::{abi::GemmFew, ptx, tile::Ring};
 
-/// Pairs of steps of 16 of `k` in a stage: what one load of matrices brings.
-const PAIRS: usize = 4;
+/// Pairs of steps of 16 of `k` in a piece: what one load of matrices brings.
+pub(crate) const PAIRS: usize = 4;
 
 /// The warp's 16 rows of `w` times the tokens, over the item's stages. `N` sums, which lie as those of [`super::int4::multiply`].
 ///

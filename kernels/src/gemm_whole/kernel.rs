@@ -12,7 +12,7 @@ use crate::{
     gemm_few::{
         finish::{Output, residual_of, store_sixteen},
         int4::Stored,
-        int4_warp::piece,
+        int4_warp::{PAIRS, piece},
         layout,
         nibbles::{Nibbles, whole},
     },
@@ -20,8 +20,6 @@ use crate::{
     tile::Ring,
 };
 
-/// Pairs of steps of 16 of `k` in a piece.
-const PAIRS: usize = 4;
 /// Bytes of the columns of one.
 const PAIR_COLUMNS: u32 = 64;
 /// Sums of a lane: 16 rows by eight tokens.

@@ -16,9 +16,10 @@ const CODE: [&str; 4] = [
 /// Code that repeats itself.
 const REPETITIVE: &str = "match token {\n    Token::Plus => Op::Plus,\n    Token::Minus => Op::Minus,\n    Token::Star => Op::Star,\n    Token::Slash => Op::Slash,\n    Token::Percent => Op::Percent,\n    Token::Caret => Op::Caret,\n    Token::And => Op::And,\n    Token::Or => Op::Or,\n    Token::";
 const TOKENS: usize = 160;
-/// Rounds in which every number of drafts has its turn: ratios are of the same round, so that whatever else the machine does
-/// falls on all alike. The median counts.
-const ROUNDS: usize = 5;
+/// As many drafts a step as are tried beside as many as pay.
+const FIXED: [usize; 6] = [1, 2, 3, 4, 6, 8];
+/// At most so many, where as many as pay are drafted.
+const MOST: usize = 8;
 
 fn engine(target: &Model, draft: &Model, speculation: Speculation) -> Result<Engine> {
     let config =
@@ -47,54 +48,53 @@ fn median(mut values: Vec<f64>) -> f64 {
     percentile(&values, 0.5)
 }
 
-fn table(
-    target: &Model,
-    draft: &Model,
+/// A row of the table: texts to go on with, and who drafts. In a round every number of drafts has its turn: ratios are of the same round, so that
+/// whatever else the machine does falls on all alike. The median counts.
+fn row(
+    [target, draft]: [&Model; 2],
     what: &str,
     prompts: &[Vec<u32>],
     of: fn(DraftLength) -> Speculation,
+    rounds: usize,
 ) -> Result<()> {
-    println!("{what}, {} sequences, {TOKENS} tokens each, greedy", prompts.len());
-    let lengths = [1, 2, 3, 4, 6, 8].map(|drafts| (format!("K = {drafts}"), of(DraftLength::Fixed(drafts))));
-    let adaptive = ("adaptive".to_string(), of(DraftLength::Adaptive(8)));
-    let cells: Vec<_> =
-        [("off".to_string(), Speculation::Off)].into_iter().chain(lengths).chain([adaptive]).collect();
-    let engines = cells
-        .iter()
-        .map(|(_, speculation)| engine(target, draft, *speculation))
-        .collect::<Result<Vec<_>>>()?;
-    let mut rates = vec![Vec::new(); cells.len()];
-    for _ in 0..ROUNDS {
+    let fixed = FIXED.map(|drafts| of(DraftLength::Fixed(drafts)));
+    let speculations = [Speculation::Off].into_iter().chain(fixed).chain([of(DraftLength::Adaptive(MOST))]);
+    let engines =
+        speculations.map(|speculation| engine(target, draft, speculation)).collect::<Result<Vec<_>>>()?;
+    let mut rates = vec![Vec::new(); engines.len()];
+    for _ in 0..rounds {
         for (engine, rates) in engines.iter().zip(&mut rates) {
             rates.push(rate(engine, prompts)?);
         }
     }
-    for ((name, _), (engine, found)) in cells.iter().zip(engines.into_iter().zip(&rates)) {
-        let ratios = found.iter().zip(&rates[0]).map(|(rate, off)| rate / off).collect();
+    let off = rates.remove(0);
+    print!("| {what} | {:.0} |", median(off.clone()));
+    for (engine, rates) in engines.into_iter().skip(1).zip(rates) {
+        let ratios = rates.iter().zip(&off).map(|(rate, off)| rate / off).collect();
         let stats = engine.shutdown();
-        println!(
-            "  {name:10} {:7.1} tok/s, {:.2}x; {:3.0}% of {} drafts stood, {:.2} tokens a step with drafts",
-            median(found.clone()),
-            median(ratios),
-            100.0 * stats.accepted as f64 / stats.drafts.max(1) as f64,
-            stats.drafts,
-            1.0 + stats.accepted as f64 / stats.verified.max(1) as f64,
-        );
+        let stood = 100.0 * stats.accepted as f64 / stats.drafts.max(1) as f64;
+        let tokens = 1.0 + stats.accepted as f64 / stats.verified.max(1) as f64;
+        print!(" {:.2}x, {stood:.0}%, {tokens:.2} |", median(ratios));
     }
+    println!();
     Ok(())
 }
 
-/// The tables of both kinds of drafts.
-pub fn measure(target: &Model, draft: &Model) -> Result<()> {
+/// The table of both kinds of drafts, a row once it is measured.
+pub fn measure(target: &Model, draft: &Model, rounds: usize) -> Result<()> {
     let Some(tokenizer) = target.tokenizer() else { return Ok(()) };
     let encode = |text: &str| tokenizer.encode(text);
     let code = CODE.iter().map(|text| encode(text)).collect::<Result<Vec<_>>>()?;
     let many: Vec<_> = code.iter().cycle().take(16).cloned().collect();
     let repetitive = [encode(REPETITIVE)?];
+    println!("greedy, {TOKENS} tokens a sequence, {rounds} rounds");
+    println!("speed over no drafts, share of drafts that stood, tokens of a step that had some");
+    let fixed = FIXED.map(|drafts| format!(" K = {drafts} |")).concat();
+    println!("| drafts | off, tok/s |{fixed} adaptive |\n|---|---|{}---|", "---|".repeat(FIXED.len()));
     for prompts in [&code[..1], &code, &many] {
-        table(target, draft, "drafts of the draft model", prompts, Speculation::DraftModel)?;
+        let what = format!("model, {}", prompts.len());
+        row([target, draft], &what, prompts, Speculation::DraftModel, rounds)?;
     }
-    table(target, draft, "drafts by lookup, repetitive code", &repetitive, Speculation::NGram)?;
-    table(target, draft, "drafts by lookup, code", &code[..1], Speculation::NGram)?;
-    Ok(())
+    row([target, draft], "lookup, repetitive code", &repetitive, Speculation::NGram, rounds)?;
+    row([target, draft], "lookup, code", &code[..1], Speculation::NGram, rounds)
 }

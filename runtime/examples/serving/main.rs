@@ -4,7 +4,7 @@
 //! ```sh
 //! cargo run --release -p tilewright --example serving            # all of it
 //! cargo run --release -p tilewright --example serving trace
-//! cargo run --release -p tilewright --example serving drafts
+//! cargo run --release -p tilewright --example serving drafts 20  # of so many rounds, 5 where not given
 //! ```
 //!
 //! Environment: `TARGET`, `DRAFT` (folders; the demo models by default), `DEVICE` (cpu by default).
@@ -14,7 +14,10 @@ mod trace;
 
 use std::path::PathBuf;
 
-use tilewright::{DeviceChoice, Model, Result};
+use tilewright::{DeviceChoice, Error, Model, Result};
+
+/// Rounds of drafts where their number isn't given.
+const ROUNDS: usize = 5;
 
 /// The folder that a variable names, or one of the demo models.
 fn folder(variable: &str, demo: &str) -> PathBuf {
@@ -22,17 +25,27 @@ fn folder(variable: &str, demo: &str) -> PathBuf {
     std::env::var_os(variable).map_or(demo, PathBuf::from)
 }
 
+/// What an argument says of rounds.
+fn rounds(argument: Option<String>) -> Result<usize> {
+    let Some(text) = argument else { return Ok(ROUNDS) };
+    match text.parse() {
+        Ok(rounds) if rounds > 0 => Ok(rounds),
+        _ => Err(Error::Request { what: "rounds", expected: "a number from 1".into(), found: text }),
+    }
+}
+
 fn main() -> Result<()> {
+    let what = std::env::args().nth(1);
+    let rounds = rounds(std::env::args().nth(2))?;
     let device: DeviceChoice = std::env::var("DEVICE").as_deref().unwrap_or("cpu").parse()?;
     let target = Model::load(folder("TARGET", "target"), device)?;
     println!("{}", target.device());
-    let what = std::env::args().nth(1);
     if what.as_deref() != Some("drafts") {
         trace::measure(&target)?;
     }
     if what.as_deref() != Some("trace") {
         let draft = Model::load(folder("DRAFT", "draft"), device)?;
-        drafts::measure(&target, &draft)?;
+        drafts::measure(&target, &draft, rounds)?;
     }
     Ok(())
 }

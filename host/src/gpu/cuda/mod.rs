@@ -225,11 +225,7 @@ impl Driver for CudaDriver {
 
     fn prepare(&self, kernels: &[&'static KernelSpec]) -> Result<()> {
         let missing: Vec<_> = kernels.iter().filter(|spec| !self.inner.kernels.holds(spec)).collect();
-        // The context is current on one thread at a time, or on many.
-        missing.par_iter().with_max_len(1).try_for_each(|spec| {
-            self.inner.bind()?;
-            self.inner.kernels.function(spec).map(drop)
-        })
+        missing.par_iter().with_max_len(1).try_for_each(|spec| self.prepare_one(spec))
     }
 
     unsafe fn launch(&self, spec: &'static KernelSpec, grid: [u32; 3], params: &[u8]) -> Result<()> {
@@ -268,13 +264,28 @@ impl CudaDriver {
         self.prepare(&kernels)
     }
 
-    /// Compiles all kernels of this device, of which a process needs few: tells whether the driver takes them.
+    /// Compiles all kernels of this device, of which a process needs few: tells whether the driver takes them. `progress` gets how many of how
+    /// many are done, from the threads that do them, one at a time.
     ///
     /// # Errors
     /// The driver's own, with what its compiler says.
-    pub fn prepare_all(&self) -> Result<()> {
+    pub fn prepare_all(&self, progress: &mut (dyn FnMut(usize, usize) + Send)) -> Result<()> {
         let kernels: Vec<_> = kernels_for(self.inner.info.compute_capability).collect();
-        self.prepare(&kernels)
+        progress(0, kernels.len());
+        let told = Mutex::new((0, progress));
+        kernels.par_iter().with_max_len(1).try_for_each(|spec| {
+            self.prepare_one(spec)?;
+            let (done, progress) = &mut *lock(&told);
+            *done += 1;
+            progress(*done, kernels.len());
+            Ok(())
+        })
+    }
+
+    /// Compiles a kernel if it isn't yet, on any thread: the context is current on one at a time, or on many.
+    fn prepare_one(&self, spec: &KernelSpec) -> Result<()> {
+        self.inner.bind()?;
+        self.inner.kernels.function(spec).map(drop)
     }
 
     /// # Safety
