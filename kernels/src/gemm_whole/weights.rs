@@ -150,6 +150,19 @@ impl Cursor {
         self.left == 0 && self.phase == count
     }
 
+    /// Asks for the `pieces` that come next, of the phase that they are of, into the L2.
+    ///
+    /// # Safety
+    /// The parts are noted.
+    #[inline(always)]
+    pub(super) unsafe fn ask(&self, pieces: u32) {
+        let pieces = self.left.min(pieces);
+        if pieces > 0 && ptx::lane() == 0 {
+            // SAFETY: pieces of weights, which no launch writes.
+            unsafe { ptx::bulk_prefetch_l2(self.g_next, pieces * self.piece_bytes) };
+        }
+    }
+
     /// Starts the copy of the next run of pieces, of whichever of `count` phases, if there is any.
     ///
     /// # Safety
