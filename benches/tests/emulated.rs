@@ -7,7 +7,7 @@ use tilewright_benches::{
     check::{Extent, check, check_small},
     kernels::{self, Kernel},
     prepared::Prepared,
-    problem::{Decode, Gemm, GemmWeights, KvFormat, Prefill, Problem},
+    problem::{Decode, Gemm, GemmWeights, KvFormat, Problem},
 };
 use tilewright_host::{
     Result,
@@ -44,32 +44,6 @@ fn products_of_4_bit_weights_pass_their_checks_in_both_formats() {
             assert!(kernel.takes(&problem, driver.info()), "{problem:?}");
             check_small(kernel.as_ref(), &driver, &problem).expect("a kernel of this project");
         }
-    }
-}
-
-#[test]
-fn prefill_under_other_settings_passes_its_check() {
-    let driver = Emulated::default().hopper();
-    let problem = |head_dim, causal| {
-        let page_size = Some(16);
-        Problem::Prefill(Prefill {
-            seqs: 4,
-            seq_len: 512,
-            q_heads: 4,
-            kv_heads: 2,
-            head_dim,
-            causal,
-            page_size,
-        })
-    };
-    for kernel in kernels::trials::<Emulated>().iter().filter(|kernel| kernel.name().contains("prefill")) {
-        for causal in [false, true] {
-            let problem = problem(64, causal);
-            assert!(kernel.takes(&problem, driver.info()), "{}", kernel.name());
-            check_small(kernel.as_ref(), &driver, &problem).expect("a kernel of this project");
-        }
-        assert_eq!(kernel.takes(&problem(128, true), driver.info()), !kernel.name().contains("other"));
-        assert!(!kernel.takes(&problem(192, true), driver.info()), "{}", kernel.name());
     }
 }
 

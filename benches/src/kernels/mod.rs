@@ -39,7 +39,7 @@ pub trait Kernel<D: Driver>: Sync {
 pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     vec![
         Box::new(prefill::Baseline),
-        Box::new(prefill_sm90::TAKEN),
+        Box::new(prefill_sm90::Hopper),
         Box::new(decode::TAKEN),
         Box::new(rope_append::Baseline),
         Box::new(gemm::Baseline),
@@ -56,8 +56,7 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
 /// Kernels under settings that were not taken, to be timed beside those that were. [`select`] alone finds them.
 pub fn trials<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     let rules = decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>);
-    let prefill = prefill_sm90::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>);
-    rules.chain(prefill).collect()
+    decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>).collect()
 }
 
 /// The kernels of those stems, trials among them; all but trials if none is named.

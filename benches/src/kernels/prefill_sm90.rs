@@ -3,12 +3,9 @@ use tilewright_host::{
     gpu::{Driver, GpuInfo},
 };
 use tilewright_kernels::{
-    abi::{self, KernelSpec},
+    abi,
     attention_prefill::Element,
-    attention_prefill_sm90::{
-        HD64, HD64_SHORT, TILE_HD64, TILE_HD64_SHORT, Tile,
-        launch::{Span, box_rows, choose, kv_map, q_map, running_on, section_heads, work_list},
-    },
+    attention_prefill_sm90::launch::{Span, box_rows, choose, kv_map, q_map, section_heads, work_list},
 };
 
 use super::{Kernel, prefill};
@@ -18,60 +15,29 @@ use crate::{
 };
 
 /// Copy engine and warpgroup products, compute capability 9.0.
-pub struct Hopper {
-    name: &'static str,
-    /// Whether items run into each other.
-    on: bool,
-    /// Of head dim 64: whether the tile is the one that the rule doesn't take.
-    other_tile: bool,
-}
-
-/// As it is launched.
-pub const TAKEN: Hopper = Hopper { name: "attention_prefill_sm90", on: false, other_tile: false };
-
-/// With items that run into each other, and in the tiles of head dim 64 that the rule doesn't take.
-pub const TRIALS: [Hopper; 3] = [
-    Hopper { name: "attention_prefill_sm90_on", on: true, other_tile: false },
-    Hopper { name: "attention_prefill_sm90_other", on: false, other_tile: true },
-    Hopper { name: "attention_prefill_sm90_other_on", on: true, other_tile: true },
-];
-
-impl Hopper {
-    fn kernel(&self, problem: &Prefill, spans: &[Span]) -> Option<(Tile, &'static KernelSpec)> {
-        let (tile, kernel) = choose(Element::Bf16, problem.head_dim as u32, problem.causal, spans)?;
-        let (tile, kernel) = match (self.other_tile, kernel.name) {
-            (false, _) => (tile, kernel),
-            (true, name) if name == HD64.name => (TILE_HD64_SHORT, &HD64_SHORT),
-            (true, name) if name == HD64_SHORT.name => (TILE_HD64, &HD64),
-            _ => return None,
-        };
-        let kernel = if self.on { running_on(kernel)? } else { kernel };
-        Some((tile, kernel))
-    }
-}
-
-fn spans(problem: &Prefill) -> Vec<Span> {
-    let len = problem.seq_len as u32;
-    (0..problem.seqs as u32).map(|seq| Span { seq, q_len: len, kv_len: len }).collect()
-}
+pub struct Hopper;
 
 impl<D: Driver> Kernel<D> for Hopper {
     fn name(&self) -> &'static str {
-        self.name
+        "attention_prefill_sm90"
     }
 
     fn takes(&self, problem: &Problem, info: &GpuInfo) -> bool {
-        let Problem::Prefill(problem) = problem else { return false };
-        info.compute_capability == (9, 0) && self.kernel(problem, &spans(problem)).is_some()
+        matches!(problem, Problem::Prefill(Prefill { head_dim: 64 | 96 | 128 | 192 | 256, .. }))
+            && info.compute_capability == (9, 0)
     }
 
     fn prepare<'d>(&self, driver: &'d D, problem: &Problem, seed: u64) -> Result<Prepared<'d, D>> {
         let mut prepared = Prepared::new(driver);
         let Problem::Prefill(problem) = problem else { return Ok(prepared) };
         let Prefill { seqs, seq_len, .. } = *problem;
-        let spans = spans(problem);
-        let Some((tile, kernel)) = self.kernel(problem, &spans) else { return Ok(prepared) };
         let shared = prefill::params(&mut prepared, problem, seed)?;
+        let len = seq_len as u32;
+        let spans: Vec<Span> = (0..seqs as u32).map(|seq| Span { seq, q_len: len, kv_len: len }).collect();
+        let Some((tile, kernel)) = choose(Element::Bf16, problem.head_dim as u32, problem.causal, &spans)
+        else {
+            return Ok(prepared);
+        };
         let work = work_list(tile, &spans);
         let boxes = box_rows(tile, shared.page_size, shared.block_table_stride).unwrap_or(tile.block_n);
         let pages = seqs as u64 * u64::from(shared.block_table_stride);
@@ -85,7 +51,7 @@ impl<D: Driver> Kernel<D> for Hopper {
             work: prepared.u32s("work", work.as_flattened().to_vec())?,
             counters: prepared.u32s("counters", vec![0; 2])?,
             tiles: work.len() as u32,
-            section_heads: section_heads(tile, shared.q_heads, shared.kv_heads, (seqs * seq_len) as u64),
+            section_heads: section_heads(tile, shared.q_heads, shared.kv_heads, seqs as u64 * u64::from(len)),
             box_rows: boxes,
             reserved: 0,
         };

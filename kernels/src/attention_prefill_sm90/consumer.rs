@@ -39,15 +39,13 @@ fn scale_rows<const O: usize>(out: &mut [f32; O], by: [f32; 2]) {
 }
 
 /// Works on every item of the block. The first scores of an item are begun before the output of the one before it is stored, where
-/// there are two tiles of queries. Where items run into each other (`ON`, which takes two tiles of queries), they are begun before the last values of the
-/// one before it are added, which then are under the new item's first softmax, as all others are under one of their own item's.
+/// there are two tiles of queries.
 ///
 /// # Safety
 /// One consumer warpgroup calls it, the `index`-th; the barriers are initialised.
 #[inline(always)]
 pub(super) unsafe fn consume<
     const F16: bool,
-    const ON: bool,
     const S: usize,
     const P: usize,
     const O: usize,
@@ -63,10 +61,9 @@ pub(super) unsafe fn consume<
     // Capped scores are exponents already.
     let factor = if p.shared.softcap == 0.0 { p.shared.scale * LOG2_E } else { 1.0 };
     let group = Group { plan, index, base: ptx::shared_base(), factor };
-    let (mut q_ring, mut ring) = (Ring::new(), Ring::new());
+    let (mut q_ring, mut kv_ring) = (Ring::new(), Ring::new());
     let (mut q, mut s) = ([[0u32; 4]; K], [0.0f32; S]);
-    // SAFETY: the whole warpgroup takes the same branches. Items come in the producer's order. A tile is read after its `full` barrier, and its
-    // `empty` barrier told after the products that read it were waited for.
+    // SAFETY: the whole warpgroup takes the same branches. Items come in the producer's order.
     unsafe {
         if index + 1 == plan.consumers {
             group.pass_turn();
@@ -74,106 +71,28 @@ pub(super) unsafe fn consume<
         if !group.next_item(q_ring) {
             return;
         }
-        group.begin::<F16, S, K>(p, &mut q, &mut s, q_ring, &mut ring);
+        group.begin::<F16, S, K>(p, &mut q, &mut s, q_ring, &mut kv_ring);
         loop {
-            // The scores of the item's first tile are on their way, and nothing else.
-            let mut walk = Walk::new(p, &group, q_ring);
-            let (mut softmax, mut out) = (Softmax::new(), [0.0f32; O]);
-            let mut weights = [[0u32; 4]; P];
-            s.wait::<0>();
-            group.release(plan.k_empty(), ring.stage(plan.stages));
-            walk.finish::<S, K>(p, &group, &mut s);
-            // Nothing to rescale yet: the first rescaling multiplies zeros.
-            let mut rescale = softmax.update(&mut s, group.factor);
-            pack::<F16, S, P>(&s, &mut weights);
-
-            loop {
-                let is_last = walk.is_last::<K>(&group);
-                let mut inverse = [0.0; 2];
-                if !is_last {
-                    walk.tile -= 1;
-                } else if ON && group.runs_on_to(p, q_ring.again().next()) {
-                    let item = Item::shared(group.s_item(q_ring));
-                    inverse = [0, 1].map(|r| inverse_of(p, &group, &item, &softmax, r));
-                    q_ring = q_ring.next();
-                    (walk, softmax) = (Walk::new(p, &group, q_ring), Softmax::new());
-                    q = group.queries::<K>(group.s_q(q_ring));
-                } else {
-                    break;
-                }
-                ring = ring.next();
-                multiply::<F16, S, P, O, K>(&group, q_ring, &q, ring, &mut s, &mut out, &weights, rescale);
-                walk.finish::<S, K>(p, &group, &mut s);
-                rescale = softmax.update(&mut s, group.factor);
-                out.wait::<0>();
-                group.release(plan.v_empty(), ring.again().previous().stage(plan.stages));
-                if ON && is_last {
-                    store::<F16, O>(p, &group, q_ring.again().previous(), |_, r| inverse[r], &mut out);
-                    out = [0.0; O];
-                }
-                pack::<F16, S, P>(&s, &mut weights);
-            }
-            scale_rows(&mut out, rescale);
-            group.wait(plan.v_full(), ring, plan.stages);
-            group.add_values::<F16, O, P>(&mut out, &weights, ring.stage(plan.stages));
-            out.wait::<0>();
-            group.release(plan.v_empty(), ring.stage(plan.stages));
-            ring = ring.next();
-
+            let mut out = [0.0f32; O];
+            let softmax = attend::<F16, S, P, O, K>(p, &group, q_ring, &q, &mut s, &mut kv_ring, &mut out);
             let done = q_ring;
             q_ring = q_ring.next();
             // The only tile of queries is the next item's once the output has left it.
             let first_store = plan.q_stages == 1;
-            let inverse = |item: &Item, r| inverse_of(p, &group, item, &softmax, r);
             if first_store {
-                store::<F16, O>(p, &group, done, inverse, &mut out);
+                store::<F16, O>(p, &group, done, &softmax, &mut out);
             }
             if !group.next_item(q_ring) {
                 if !first_store {
-                    store::<F16, O>(p, &group, done, inverse, &mut out);
+                    store::<F16, O>(p, &group, done, &softmax, &mut out);
                 }
                 return;
             }
-            group.begin::<F16, S, K>(p, &mut q, &mut s, q_ring, &mut ring);
+            group.begin::<F16, S, K>(p, &mut q, &mut s, q_ring, &mut kv_ring);
             if !first_store {
-                store::<F16, O>(p, &group, done, inverse, &mut out);
+                store::<F16, O>(p, &group, done, &softmax, &mut out);
             }
         }
-    }
-}
-
-/// Issues the scores of the tile of keys in `ring`, then adds the values of the tile before it, which are on their way when the scores are there.
-///
-/// # Safety
-/// As [`consume`], with nothing in flight; `weights` are those of the tile before.
-#[inline(always)]
-#[allow(clippy::too_many_arguments)]
-unsafe fn multiply<const F16: bool, const S: usize, const P: usize, const O: usize, const K: usize>(
-    group: &Group,
-    q_ring: Ring,
-    q: &[[u32; 4]; K],
-    ring: Ring,
-    s: &mut [f32; S],
-    out: &mut [f32; O],
-    weights: &[[u32; 4]; P],
-    rescale: [f32; 2],
-) where
-    [f32; S]: Wgmma,
-    [f32; O]: Wgmma,
-{
-    let plan = group.plan;
-    // SAFETY: the caller's promise. A tile is read after its `full` barrier, and keys are given back after the products that read them.
-    unsafe {
-        group.wait(plan.k_full(), ring, plan.stages);
-        group.take_turn();
-        group.scores::<F16, S, K>(s, q, group.s_q(q_ring.again()), ring.stage(plan.stages));
-        scale_rows(out, rescale);
-        let values = ring.again().previous();
-        group.wait(plan.v_full(), values, plan.stages);
-        group.add_values::<F16, O, P>(out, weights, values.stage(plan.stages));
-        group.pass_turn();
-        s.wait::<1>();
-        group.release(plan.k_empty(), ring.stage(plan.stages));
     }
 }
 
@@ -195,113 +114,101 @@ impl PlainTiles {
     }
 }
 
-/// A warpgroup's walk over the tiles of keys of an item, from the last that it sees to the first.
-struct Walk {
+/// Walks the item's tiles of keys from the last that the warpgroup sees, whose scores are on their way, to the first.
+///
+/// # Safety
+/// As [`consume`]; after [`Group::begin`].
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn attend<const F16: bool, const S: usize, const P: usize, const O: usize, const K: usize>(
+    p: &AttentionPrefillSm90,
+    group: &Group,
     q_ring: Ring,
-    tile: u32,
-    /// The item's first tile; read again where there are few registers.
-    first_tile: u32,
-    plain_tiles: PlainTiles,
-}
+    q: &[[u32; 4]; K],
+    s: &mut [f32; S],
+    ring: &mut Ring,
+    out: &mut [f32; O],
+) -> Softmax
+where
+    [f32; S]: Wgmma,
+    [f32; O]: Wgmma,
+{
+    let plan = group.plan;
+    // SAFETY: the caller's promise.
+    let item = unsafe { Item::shared(group.s_item(q_ring)) };
+    let limits = mask_of(p, item.kv.kv_len);
+    // Where queries are in shared memory there are few registers: read again for each tile rather than kept.
+    // SAFETY: the item stays until its `q_empty`.
+    let read_first_tile = || unsafe { key_tiles(Item::shared(group.s_item(q_ring.again())).kv.seen, plan).0 };
+    let kept_first_tile = key_tiles(item.kv.seen, plan).0;
+    let first_tile = || if K == 0 { read_first_tile() } else { kept_first_tile };
+    // Found out again: kept from `begin`, it would be a register more while the item before is stored.
+    // SAFETY: as above.
+    let (_, last) = unsafe { group.last_tiles(p, q_ring.again()) };
+    let mut tile = ptx::here(last);
+    let mut softmax = Softmax::new();
+    // The warpgroup's first and last rows bound what all of its rows see.
+    let position = item.position + (group.index * 64) as i32;
+    let plain_tiles = PlainTiles::of(
+        KeyRange { start: limits.range(position + 63).start, end: limits.range(position).end },
+        plan.block_n,
+    );
 
-impl Walk {
-    /// # Safety
-    /// As [`consume`]; the item in `q_ring` has landed, and stays until its `q_empty`.
-    #[inline(always)]
-    unsafe fn new(p: &AttentionPrefillSm90, group: &Group, q_ring: Ring) -> Walk {
-        let plan = group.plan;
-        // SAFETY: the caller's promise.
-        let item = unsafe { Item::shared(group.s_item(q_ring)) };
-        let limits = mask_of(p, item.kv.kv_len);
-        // Found out again: kept from `begin`, it would be a register more while the item before is stored.
-        // SAFETY: as above.
-        let (_, last) = unsafe { group.last_tiles(p, q_ring.again()) };
-        // The warpgroup's first and last rows bound what all of its rows see.
-        let position = item.position + (group.index * 64) as i32;
-        let plain_tiles = PlainTiles::of(
-            KeyRange { start: limits.range(position + 63).start, end: limits.range(position).end },
-            plan.block_n,
-        );
-        let first_tile = key_tiles(item.kv.seen, plan).0;
-        Walk { q_ring, tile: ptx::here(last), first_tile, plain_tiles }
-    }
-
-    /// Whether the tile is the item's first, where the walk ends.
-    ///
-    /// # Safety
-    /// As [`Walk::new`].
-    #[inline(always)]
-    unsafe fn is_last<const K: usize>(&self, group: &Group) -> bool {
-        let first_tile = match K {
-            // Where queries are in shared memory there are few registers: read again for each tile rather than kept.
-            // SAFETY: the caller's promise.
-            0 => unsafe { key_tiles(Item::shared(group.s_item(self.q_ring.again())).kv.seen, group.plan).0 },
-            _ => self.first_tile,
-        };
-        self.tile <= first_tile
-    }
-
-    /// Makes scores of the tile's products: capped, and masked where not all rows see all keys.
-    ///
-    /// # Safety
-    /// As [`Walk::new`].
-    #[inline(always)]
-    unsafe fn finish<const S: usize, const K: usize>(
-        &self,
-        p: &AttentionPrefillSm90,
-        group: &Group,
-        s: &mut [f32; S],
-    ) {
+    let finish = |s: &mut [f32; S], tile: u32| {
         if p.shared.softcap != 0.0 {
             cap(s, p.shared.scale, p.shared.softcap);
         }
-        if !self.plain_tiles.have(self.tile) {
+        if !plain_tiles.have(tile) {
             // What an item is, and where, is found out again rather than kept in registers through the products.
-            // SAFETY: the caller's promise.
-            let item = unsafe { Item::shared(group.s_item(self.q_ring.again())) };
+            // SAFETY: the item stays until its `q_empty`.
+            let item = unsafe { Item::shared(group.s_item(q_ring.again())) };
             let limits = mask_of(p, item.kv.kv_len);
             let thread = ptx::here(ptx::tid_x());
             let row =
                 item.position + (thread / 128 * 64 - 64 + thread / 32 % 4 * 16 + thread % 32 / 4) as i32;
-            let (first, rows) = (self.tile * group.plan.block_n, [limits.range(row), limits.range(row + 8)]);
+            let (first, rows) = (tile * plan.block_n, [limits.range(row), limits.range(row + 8)]);
             // Where queries are in shared memory there are three warpgroups or wide outputs, and not the registers for bits.
             if K == 0 { mask(s, first, rows) } else { mask_by_bits(s, first, rows) }
         }
-    }
-}
-
-/// One over the sum of the lane's row `r`, whose log-sum-exp is stored if it is asked for.
-///
-/// # Safety
-/// The whole warp calls it.
-#[inline(always)]
-unsafe fn inverse_of(
-    p: &AttentionPrefillSm90,
-    group: &Group,
-    item: &Item,
-    softmax: &Softmax,
-    r: usize,
-) -> f32 {
-    let thread = ptx::here(ptx::tid_x());
-    let (warp_row, lane) = (thread / 32 % 4 * 16, thread % 32);
-    // SAFETY: the caller's promise; a row's log-sum-exp is stored where the row exists.
+    };
+    let mut weights = [[0u32; 4]; P];
+    // SAFETY: the whole warpgroup takes the same branches. A tile is read after its `full` barrier, and its `empty` barrier told
+    // after the products that read it were waited for.
     unsafe {
-        let sum = quad_sum(softmax.sum[r]);
-        if p.shared.lse != 0 && lane % 4 == 0 {
-            let tile_row = group.index * 64 + warp_row + lane / 4 + 8 * r as u32;
-            if tile_row < item.rows {
-                let lse = if sum == 0.0 {
-                    f32::NEG_INFINITY
-                } else {
-                    ptx::fma(softmax.max[r], group.factor, ptx::lg2(sum)) * LN_2
-                };
-                let token = u64::from(item.token + tile_row);
-                let at = token * u64::from(p.shared.q_heads) + u64::from(item.head);
-                ptx::st_global_b32(p.shared.lse + at * 4, lse.to_bits());
-            }
+        s.wait::<0>();
+        group.release(plan.k_empty(), ring.stage(plan.stages));
+        finish(s, tile);
+        // Nothing to rescale yet: the first rescaling multiplies zeros.
+        let mut rescale = softmax.update(s, group.factor);
+        pack::<F16, S, P>(s, &mut weights);
+
+        while tile > first_tile() {
+            tile -= 1;
+            *ring = ring.next();
+            group.wait(plan.k_full(), *ring, plan.stages);
+            group.take_turn();
+            group.scores::<F16, S, K>(s, q, group.s_q(q_ring.again()), ring.stage(plan.stages));
+            scale_rows(out, rescale);
+            let values = ring.again().previous();
+            group.wait(plan.v_full(), values, plan.stages);
+            group.add_values::<F16, O, P>(out, &weights, values.stage(plan.stages));
+            group.pass_turn();
+            s.wait::<1>();
+            group.release(plan.k_empty(), ring.stage(plan.stages));
+            finish(s, tile);
+            rescale = softmax.update(s, group.factor);
+            out.wait::<0>();
+            group.release(plan.v_empty(), ring.again().previous().stage(plan.stages));
+            pack::<F16, S, P>(s, &mut weights);
         }
-        if sum == 0.0 { 0.0 } else { 1.0 / sum }
+        scale_rows(out, rescale);
+        group.wait(plan.v_full(), *ring, plan.stages);
+        group.add_values::<F16, O, P>(out, &weights, ring.stage(plan.stages));
+        out.wait::<0>();
+        group.release(plan.v_empty(), ring.stage(plan.stages));
+        *ring = ring.next();
     }
+    softmax
 }
 
 /// Normalises the output, brings it through the warpgroup's own rows of the query tile so that lines leave whole, and stores it.
@@ -313,7 +220,7 @@ unsafe fn store<const F16: bool, const O: usize>(
     p: &AttentionPrefillSm90,
     group: &Group,
     ring: Ring,
-    inverse: impl Fn(&Item, usize) -> f32,
+    softmax: &Softmax,
     out: &mut [f32; O],
 ) {
     // Addresses are computed here, not kept in registers through the products.
@@ -330,11 +237,24 @@ unsafe fn store<const F16: bool, const O: usize>(
     unsafe {
         let item = Item::shared(group.s_item(ring));
         for r in 0..2 {
-            let (row, inverse) = (g + 8 * r as u32, inverse(&item, r));
+            let sum = quad_sum(softmax.sum[r]);
+            let inverse = if sum == 0.0 { 0.0 } else { 1.0 / sum };
+            let row = g + 8 * r as u32;
             for j in 0..O / 4 {
                 let (lo, hi) = (out[4 * j + 2 * r] * inverse, out[4 * j + 2 * r + 1] * inverse);
                 let pair = if F16 { ptx::pack_f16(lo, hi) } else { ptx::pack_bf16(lo, hi) };
                 ptx::st_shared_b32(s_warp + chunk_at(row, j as u32) + t * 4, pair);
+            }
+            let tile_row = group.index * 64 + warp_row + row;
+            if p.shared.lse != 0 && t == 0 && tile_row < item.rows {
+                let lse = if sum == 0.0 {
+                    f32::NEG_INFINITY
+                } else {
+                    ptx::fma(softmax.max[r], group.factor, ptx::lg2(sum)) * LN_2
+                };
+                let token = u64::from(item.token + tile_row);
+                let at = token * u64::from(p.shared.q_heads) + u64::from(item.head);
+                ptx::st_global_b32(p.shared.lse + at * 4, lse.to_bits());
             }
         }
         ptx::bar_warp_sync();

@@ -71,7 +71,7 @@ impl Group {
     /// The whole warp calls it; the queries have landed at `s_q`, the warpgroup's rows.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub unsafe fn queries<const K: usize>(&self, s_q: u32) -> [[u32; 4]; K] {
+    unsafe fn queries<const K: usize>(&self, s_q: u32) -> [[u32; 4]; K] {
         let thread = ptx::here(ptx::tid_x());
         let (row, chunk) = (thread / 32 % 4 * 16 + thread % 16, thread / 16 % 2);
         let mut q = [[0u32; 4]; K];
@@ -180,22 +180,6 @@ impl Group {
         unsafe {
             self.wait(self.plan.q_full(), ring, self.plan.q_stages);
             Item::shared(self.s_item(ring)).rows != 0
-        }
-    }
-
-    /// Waits for an item; whether there is one, and the warpgroup sees its last tile of keys. If not, it has tiles to pass by, and those keep their stages
-    /// until the values of the item before have been added.
-    ///
-    /// # Safety
-    /// As [`consume`].
-    #[inline(always)]
-    pub unsafe fn runs_on_to(&self, p: &AttentionPrefillSm90, ring: Ring) -> bool {
-        // SAFETY: the caller's promise.
-        unsafe {
-            self.next_item(ring) && {
-                let (tile, last) = self.last_tiles(p, ring);
-                tile == last
-            }
         }
     }
 

@@ -16,7 +16,6 @@ use crate::{
 #[inline(always)]
 unsafe fn prefill<
     const F16: bool,
-    const ON: bool,
     const S: usize,
     const P: usize,
     const O: usize,
@@ -51,7 +50,7 @@ unsafe fn prefill<
             }
         } else {
             ptx::setmaxnreg::<CONSUMER_REGISTERS, true>();
-            consume::<F16, ON, S, P, O, K>(p, plan, warpgroup - 1);
+            consume::<F16, S, P, O, K>(p, plan, warpgroup - 1);
         }
     }
 }
@@ -91,33 +90,30 @@ unsafe fn maps(address: u64) -> Maps {
 }
 
 macro_rules! entries {
-    ($($name:ident: $f16:literal, $on:literal, $s:literal, $o:literal, $k:literal, [$producer:literal, $consumer:literal], $tile:ident;)*) => {
+    ($($name:ident: $f16:literal, $s:literal, $o:literal, $k:literal, [$producer:literal, $consumer:literal], $tile:ident;)*) => {
         $(kernel! {
             /// See [`AttentionPrefillSm90`].
             pub fn $name(p: AttentionPrefillSm90) {
                 let maps = maps(param_address!($name, p));
-                prefill::<$f16, $on, $s, { $s / 8 }, $o, $k, $producer, $consumer>(&p, maps, $tile);
+                prefill::<$f16, $s, { $s / 8 }, $o, $k, $producer, $consumer>(&p, maps, $tile);
             }
         })*
     };
 }
 
-// Whether f16, whether items run into each other, accumulators of scores and of output a thread, steps of queries in registers (0: they are read from shared memory),
+// Whether f16, accumulators of scores and of output a thread, steps of queries in registers (0: they are read from shared memory),
 // registers of producers and consumers.
 entries! {
-    attention_prefill_sm90_hd64: false, false, 64, 32, 0, [32, 160], TILE_HD64;
-    attention_prefill_sm90_hd64_on: false, true, 64, 32, 0, [32, 160], TILE_HD64;
-    attention_prefill_sm90_hd64_f16: true, false, 64, 32, 0, [32, 160], TILE_HD64;
-    attention_prefill_sm90_hd64_short: false, false, 64, 32, 4, [40, 232], TILE_HD64_SHORT;
-    attention_prefill_sm90_hd64_short_on: false, true, 64, 32, 4, [40, 232], TILE_HD64_SHORT;
-    attention_prefill_sm90_hd64_short_f16: true, false, 64, 32, 4, [40, 232], TILE_HD64_SHORT;
-    attention_prefill_sm90_hd96: false, false, 64, 48, 6, [40, 232], TILE_HD96;
-    attention_prefill_sm90_hd96_f16: true, false, 64, 48, 6, [40, 232], TILE_HD96;
-    attention_prefill_sm90_hd128: false, false, 64, 64, 8, [40, 232], TILE_HD128;
-    attention_prefill_sm90_hd128_on: false, true, 64, 64, 8, [40, 232], TILE_HD128;
-    attention_prefill_sm90_hd128_f16: true, false, 64, 64, 8, [40, 232], TILE_HD128;
-    attention_prefill_sm90_hd192: false, false, 48, 96, 0, [40, 232], TILE_HD192;
-    attention_prefill_sm90_hd192_f16: true, false, 48, 96, 0, [40, 232], TILE_HD192;
-    attention_prefill_sm90_hd256: false, false, 40, 128, 0, [40, 232], TILE_HD256;
-    attention_prefill_sm90_hd256_f16: true, false, 40, 128, 0, [40, 232], TILE_HD256;
+    attention_prefill_sm90_hd64: false, 64, 32, 0, [32, 160], TILE_HD64;
+    attention_prefill_sm90_hd64_f16: true, 64, 32, 0, [32, 160], TILE_HD64;
+    attention_prefill_sm90_hd64_short: false, 64, 32, 4, [40, 232], TILE_HD64_SHORT;
+    attention_prefill_sm90_hd64_short_f16: true, 64, 32, 4, [40, 232], TILE_HD64_SHORT;
+    attention_prefill_sm90_hd96: false, 64, 48, 6, [40, 232], TILE_HD96;
+    attention_prefill_sm90_hd96_f16: true, 64, 48, 6, [40, 232], TILE_HD96;
+    attention_prefill_sm90_hd128: false, 64, 64, 8, [40, 232], TILE_HD128;
+    attention_prefill_sm90_hd128_f16: true, 64, 64, 8, [40, 232], TILE_HD128;
+    attention_prefill_sm90_hd192: false, 48, 96, 0, [40, 232], TILE_HD192;
+    attention_prefill_sm90_hd192_f16: true, 48, 96, 0, [40, 232], TILE_HD192;
+    attention_prefill_sm90_hd256: false, 40, 128, 0, [40, 232], TILE_HD256;
+    attention_prefill_sm90_hd256_f16: true, 40, 128, 0, [40, 232], TILE_HD256;
 }

@@ -1,9 +1,8 @@
 //! What the launcher decides: which tiles, in what order, by which boxes.
 
 use super::{
-    HD64, HD64_F16, HD64_ON, HD64_SHORT, HD64_SHORT_F16, HD64_SHORT_ON, HD96, HD96_F16, HD128, HD128_F16,
-    HD128_ON, HD192, HD192_F16, HD256, HD256_F16, LINE, TILE_HD64, TILE_HD64_SHORT, TILE_HD96, TILE_HD128,
-    TILE_HD192, TILE_HD256, Tile,
+    HD64, HD64_F16, HD64_SHORT, HD64_SHORT_F16, HD96, HD96_F16, HD128, HD128_F16, HD192, HD192_F16, HD256,
+    HD256_F16, LINE, TILE_HD64, TILE_HD64_SHORT, TILE_HD96, TILE_HD128, TILE_HD192, TILE_HD256, Tile,
 };
 use crate::{
     abi::{KernelSpec, TensorMapSpec},
@@ -52,12 +51,6 @@ pub fn choose(
         256 => of(TILE_HD256, &HD256, &HD256_F16),
         _ => None,
     }
-}
-
-/// The kernel beside one of [`choose`] whose items run into each other, where there is one: the same tile, the same bits.
-pub fn running_on(kernel: &KernelSpec) -> Option<&'static KernelSpec> {
-    let pairs = [(&HD64, &HD64_ON), (&HD64_SHORT, &HD64_SHORT_ON), (&HD128, &HD128_ON)];
-    pairs.into_iter().find(|(apart, _)| apart.name == kernel.name).map(|(_, on)| on)
 }
 
 /// Every tile of every span's queries, `[seq, tile]`. Sequences are taken in groups whose keys and values of one head stay in the

@@ -153,12 +153,6 @@ pub static HD128: KernelSpec = spec("attention_prefill_sm90_hd128", TILE_HD128);
 pub static HD192: KernelSpec = spec("attention_prefill_sm90_hd192", TILE_HD192);
 /// Head dim 256, bf16.
 pub static HD256: KernelSpec = spec("attention_prefill_sm90_hd256", TILE_HD256);
-/// [`HD64`] whose items run into each other: an item's first scores are under the last values of the one before. The same bits.
-pub static HD64_ON: KernelSpec = spec("attention_prefill_sm90_hd64_on", TILE_HD64);
-/// [`HD64_SHORT`], likewise.
-pub static HD64_SHORT_ON: KernelSpec = spec("attention_prefill_sm90_hd64_short_on", TILE_HD64_SHORT);
-/// [`HD128`], likewise.
-pub static HD128_ON: KernelSpec = spec("attention_prefill_sm90_hd128_on", TILE_HD128);
 /// [`HD64`] of IEEE half precision.
 pub static HD64_F16: KernelSpec = spec("attention_prefill_sm90_hd64_f16", TILE_HD64);
 /// [`HD64_SHORT`] of IEEE half precision.
