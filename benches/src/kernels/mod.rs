@@ -55,7 +55,6 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
 
 /// Kernels under settings that were not taken, to be timed beside those that were. [`select`] alone finds them.
 pub fn trials<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
-    let rules = decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>);
     decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>).collect()
 }
 
