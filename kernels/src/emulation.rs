@@ -68,6 +68,8 @@ entries! {
     attention_decode_fp8_hd64_rows16 in crate::attention_decode::kernel: AttentionDecode,
     attention_decode_fp8_hd128_rows8 in crate::attention_decode::kernel: AttentionDecode,
     attention_decode_fp8_hd128_rows16 in crate::attention_decode::kernel: AttentionDecode,
+    attention_decode_append_hd64 in crate::attention_decode::kernel: AttentionDecodeAppend,
+    attention_decode_append_hd128 in crate::attention_decode::kernel: AttentionDecodeAppend,
     attention_prefill_hd192 in crate::attention_prefill::kernel: AttentionPrefill,
     attention_prefill_hd256 in crate::attention_prefill::kernel: AttentionPrefill,
     attention_prefill_hd64_f16 in crate::attention_prefill::kernel: AttentionPrefill,

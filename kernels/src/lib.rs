@@ -70,6 +70,8 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &attention_decode::VARIANTS[9].spec,
     &attention_decode::VARIANTS[10].spec,
     &attention_decode::VARIANTS[11].spec,
+    &attention_decode::APPENDING[0].spec,
+    &attention_decode::APPENDING[1].spec,
     &attention_prefill::HD64,
     &attention_prefill::HD96,
     &attention_prefill::HD128,

@@ -31,7 +31,7 @@ pub(crate) const OWN_MEMORY_FLOOR: u64 = u64::MAX;
 /// The most warps that run together: those of a cluster.
 pub(crate) const WARPS: usize = 160;
 /// Components of agents, which come first in a vector clock.
-const AGENTS: usize = 144;
+const AGENTS: usize = 145;
 /// Components of a vector clock: agents, then warps.
 const COMPONENTS: usize = AGENTS + WARPS;
 /// The row of `seen` that stands for all warps of a warpgroup at once.
@@ -51,6 +51,8 @@ pub(crate) enum Agent {
     StoreSource(usize),
     /// The writing side of a warp's bulk stores.
     StoreTarget(usize),
+    /// The launches that may not have ended when this one began. Who has seen it has waited for them.
+    Launches,
 }
 
 impl Agent {
@@ -60,6 +62,7 @@ impl Agent {
             Agent::Warpgroup(group) => 48 + group % 40,
             Agent::StoreSource(warp) => 88 + warp % 28,
             Agent::StoreTarget(warp) => 116 + warp % 28,
+            Agent::Launches => 144,
         }
     }
 }
@@ -209,8 +212,10 @@ pub(crate) struct Clocks {
     pub enabled: bool,
     /// The running lane's stamp.
     pub now: Stamp,
-    /// Serial of the launch's first cluster: what is older is ordered before the launch.
+    /// Serial of the launch's first cluster: what is older is ordered before the launch, once it has waited for that.
     pub launch_floor: u64,
+    /// What is older than this had ended when the launch began.
+    pub ended_floor: u64,
     /// What the launch's blocks have released.
     pub releases: Releases,
     block: u64,
@@ -229,6 +234,7 @@ impl Clocks {
             enabled: true,
             now: Stamp(0),
             launch_floor: 0,
+            ended_floor: 0,
             releases: Releases::default(),
             block: 0,
             view: 0,
@@ -276,6 +282,20 @@ impl Clocks {
             return past.block() < floor || self.releases.acquired(past);
         }
         past.thread() == self.now.thread() || self.seen[self.view].covers(past)
+    }
+
+    /// The serial below which blocks are ordered before the running lane: of those of earlier launches that may not have ended, none if
+    /// nothing has told it so.
+    #[inline(always)]
+    pub fn floor(&self) -> u64 {
+        let waited = self.ended_floor == self.launch_floor
+            || self.seen[self.view].all[Agent::Launches.component()] > 0;
+        if waited { self.launch_floor } else { self.ended_floor }
+    }
+
+    /// Orders all earlier launches before the running lane.
+    pub fn wait_for_launches(&mut self) {
+        self.seen[self.view].add_agent(Agent::Launches, 1);
     }
 
     /// Orders the lanes of a warp among themselves.

@@ -171,12 +171,16 @@ impl Context {
         Place { block, thread, location: self.sites.decode(site) }
     }
 
-    fn place_of(&self, stamp: Stamp, site: Site) -> Place {
+    /// None for a block of an earlier launch, of which nothing is known any more.
+    fn place_of(&self, stamp: Stamp, site: Site) -> Option<Place> {
+        if stamp.block() < self.clocks.launch_floor {
+            return None;
+        }
         let first_block = (stamp.block() - self.clocks.launch_floor) * self.cluster as u64;
         // An agent of another cluster can't be asked any more; that cluster's first thread stands for it.
         let known = first_block == self.first_block || !stamp.is_agent();
         let thread = if known { self.clocks.thread_of(stamp) } else { 0 };
-        self.place_in(first_block, thread as usize, site)
+        Some(self.place_in(first_block, thread as usize, site))
     }
 
     pub fn fault(&self, kind: FaultKind, at: Option<Place>, other: Option<Place>, detail: String) -> Fault {
@@ -235,8 +239,10 @@ impl Context {
             Problem::Race(conflict) => {
                 let did = if conflict.was_write { "a write" } else { "a read" };
                 let other = self.place_of(conflict.stamp, conflict.site);
-                let detail = format!("{what} of {bytes} bytes at {target}, unordered with {did}");
-                (FaultKind::Race, Some(other), detail)
+                let whose =
+                    if other.is_none() { " of an earlier launch, which was not waited for" } else { "" };
+                let detail = format!("{what} of {bytes} bytes at {target}, unordered with {did}{whose}");
+                (FaultKind::Race, other, detail)
             }
             Problem::InFlight(busy) => {
                 let (thread, issued) = self.copy_behind(busy, space);

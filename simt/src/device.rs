@@ -43,6 +43,9 @@ pub struct Device {
     context: Box<Context>,
     stacks: Vec<LaneStack>,
     next_serial: u64,
+    /// Serial of the first cluster that may still run when a launch begins that starts early.
+    ended_floor: u64,
+    starts_early: bool,
 }
 
 impl Default for Device {
@@ -54,7 +57,13 @@ impl Default for Device {
 impl Device {
     /// A device with nothing on it.
     pub fn new() -> Self {
-        Self { context: Box::new(Context::new()), stacks: Vec::new(), next_serial: 1 }
+        Self {
+            context: Box::new(Context::new()),
+            stacks: Vec::new(),
+            next_serial: 1,
+            ended_floor: 1,
+            starts_early: false,
+        }
     }
 
     /// Reserves `bytes` of global memory and answers their address, aligned to 256 bytes and to no more.
@@ -136,6 +145,17 @@ impl Device {
     /// Whether launches look for races. On at first; without, they are faster and use less memory.
     pub fn check_races(&mut self, on: bool) {
         self.context.clocks.enabled = on;
+    }
+
+    /// Whether launches from here on may start before those before them have ended, as far back as a copy, the host's wait
+    /// ([`Device::end_launches`]) or a launch that may not. What such launches have written is a race until `griddepcontrol.wait`. Off at first.
+    pub fn start_early(&mut self, on: bool) {
+        self.starts_early = on;
+    }
+
+    /// All launches so far have ended: whatever comes is behind them.
+    pub fn end_launches(&mut self) {
+        self.ended_floor = self.next_serial;
     }
 
     /// Stops launches that take more than about `lane_steps` steps with [`FaultKind::Deadlock`]: what a loop that never ends
@@ -241,9 +261,14 @@ impl Device {
         if self.next_serial + clusters > LAST_SERIAL {
             self.context.global.clear_shadow();
             self.context.shared.clear_shadow();
-            self.next_serial = 1;
+            (self.next_serial, self.ended_floor) = (1, 1);
         }
-        self.context.clocks.launch_floor = self.next_serial;
+        let clocks = &mut self.context.clocks;
+        clocks.launch_floor = self.next_serial;
+        if !self.starts_early {
+            self.ended_floor = self.next_serial;
+        }
+        clocks.ended_floor = self.ended_floor;
         self.context.clocks.releases.begin_launch();
         Ok(clusters)
     }

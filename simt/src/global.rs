@@ -142,7 +142,7 @@ impl Global {
     ) -> Result<(&mut Page, usize), Problem> {
         let (page, offset, page_bytes) = self.locate(address, bytes)?;
         if clocks.enabled {
-            let actor = Actor { clocks, floor: clocks.launch_floor, site, stamp };
+            let actor = Actor { clocks, floor: clocks.floor(), site, stamp };
             page.shadow.access(page_bytes, offset, bytes, access, actor).map_err(Problem::Race)?;
         }
         Ok((page, offset))

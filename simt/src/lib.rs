@@ -55,7 +55,8 @@
 //!   before the block's end. What a lane acquires from outside its cluster counts for the whole cluster.
 //!
 //! What one lane releases covers of the other lanes of its warp what a `bar.warp.sync` or a barrier has ordered before, met or
-//! not; what it acquires counts for all of them. Launches are always ordered.
+//! not; what it acquires counts for all of them. Launches are ordered, those that start early ([`Device::start_early`])
+//! by `griddepcontrol.wait`.
 //!
 //! # What is on its way
 //!

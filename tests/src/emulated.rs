@@ -216,17 +216,23 @@ impl Driver for Emulated {
 
     fn upload(&self, dst: &EmulatedBuffer, offset: usize, bytes: &[u8]) -> Result<()> {
         let address = dst.range("upload", offset, bytes.len())?;
-        lock(&self.device).write(address, bytes);
+        let mut device = lock(&self.device);
+        device.write(address, bytes);
+        device.end_launches();
         Ok(())
     }
 
     fn download(&self, src: &EmulatedBuffer, offset: usize, out: &mut [u8]) -> Result<()> {
         let address = src.range("download", offset, out.len())?;
-        lock(&self.device).read(address, out).map_err(|fault| refused("download", fault.to_string()))
+        let mut device = lock(&self.device);
+        device.end_launches();
+        device.read(address, out).map_err(|fault| refused("download", fault.to_string()))
     }
 
     fn zero(&self, dst: &EmulatedBuffer) -> Result<()> {
-        lock(&self.device).write(dst.address, &vec![0; dst.bytes]);
+        let mut device = lock(&self.device);
+        device.write(dst.address, &vec![0; dst.bytes]);
+        device.end_launches();
         Ok(())
     }
 
@@ -265,7 +271,10 @@ impl Driver for Emulated {
         let (began, ran_before) = (Instant::now(), thread_seconds());
         // Blocks that wait for each other run together.
         let cluster = if spec.waits_in_row && grid[0] <= MOST_WAITING { grid[0] } else { 1 };
-        let launched = lock(&self.device).launch_clusters(&launch, cluster, &|| entry(params));
+        let mut device = lock(&self.device);
+        device.start_early(spec.starts_early);
+        let launched = device.launch_clusters(&launch, cluster, &|| entry(params));
+        drop(device);
         let report = launched.map_err(|fault| refused("launch", fault.to_string()))?;
         let ran = thread_seconds().zip(ran_before).map(|(after, before)| after - before);
         let seconds = ran.unwrap_or_else(|| began.elapsed().as_secs_f64());
@@ -280,6 +289,8 @@ impl Driver for Emulated {
 
     unsafe fn replay(&self, graph: &Vec<Recorded>) -> Result<()> {
         lock(&self.replayed).push(graph.len());
+        // A graph begins behind all that is in its stream.
+        lock(&self.device).end_launches();
         graph.iter().try_for_each(|Recorded { spec, grid, params }| {
             // SAFETY: the emulator checks every access.
             unsafe { self.launch(spec, *grid, params) }
@@ -287,6 +298,7 @@ impl Driver for Emulated {
     }
 
     fn synchronize(&self) -> Result<()> {
+        lock(&self.device).end_launches();
         match self.one_launch && !lock(&self.launched).is_empty() {
             true => Err(refused("synchronize", "no more than one launch was asked for".to_string())),
             false => Ok(()),

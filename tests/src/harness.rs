@@ -189,15 +189,25 @@ impl<D: Driver> Arena<'_, D> {
         grid: [u32; 3],
         params: &impl Params,
     ) -> Result<(), Failure> {
-        self.kernel = spec.name;
-        // SAFETY: the suites size every buffer by the shapes they pass; that this suffices is what canaries, the emulator and
-        // compute-sanitizer check.
-        unsafe { self.harness.driver.launch(spec, grid, bytemuck::bytes_of(params)) }.map_err(failed)?;
+        self.launch_ahead(spec, grid, params)?;
         self.harness.driver.synchronize().map_err(failed)?;
         for index in 0..self.regions.len() {
             self.check(index).map_err(|what| format!("{}: {what}", spec.name))?;
         }
         Ok(())
+    }
+
+    /// Launches and doesn't wait: the next launch may begin before this one has ended.
+    pub fn launch_ahead(
+        &mut self,
+        spec: &'static KernelSpec,
+        grid: [u32; 3],
+        params: &impl Params,
+    ) -> Result<(), Failure> {
+        self.kernel = spec.name;
+        // SAFETY: the suites size every buffer by the shapes they pass; that this suffices is what canaries, the emulator and
+        // compute-sanitizer check.
+        unsafe { self.harness.driver.launch(spec, grid, bytemuck::bytes_of(params)) }.map_err(failed)
     }
 
     fn check(&self, index: usize) -> Result<(), Failure> {

@@ -51,6 +51,9 @@ struct Args {
     /// Also times every launch of a shorter run (GPU only).
     #[arg(long)]
     profile: bool,
+    /// Also measures with keys appended by launches of their own, which has the same bits (GPU only).
+    #[arg(long)]
+    append_apart: bool,
     /// The commit that was built, where git can't say; else TILEWRIGHT_COMMIT.
     #[arg(long)]
     commit: Option<String>,
@@ -123,12 +126,13 @@ fn report(args: &Args) -> Result<()> {
         Some(WeightsArg::W8a8) => vec![Weights::W8a8],
     };
     for weights in weights {
-        let measured = measure_model(args, weights, &mut report.device)?;
-        println!("{}", show::table(&measured));
-        for profile in &measured.profiles {
-            println!("{}", show::profile(profile));
+        for measured in measure_model(args, weights, &mut report.device)? {
+            println!("{}", show::table(&measured));
+            for profile in &measured.profiles {
+                println!("{}", show::profile(profile));
+            }
+            report.models.push(measured);
         }
-        report.models.push(measured);
         if let Some(path) = &args.json {
             let json = serde_json::to_vec_pretty(&report).map_err(|source| Error::Json {
                 origin: path.display().to_string(),
@@ -141,7 +145,8 @@ fn report(args: &Args) -> Result<()> {
     Ok(())
 }
 
-fn measure_model(args: &Args, weights: Weights, device: &mut String) -> Result<Measured> {
+/// As it is, and as asked for besides.
+fn measure_model(args: &Args, weights: Weights, device: &mut String) -> Result<Vec<Measured>> {
     let config = shape::config(&args.shape, weights)?;
     let began = Instant::now();
     let weight_bytes = shape::weight_bytes(&config);
@@ -157,9 +162,28 @@ fn measure_model(args: &Args, weights: Weights, device: &mut String) -> Result<M
         read_bytes_per_second: args.read,
         choice: args.choice(),
     };
-    let cells = measure(&subject.model, &plan, &*subject.counts)?;
-    let profiles = if args.profile { profiles(&subject, args)? } else { Vec::new() };
-    Ok(Measured { shape: args.shape.clone(), weights, weight_bytes, load_seconds, cells, profiles })
+    let (mut measured, mut alone) = (Vec::new(), None);
+    for append_apart in [false, true].into_iter().take(1 + usize::from(args.append_apart)) {
+        if append_apart {
+            append_by_itself(&subject)?;
+        }
+        let cells = measure(&subject.model, &plan, &*subject.counts, &mut alone)?;
+        let profiles = if args.profile { profiles(&subject, args)? } else { Vec::new() };
+        let shape = args.shape.clone();
+        measured.push(Measured { shape, weights, append_apart, weight_bytes, load_seconds, cells, profiles });
+    }
+    Ok(measured)
+}
+
+#[cfg(feature = "cuda")]
+fn append_by_itself(subject: &Subject) -> Result<()> {
+    subject.gpu.as_ref().ok_or(Error::NoCuda)?.append_apart(true);
+    Ok(())
+}
+
+#[cfg(not(feature = "cuda"))]
+fn append_by_itself(_: &Subject) -> Result<()> {
+    Err(Error::NoCuda)
 }
 
 #[cfg(feature = "cuda")]

@@ -87,15 +87,19 @@ struct Run {
     launches: [u64; 2],
 }
 
-/// Measures each batch of a plan. The first request of every batch is the same, and so must its answer be.
+/// Measures each batch of a plan. The first request of every batch is the same, and so must its answer be: `alone`, once it is known.
 ///
 /// # Errors
 /// A plan without tokens; the engine's own; an answer that depends on its batch, or on the run.
-pub fn measure(model: &Model, plan: &Plan, launches: Launches<'_>) -> Result<Vec<Cell>> {
+pub fn measure(
+    model: &Model,
+    plan: &Plan,
+    launches: Launches<'_>,
+    alone: &mut Option<Vec<u32>>,
+) -> Result<Vec<Cell>> {
     if plan.prompt == 0 || plan.new_tokens < 2 || plan.runs == 0 || plan.batches.contains(&0) {
         return Err(Error::Plan("expected a prompt, at least 2 new tokens, a run and batches above 0"));
     }
-    let mut alone: Option<Vec<u32>> = None;
     let mut cells = Vec::new();
     for &batch in &plan.batches {
         let (cell, answer) = measure_batch(model, plan, batch, launches)?;
@@ -268,7 +272,7 @@ mod tests {
                 read_bytes_per_second: 1e10,
                 choice: Choice::default(),
             };
-            let cells = measure(&model, &plan, &|| [0; 2]).expect("measured");
+            let cells = measure(&model, &plan, &|| [0; 2], &mut None).expect("measured");
             assert_eq!(cells.iter().map(|cell| cell.batch).collect::<Vec<_>>(), [1, 3]);
             for cell in cells {
                 assert!(cell.seconds > 0.0 && cell.prompt_seconds > 0.0, "{cell:?}");
@@ -291,6 +295,6 @@ mod tests {
             read_bytes_per_second: 1.0,
             choice: Choice::default(),
         };
-        assert!(measure(&model, &plan, &|| [0; 2]).is_err());
+        assert!(measure(&model, &plan, &|| [0; 2], &mut None).is_err());
     }
 }

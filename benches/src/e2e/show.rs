@@ -12,6 +12,8 @@ pub struct Measured {
     pub shape: String,
     /// How its weights are stored.
     pub weights: Weights,
+    /// Whether keys were appended by launches of their own.
+    pub append_apart: bool,
     /// Bytes that a step reads of them.
     pub weight_bytes: f64,
     /// Making them and bringing them to the device.
@@ -53,9 +55,10 @@ pub struct Report {
 /// A model's cells as a table.
 pub fn table(measured: &Measured) -> String {
     let mut text = format!(
-        "{} {:?}: {:.2} GB of weights a step, loaded in {:.1} s\n",
+        "{} {:?}{}: {:.2} GB of weights a step, loaded in {:.1} s\n",
         measured.shape,
         measured.weights,
+        if measured.append_apart { ", appends apart" } else { "" },
         measured.weight_bytes / 1e9,
         measured.load_seconds
     );

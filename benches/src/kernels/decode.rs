@@ -56,30 +56,15 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
         let mut prepared = Prepared::new(driver);
         let Problem::Decode(problem) = problem else { return Ok(prepared) };
         let Some(variant) = variant(problem) else { return Ok(prepared) };
-        let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
         let rule = self.rule.unwrap_or(Rule::of(variant.format));
-        let chunks = rule.chunks(context as u32);
-        let row_tiles = (q_heads / kv_heads).div_ceil(variant.rows as usize);
-        let blocks = seqs * chunks as usize * row_tiles * kv_heads;
-        let rows = if chunks > 1 { blocks * variant.rows as usize } else { 0 };
-        let params = abi::AttentionDecode {
-            partial_out: prepared.output("partial_out", rows * head_dim * 4)?,
-            partial_sums: prepared.output("partial_sums", rows * 8)?,
-            counters: prepared.u32s("counters", vec![0; seqs * kv_heads * row_tiles])?,
-            sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
-            seqs: seqs as u32,
-            row_tiles: row_tiles as u32,
-            short_tokens: rule.short_tokens,
-            chunk_tokens: rule.chunk_tokens,
-            max_chunks: rule.max_chunks,
-            ..params(&mut prepared, problem, seed)?
-        };
-        prepared.launch(&variant.spec, [blocks as u32, 1, 1], &params);
+        let (params, blocks) = params(&mut prepared, problem, seed, rule, variant.rows)?;
+        prepared.launch(&variant.spec, [blocks, 1, 1], &params);
         Ok(prepared)
     }
 }
 
-fn variant(problem: &Decode) -> Option<&'static Variant> {
+/// The entry that serves.
+pub(super) fn variant(problem: &Decode) -> Option<&'static Variant> {
     let format = match problem.kv {
         KvFormat::Bf16 => abi::KV_BF16,
         KvFormat::Int8 => abi::KV_INT8,
@@ -94,8 +79,36 @@ fn sequences(seqs: u32, context: u32, chunks: u32) -> Vec<u32> {
     (0..=seqs).flat_map(record).collect()
 }
 
+/// All buffers, and parameters under `rule` for an entry of `tile_rows` query rows; the blocks.
+pub(super) fn params<D: Driver>(
+    prepared: &mut Prepared<'_, D>,
+    problem: &Decode,
+    seed: u64,
+    rule: Rule,
+    tile_rows: u32,
+) -> Result<(abi::AttentionDecode, u32)> {
+    let Decode { seqs, context, q_heads, kv_heads, head_dim, .. } = *problem;
+    let chunks = rule.chunks(context as u32);
+    let row_tiles = (q_heads / kv_heads).div_ceil(tile_rows as usize);
+    let blocks = seqs * chunks as usize * row_tiles * kv_heads;
+    let rows = if chunks > 1 { blocks * tile_rows as usize } else { 0 };
+    let params = abi::AttentionDecode {
+        partial_out: prepared.output("partial_out", rows * head_dim * 4)?,
+        partial_sums: prepared.output("partial_sums", rows * 8)?,
+        counters: prepared.u32s("counters", vec![0; seqs * kv_heads * row_tiles])?,
+        sequences: prepared.u32s("sequences", sequences(seqs as u32, context as u32, chunks))?,
+        seqs: seqs as u32,
+        row_tiles: row_tiles as u32,
+        short_tokens: rule.short_tokens,
+        chunk_tokens: rule.chunk_tokens,
+        max_chunks: rule.max_chunks,
+        ..tensors(prepared, problem, seed)?
+    };
+    Ok((params, blocks as u32))
+}
+
 /// The queries, the cache and its table, the output.
-fn params<D: Driver>(
+fn tensors<D: Driver>(
     prepared: &mut Prepared<'_, D>,
     problem: &Decode,
     seed: u64,

@@ -5,6 +5,7 @@
 //! quantised cache), and as each family's file says.
 
 mod decode;
+mod decode_append;
 mod gemm;
 mod gemm_few;
 mod gemm_sm90;
@@ -53,9 +54,11 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
     ]
 }
 
-/// Kernels under settings that were not taken, to be timed beside those that were. [`select`] alone finds them.
+/// Kernels under settings that were not taken, to be timed beside those that were, and attention with what goes before it. [`select`] alone finds them.
 pub fn trials<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
-    decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>).collect()
+    let rules = decode::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>);
+    let appends = decode_append::TRIALS.into_iter().map(|trial| Box::new(trial) as Box<dyn Kernel<D>>);
+    rules.chain(appends).collect()
 }
 
 /// The kernels of those stems, trials among them; all but trials if none is named.

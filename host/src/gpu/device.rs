@@ -1,4 +1,7 @@
-use std::sync::{Mutex, atomic::AtomicU64};
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
 
 use half::bf16;
 
@@ -35,6 +38,8 @@ pub struct GpuDevice<Dr: Driver> {
     /// How often scratch has moved: launches recorded before name memory that is gone.
     pub(super) scratch_moves: AtomicU64,
     pub(super) recording: Recording,
+    /// Whether records leave the append a launch of its own.
+    pub(super) appends_apart: AtomicBool,
     pub(super) driver: Dr,
 }
 
@@ -49,8 +54,16 @@ impl<Dr: Driver> GpuDevice<Dr> {
             mail: Mutex::new(Scratch::new("run_step", "the rows of chains")),
             scratch_moves: AtomicU64::default(),
             recording: Recording::default(),
+            appends_apart: AtomicBool::default(),
             driver,
         }
+    }
+
+    /// Whether steps recorded from here on append keys by a launch before attention's instead of in it: to time one beside the other. The bits
+    /// are the same.
+    #[doc(hidden)]
+    pub fn append_apart(&self, apart: bool) {
+        self.appends_apart.store(apart, Ordering::Relaxed);
     }
 
     /// What the device runs on.

@@ -6,6 +6,7 @@
 //! | [`GpuDevice`] | [`crate::Device`] over any driver: bf16 activations and caches, f32 accumulation and logits |
 //! | `launch` | a layer's launches, their shape checks and parameters |
 //! | `ahead` | weights of the product that follows, brought to the L2 meanwhile |
+//! | `append` | the append of keys and the attention that follows it as one launch |
 //! | `chain` | products that follow each other as one launch |
 //! | `choose`, `pages` | tokens of logits; copies of pages |
 //! | `encoders` | what models without rotary positions and gates need beside that: layer norms, activations, learned positions |
@@ -22,6 +23,7 @@
 //! without a GPU, the answer is [`crate::Error::Unavailable`].
 
 mod ahead;
+mod append;
 mod chain;
 mod choose;
 #[cfg(feature = "cuda")]

@@ -16,7 +16,7 @@ use std::{
 
 use tilewright_kernels::abi::KernelSpec;
 
-use super::{Driver, GpuDevice, GpuStep, Launch, ahead, step::StepPlan};
+use super::{Driver, GpuDevice, GpuStep, Launch, ahead, append, step::StepPlan};
 use crate::{Batch, Error, Pace, Result};
 
 /// Shapes that are kept; of more, the one that was used last longest ago is forgotten.
@@ -144,7 +144,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
         if !shape.record.as_ref().is_some_and(fresh) {
             shape.record = None;
             pace = Pace::First;
-            let mut launches = self.chained(self.recording.of(|| work(&shape.step))?)?;
+            let mut launches = self.recording.of(|| work(&shape.step))?;
+            if !self.appends_apart.load(Ordering::Relaxed) {
+                launches = append::appended(launches);
+            }
+            launches = self.chained(launches)?;
             ahead::bring_next_weights(&mut launches);
             // Recording may itself have moved scratch; what it noted last is where it is now.
             let scratch_moves = self.scratch_moves.load(Ordering::Relaxed);

@@ -1,4 +1,4 @@
-use super::{TensorMap, params};
+use super::{RopeAppend, TensorMap, params};
 
 params! {
     /// Softmax attention of ragged query spans over a paged cache. A contiguous cache is one page a sequence.
@@ -146,5 +146,18 @@ params! {
         pub chunk_tokens: u32,
         /// See `short_tokens`.
         pub max_chunks: u32,
+    }
+}
+
+params! {
+    /// [`RopeAppend`], then [`AttentionDecode`] of what it leaves, bit for bit, where each sequence has one query, `row_tiles` is 1 and the cache is
+    /// bf16. Both describe the same tokens, heads and cache, `rope.q_out` is `attention.q`, and a token's slot is that of its sequence's last key.
+    /// Keys and values before that one are read before the launch before has ended: no launch since the last copy, or since the last one that
+    /// doesn't start early, may have written them.
+    ///
+    /// Grid: as of [`AttentionDecode`].
+    pub struct AttentionDecodeAppend {
+        pub rope: RopeAppend,
+        pub attention: AttentionDecode,
     }
 }

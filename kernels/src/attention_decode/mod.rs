@@ -19,6 +19,8 @@
 //! Keys and values, which a step reads once, are the first that the L2 lets go of: what chunks leave each other and page tables stay. H200,
 //! 2026-11-30: 0.2% to 6% faster in bf16, 64 x 4096 259.1 us instead of 260.8 and 1 x 1024 7.26 instead of 7.72.
 //!
+//! [`APPENDING`] does [`rope_append`](crate::rope_append)'s part too, where a sequence has one query: see `newest`.
+//!
 //! Source: Dao et al., "Flash-Decoding for long-context inference", 2023; Milakov and Gimelshein, "Online normalizer calculation
 //! for softmax", 2018; the last-block join is that of Harris, "Optimizing parallel reduction in CUDA" and its successors.
 
@@ -34,6 +36,8 @@ mod item;
 mod join;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod kernel;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+mod newest;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 mod products;
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
@@ -161,6 +165,20 @@ pub static VARIANTS: [Variant; 12] = [
     variant("attention_decode_fp8_hd128_rows8", KV_FP8, 128, 8),
     variant("attention_decode_fp8_hd128_rows16", KV_FP8, 128, 16),
 ];
+
+/// Of one query a sequence over a bf16 cache, which rotate it and append its key and value themselves: see
+/// [`AttentionDecodeAppend`](crate::abi::AttentionDecodeAppend).
+pub static APPENDING: [Variant; 2] = [
+    variant("attention_decode_append_hd64", KV_BF16, 64, 8),
+    variant("attention_decode_append_hd128", KV_BF16, 128, 8),
+];
+
+/// That of [`APPENDING`] which does what the entry called `name` does behind an append, if there is one.
+pub fn appending(name: &str) -> Option<&'static Variant> {
+    let of = VARIANTS.iter().find(|v| v.spec.name == name)?;
+    let kind = |v: &Variant| (v.format, v.head_dim, v.rows);
+    APPENDING.iter().find(|v| kind(v) == kind(of))
+}
 
 /// The entry for a cache of `format` and `head_dim` and spans of at most `rows` query rows (query heads of a key head times
 /// tokens): the narrowest that holds them, else the widest. `None` for a format or a head dim that has none.

@@ -67,8 +67,31 @@ intrinsic! {
     }
 }
 
-/// Lets the next launch start (`griddepcontrol.launch_dependents`) and waits for the one before (`griddepcontrol.wait`), for kernels of
-/// every target whose launches may start early on sm_90a; elsewhere launches never do and there is nothing to wait for.
+/// [`start_next`], then [`wait_for_previous`].
+///
+/// # Safety
+/// As of [`wait_for_previous`].
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub unsafe fn start_after_previous() {
+    start_next();
+    // SAFETY: the caller's promise.
+    unsafe { wait_for_previous() };
+}
+
+/// Lets the next launch start (`griddepcontrol.launch_dependents`), once all blocks have said so or left, for kernels of every target whose
+/// launches may start early on sm_90a; elsewhere launches never do.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub fn start_next() {
+    // SAFETY: it takes no operands.
+    #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
+    unsafe {
+        super::grid_launch_dependents();
+    }
+}
+
+/// Waits for the launch before (`griddepcontrol.wait`); where launches never start early there is nothing to wait for.
 ///
 /// What earlier launches write or read may be touched after it alone; a launch that starts early waits, so that what is before this one is
 /// done once its own wait is over.
@@ -77,11 +100,10 @@ intrinsic! {
 /// Every thread that touches such memory executes it first.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub unsafe fn start_after_previous() {
-    // SAFETY: both take no operands; the caller's promise.
+pub unsafe fn wait_for_previous() {
+    // SAFETY: it takes no operands; the caller's promise.
     #[cfg(any(target_feature = "sm_90a", not(target_arch = "nvptx64")))]
     unsafe {
-        super::grid_launch_dependents();
         super::grid_wait();
     }
 }

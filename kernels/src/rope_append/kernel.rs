@@ -1,14 +1,16 @@
 //! Device code of [`super::BF16`], [`super::INT8`] and [`super::FP8`].
 
-use core::hint::select_unpredictable;
-
-use super::{HELD_HEADS, THREADS, log_lanes_per_head, warps_per_token};
+use super::{
+    HELD_HEADS, THREADS,
+    head::{Angles, Norm, Raw, cache_row, squares, turn},
+    log_lanes_per_head, warps_per_token,
+};
 use crate::{
     abi::{KV_BF16, KV_FP8, KV_INT8, RopeAppend},
     entry::kernel,
     ptx,
     quant::{E4M3_LIMIT, INT8_LIMIT, Quantiser, e4m3x8, int8x8},
-    vector::{pack8, unpack8},
+    vector::pack8,
 };
 
 const HELD: usize = HELD_HEADS as usize;
@@ -27,87 +29,6 @@ struct Place {
     /// The lane's first head, and the warp's.
     first_head: u32,
     warp_first_head: u32,
-}
-
-/// A lane's angles.
-struct Angles {
-    cos: [f32; 8],
-    sin: [f32; 8],
-}
-
-/// # Safety
-/// `g_from` must be eight f32, aligned to 16 bytes.
-#[inline(always)]
-#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-unsafe fn load_f32x8(g_from: u64) -> [f32; 8] {
-    // SAFETY: the caller's promise.
-    let (a, b) = unsafe { (ptx::ld_global_nc_v4_b32(g_from), ptx::ld_global_nc_v4_b32(g_from + 16)) };
-    [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]].map(f32::from_bits)
-}
-
-/// A lane's part of a head as loaded: eight bf16 of the lower half and their partners of the upper one.
-type Raw = [[u32; 4]; 2];
-
-/// The sum of squares of the lane's elements.
-#[inline(always)]
-fn squares(raw: &Raw) -> f32 {
-    let (lower, upper, mut sum) = (unpack8(raw[0]), unpack8(raw[1]), 0.0);
-    for i in 0..8 {
-        sum = ptx::fma(lower[i], lower[i], sum);
-        sum = ptx::fma(upper[i], upper[i], sum);
-    }
-    sum
-}
-
-/// The norm of a head's lane: its weights in the lower half (those of the upper one are half a head further), 0 for none, and
-/// what the elements are multiplied by.
-#[derive(Clone, Copy)]
-struct Norm {
-    g_weights: u64,
-    inverse: f32,
-}
-
-/// Elements `4 * QUARTER..` of the lane's lower half and their partners, normed and, unless it is of a
-/// value, rotated.
-///
-/// # Safety
-/// The norm's weights, if any, must be those of a head of `head_dim`.
-#[inline(always)]
-unsafe fn turn<const QUARTER: usize>(
-    raw: &Raw,
-    norm: Norm,
-    head_dim: u32,
-    angles: &Angles,
-    is_value: bool,
-) -> [[f32; 4]; 2] {
-    let half = |words: &[u32; 4]| {
-        let (a, b) = (words[2 * QUARTER], words[2 * QUARTER + 1]);
-        [ptx::bf16_lo(a), ptx::bf16_hi(a), ptx::bf16_lo(b), ptx::bf16_hi(b)]
-    };
-    let (mut lower, mut upper) = (half(&raw[0]), half(&raw[1]));
-    if norm.g_weights != 0 {
-        let g_weights = norm.g_weights + QUARTER as u64 * 16;
-        // SAFETY: the caller's promise.
-        let (lower_weights, upper_weights) = unsafe {
-            (
-                ptx::ld_global_nc_v4_b32(g_weights),
-                ptx::ld_global_nc_v4_b32(g_weights + u64::from(head_dim) * 2),
-            )
-        };
-        for i in 0..4 {
-            lower[i] = lower[i] * norm.inverse * f32::from_bits(lower_weights[i]);
-            upper[i] = upper[i] * norm.inverse * f32::from_bits(upper_weights[i]);
-        }
-    }
-    let mut turned = [[0.0; 4]; 2];
-    for i in 0..4 {
-        let (cos, sin) = (angles.cos[4 * QUARTER + i], angles.sin[4 * QUARTER + i]);
-        // Chosen element by element, so that what was loaded needn't be kept.
-        let rotated = [ptx::fma(-upper[i], sin, lower[i] * cos), ptx::fma(lower[i], sin, upper[i] * cos)];
-        turned[0][i] = select_unpredictable(is_value, lower[i], rotated[0]);
-        turned[1][i] = select_unpredictable(is_value, upper[i], rotated[1]);
-    }
-    turned
 }
 
 /// The bits of the largest magnitude, or of a NaN.
@@ -175,9 +96,7 @@ impl Slot {
     #[inline(always)]
     fn row(&self, p: &RopeAppend, kv_head: u32) -> u64 {
         // Divided anew for each head: the quotient and the rest would be one register more.
-        let page_size = ptx::here(p.page_size).max(1);
-        let head = u64::from(self.0 / page_size) * u64::from(p.kv_heads) + u64::from(kv_head);
-        head * u64::from(page_size) + u64::from(self.0 % page_size)
+        cache_row(self.0, ptx::here(p.page_size), p.kv_heads, kv_head)
     }
 }
 
@@ -188,7 +107,7 @@ impl Slot {
 #[inline(always)]
 unsafe fn norm_of<const NORM: bool>(p: &RopeAppend, place: &Place, head: u32, raw: &Raw) -> Norm {
     if !NORM {
-        return Norm { g_weights: 0, inverse: 1.0 };
+        return Norm::NONE;
     }
     // Lanes past the end of a head hold a copy of its last elements, which must not count.
     let squares = if place.has_chunk { squares(raw) } else { 0.0 };
@@ -264,13 +183,7 @@ unsafe fn finish<const FORMAT: u32, const NORM: bool>(
     let is_query = head < p.q_heads;
     let is_value = head >= p.q_heads + p.kv_heads;
     // SAFETY: the whole warp is here; `norm_of` answers weights of the head.
-    let (first, second) = unsafe {
-        let norm = norm_of::<NORM>(p, place, head, raw);
-        let turn_0 = turn::<0>(raw, norm, p.head_dim, angles, is_value);
-        (turn_0, turn::<1>(raw, norm, p.head_dim, angles, is_value))
-    };
-    let join = |a: [f32; 4], b: [f32; 4]| [a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]];
-    let part = [join(first[0], second[0]), join(first[1], second[1])];
+    let part = unsafe { turn(raw, norm_of::<NORM>(p, place, head, raw), p.head_dim, angles, is_value) };
     if stored && (is_query || FORMAT == KV_BF16) {
         let g_head = if is_query {
             p.q_out + (u64::from(place.token) * u64::from(p.q_heads) + u64::from(head)) * head_bytes
@@ -312,15 +225,14 @@ unsafe fn append<const FORMAT: u32>(p: &RopeAppend) {
     };
     let head_bytes = u64::from(p.head_dim) * 2;
     // A lane with nothing to do loads what another one does: no load waits for a branch.
-    let chunk = u64::from(place.chunk.min(chunks - 1));
-    let g_chunk = p.qkv + u64::from(place.token) * u64::from(heads) * head_bytes + chunk * 16;
+    let chunk = place.chunk.min(chunks - 1);
+    let g_chunk = p.qkv + u64::from(place.token) * u64::from(heads) * head_bytes + u64::from(chunk) * 16;
     let mut raw: [Raw; HELD] = [[[0; 4]; 2]; HELD];
     // SAFETY: the token's own words, its heads, and the row of angles of its position.
     let (slot, angles) = unsafe {
         let position = ptx::ld_global_nc_b32(p.positions + u64::from(place.token) * 4);
         let slot = ptx::ld_global_nc_b32(p.slots + u64::from(place.token) * 4);
-        let g_cos = p.cos_sin + u64::from(position) * head_bytes * 2 + chunk * 32;
-        let angles = Angles { cos: load_f32x8(g_cos), sin: load_f32x8(g_cos + head_bytes) };
+        let angles = Angles::load(p.cos_sin, position, p.head_dim, chunk);
         // A step's metadata and the table are no launch's work; the projection is.
         ptx::start_after_previous();
         for s in 0..HELD {

@@ -22,6 +22,8 @@
 use crate::abi::{KV_BF16, KV_FP8, KV_INT8, KernelSpec};
 
 #[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
+pub(crate) mod head;
+#[cfg(any(target_arch = "nvptx64", feature = "emulation"))]
 pub mod kernel;
 
 /// Threads a block. Small, so that the few tokens of a decoding step spread over many multiprocessors.

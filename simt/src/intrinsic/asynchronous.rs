@@ -213,10 +213,13 @@ pub fn mbarrier_arrive_cp_async(bar: u32) {
     act(|c, site| c.arrive_after_copies(bar, site));
 }
 
-/// `griddepcontrol.wait`: launches are in order here, so there is nothing to wait for.
+/// `griddepcontrol.wait`: what earlier launches did is ordered before what the lane does from here on, and before what it releases.
 #[track_caller]
 pub fn griddepcontrol_wait() {
-    act(|_, _| Ok(()));
+    act(|c, _| {
+        c.clocks.wait_for_launches();
+        Ok(())
+    });
 }
 
 /// `griddepcontrol.launch_dependents`: does nothing.

@@ -118,7 +118,7 @@ fn sequences(input: &Input, seq_ids: &[u32], rule: Rule) -> Vec<DecodeSequence> 
 }
 
 /// A plane of the cache: a dead page before and after the live ones, which nobody writes.
-fn plane<D: Driver>(
+pub(super) fn plane<D: Driver>(
     arena: &mut Arena<'_, D>,
     case: &Case,
     name: &'static str,
@@ -129,6 +129,58 @@ fn plane<D: Driver>(
     let handle = arena.alloc(name, first * page_bytes + live.len() + page_bytes)?;
     arena.write(handle, first * page_bytes, live)?;
     Ok(handle)
+}
+
+/// Parameters of sequences but for queries, cache and masks, the items' blocks, and the output; for entries of `tile_rows` query rows.
+pub(super) fn params<D: Driver>(
+    arena: &mut Arena<'_, D>,
+    case: &Case,
+    input: &Input,
+    seq_ids: &[u32],
+    tile_rows: u32,
+) -> Result<(abi::AttentionDecode, u32, Handle), Failure> {
+    let first_page = case.first_page as u32 + 1;
+    let table: Vec<u32> = input.block_table.iter().map(|&page| page.saturating_add(first_page)).collect();
+    let rule = Rule::of(case.format);
+    let records = sequences(input, seq_ids, rule);
+    let items = records[seq_ids.len()].first_item;
+    let longest = seq_ids.iter().map(|&seq| case.seqs[seq as usize].0).max().unwrap_or(1);
+    let row_tiles = (longest * case.group).div_ceil(tile_rows as usize) as u32;
+    let blocks = (items * row_tiles) as usize * case.kv_heads;
+    let partial_rows = blocks * tile_rows as usize;
+    let handles = [
+        arena.poisoned("out", input.q.len() * 2)?,
+        arena.alloc("partial_out", partial_rows * case.head_dim * 4)?,
+        arena.alloc("partial_sums", partial_rows * 8)?,
+        // Zeros that the launch must leave.
+        arena.input_u32("counters", &vec![0; seq_ids.len() * case.kv_heads * row_tiles as usize])?,
+        arena.input("sequences", bytemuck::cast_slice(&records))?,
+        arena.input_u32("block_table", &table)?,
+    ];
+    let [out, partial_out, partial_sums, counters, records, table] =
+        handles.map(|handle| arena.address(handle));
+    let params = abi::AttentionDecode {
+        out,
+        partial_out,
+        partial_sums,
+        counters,
+        sequences: records,
+        block_table: table,
+        seqs: seq_ids.len() as u32,
+        block_table_stride: input.block_table_stride as u32,
+        page_size: case.page_size as u32,
+        q_heads: case.q_heads() as u32,
+        kv_heads: case.kv_heads as u32,
+        row_tiles,
+        scale: case.scale(),
+        softcap: case.softcap,
+        window: case.window,
+        short_tokens: rule.short_tokens,
+        chunk_tokens: rule.chunk_tokens,
+        max_chunks: rule.max_chunks,
+        ..abi::AttentionDecode::default()
+    };
+    Ok((params, blocks as u32, handles[0]))
 }
 
 fn run<D: Driver>(
@@ -148,29 +200,12 @@ fn run<D: Driver>(
             input.q_starts[seq as usize] as usize * row..input.q_starts[seq as usize + 1] as usize * row;
         q[rows.clone()].copy_from_slice(&input.q[rows]);
     }
-    let first_page = case.first_page as u32 + 1;
-    let table: Vec<u32> = input.block_table.iter().map(|&page| page.saturating_add(first_page)).collect();
-    let rule = Rule::of(case.format);
-    let records = sequences(input, seq_ids, rule);
-    let items = records[seq_ids.len()].first_item;
-    let longest = seq_ids.iter().map(|&seq| case.seqs[seq as usize].0).max().unwrap_or(1);
-    let row_tiles = (longest * case.group).div_ceil(variant.rows as usize) as u32;
-    let blocks = (items * row_tiles) as usize * case.kv_heads;
-    let partial_rows = blocks * variant.rows as usize;
-
     let handles = [
         arena.input_bf16("q", &q)?,
         plane(&mut arena, case, "k_cache", case.row_bytes(), &input.k_bytes)?,
         plane(&mut arena, case, "v_cache", case.row_bytes(), &input.v_bytes)?,
         plane(&mut arena, case, "k_scales", 4, bytemuck::cast_slice(&input.k_scales))?,
         plane(&mut arena, case, "v_scales", 4, bytemuck::cast_slice(&input.v_scales))?,
-        arena.poisoned("out", input.q.len() * 2)?,
-        arena.alloc("partial_out", partial_rows * case.head_dim * 4)?,
-        arena.alloc("partial_sums", partial_rows * 8)?,
-        // Zeros that the launch must leave.
-        arena.input_u32("counters", &vec![0; seq_ids.len() * case.kv_heads * row_tiles as usize])?,
-        arena.input("sequences", bytemuck::cast_slice(&records))?,
-        arena.input_u32("block_table", &table)?,
     ];
     let tree_masks = match masks {
         Some(masks) => {
@@ -179,35 +214,10 @@ fn run<D: Driver>(
         }
         None => 0,
     };
-    let [q, k_cache, v_cache, k_scales, v_scales, out, partial_out, partial_sums, counters, records, table] =
-        handles.map(|handle| arena.address(handle));
-    let params = abi::AttentionDecode {
-        q,
-        k_cache,
-        v_cache,
-        k_scales,
-        v_scales,
-        out,
-        partial_out,
-        partial_sums,
-        counters,
-        sequences: records,
-        block_table: table,
-        tree_masks,
-        seqs: seq_ids.len() as u32,
-        block_table_stride: input.block_table_stride as u32,
-        page_size: case.page_size as u32,
-        q_heads: case.q_heads() as u32,
-        kv_heads: case.kv_heads as u32,
-        row_tiles,
-        scale: case.scale(),
-        softcap: case.softcap,
-        window: case.window,
-        short_tokens: rule.short_tokens,
-        chunk_tokens: rule.chunk_tokens,
-        max_chunks: rule.max_chunks,
-    };
+    let [q, k_cache, v_cache, k_scales, v_scales] = handles.map(|handle| arena.address(handle));
+    let (params, blocks, out) = params(&mut arena, case, input, seq_ids, variant.rows)?;
+    let params = abi::AttentionDecode { q, k_cache, v_cache, k_scales, v_scales, tree_masks, ..params };
     // A few blocks more than there is work for.
-    arena.launch(&variant.spec, [blocks as u32 + 3, 1, 1], &params)?;
-    arena.all_bytes(handles[5])
+    arena.launch(&variant.spec, [blocks + 3, 1, 1], &params)?;
+    arena.all_bytes(out)
 }

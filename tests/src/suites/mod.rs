@@ -4,6 +4,7 @@ mod adjust_logits;
 mod argmax;
 mod attention;
 mod attention_decode;
+mod attention_decode_append;
 mod attention_decode_case;
 mod attention_layout;
 mod attention_prefill;
@@ -45,6 +46,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<attention_prefill::AttentionPrefill>(),
         Suite::of::<attention_prefill_sm90::AttentionPrefillSm90>(),
         Suite::of::<attention_decode::AttentionDecode>(),
+        Suite::of::<attention_decode_append::AttentionDecodeAppend>(),
         Suite::of::<sample::Sample>(),
         Suite::of::<argmax::Argmax>(),
         Suite::of::<adjust_logits::AdjustLogits>(),

@@ -16,20 +16,27 @@ use super::{
 
 #[test]
 fn answers_are_those_of_launches_one_by_one() {
-    let devices =
-        [Emulated::default(), Emulated::default().without_graphs()].map(|it| Arc::new(GpuDevice::new(it)));
+    let devices = [Emulated::default(), Emulated::default(), Emulated::default().without_graphs()]
+        .map(|it| Arc::new(GpuDevice::new(it)));
+    devices[1].append_apart(true);
     let said = devices.clone().map(|device| {
         let model = Model::load_on(fixture(), device).expect("the fixture loads");
         // Ragged, and alone: shapes come and go.
         let together = answers(&model, CONFIG, &requests()).0;
         (together, answers(&model, CONFIG, &requests()[2..3]).0)
     });
-    assert_eq!(said[0], said[1]);
-    let replayed = devices[0].driver().take_replayed();
+    assert!(said.iter().all(|answers| *answers == said[0]));
+    let [replayed, apart, singly] = devices.each_ref().map(|device| device.driver().take_replayed());
     assert!(replayed.len() > 8, "{replayed:?}");
-    // Of two layers; all but the choice of tokens.
-    assert!(replayed.iter().all(|&launches| launches == replayed[0] && launches > 18), "{replayed:?}");
-    assert!(devices[1].driver().take_replayed().is_empty());
+    // Of two layers, each with its append in attention; all but the choice of tokens.
+    assert!(replayed.iter().all(|&launches| launches == replayed[0] && launches > 16), "{replayed:?}");
+    assert!(apart.iter().all(|&launches| launches == replayed[0] + 2), "{apart:?}");
+    assert!(singly.is_empty());
+    let appending = [&devices[0], &devices[1]].map(|device| {
+        let launched = device.driver().take_launched();
+        launched.iter().filter(|launch| launch.kernel == "attention_decode_append_hd64").count()
+    });
+    assert_eq!(appending, [2 * replayed.len(), 0]);
 }
 
 #[test]
