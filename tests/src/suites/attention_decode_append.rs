@@ -112,7 +112,8 @@ impl Property for AttentionDecodeAppend {
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
         let tokens = Tokens::of(case);
         let all: Vec<u32> = (0..case.of.seqs.len() as u32).rev().collect();
-        let apart = run(harness, case, &tokens, &all, false)?;
+        let one = run(harness, case, &tokens, &all, Launches::One)?;
+        let apart = run(harness, case, &tokens, &all, Launches::Apart)?;
         // The two launches have oracles of their own; this one judges what attention made of what the append left.
         let input = Input {
             q: bf16_values(&apart.q),
@@ -120,12 +121,11 @@ impl Property for AttentionDecodeAppend {
             v: bf16_values(&apart.v[case.page_bytes()..]),
             ..case.of.input()
         };
-        let one = run(harness, case, &tokens, &all, true)?;
         case.of.compare(&input, &bf16_values(&one.out))?;
         one.same_as(&apart, "two launches")?;
-        one.same_as(&run(harness, case, &tokens, &all, true)?, "the second run")?;
+        one.same_as(&run(harness, case, &tokens, &all, Launches::OneBehindProjection)?, "behind projection")?;
         for seq in [0, case.of.seqs.len() - 1] {
-            let alone = run(harness, case, &tokens, &[seq as u32], true)?;
+            let alone = run(harness, case, &tokens, &[seq as u32], Launches::One)?;
             let row_bytes = case.of.row_elems() * 2;
             let own = seq * row_bytes..(seq + 1) * row_bytes;
             same_bits("a sequence alone", &one.out[own.clone()], &alone.out[own])?;
@@ -209,12 +209,21 @@ fn variants(case: &Case) -> Option<[&'static Variant; 2]> {
     Some([apart, attention_decode::appending(apart.spec.name)?])
 }
 
+/// What a run launches.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Launches {
+    One,
+    /// That, and a projection before it, which may not have ended when it begins.
+    OneBehindProjection,
+    Apart,
+}
+
 fn run<D: Driver>(
     harness: &Harness<D>,
     case: &Case,
     tokens: &Tokens,
     seq_ids: &[u32],
-    as_one: bool,
+    launches: Launches,
 ) -> Result<Left, Failure> {
     let [apart, one] = variants(case).ok_or("no entry for the case")?;
     let (of, input) = (&case.of, &tokens.input);
@@ -225,7 +234,10 @@ fn run<D: Driver>(
     };
     let (q_norm, k_norm) = (optional("q_norm", &tokens.q_norm)?, optional("k_norm", &tokens.k_norm)?);
     let handles = [
-        arena.alloc("qkv", tokens.qkv.len() * 2)?,
+        match launches {
+            Launches::OneBehindProjection => arena.alloc("qkv", tokens.qkv.len() * 2)?,
+            _ => arena.input_bf16("qkv", &tokens.qkv)?,
+        },
         arena.input_f32("cos_sin", &tokens.cos_sin)?,
         arena.input_u32("positions", &tokens.positions)?,
         arena.input_u32("slots", &tokens.slots)?,
@@ -239,16 +251,6 @@ fn run<D: Driver>(
         arena.write(handle, before, &vec![POISON; case.page_bytes()])?;
     }
     let [_, cos_sin, positions, slots, q_out, k_cache, v_cache] = handles.map(|handle| arena.address(handle));
-    // Projection is a launch that may not have ended when the next one begins.
-    let projected = arena.input_bf16("projected", &tokens.qkv)?;
-    let ids = arena.input_u32("ids", &(0..tokens.slots.len() as u32).collect::<Vec<_>>())?;
-    let projection = abi::GatherRows {
-        table: arena.address(projected),
-        ids: arena.address(ids),
-        out: arena.address(qkv),
-        rows: tokens.slots.len() as u32,
-        cols: (case.heads() * of.head_dim) as u32,
-    };
     let rope = abi::RopeAppend {
         qkv: arena.address(qkv),
         q_norm,
@@ -269,8 +271,19 @@ fn run<D: Driver>(
     };
     let (attention, blocks, out) = params(&mut arena, of, input, seq_ids, apart.rows)?;
     let attention = abi::AttentionDecode { q: q_out, k_cache, v_cache, ..attention };
-    arena.launch_ahead(&GATHER_ROWS, [projection.rows, 1, 1], &projection)?;
-    if as_one {
+    if launches == Launches::OneBehindProjection {
+        let projected = arena.input_bf16("projected", &tokens.qkv)?;
+        let ids = arena.input_u32("ids", &(0..tokens.slots.len() as u32).collect::<Vec<_>>())?;
+        let projection = abi::GatherRows {
+            table: arena.address(projected),
+            ids: arena.address(ids),
+            out: arena.address(qkv),
+            rows: tokens.slots.len() as u32,
+            cols: (case.heads() * of.head_dim) as u32,
+        };
+        arena.launch_ahead(&GATHER_ROWS, [projection.rows, 1, 1], &projection)?;
+    }
+    if launches != Launches::Apart {
         arena.launch(&one.spec, [blocks + 3, 1, 1], &abi::AttentionDecodeAppend { rope, attention })?;
     } else {
         let grid = rope_append::grid(rope.tokens, rope.q_heads, rope.kv_heads, rope.head_dim);
