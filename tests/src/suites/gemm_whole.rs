@@ -117,7 +117,7 @@ impl Property for Chains {
                 variant,
                 m: 1,
                 attended: 640,
-                stream: 512,
+                stream: 384,
                 gated: 256,
                 last: 504,
                 first: 0,
