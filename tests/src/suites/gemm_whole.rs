@@ -200,7 +200,7 @@ impl<D: Driver> Layer<'_, '_, D> {
         let adding =
             [self.case.attended, self.case.gated].map(|k| launch::splits(n, k as u32, layout::TILE_K));
         let is_adding = n as usize == self.case.stream;
-        let most = WARPS / if is_adding { adding[0].max(adding[1]) } else { splits };
+        let most = WARPS / if is_adding { adding[0].max(adding[1]).max(splits) } else { splits };
         let row_groups = n.div_ceil(layout::PIECE_ROWS).div_ceil(self.case.blocks);
         Ok(GemmWhole {
             a: self.arena.address(a),
