@@ -129,11 +129,12 @@ impl Property for Chains {
                 blocks: MOST_BLOCKS,
                 seed: 1,
             };
-            // A row of nothing but NaN; fewer groups of rows than blocks; a ring that is filled many times; as many rows as there can be; norms by all of a row's threads, of several
+            // A row of nothing but NaN; a gated product as wide as the stream; fewer groups of rows than blocks; a ring that is filled many times; as many rows as there can be; norms by all of a row's threads, of several
             // columns each.
             corners.extend([
                 whole.clone(),
                 Case { nan: true, ..whole.clone() },
+                Case { attended: 64, gated: 192, blocks: 1, ..whole.clone() },
                 Case { attended: 64, stream: 128, gated: 64, last: 8, ..whole.clone() }.fitting(),
                 Case { m: 3, attended: 2496, stream: 128, gated: 2240, ..whole.clone() }.fitting(),
                 Case { m: 3, stream: 6208, gated: 64, first: 1, end: 2, ..whole.clone() }.fitting(),
