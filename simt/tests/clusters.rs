@@ -394,3 +394,56 @@ fn a_poll_for_what_nobody_writes_is_caught() {
     let fault = caught(&mut device, FaultKind::Deadlock, &|| count_and_poll(input, counter, 1000));
     assert!(fault.to_string().contains("polls for a value"), "{fault}");
 }
+
+/// Block 0 sends four words, and block 2 waits for all of them; what is behind `data` goes along with a fence on either side.
+fn send_and_poll(data: u64, mail: u64, fenced: bool) {
+    if tid_x() != 0 || ctaid_y() != 0 {
+        return;
+    }
+    let fence = || {
+        if fenced {
+            fence_acq_rel_gpu();
+        }
+    };
+    if ctaid_x() == 0 {
+        if data != 0 {
+            st_global(data, 1u32);
+        }
+        fence();
+        (0..4).for_each(|word| st_relaxed_gpu_u32(mail + word * 4, !(word as u32)));
+    } else if ctaid_x() == 2 {
+        let mut words = [0; 4];
+        while words.contains(&0) {
+            words = poll_relaxed_gpu_v4_u32(mail);
+        }
+        assert_eq!(words, [!0, !1, !2, !3]);
+        fence();
+        if data != 0 {
+            assert_eq!(ld_global::<u32>(data), 1);
+        }
+    }
+}
+
+#[test]
+fn polled_words_come_by_themselves() {
+    let mut device = Device::new();
+    let (data, mail) = (device.alloc(4, "data"), device.alloc(16, "mail"));
+    device.write(data, &[0; 4]);
+    for (order, fenced) in orders(8).flat_map(|order| [(order, false), (order, true)]) {
+        device.write(mail, &[0; 16]);
+        let data = if fenced { data } else { 0 };
+        let ran = run(&mut device, 4, 4, order, &|| send_and_poll(data, mail, fenced));
+        ran.unwrap_or_else(|fault| panic!("{order:?}: {fault}"));
+    }
+}
+
+#[test]
+fn a_polled_word_brings_nothing_else() {
+    let mut device = Device::new();
+    let (data, mail) = (device.alloc(4, "data"), device.alloc(16, "mail"));
+    device.write(data, &[0; 4]);
+    device.write(mail, &[0; 16]);
+    let kernel = || send_and_poll(data, mail, false);
+    let fault = run(&mut device, 4, 2, Order::Deterministic, &kernel).expect_err("a race");
+    assert_eq!(fault.kind, FaultKind::Race, "{fault}");
+}

@@ -61,16 +61,3 @@ intrinsic! {
         simt::intrinsic::atom_add_acq_rel_gpu_u32(address, value)
     }
 }
-
-intrinsic! {
-    /// `red.release.gpu.global.add.u32`: releases what the thread has written and seen, as [`atom_add_acq_rel_gpu_u32`] does, without waiting for
-    /// what was there.
-    ///
-    /// # Safety
-    /// As of [`atom_add_acq_rel_gpu_u32`].
-    pub fn red_add_release_gpu_u32(address: u64, value: u32) {
-        asm!("red.release.gpu.global.add.u32 [{}], {};", in(reg64) address, in(reg32) value, options(nostack));
-    } else {
-        simt::intrinsic::red_add_release_gpu_u32(address, value)
-    }
-}

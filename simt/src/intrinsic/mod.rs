@@ -93,15 +93,6 @@ pub fn atom_add_acq_rel_gpu_u32(address: u64, value: u32) -> u32 {
     before
 }
 
-/// `red.add.release.gpu.global.u32`: releases what the lane has done and seen.
-#[track_caller]
-pub fn red_add_release_gpu_u32(address: u64, value: u32) {
-    let c = step();
-    let site = c.sites.encode(Location::caller());
-    c.fence();
-    add_global(c, address, value, site);
-}
-
 /// `st.relaxed.gpu.global.u32`: doesn't race with atomics and polls.
 #[track_caller]
 pub fn st_relaxed_gpu_u32(address: u64, value: u32) {
