@@ -57,7 +57,7 @@ params! {
 
 params! {
     /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(splits, tiles, 1)`, tiles of
-    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few as run at a time. Of 4-bit weights `a`, and
+    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few tiles as run at a time, and no more blocks a tile than splits. Of 4-bit weights `a`, and
     /// with it `residual` and `out`, is bf16 or f16, as the entry says.
     pub struct GemmFew {
         /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.
@@ -76,7 +76,7 @@ params! {
         pub a_scales: u64,
         /// f32 `[n]`, of bytes only.
         pub w_scales: u64,
-        /// f32 `[blocks of the grid, tokens, rows of a block]`, scratch; not used where `splits` is 1.
+        /// f32 `[tiles, splits, tokens, rows of a block]`, scratch; not used where `splits` is 1.
         pub partials: u64,
         /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
         pub counters: u64,

@@ -1,6 +1,6 @@
 //! From a split's sums to the output.
 
-use super::{Tile, item::Item};
+use super::{STASHED, Tile, item::Item};
 use crate::{
     abi::{GemmFew, MOST_WAITING},
     element::Element,
@@ -16,34 +16,50 @@ const SUMS: usize = 4;
 /// Splits whose sums a join has on their way at once.
 const AHEAD: u32 = 8;
 
-/// Joins the splits and stores `N` sums a thread. A block that has no part in the join just leaves its sums.
+/// Stores `N` sums a thread of a block that has all of `k`. Others leave them, and after their last split of the tile join all that were left; a block
+/// that has no part in the join is done then.
 ///
 /// # Safety
-/// All consumers call it with what they computed of the block's split of tile `tile`.
+/// All consumers call it with what they computed of the block's `index`-th split, after those before.
 #[inline(always)]
 pub(super) unsafe fn finish<E: Element, const N: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
-    tile: u32,
+    index: u32,
     sums: &[f32; N],
 ) {
     // Found again rather than kept in registers through the products.
-    let tile = ptx::here(tile);
-    let item = Item::new(p, plan, tile);
+    let item = Item::nth(p, plan, ptx::here(index));
     // SAFETY: the caller's promise.
     unsafe {
-        if p.splits == 1 {
-            return store::<E, N, SCALED>(p, plan, item, sums);
+        // Blocks of the tile.
+        let ranks = if plan.is_persistent() { ptx::nctaid_x() } else { p.splits };
+        let scratch =
+            Scratch { g_sums: p.partials, plan, first: item.tile * p.splits, eights: (N / SUMS) as u32 };
+        if ranks > 1 {
+            scratch.leave(item.split, sums);
+            if !item.is_last {
+                return;
+            }
+            let g_counter = p.counters + u64::from(item.tile) * 4;
+            if plan.joins_together() && ranks <= MOST_WAITING {
+                wait_for_all(plan, g_counter, ranks);
+                join::<E, N, SCALED>(p, item, scratch, ptx::ctaid_x(), ranks);
+                has_joined(g_counter, ranks);
+            } else if is_last(plan, g_counter, ranks) {
+                join::<E, N, SCALED>(p, item, scratch, 0, 1);
+            }
+            return;
         }
-        let scratch = Scratch { g_sums: p.partials, plan, first: tile * p.splits, eights: (N / SUMS) as u32 };
-        scratch.leave(sums);
-        let g_counter = p.counters + u64::from(tile) * 4;
-        if plan.joins_together() && p.splits <= MOST_WAITING {
-            wait_for_all(p, plan, g_counter);
-            join::<E, N, SCALED>(p, item, scratch, ptx::ctaid_x(), p.splits);
-            has_joined(p, g_counter);
-        } else if is_last(p, plan, g_counter) {
-            join::<E, N, SCALED>(p, item, scratch, 0, 1);
+        // A block that has all splits adds them as they come.
+        let mut sums = *sums;
+        if plan.is_persistent() && item.split > 0 {
+            scratch.add_before(&mut sums);
+        }
+        if item.is_last {
+            store::<E, N, SCALED>(p, plan, item, &sums);
+        } else {
+            scratch.leave(0, &sums);
         }
     }
 }
@@ -70,29 +86,45 @@ impl Scratch {
     /// # Safety
     /// As [`finish`].
     #[inline(always)]
-    unsafe fn leave<const N: usize>(self, sums: &[f32; N]) {
+    unsafe fn leave<const N: usize>(self, split: u32, sums: &[f32; N]) {
         for eight in 0..N / SUMS {
             let values = [0, 1, 2, 3].map(|i| sums[eight * SUMS + i].to_bits());
-            let at = self.place(ptx::ctaid_x(), eight as u32, ptx::here(ptx::tid_x()) / 32);
+            let at = self.place(split, eight as u32, ptx::here(ptx::tid_x()) / 32);
             // SAFETY: the split's own part of the scratch.
             unsafe { ptx::st_global_v4_b32(at, values) };
         }
     }
+
+    /// Adds the sums of the splits before, which the block has left in the place of the first: after 0, as [`join`] does.
+    ///
+    /// # Safety
+    /// As [`finish`].
+    #[inline(always)]
+    unsafe fn add_before<const N: usize>(self, sums: &mut [f32; N]) {
+        for eight in 0..N / SUMS {
+            let at = self.place(0, eight as u32, ptx::here(ptx::tid_x()) / 32);
+            // SAFETY: written by the thread itself.
+            let before = unsafe { ptx::ld_global_v4_b32(at) }.map(f32::from_bits);
+            for i in 0..SUMS {
+                sums[eight * SUMS + i] += 0.0 + before[i];
+            }
+        }
+    }
 }
 
-/// Whether the other splits of the tile have all been here before; the last leaves the counter as it was.
+/// Whether the other `ranks` blocks of the tile have all been here before; the last leaves the counter as it was.
 ///
 /// # Safety
 /// As [`finish`], after [`Scratch::leave`].
 #[inline(always)]
-unsafe fn is_last(p: &GemmFew, plan: Tile, g_counter: u64) -> bool {
+unsafe fn is_last(plan: Tile, g_counter: u64, ranks: u32) -> bool {
     let s_may_join = ptx::shared_base() + plan.may_join();
     // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has then
     // acquired what all released, and the second barrier hands it to the block.
     unsafe {
         ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
         if ptx::tid_x() == 0 {
-            let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == p.splits - 1;
+            let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == ranks - 1;
             if last {
                 ptx::st_global_b32(g_counter, 0);
             }
@@ -103,17 +135,17 @@ unsafe fn is_last(p: &GemmFew, plan: Tile, g_counter: u64) -> bool {
     }
 }
 
-/// Waits until all splits of the tile have left their sums.
+/// Waits until all `ranks` blocks of the tile have left their sums.
 ///
 /// # Safety
-/// As [`is_last`]; the tile's splits run at the same time.
+/// As [`is_last`]; the blocks run at the same time.
 #[inline(always)]
-unsafe fn wait_for_all(p: &GemmFew, plan: Tile, g_counter: u64) {
+unsafe fn wait_for_all(plan: Tile, g_counter: u64, ranks: u32) {
     // SAFETY: as in `is_last`: what thread 0 finds is what the last addition of all released.
     unsafe {
         ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
-        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) < p.splits - 1 {
-            while ptx::poll_acquire_gpu_u32(g_counter) < p.splits {}
+        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) < ranks - 1 {
+            while ptx::poll_acquire_gpu_u32(g_counter) < ranks {}
         }
         ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
     }
@@ -124,10 +156,10 @@ unsafe fn wait_for_all(p: &GemmFew, plan: Tile, g_counter: u64) {
 /// # Safety
 /// As [`finish`], after [`wait_for_all`].
 #[inline(always)]
-unsafe fn has_joined(p: &GemmFew, g_counter: u64) {
+unsafe fn has_joined(g_counter: u64, ranks: u32) {
     // SAFETY: one thread counts; the tile's counter is there.
     unsafe {
-        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == 2 * p.splits - 1 {
+        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == 2 * ranks - 1 {
             ptx::st_global_b32(g_counter, 0);
         }
     }
@@ -204,15 +236,48 @@ unsafe fn store<E: Element, const N: usize, const SCALED: bool>(
     sums: &[f32; N],
 ) {
     // Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
-    let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 * 16;
+    let thread = ptx::here(ptx::tid_x());
+    let row = item.row_tile * plan.rows + thread / 32 * 16;
     let to = Output::of(p);
-    for j in 0..N / 4 {
-        let token = item.token_tile * plan.tokens + j as u32 * 8;
-        let four = [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
-        // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
-        unsafe {
-            store_sixteen::<E, SCALED>(&to, row, token, four, |eight| residual_of(&to, row, token, eight));
+    let store_eight_tokens = |j: u32, four: [f32; SUMS]| {
+        let token = item.token_tile * plan.tokens + j * 8;
+        if token < p.m {
+            // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
+            unsafe {
+                store_sixteen::<E, SCALED>(&to, row, token, four, |eight| {
+                    residual_of(&to, row, token, eight)
+                });
+            }
         }
+    };
+    let four = |j: usize| [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
+    if plan.stash_bytes() == 0 {
+        for j in 0..N / SUMS {
+            store_eight_tokens(j as u32, four(j));
+        }
+        return;
+    }
+    // Registers have no index that a loop could count, and of many tokens the instructions of one after the other have to be fetched as they
+    // are executed, which takes longer than they do. By way of memory there is one loop.
+    let s_stash = |i: u32| {
+        ptx::shared_base() + plan.stash() + (i * plan.consumer_threads() + thread) * (SUMS as u32 * 4)
+    };
+    let mut batch = ptx::here(0);
+    while batch < (N / SUMS) as u32 / STASHED {
+        for j in 0..N / SUMS {
+            if j as u32 / STASHED == batch {
+                // SAFETY: a thread's own part of the block's shared memory.
+                unsafe { ptx::st_shared_v4_b32(s_stash(j as u32 % STASHED), four(j).map(f32::to_bits)) };
+            }
+        }
+        let mut i = ptx::here(0);
+        while i < STASHED {
+            // SAFETY: written above, by the thread itself.
+            let four = unsafe { ptx::ld_shared_v4_b32(s_stash(i)) };
+            store_eight_tokens(batch * STASHED + i, four.map(f32::from_bits));
+            i += 1;
+        }
+        batch += 1;
     }
 }
 

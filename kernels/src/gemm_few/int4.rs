@@ -146,7 +146,9 @@ where
         let words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, 0);
         let mut operands = [words.map(|word| convert::<E>(word, meta.minus_zeros)), [[0; 4]; AT_ONCE]];
         let mut words: [u32; AT_ONCE] = load_words::<_, GROUPS>(plan, s_stage, AT_ONCE);
-        for step in item.first..item.end {
+        let mut left = item.end - item.first;
+        while left > 0 {
+            left -= 1;
             let mut s_next = s_stage;
             for group in 0..GROUPS {
                 let scales = meta.scales;
@@ -163,7 +165,7 @@ where
                     );
                     if part + 2 == parts {
                         // Behind the last stage that stage again, of which nothing is used.
-                        s_next = landed(plan, if step + 1 < item.end { ring.next() } else { *ring });
+                        s_next = landed(plan, if left > 0 { ring.next() } else { *ring });
                     }
                     if position > 0 {
                         ptx::wgmma_wait_older::<1>();
@@ -183,7 +185,7 @@ where
                     };
                 }
                 // It has landed; the loop that waits keeps what is above it from sinking below the wait for the products.
-                landed(plan, if step + 1 < item.end { ring.next() } else { *ring });
+                landed(plan, if left > 0 { ring.next() } else { *ring });
                 acc.wait::<0>();
                 for r in 0..R {
                     total[r] = ptx::fma(acc[r], scales[r / 2 % 2], total[r]);

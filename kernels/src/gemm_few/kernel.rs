@@ -68,21 +68,13 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
         if is_consumer {
             // What it reads beside the stages, and where it writes, may be the launch's before.
             ptx::grid_wait();
-            let mut ring = Ring::new();
-            let mut tile = ptx::ctaid_y();
-            while tile < Item::tiles(p, plan) {
-                let item = Item::new(p, plan, tile);
-                let acc = dense::multiply::<A>(plan, item, &mut ring, ptx::tid_x() / 128);
-                let mut sums = [0.0f32; R];
-                for r in 0..R {
-                    sums[r] = acc.value(r);
-                }
-                finish::<Bf16, R, SCALED>(p, plan, tile, &sums);
-                tile += ptx::nctaid_y();
-                if !plan.is_persistent() {
-                    break;
-                }
+            let item = Item::nth(p, plan, 0);
+            let acc = dense::multiply::<A>(plan, item, &mut Ring::new(), ptx::tid_x() / 128);
+            let mut sums = [0.0f32; R];
+            for r in 0..R {
+                sums[r] = acc.value(r);
             }
+            finish::<Bf16, R, SCALED>(p, plan, 0, &sums);
         } else {
             lead(p, source, plan);
         }
@@ -105,8 +97,8 @@ unsafe fn int4_warp<E: Nibbles, const N: usize, const GROUPS: usize>(
         let (is_consumer, source) = begin(address, weights, plan);
         if is_consumer {
             ptx::grid_wait();
-            let sums = int4_warp::multiply::<E, N, GROUPS>(p, plan, Item::new(p, plan, ptx::ctaid_y()));
-            finish::<E, N, false>(p, plan, ptx::ctaid_y(), &sums);
+            let sums = int4_warp::multiply::<E, N, GROUPS>(p, plan, Item::nth(p, plan, 0));
+            finish::<E, N, false>(p, plan, 0, &sums);
         } else {
             lead(p, source, plan);
         }
@@ -133,16 +125,19 @@ unsafe fn int4<E: Nibbles, const R: usize, const GROUPS: usize, const REGISTERS:
             ptx::setmaxnreg::<REGISTERS, true>();
             ptx::grid_wait();
             let mut ring = Ring::new();
-            let mut tile = ptx::ctaid_y();
-            while tile < Item::tiles(p, plan) {
-                let item = Item::new(p, plan, tile);
+            let mut index = 0;
+            loop {
+                let item = Item::nth(p, plan, ptx::here(index));
+                if item.tile >= Item::tiles(p, plan) {
+                    break;
+                }
                 let sums = match (plan.tokens > 64, GROUPS) {
                     (true, 1) => int4::multiply_ahead::<E, R, GROUPS, 4>(p, plan, item, &mut ring),
                     (true, 2) => int4::multiply_ahead::<E, R, GROUPS, 2>(p, plan, item, &mut ring),
                     _ => int4::multiply::<E, R, GROUPS>(p, plan, item, &mut ring),
                 };
-                finish::<E, R, false>(p, plan, tile, &sums);
-                tile += ptx::nctaid_y();
+                finish::<E, R, false>(p, plan, index, &sums);
+                index += 1;
                 if !plan.is_persistent() {
                     break;
                 }

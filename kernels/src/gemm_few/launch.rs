@@ -28,11 +28,17 @@ pub fn partial_bytes(variant: &Variant, m: u32, n: u32, splits: u32) -> usize {
     }
 }
 
-/// The grid of a launch: of a persistent variant as many tiles as run at a time.
+/// The grid of a launch: a block for each split of each tile. Of a persistent variant as many as run at a time, and as many to a tile as make the fewest
+/// splits one after the other, or the fewest that do: blocks of a tile wait for each other once a tile.
 pub fn grid(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32) -> [u32; 3] {
-    let tiles = tiles(variant, m, n);
-    let at_once = (multiprocessors * variant.spec.min_blocks / splits.max(1)).max(1);
-    [splits, if variant.tile.is_persistent() { tiles.min(at_once) } else { tiles }, 1]
+    let (tiles, splits) = (tiles(variant, m, n), splits.max(1));
+    if !variant.tile.is_persistent() {
+        return [splits, tiles, 1];
+    }
+    let at_once = |ranks: u32| (multiprocessors * variant.spec.min_blocks / ranks).max(1);
+    let in_a_row = |ranks: &u32| tiles.div_ceil(at_once(*ranks)) * splits.div_ceil(*ranks);
+    let ranks = (1..=splits).min_by_key(in_a_row).unwrap_or(1);
+    [ranks, tiles.min(at_once(ranks)), 1]
 }
 
 /// 4-bit weights of a launch, as the one before it has to know them.

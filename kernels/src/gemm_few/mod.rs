@@ -43,6 +43,8 @@ mod producer;
 pub const ROWS: u32 = 256;
 /// Bytes of a line of a tile in shared memory.
 pub const LINE_BYTES: u32 = 128;
+/// Eights of tokens whose sums are in shared memory at a time on their way to the output.
+const STASHED: u32 = 4;
 
 /// What a stage holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,9 +125,17 @@ impl Tile {
     pub const fn may_join(self) -> u32 {
         self.empty() + self.stages * 8
     }
+    /// `[STASHED][consumer threads]` of four sums, on their way to the output.
+    pub const fn stash(self) -> u32 {
+        self.may_join() + 16
+    }
+    /// Bytes of that: of few tokens sums go there from registers.
+    pub const fn stash_bytes(self) -> u32 {
+        if self.tokens > 8 * STASHED { STASHED * self.consumer_threads() * 16 } else { 0 }
+    }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
-        self.may_join() + 16
+        self.stash() + self.stash_bytes()
     }
     /// Whether the splits of a tile wait for each other and each joins a part of it. Of few tokens the last joins all: that is a trip to the
     /// L2 less, where sums of many would keep one multiprocessor reading while the others have ended.

@@ -124,10 +124,10 @@ impl Producer<'_> {
 /// Each producing lane calls it; the barriers are initialised.
 #[inline(always)]
 pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
-    let index = if plan.producing_lanes() == 1 { 0 } else { (ptx::tid_x() - plan.consumer_threads()) / 32 };
-    let producer = Producer { p, source, plan, base: ptx::shared_base(), index };
-    let mut tile = ptx::ctaid_y();
-    let mut item = Item::new(p, plan, tile);
+    let lane = if plan.producing_lanes() == 1 { 0 } else { (ptx::tid_x() - plan.consumer_threads()) / 32 };
+    let producer = Producer { p, source, plan, base: ptx::shared_base(), index: lane };
+    let mut index = 0;
+    let mut item = Item::whole(p, plan, index);
     let early = (item.end - item.first).min(plan.stages);
     // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
     unsafe {
@@ -153,14 +153,17 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
                 ring = ring.next();
                 step += 1;
             }
-            tile += ptx::nctaid_y();
-            if !plan.is_persistent() || tile >= Item::tiles(p, plan) {
+            if !plan.is_persistent() {
                 break;
             }
-            item = Item::new(p, plan, tile);
+            index += 1;
+            item = Item::whole(p, plan, index);
+            if item.tile >= Item::tiles(p, plan) {
+                break;
+            }
             step = item.first;
         }
-        if index == 0 {
+        if lane == 0 {
             producer.next_weights();
         }
     }
