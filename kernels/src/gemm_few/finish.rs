@@ -209,16 +209,20 @@ unsafe fn join<E: Element, const N: usize, const SCALED: bool>(
             }
             first += AHEAD;
         }
-        for j in 0..at_once {
-            if is_there[j] {
-                let (row, token) = (row(parts[j]), token(parts[j]));
+        // Counted where the compiler doesn't see it: instructions that are executed once take longer to fetch than to execute.
+        let mut j = ptx::here(0);
+        while j < at_once as u32 {
+            let (part, sums) = if j == 0 { (parts[0], sums[0]) } else { (parts[1], sums[1]) };
+            if part < scratch.eights * warps && token(part) < p.m {
+                let (row, token) = (row(part), token(part));
                 // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
                 unsafe {
-                    store_sixteen::<E, SCALED>(&to, row, token, sums[j], |eight| {
+                    store_sixteen::<E, SCALED>(&to, row, token, sums, |eight| {
                         residual_of(&to, row, token, eight)
                     });
                 }
             }
+            j += 1;
         }
         part += at_once as u32 * ranks * warps;
     }

@@ -35,10 +35,10 @@ pub fn grid(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32
     if !variant.tile.is_persistent() {
         return [splits, tiles, 1];
     }
-    let at_once = |ranks: u32| (multiprocessors * variant.spec.min_blocks / ranks).max(1);
-    let in_a_row = |ranks: &u32| tiles.div_ceil(at_once(*ranks)) * splits.div_ceil(*ranks);
-    let ranks = (1..=splits).min_by_key(in_a_row).unwrap_or(1);
-    [ranks, tiles.min(at_once(ranks)), 1]
+    let blocks = (multiprocessors * variant.spec.min_blocks).max(1);
+    let in_a_row = |ranks: &u32| tiles.div_ceil(blocks / ranks) * splits.div_ceil(*ranks);
+    let ranks = (1..=splits.min(blocks)).min_by_key(in_a_row).unwrap_or(1);
+    [ranks, tiles.min(blocks / ranks), 1]
 }
 
 /// 4-bit weights of a launch, as the one before it has to know them.
@@ -132,6 +132,20 @@ mod tests {
         assert_eq!(name(500, 1, Activations::Bf16), Some("gemm_few_int4_g128_128"));
         assert_eq!(name(1, 1, Activations::F16), Some("gemm_few_int4_g128_8_f16"));
         assert_eq!(name(40, 2, Activations::F16), Some("gemm_few_int4_g64_128_f16"));
+    }
+
+    #[test]
+    fn blocks_of_many_tokens_take_the_splits_that_others_have_no_room_for() {
+        let grid = |m, n, k| {
+            let weights = Weights::Int4 { groups: 1, activations: Activations::Bf16 };
+            choose(weights, m).map(|variant| grid(variant, m, n, splits(n, k, layout::TILE_K), 132))
+        };
+        assert_eq!(grid(128, 4096, 4096), Some([4, 32, 1]));
+        assert_eq!(grid(128, 4096, 14_336), Some([4, 32, 1]));
+        assert_eq!(grid(128, 14_336, 4096), Some([1, 112, 1]));
+        assert_eq!(grid(128, 28_672, 8192), Some([1, 132, 1]));
+        assert_eq!(grid(256, 4096, 4096), Some([2, 64, 1]));
+        assert_eq!(grid(64, 4096, 4096), Some([8, 16, 1]));
     }
 
     #[test]

@@ -26,8 +26,10 @@ mod whole;
 
 pub struct GemmFew;
 
-/// That launches are made for.
+/// That launches are made for: so few that some blocks have several splits of a tile, or several tiles.
 const MULTIPROCESSORS: u32 = 3;
+/// So many more that blocks of a tile wait for each other, with two splits each, or don't, with one.
+const MORE_MULTIPROCESSORS: [u32; 2] = [5, 16];
 
 #[derive(Debug, Clone)]
 pub struct Case {
@@ -293,8 +295,14 @@ impl Property for GemmFew {
 
     fn check<D: Driver>(harness: &Harness<D>, case: &Case) -> Result<(), Failure> {
         let input = case.input();
-        let actual = run(harness, case, &input)?;
-        same_bits("the second run", &actual, &run(harness, case, &input)?)?;
+        let actual = run(harness, case, &input, MULTIPROCESSORS)?;
+        same_bits("the second run", &actual, &run(harness, case, &input, MULTIPROCESSORS)?)?;
+        if case.variant().tile.is_persistent() {
+            for more in MORE_MULTIPROCESSORS {
+                let others = run(harness, case, &input, more)?;
+                same_bits(&format!("blocks for {more} multiprocessors"), &actual, &others)?;
+            }
+        }
         oracle::agrees(case, &input, &actual)?;
         whole::blocks_agree(harness, case, &input, &actual)?;
 
@@ -308,12 +316,17 @@ impl Property for GemmFew {
         };
         let smallest = VARIANTS.iter().position(|variant| variant.weights == case.variant().weights);
         let smallest = smallest.ok_or("no entry of these weights")?;
-        let row = run(harness, &Case { m: 1, variant: smallest, ..case.clone() }, &alone)?;
+        let row = run(harness, &Case { m: 1, variant: smallest, ..case.clone() }, &alone, MULTIPROCESSORS)?;
         same_bits("the last row alone", &actual[last * row.len()..], &row)
     }
 }
 
-fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Vec<u8>, Failure> {
+fn run<D: Driver>(
+    harness: &Harness<D>,
+    case: &Case,
+    input: &Input,
+    multiprocessors: u32,
+) -> Result<Vec<u8>, Failure> {
     let variant = case.variant();
     let mut arena = harness.arena();
     let (m, n, k) = (case.m as u32, case.n as u32, case.k as u32);
@@ -369,8 +382,7 @@ fn run<D: Driver>(harness: &Harness<D>, case: &Case, input: &Input) -> Result<Ve
     arena.write(zeroed, 0, &vec![0; counters])?;
     params.partials = arena.address(partials);
     params.counters = arena.address(zeroed);
-    // Few, so that some blocks have several parts of tiles.
-    let grid = launch::grid(variant, m, n, params.splits, MULTIPROCESSORS);
+    let grid = launch::grid(variant, m, n, params.splits, multiprocessors);
     arena.launch(&variant.spec, grid, &params)?;
     same_bits("the counters", &vec![0; counters], &arena.all_bytes(zeroed)?)?;
     wider.rows(&arena.all_bytes(out)?)
