@@ -1,6 +1,9 @@
 //! Text to token ids and back, a token at a time.
 
 mod bytes;
+#[cfg(test)]
+mod samples;
+mod steps;
 mod trust;
 
 use std::path::Path;
