@@ -118,6 +118,9 @@ async fn each_bad_field_is_named() {
         let refusal = server.post(CHAT, &body).await;
         assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some(param)), "{param}");
     }
+    let refusal = server.post(TEXT, &json!({ "prompt": "a", "seed": u64::MAX })).await;
+    let said = "seed: expected an integer from -9223372036854775808 to 9223372036854775807, found 18446744073709551615";
+    assert_eq!(refusal.json()["error"]["message"], said);
     let refusal = server.post(TEXT, &json!({ "model": "other", "prompt": "a" })).await;
     assert_eq!((refusal.status, refusal.param().as_deref()), (404, Some("model")));
     assert_eq!(server.greedy(8).await, expected_greedy(8));
