@@ -1,10 +1,11 @@
 //! Routes, and what every request goes through.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -202,7 +203,13 @@ async fn read_body(limits: &Limits, request: Request) -> ApiResult<Vec<u8>> {
         let message = format!("Content-Type: expected application/json, found {found:?}");
         return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
-    let reading = collect_body(request.into_body(), limits.body_bytes);
+    let body = request.into_body();
+    // As its head says; without a length that is nothing.
+    let told = body.size_hint().lower();
+    if told > limits.body_bytes as u64 {
+        return Err(too_large(body, limits.body_bytes, told));
+    }
+    let reading = collect_body(body, limits.body_bytes);
     let late = || {
         let message =
             format!("body: expected within {} seconds, found a part of it", limits.body_time.as_secs());
@@ -218,15 +225,18 @@ async fn collect_body(mut body: Body, most: usize) -> ApiResult<Vec<u8>> {
             frame.map_err(|_| ApiError::invalid("body: expected all of it, found the connection's end"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > most {
-            drop(bytes);
-            // Whether all is taken in makes no difference to the answer.
-            let _ = tokio::time::timeout(UNREAD_TIME, take_in(body)).await;
-            let message = format!("body: expected at most {most} bytes, found more");
-            return Err(ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, message));
+            return Err(too_large(body, most, "more"));
         }
         bytes.extend_from_slice(&data);
     }
     Ok(bytes)
+}
+
+/// The refusal of a body, of which some is still taken in while the answer goes out.
+fn too_large(body: Body, most: usize, found: impl Display) -> ApiError {
+    tokio::spawn(tokio::time::timeout(UNREAD_TIME, take_in(body)));
+    let message = format!("body: expected at most {most} bytes, found {found}");
+    ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
 async fn take_in(mut body: Body) {

@@ -1,8 +1,12 @@
 //! Requests that can't be served are told why, and harm nobody.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tilewright::engine::EngineConfig;
 use tilewright_server::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::client::{PROMPT, Running, expected_greedy};
 
@@ -169,6 +173,35 @@ async fn bodies_that_are_no_requests_are_refused() {
     assert_eq!(server.send(b"nonsense\r\n\r\n").await.status, 400);
     assert_eq!(server.greedy(8).await, expected_greedy(8));
     server.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_told_to_be_too_long_is_refused_at_once() {
+    let server = Running::start(Limits::default()).await;
+    for length in [(4 << 20) + 1, 100_000_000_000_000_u64] {
+        let head = format!(
+            "POST {TEXT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let mut stream = server.connect().await;
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // The time for a body is 30 seconds.
+        let answer = tokio::time::timeout(Duration::from_secs(10), read_until(&mut stream, "found ")).await;
+        assert!(answer.expect("an answer at once").starts_with("HTTP/1.1 413"), "{length}");
+        // The client goes on all the same, and nothing is reset before it has read the whole of it.
+        stream.write_all(&vec![b'a'; 1 << 20]).await.expect("sent");
+        let rest = read_until(&mut stream, "}}").await;
+        assert!(rest.starts_with(&length.to_string()), "{rest}");
+    }
+    server.finish().await;
+}
+
+/// What comes until a text has come, byte for byte.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = String::new();
+    while !read.ends_with(end) {
+        read.push(char::from(stream.read_u8().await.expect("more")));
+    }
+    read
 }
 
 #[tokio::test]
