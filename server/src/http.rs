@@ -19,7 +19,7 @@ use crate::config::Limits;
 use crate::error::{ApiError, ApiResult, json_response};
 use crate::job::Job;
 use crate::reply::{Reply, collect, stream};
-use crate::{chat, completions, embeddings};
+use crate::{chat, completions, embeddings, memory};
 
 /// Bytes beyond the limit that are still taken in, so that a client that only reads afterwards hears why it was refused.
 const MAX_UNREAD_BYTES: usize = 64 << 20;
@@ -169,8 +169,9 @@ async fn text_completions(State(app): State<Arc<App>>, request: Request) -> ApiR
 }
 
 async fn embed(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
+    let deadline = Instant::now() + app.limits().request_time;
     let body = read_body(app.limits(), request).await?;
-    embeddings::answer(app, body).await
+    embeddings::answer(app, body, deadline).await
 }
 
 /// Work that takes a while, off the threads that serve connections.
@@ -179,6 +180,26 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> ApiResult<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(ApiError::internal("reading the request failed")))
+}
+
+/// As [`blocking`], of work that makes so many bytes of text into tokens, once it's their turn.
+pub(crate) async fn tokenising<T: Send + 'static>(
+    app: &App,
+    text_bytes: usize,
+    deadline: Instant,
+    work: impl FnOnce() -> ApiResult<T> + Send + 'static,
+) -> ApiResult<T> {
+    let turn = app.turns.take(text_bytes, deadline, app.limits().request_time.as_secs()).await?;
+    // The work keeps it: it goes on where nobody waits any more.
+    blocking(move || {
+        let done = work();
+        if turn.is_some() {
+            memory::trim();
+        }
+        drop(turn);
+        done
+    })
+    .await
 }
 
 /// The response of answers under way.

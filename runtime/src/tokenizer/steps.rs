@@ -40,6 +40,23 @@ impl Steps {
         }
     }
 
+    /// Whether there's a step of a kind.
+    pub fn has(&self, wanted: &str) -> bool {
+        self.0.iter().any(|step| kind(step) == wanted)
+    }
+
+    /// Whether no step makes a text shorter, or may: what isn't known here may.
+    pub fn keep_all(&self) -> bool {
+        self.0.iter().all(|step| match kind(step) {
+            "ByteLevel" | "Prepend" | "Metaspace" | "Digits" => true,
+            "Split" | "Punctuation" => text(step, "behavior").is_some_and(|behavior| behavior != "Removed"),
+            "Replace" => {
+                replaced_bytes(step).is_some_and(|bytes| (1..=length(step, "content")).contains(&bytes))
+            }
+            _ => false,
+        })
+    }
+
     /// How many times longer they make a text at most.
     pub fn growth(&self) -> usize {
         self.0.iter().map(growth).fold(1, usize::saturating_mul)

@@ -89,7 +89,7 @@ fn check_parts(path: &Path, parts: Parts) -> Result<Vec<u64>> {
 }
 
 /// A part's steps; none where there is no part.
-fn steps(part: Option<impl Serialize>) -> Steps {
+pub(super) fn steps(part: Option<impl Serialize>) -> Steps {
     // Whatever was read can be written.
     Steps::of(serde_json::to_value(part).unwrap_or_default())
 }

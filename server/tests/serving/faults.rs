@@ -205,6 +205,36 @@ async fn read_until(stream: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test]
+async fn texts_that_cannot_fit_are_refused_by_their_length() {
+    let server = Running::start(Limits::default()).await;
+    let code = |reply: &super::client::Reply| reply.json()["error"]["code"].clone();
+    let long = "a".repeat(4_000_000);
+    let chat = json!({ "messages": [{ "role": "user", "content": long }] });
+    let judged = json!({ "prompt": ["a", long], "echo": true, "max_tokens": 0 });
+    for (path, body, param, context) in [
+        (TEXT, json!({ "prompt": long }), "prompt", 2048),
+        (TEXT, judged, "prompt", 2049),
+        (CHAT, chat, "messages", 2048),
+    ] {
+        let refusal = server.post(path, &body).await;
+        assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some(param)));
+        assert_eq!(code(&refusal), "context_length_exceeded");
+        let message = refusal.json()["error"]["message"].as_str().expect("a message").to_string();
+        let said = format!("{param}: expected fewer than {context} tokens, found at least ");
+        assert!(message.starts_with(&said), "{message}");
+    }
+    // One that might is made into tokens.
+    let refusal = server.post(TEXT, &json!({ "prompt": "a".repeat(20_000) })).await;
+    assert_eq!(code(&refusal), "context_length_exceeded");
+    let message = refusal.json()["error"]["message"].as_str().expect("a message").to_string();
+    assert!(
+        message.starts_with("prompt: expected fewer than 2048 tokens, found ") && !message.contains("least"),
+        "{message}"
+    );
+    server.finish().await;
+}
+
+#[tokio::test]
 async fn every_route_but_one_asks_for_the_key() {
     let mut server = Running::with(Limits::default(), EngineConfig::default(), Some("s3cret")).await;
     assert_eq!(server.greedy(4).await, expected_greedy(4));
