@@ -15,6 +15,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::metrics::Metrics;
 use crate::template::ChatTemplate;
 use crate::tokens::Spelling;
+use crate::turns::Turns;
 
 /// Why a server can't start, or ended. Each message is one line.
 #[derive(Debug, thiserror::Error)]
@@ -117,6 +118,7 @@ pub(crate) struct App {
     pub config: ServerConfig,
     pub backend: Backend,
     pub metrics: Metrics,
+    pub turns: Turns,
     pub started: Duration,
     ending: AtomicBool,
     numbers: AtomicU64,
@@ -125,10 +127,12 @@ pub(crate) struct App {
 impl App {
     pub fn new(config: ServerConfig, backend: Backend) -> App {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let turns = Turns::new(config.limits.text_bytes);
         App {
             config,
             backend,
             metrics: Metrics::new(),
+            turns,
             started: since,
             ending: AtomicBool::new(false),
             numbers: AtomicU64::new(since.as_nanos() as u64),

@@ -12,7 +12,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, shown};
 use crate::job::Job;
 use crate::reply::{Kind, Reply};
-use crate::request::{Common, HARMLESS, Refused, is_off, max_tokens};
+use crate::request::{Common, HARMLESS, Refused, check_length, is_off, max_tokens};
 use crate::template::{Message, RenderOptions};
 
 /// Roles that a message may have.
@@ -41,6 +41,17 @@ const REFUSED: &[Refused] = &[
     ("chat_template", "none: the checkpoint's is taken", is_off),
 ];
 
+/// What is asked for, as the text that it becomes.
+struct Asked {
+    /// Without its prompt and length.
+    request: Request,
+    text: String,
+    /// The field that says so, and how many.
+    max_tokens: Option<(&'static str, i64)>,
+    stream: bool,
+    include_usage: bool,
+}
+
 /// A chat that can be answered.
 struct Chat {
     request: Request,
@@ -50,14 +61,18 @@ struct Chat {
 
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
     let shared = app.clone();
-    let Chat { request, stream, reply } = super::http::blocking(move || read(&shared, &body)).await?;
+    let asked = super::http::blocking(move || read(&shared, &body)).await?;
+    let (text_bytes, shared) = (asked.text.len(), app.clone());
+    let encode = move || encode(&shared, asked);
+    let chat = super::http::tokenising(&app, text_bytes, deadline, encode).await?;
+    let Chat { request, stream, reply } = chat;
     let choices = request.answers;
     let places = app.generator()?.enter(choices)?;
     let job = Job::start(&app, vec![request], places, deadline)?;
     super::http::tell(reply, Some(job), choices, stream).await
 }
 
-fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Chat> {
+fn read(app: &App, body: &[u8]) -> ApiResult<Asked> {
     let generator = app.generator()?;
     let mut fields = Fields::parse(body)?;
     let Common { mut request, stream, include_usage } = Common::read(&mut fields, app)?;
@@ -74,6 +89,19 @@ fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Chat> {
 
     let tokenizer = generator.require_tokenizer("messages")?;
     let text = generator.template.render(&messages, &options)?;
+    let most = app.limits().body_bytes;
+    if text.len() > most {
+        let expected = format!("a chat whose prompt has at most {most} bytes");
+        return Err(ApiError::field("messages", expected, text.len().to_string()));
+    }
+    check_length("messages", &text, Some(tokenizer), generator.context())?;
+    Ok(Asked { request, text, max_tokens: newer.or(older), stream, include_usage })
+}
+
+fn encode(app: &Arc<App>, asked: Asked) -> ApiResult<Chat> {
+    let Asked { mut request, text, max_tokens: asked, stream, include_usage } = asked;
+    let generator = app.generator()?;
+    let tokenizer = generator.require_tokenizer("messages")?;
     // A checkpoint's template writes the tokens that begin a text itself.
     let encoded = match generator.template.is_own() {
         true => tokenizer.encode_plain(&text),
@@ -81,7 +109,7 @@ fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Chat> {
     };
     request.prompt = encoded.map_err(|error| ApiError { param: Some("messages".into()), ..error.into() })?;
     let prompt = ("messages", request.prompt.len());
-    request.max_tokens = max_tokens(newer.or(older), prompt, generator.context(), usize::MAX)?;
+    request.max_tokens = max_tokens(asked, prompt, generator.context(), usize::MAX)?;
     let reply = Reply {
         logprobs: request.logprobs.is_some(),
         include_usage,

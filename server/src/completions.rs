@@ -13,7 +13,7 @@ use crate::fields::{Fields, shown};
 use crate::job::Job;
 use crate::judge::judge;
 use crate::reply::{Echo, Judged, Kind, Reply};
-use crate::request::{Common, HARMLESS, Refused, is_off, max_tokens};
+use crate::request::{Common, HARMLESS, Refused, check_length, is_off, max_tokens};
 
 /// Tokens of an answer where a request doesn't say.
 const DEFAULT_TOKENS: usize = 16;
@@ -27,6 +27,18 @@ const REFUSED: &[Refused] = &[
             .is_some_and(|format| format.len() == 1 && format.get("type").is_some_and(|kind| kind == "text"))
     }),
 ];
+
+/// What is asked for, its texts as they came.
+struct Asked {
+    /// Without its prompt and length.
+    request: Request,
+    prompts: Vec<Given>,
+    max_tokens: Option<i64>,
+    echo: bool,
+    logprobs: bool,
+    stream: bool,
+    include_usage: bool,
+}
 
 /// Prompts that can be continued.
 struct Completion {
@@ -42,7 +54,14 @@ struct Completion {
 
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
     let shared = app.clone();
-    let completion = super::http::blocking(move || read(&shared, &body)).await?;
+    let asked = super::http::blocking(move || read(&shared, &body)).await?;
+    let text_bytes = asked.prompts.iter().map(|prompt| match prompt {
+        Given::Text(text) => text.len(),
+        Given::Ids(_) => 0,
+    });
+    let (text_bytes, shared) = (text_bytes.sum(), app.clone());
+    let encode = move || encode_all(&shared, asked);
+    let completion = super::http::tokenising(&app, text_bytes, deadline, encode).await?;
     let Completion { requests, generates, echo, texts, stream, mut reply } = completion;
     let choices = requests.len() * reply.answers;
     let places = app.generator()?.enter(choices)?;
@@ -66,7 +85,7 @@ pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> A
     super::http::tell(reply, job, choices, stream).await
 }
 
-fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Completion> {
+fn read(app: &App, body: &[u8]) -> ApiResult<Asked> {
     let generator = app.generator()?;
     let limits = app.limits();
     let mut fields = Fields::parse(body)?;
@@ -75,29 +94,45 @@ fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Completion> {
     let echo = fields.boolean("echo")?.unwrap_or(false);
     let logprobs = fields.integer("logprobs", 0..=limits.top_logprobs as i64)?;
     request.logprobs = logprobs.map(|top| top as usize);
-    let asked = fields.integer("max_tokens", 0..=i64::MAX)?;
+    let max_tokens = fields.integer("max_tokens", 0..=i64::MAX)?;
     let best_of = fields.integer("best_of", 1..=i64::MAX)?;
     if best_of.is_some_and(|best_of| best_of != request.answers as i64) {
         return Err(ApiError::unsupported("best_of", "as many as n"));
     }
     fields.finish(HARMLESS, REFUSED)?;
-    let generates = asked != Some(0);
-    if !generates && !echo {
+    if max_tokens == Some(0) && !echo {
         return Err(ApiError::field("max_tokens", "at least 1 without echo", "0"));
     }
+    for prompt in &prompts {
+        if let Given::Text(text) = prompt {
+            check_length("prompt", text, generator.model().tokenizer(), prompt_end(generator, max_tokens))?;
+        }
+    }
+    let logprobs = logprobs.is_some();
+    Ok(Asked { request, prompts, max_tokens, echo, logprobs, stream, include_usage })
+}
+
+/// Tokens that a prompt must have fewer of: one that is only judged may fill the context.
+fn prompt_end(generator: &Generator, max_tokens: Option<i64>) -> usize {
+    generator.context() + usize::from(max_tokens == Some(0))
+}
+
+fn encode_all(app: &Arc<App>, asked: Asked) -> ApiResult<Completion> {
+    let generator = app.generator()?;
+    let Asked { request, prompts, max_tokens: asked, echo, logprobs, stream, include_usage } = asked;
+    let generates = asked != Some(0);
+    let context = prompt_end(generator, asked);
     let mut requests = Vec::with_capacity(prompts.len());
     let mut texts = Vec::new();
     for (index, prompt) in prompts.into_iter().enumerate() {
         let (ids, text) = encode(generator, prompt, echo)?;
         texts.extend(text);
         let asked = asked.map(|asked| ("max_tokens", asked));
-        // A prompt that is only judged may fill the context.
-        let context = generator.context() + usize::from(!generates);
         let max_tokens = max_tokens(asked, ("prompt", ids.len()), context, DEFAULT_TOKENS)?.max(1);
         requests.push(Request { prompt: ids, max_tokens, key: index as u64, ..request.clone() });
     }
     let reply = Reply {
-        logprobs: logprobs.is_some(),
+        logprobs,
         include_usage,
         prompt_tokens: requests.iter().map(|request| request.prompt.len()).sum(),
         answers: request.answers,

@@ -24,8 +24,10 @@ impl ServerConfig {
 /// How much a server takes. What is beyond is refused with the limit's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of a request's body.
+    /// Bytes of a request's body, and of the prompt that a chat becomes.
     pub body_bytes: usize,
+    /// Bytes of text, of all requests together, that are made into tokens at a time; a longer text goes alone.
+    pub text_bytes: usize,
     /// Bytes of a request's head, at least 8192.
     pub head_bytes: usize,
     /// Headers of a request.
@@ -62,6 +64,7 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             body_bytes: 4 << 20,
+            text_bytes: 4 << 20,
             head_bytes: 16 << 10,
             headers: 64,
             connections: 4096,

@@ -1,6 +1,7 @@
 //! `/v1/embeddings`.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -17,11 +18,24 @@ use crate::request::{HARMLESS, check_model};
 
 const FORMS: &str = "text, an array of texts, an array of token ids, or an array of those";
 
-pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>) -> ApiResult<Response> {
-    super::http::blocking(move || embed(&app, &body)).await
+/// Texts that can be embedded.
+struct Asked {
+    inputs: Vec<EmbedInput>,
+    as_base64: bool,
 }
 
-fn embed(app: &App, body: &[u8]) -> ApiResult<Response> {
+pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
+    let shared = app.clone();
+    let asked = super::http::blocking(move || read(&shared, &body)).await?;
+    let text_bytes = asked.inputs.iter().map(|input| match input {
+        EmbedInput::Text(text) => text.len(),
+        EmbedInput::Ids(_) => 0,
+    });
+    let (text_bytes, shared) = (text_bytes.sum(), app.clone());
+    super::http::tokenising(&app, text_bytes, deadline, move || embed(&shared, asked)).await
+}
+
+fn read(app: &App, body: &[u8]) -> ApiResult<Asked> {
     let mut fields = Fields::parse(body)?;
     check_model(&mut fields, app)?;
     let embedder = app.embedder()?;
@@ -39,7 +53,11 @@ fn embed(app: &App, body: &[u8]) -> ApiResult<Response> {
         return Err(ApiError::unsupported("dimensions", &dimensions.to_string()));
     }
     fields.finish(HARMLESS, &[])?;
-    let embedded = embedder.embed(&inputs).map_err(|error| match error {
+    Ok(Asked { inputs, as_base64 })
+}
+
+fn embed(app: &App, Asked { inputs, as_base64 }: Asked) -> ApiResult<Response> {
+    let embedded = app.embedder()?.embed(&inputs).map_err(|error| match error {
         tilewright::Error::Request { expected, found, .. } => ApiError::field("input", expected, found),
         other => other.into(),
     })?;

@@ -63,7 +63,7 @@ impl Fields {
         let (low, high) = (range.start(), range.end());
         match value.as_i64().filter(|value| range.contains(value)) {
             Some(value) => Ok(Some(value)),
-            None if *high == i64::MAX => {
+            None if *high == i64::MAX && *low > i64::MIN => {
                 Err(ApiError::field(name, format!("an integer of at least {low}"), shown(&value)))
             }
             None => Err(ApiError::field(name, format!("an integer from {low} to {high}"), shown(&value))),

@@ -1,10 +1,11 @@
 //! Routes, and what every request goes through.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
@@ -18,7 +19,7 @@ use crate::config::Limits;
 use crate::error::{ApiError, ApiResult, json_response};
 use crate::job::Job;
 use crate::reply::{Reply, collect, stream};
-use crate::{chat, completions, embeddings};
+use crate::{chat, completions, embeddings, memory};
 
 /// Bytes beyond the limit that are still taken in, so that a client that only reads afterwards hears why it was refused.
 const MAX_UNREAD_BYTES: usize = 64 << 20;
@@ -168,8 +169,9 @@ async fn text_completions(State(app): State<Arc<App>>, request: Request) -> ApiR
 }
 
 async fn embed(State(app): State<Arc<App>>, request: Request) -> ApiResult<Response> {
+    let deadline = Instant::now() + app.limits().request_time;
     let body = read_body(app.limits(), request).await?;
-    embeddings::answer(app, body).await
+    embeddings::answer(app, body, deadline).await
 }
 
 /// Work that takes a while, off the threads that serve connections.
@@ -178,6 +180,26 @@ pub(crate) async fn blocking<T: Send + 'static>(
 ) -> ApiResult<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(ApiError::internal("reading the request failed")))
+}
+
+/// As [`blocking`], of work that makes so many bytes of text into tokens, once it's their turn.
+pub(crate) async fn tokenising<T: Send + 'static>(
+    app: &App,
+    text_bytes: usize,
+    deadline: Instant,
+    work: impl FnOnce() -> ApiResult<T> + Send + 'static,
+) -> ApiResult<T> {
+    let turn = app.turns.take(text_bytes, deadline, app.limits().request_time.as_secs()).await?;
+    // The work keeps it: it goes on where nobody waits any more.
+    blocking(move || {
+        let done = work();
+        if turn.is_some() {
+            memory::trim();
+        }
+        drop(turn);
+        done
+    })
+    .await
 }
 
 /// The response of answers under way.
@@ -202,7 +224,13 @@ async fn read_body(limits: &Limits, request: Request) -> ApiResult<Vec<u8>> {
         let message = format!("Content-Type: expected application/json, found {found:?}");
         return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
-    let reading = collect_body(request.into_body(), limits.body_bytes);
+    let body = request.into_body();
+    // As its head says; without a length that is nothing.
+    let told = body.size_hint().lower();
+    if told > limits.body_bytes as u64 {
+        return Err(too_large(body, limits.body_bytes, told));
+    }
+    let reading = collect_body(body, limits.body_bytes);
     let late = || {
         let message =
             format!("body: expected within {} seconds, found a part of it", limits.body_time.as_secs());
@@ -218,15 +246,18 @@ async fn collect_body(mut body: Body, most: usize) -> ApiResult<Vec<u8>> {
             frame.map_err(|_| ApiError::invalid("body: expected all of it, found the connection's end"))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > most {
-            drop(bytes);
-            // Whether all is taken in makes no difference to the answer.
-            let _ = tokio::time::timeout(UNREAD_TIME, take_in(body)).await;
-            let message = format!("body: expected at most {most} bytes, found more");
-            return Err(ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, message));
+            return Err(too_large(body, most, "more"));
         }
         bytes.extend_from_slice(&data);
     }
     Ok(bytes)
+}
+
+/// The refusal of a body, of which some is still taken in while the answer goes out.
+fn too_large(body: Body, most: usize, found: impl Display) -> ApiError {
+    tokio::spawn(tokio::time::timeout(UNREAD_TIME, take_in(body)));
+    let message = format!("body: expected at most {most} bytes, found {found}");
+    ApiError::refused(StatusCode::PAYLOAD_TOO_LARGE, message)
 }
 
 async fn take_in(mut body: Body) {

@@ -31,6 +31,7 @@
 //! | `fields`, `request` | a body's fields, read by name; what requests have in common |
 //! | `chat`, `completions`, `embeddings` | a route each: from a body to a response |
 //! | `template` | a chat becomes a prompt |
+//! | `turns` | how much text is made into tokens at a time |
 //! | `job`, `judge` | sequences in the engine; what a model thinks of a prompt |
 //! | `memory` | what the C library's allocator keeps |
 //! | `reply`, `tokens` | answers as the API tells them, whole or streamed |
@@ -55,6 +56,7 @@ mod serve;
 mod stalls;
 mod template;
 mod tokens;
+mod turns;
 
 pub use app::ServeError;
 pub use config::{Limits, ServerConfig};

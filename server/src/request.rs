@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 use tilewright::engine::Request;
+use tilewright::tokenizer::Tokenizer;
 use tilewright::{Penalties, SamplingParams};
 
 use crate::app::App;
@@ -75,6 +76,23 @@ pub(crate) fn check_model(fields: &mut Fields, app: &App) -> ApiResult<()> {
     }
     let error = ApiError::field("model", format!("{:?}", config.model_name), shown(&Value::String(name)));
     Err(ApiError { status: axum::http::StatusCode::NOT_FOUND, ..error.with_code("model_not_found") })
+}
+
+/// Refuses a text that is longer than a context however it's made into tokens, before it is.
+pub(crate) fn check_length(
+    field: &str,
+    text: &str,
+    tokenizer: Option<&Tokenizer>,
+    context: usize,
+) -> ApiResult<()> {
+    match tokenizer.map_or(0, |tokenizer| tokenizer.least_tokens(text.len())) {
+        least if least < context => Ok(()),
+        least => {
+            let expected = format!("fewer than {context} tokens");
+            let error = ApiError::field(field, expected, format!("at least {least}"));
+            Err(error.with_code("context_length_exceeded"))
+        }
+    }
 }
 
 /// Tokens of an answer to a prompt of so many: as asked, or what there is room for, up to `default`.

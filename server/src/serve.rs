@@ -31,7 +31,7 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 const SETTLING_LOOKS: usize = 1000;
 const SETTLING_PAUSE: Duration = Duration::from_millis(5);
 /// Threads that read requests and judge prompts.
-const BLOCKING_THREADS: usize = 64;
+pub(crate) const BLOCKING_THREADS: usize = 64;
 
 /// A model with a name and limits, ready to be served.
 pub struct Server {
@@ -156,6 +156,7 @@ fn check(limits: &Limits) -> Result<(), ServeError> {
         ("choices", limits.choices, 1),
         ("prompts", limits.prompts, 1),
         ("messages", limits.messages, 1),
+        ("text bytes", limits.text_bytes, 1),
     ];
     for (what, found, least) in counts {
         if found < least {

@@ -46,7 +46,7 @@ fn bytes_of(tokenizer: &Tokenizer, id: u32) -> Box<[u8]> {
 ///
 /// # Source
 /// `bytes_to_unicode` of GPT-2's encoder.
-fn byte_of(c: char) -> Option<u8> {
+pub(super) fn byte_of(c: char) -> Option<u8> {
     let is_printable = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     match u8::try_from(c) {
         Ok(byte) => is_printable(&byte).then_some(byte),

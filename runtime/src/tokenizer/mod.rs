@@ -1,7 +1,11 @@
 //! Text to token ids and back, a token at a time.
 
 mod bytes;
+#[cfg(test)]
+mod samples;
+mod steps;
 mod trust;
+mod width;
 
 use std::path::Path;
 
@@ -25,6 +29,8 @@ pub struct Tokenizer {
     bos: Option<u32>,
     /// Of a vocabulary of bytes.
     bytes: Option<TokenBytes>,
+    /// Bytes of a text that a token stands for at most, where that can be told.
+    widest: Option<usize>,
 }
 
 impl Tokenizer {
@@ -38,7 +44,8 @@ impl Tokenizer {
             return Ok(None);
         }
         let inner = trust::read(&path)?;
-        let mut tokenizer = Tokenizer { bytes: TokenBytes::of(&inner), inner, bos: None };
+        let (bytes, widest) = (TokenBytes::of(&inner), width::widest_token(&inner));
+        let mut tokenizer = Tokenizer { inner, bos: None, bytes, widest };
         let config_path = dir.join("tokenizer_config.json");
         if config_path.exists() {
             tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;
@@ -85,8 +92,15 @@ impl Tokenizer {
         self.encode_with(text, false)
     }
 
+    /// Tokens that a text of so many bytes has at least: what can be told of it without making it into tokens. 0 where that is nothing, as
+    /// the tokenizer may leave parts of a text out or take any length of it for one token.
+    pub fn least_tokens(&self, text_bytes: usize) -> usize {
+        self.widest.map_or(0, |widest| text_bytes.div_ceil(widest))
+    }
+
     fn encode_with(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        let encoded = trust::guarded(|| self.inner.encode(text, add_special));
+        // Fast is without places in the text, which nobody asks for.
+        let encoded = trust::guarded(|| self.inner.encode_fast(text, add_special));
         let encoded = encoded.and_then(|encoded| encoded.map_err(|error| error.to_string()));
         let refuse = |found| Error::request("text", "a text that the tokenizer takes", found);
         Ok(encoded.map_err(refuse)?.get_ids().to_vec())

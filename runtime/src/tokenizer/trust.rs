@@ -5,21 +5,38 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Once;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use tokenizers::{
+    DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+};
 
+use super::steps::{Refusal, Steps};
 use crate::{Error, Result};
 
 /// Bytes of the file; vocabularies of 256k tokens have some 35 MB.
 const MAX_FILE_BYTES: u64 = 256 << 20;
-/// How many times longer replacements may make a text, all together.
-const MAX_GROWTH: usize = 256;
+/// Bytes of all added tokens once they are normalised as texts are, which happens when the file is read.
+const MAX_ADDED_BYTES: usize = 64 << 20;
+/// Bytes of a text that the model copies for each character or word: the unknown token, a prefix, a suffix.
+const MAX_AFFIX_BYTES: usize = 64;
+/// Characters of a word that word pieces are looked for in, which takes the square of them.
+const MAX_WORD_CHARS: usize = 1000;
 
-/// The parts that rewrite text.
+/// The parts that make something else of a text, read as the library reads them.
 #[derive(Deserialize)]
-struct Rewriting {
-    normalizer: Option<Value>,
-    decoder: Option<Value>,
+struct Parts {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    normalizer: Option<NormalizerWrapper>,
+    pre_tokenizer: Option<PreTokenizerWrapper>,
+    post_processor: Option<PostProcessorWrapper>,
+    decoder: Option<DecoderWrapper>,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    content: String,
+    normalized: bool,
 }
 
 /// Reads a tokenizer. What it would cut off or pad is for its user to say, not for the file.
@@ -29,18 +46,12 @@ pub(super) fn read(path: &Path) -> Result<tokenizers::Tokenizer> {
         return Err(Error::file(path, "length", format!("at most {MAX_FILE_BYTES} bytes"), bytes));
     }
     let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let rewriting: Rewriting = serde_json::from_slice(&bytes)
-        .map_err(|error| Error::file(path, "contents", "a tokenizer", error))?;
-    for (what, part) in [("normalizer", rewriting.normalizer), ("decoder", rewriting.decoder)] {
-        let growth = part.as_ref().map_or(1, growth);
-        if growth > MAX_GROWTH {
-            let expected = format!("replacements that make a text at most {MAX_GROWTH} times longer");
-            return Err(Error::file(path, what, expected, growth));
-        }
-    }
-    let mut tokenizer = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
-        .and_then(|read| read.map_err(|error| error.to_string()))
-        .map_err(|found| Error::file(path, "contents", "a tokenizer", found))?;
+    let broken = |found| Error::file(path, "contents", "a tokenizer", found);
+    let parts = guarded(|| serde_json::from_slice::<Parts>(&bytes)).map_err(broken)?;
+    let around = check_parts(path, parts.map_err(|error| broken(error.to_string()))?)?;
+    let read = guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(broken)?;
+    let mut tokenizer = read.map_err(|error| broken(error.to_string()))?;
+    check_vocabulary(path, &tokenizer, &around)?;
     tokenizer.with_padding(None);
     tokenizer
         .with_truncation(None)
@@ -52,6 +63,77 @@ pub(super) fn read(path: &Path) -> Result<tokenizers::Tokenizer> {
         .and_then(|ids| guarded(|| tokenizer.decode(&ids, true)).map(drop))
         .map_err(|found| Error::file(path, "contents", "a tokenizer that takes a text", found))?;
     Ok(tokenizer)
+}
+
+/// Refuses steps that make a text grow without end, before any text goes through them: added tokens do when the file is read. Returns the
+/// tokens that are put round a text.
+fn check_parts(path: &Path, parts: Parts) -> Result<Vec<u64>> {
+    let refuse = |field| move |(expected, found): Refusal| Error::file(path, field, expected, found);
+    let normalizer = steps(parts.normalizer);
+    let post_processor = steps(parts.post_processor);
+    normalizer.check().map_err(refuse("normalizer"))?;
+    steps(parts.pre_tokenizer).check().map_err(refuse("pre_tokenizer"))?;
+    post_processor.check().map_err(refuse("post_processor"))?;
+    steps(parts.decoder).check().map_err(refuse("decoder"))?;
+    let growth = normalizer.growth();
+    let bytes = parts
+        .added_tokens
+        .iter()
+        .map(|token| token.content.len().saturating_mul(if token.normalized { growth } else { 1 }));
+    let bytes = bytes.fold(0, usize::saturating_add);
+    if bytes > MAX_ADDED_BYTES {
+        let expected = format!("at most {MAX_ADDED_BYTES} bytes, normalised");
+        return Err(Error::file(path, "added_tokens", expected, bytes));
+    }
+    post_processor.around().map_err(refuse("post_processor"))
+}
+
+/// A part's steps; none where there is no part.
+pub(super) fn steps(part: Option<impl Serialize>) -> Steps {
+    // Whatever was read can be written.
+    Steps::of(serde_json::to_value(part).unwrap_or_default())
+}
+
+/// Refuses a model that copies long texts for each character, does the work of squares, or names tokens that aren't there.
+fn check_vocabulary(path: &Path, tokenizer: &tokenizers::Tokenizer, around: &[u64]) -> Result<()> {
+    let none = String::new();
+    let affixes: [(&str, &String); 3] = match tokenizer.get_model() {
+        ModelWrapper::BPE(model) => [
+            ("model.unk_token", model.unk_token.as_ref().unwrap_or(&none)),
+            ("model.continuing_subword_prefix", model.continuing_subword_prefix.as_ref().unwrap_or(&none)),
+            ("model.end_of_word_suffix", model.end_of_word_suffix.as_ref().unwrap_or(&none)),
+        ],
+        ModelWrapper::WordPiece(model) => {
+            let found = model.max_input_chars_per_word;
+            if found > MAX_WORD_CHARS {
+                let expected = format!("at most {MAX_WORD_CHARS} characters");
+                return Err(Error::file(path, "model.max_input_chars_per_word", expected, found));
+            }
+            [
+                ("model.unk_token", &model.unk_token),
+                ("model.continuing_subword_prefix", &model.continuing_subword_prefix),
+                ("model.end_of_word_suffix", &none),
+            ]
+        }
+        ModelWrapper::WordLevel(model) => [("model.unk_token", &model.unk_token); 3],
+        // A piece of the text stands for itself.
+        ModelWrapper::Unigram(_) => [("model.unk_token", &none); 3],
+    };
+    if let Some((field, affix)) = affixes.into_iter().find(|(_, affix)| affix.len() > MAX_AFFIX_BYTES) {
+        return Err(Error::file(path, field, format!("at most {MAX_AFFIX_BYTES} bytes"), affix.len()));
+    }
+    // Else a token of one character may be spelled as one of megabytes.
+    let mut ids: Vec<u32> = tokenizer.get_vocab(false).into_values().collect();
+    ids.sort_unstable();
+    if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+        let found = format!("{} for two", twice[0]);
+        return Err(Error::file(path, "model.vocab", "a number of its own for each token", found));
+    }
+    let is_there = |&id: &u64| u32::try_from(id).is_ok_and(|id| tokenizer.id_to_token(id).is_some());
+    match around.iter().find(|id| !is_there(id)) {
+        Some(id) => Err(Error::file(path, "post_processor", "tokens of the vocabulary", id)),
+        None => Ok(()),
+    }
 }
 
 thread_local! {
@@ -80,114 +162,5 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> T) -> std::result::Result<T, Str
     })
 }
 
-/// How many times longer all replacements of a part make a text at most.
-fn growth(part: &Value) -> usize {
-    match part {
-        Value::Array(parts) => parts.iter().map(growth).fold(1, usize::saturating_mul),
-        Value::Object(fields) => {
-            let own = match fields.get("type").and_then(Value::as_str) {
-                Some("Replace") => {
-                    let content = fields.get("content").and_then(Value::as_str).map_or(0, str::len);
-                    let pattern = fields.get("pattern").and_then(|pattern| pattern.get("String"));
-                    // An expression may match a byte, or nothing between any two.
-                    let replaced = pattern.and_then(Value::as_str).map_or(1, str::len).max(1);
-                    content.div_ceil(replaced).max(1)
-                }
-                _ => 1,
-            };
-            fields.values().map(growth).fold(own, usize::saturating_mul)
-        }
-        _ => 1,
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn tokenizer(change: impl FnOnce(&mut Value)) -> Vec<u8> {
-        let mut file = json!({
-            "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-            "pre_tokenizer": null, "post_processor": null, "decoder": null,
-            "model": { "type": "BPE", "vocab": { "a": 0, "b": 1, " ": 2, "ab": 3 }, "merges": [["a", "b"]] },
-        });
-        change(&mut file);
-        file.to_string().into_bytes()
-    }
-
-    /// What reading a file's contents comes to.
-    fn outcome(bytes: &[u8]) -> std::result::Result<tokenizers::Tokenizer, String> {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("tokenizer.json");
-        std::fs::write(&path, bytes).expect("written");
-        read(&path).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn a_plain_one_is_read() {
-        let tokenizer = outcome(&tokenizer(|_| {})).expect("a tokenizer");
-        assert_eq!(tokenizer.encode("ab a", false).expect("ids").get_ids(), [3, 2, 0]);
-    }
-
-    #[test]
-    fn padding_and_truncation_are_left_out() {
-        let bytes = tokenizer(|file| {
-            file["truncation"] =
-                json!({ "direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0 });
-            file["padding"] = json!({
-                "strategy": { "Fixed": 10_000_000_000_u64 }, "direction": "Right", "pad_to_multiple_of": null,
-                "pad_id": 0, "pad_type_id": 0, "pad_token": "a",
-            });
-        });
-        let tokenizer = outcome(&bytes).expect("a tokenizer");
-        assert_eq!(tokenizer.encode("ab a", false).expect("ids").get_ids(), [3, 2, 0]);
-    }
-
-    #[test]
-    fn hostile_ones_are_refused_in_a_line() {
-        let doubling = json!({ "type": "Replace", "pattern": { "String": "a" }, "content": "aa" });
-        let bomb = json!({ "type": "Sequence", "normalizers": vec![doubling.clone(); 40] });
-        let decoding = json!({ "type": "Sequence", "decoders": vec![doubling; 40] });
-        let cases: Vec<Vec<u8>> = vec![
-            Vec::new(),
-            b"{}".to_vec(),
-            b"[]".to_vec(),
-            b"null".to_vec(),
-            b"{\"model\": \"\xff\"}".to_vec(),
-            "[".repeat(200_000).into_bytes(),
-            format!("{{\"model\": {}", "[".repeat(200_000)).into_bytes(),
-            tokenizer(|file| file["model"] = json!({ "type": "Oracle" })),
-            tokenizer(|file| file["model"]["merges"] = json!([["a", "x"]])),
-            tokenizer(|file| file["model"]["merges"] = json!(["a b c"])),
-            tokenizer(|file| file["model"]["vocab"]["a"] = json!(-1)),
-            tokenizer(|file| file["model"]["vocab"]["a"] = json!(1_u64 << 40)),
-            tokenizer(|file| {
-                file["model"] = json!({ "type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]] })
-            }),
-            tokenizer(|file| file["model"] = json!({ "type": "WordLevel", "vocab": {}, "unk_token": "x" })),
-            tokenizer(|file| {
-                file["pre_tokenizer"] = json!({
-                    "type": "Split", "pattern": { "Regex": "(" }, "behavior": "Isolated", "invert": false,
-                });
-            }),
-            tokenizer(|file| {
-                file["normalizer"] = json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" })
-            }),
-            tokenizer(|file| {
-                file["post_processor"] = json!({
-                    "type": "TemplateProcessing", "single": [{ "SpecialToken": { "id": "x", "type_id": 0 } }],
-                    "pair": [], "special_tokens": {},
-                });
-            }),
-            tokenizer(|file| file["normalizer"] = bomb.clone()),
-            tokenizer(|file| file["decoder"] = decoding.clone()),
-        ];
-        for (index, bytes) in cases.iter().enumerate() {
-            let refusal = outcome(bytes).err().unwrap_or_else(|| panic!("case {index} was taken"));
-            assert!(refusal.contains("tokenizer.json: "), "{index}: {refusal}");
-            assert!(!refusal.contains('\n'), "{index}: {refusal}");
-        }
-    }
-}
+mod tests;

@@ -1,5 +1,9 @@
 //! The seam for models that embed.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
 use base64::Engine as _;
 use serde_json::json;
 use tilewright_server::{Embed, EmbedInput, Embedded, Limits, Server, ServerConfig};
@@ -54,6 +58,82 @@ async fn an_encoder_embeds_and_does_nothing_else() {
     let refusal = server.post("/v1/completions", &json!({ "prompt": "a" })).await;
     assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some("model")));
     assert_eq!(server.get("/v1/models").await.json()["data"][0]["id"], "encoder");
+    assert!(server.end().await.expect("no panic").is_none());
+}
+
+/// Takes its time, and counts how many bytes it has in hand.
+#[derive(Default)]
+struct Slow {
+    held: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Embed for Slow {
+    fn dimensions(&self) -> usize {
+        1
+    }
+
+    fn embed(&self, inputs: &[EmbedInput]) -> tilewright::Result<Vec<Embedded>> {
+        let bytes = inputs.iter().map(|input| match input {
+            EmbedInput::Text(text) => text.len(),
+            EmbedInput::Ids(_) => 0,
+        });
+        let bytes: usize = bytes.sum();
+        self.calls.fetch_add(1, Ordering::SeqCst);
+        let held = self.held.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.most.fetch_max(held, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(100));
+        self.held.fetch_sub(bytes, Ordering::SeqCst);
+        Ok(inputs.iter().map(|_| Embedded { values: vec![0.5], tokens: 1 }).collect())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_texts_take_turns() {
+    let slow = Slow::default();
+    let (most, calls) = (slow.most.clone(), slow.calls.clone());
+    let limits = Limits { text_bytes: 100_000, request_time: Duration::from_secs(3), ..Limits::default() };
+    let config = ServerConfig { limits, ..ServerConfig::new("encoder") };
+    let server =
+        Arc::new(Running::of(Server::embedding(Box::new(slow), config).expect("a server"), None).await);
+    let ask = |texts: usize, bytes: usize| {
+        let (server, body) = (server.clone(), json!({ "input": vec!["a".repeat(bytes); texts] }));
+        tokio::spawn(async move { server.post("/v1/embeddings", &body).await.status })
+    };
+    // Two may go at a time, each of two texts.
+    let asked: Vec<_> = (0..8).map(|_| ask(2, 20_000)).collect();
+    for answer in asked {
+        assert_eq!(answer.await.expect("no panic"), 200);
+    }
+    let together = most.swap(0, Ordering::SeqCst);
+    assert!((40_000..=80_000).contains(&together), "{together}");
+    // One longer than all there is goes alone.
+    let asked: Vec<_> = (0..3).map(|_| ask(1, 150_000)).collect();
+    for answer in asked {
+        assert_eq!(answer.await.expect("no panic"), 200);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 150_000);
+    // Those who leave the queue leave their turn to others: of a hundred, ten seconds' worth, the few are done that had begun.
+    let before = calls.load(Ordering::SeqCst);
+    let leaving: Vec<_> = (0..100).map(|_| ask(1, 100_000)).collect();
+    while calls.load(Ordering::SeqCst) < before + 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    leaving.iter().for_each(tokio::task::JoinHandle::abort);
+    assert_eq!(ask(1, 100_000).await.expect("no panic"), 200);
+    assert!(calls.load(Ordering::SeqCst) < before + 30, "{}", calls.load(Ordering::SeqCst) - before);
+    // Who waits longer than a request may take is told so.
+    let asked: Vec<_> = (0..100).map(|_| ask(1, 100_000)).collect();
+    let mut statuses = Vec::new();
+    for answer in asked {
+        statuses.push(answer.await.expect("no panic"));
+    }
+    assert!(statuses.contains(&200) && statuses.contains(&504), "{statuses:?}");
+    assert!(statuses.iter().all(|status| [200, 504].contains(status)), "{statuses:?}");
+    // Short ones don't wait.
+    assert_eq!(ask(1, 1000).await.expect("no panic"), 200);
+    let server = Arc::into_inner(server).expect("nobody else");
     assert!(server.end().await.expect("no panic").is_none());
 }
 

@@ -1,8 +1,12 @@
 //! Requests that can't be served are told why, and harm nobody.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use tilewright::engine::EngineConfig;
 use tilewright_server::Limits;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::client::{PROMPT, Running, expected_greedy};
 
@@ -118,6 +122,9 @@ async fn each_bad_field_is_named() {
         let refusal = server.post(CHAT, &body).await;
         assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some(param)), "{param}");
     }
+    let refusal = server.post(TEXT, &json!({ "prompt": "a", "seed": u64::MAX })).await;
+    let said = "seed: expected an integer from -9223372036854775808 to 9223372036854775807, found 18446744073709551615";
+    assert_eq!(refusal.json()["error"]["message"], said);
     let refusal = server.post(TEXT, &json!({ "model": "other", "prompt": "a" })).await;
     assert_eq!((refusal.status, refusal.param().as_deref()), (404, Some("model")));
     assert_eq!(server.greedy(8).await, expected_greedy(8));
@@ -165,6 +172,65 @@ async fn bodies_that_are_no_requests_are_refused() {
     assert_eq!(server.send(head(&"A: a\r\n".repeat(100)).as_bytes()).await.status, 431);
     assert_eq!(server.send(b"nonsense\r\n\r\n").await.status, 400);
     assert_eq!(server.greedy(8).await, expected_greedy(8));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn a_body_that_is_told_to_be_too_long_is_refused_at_once() {
+    let server = Running::start(Limits::default()).await;
+    for length in [(4 << 20) + 1, 100_000_000_000_000_u64] {
+        let head = format!(
+            "POST {TEXT} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let mut stream = server.connect().await;
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // The time for a body is 30 seconds.
+        let answer = tokio::time::timeout(Duration::from_secs(10), read_until(&mut stream, "found ")).await;
+        assert!(answer.expect("an answer at once").starts_with("HTTP/1.1 413"), "{length}");
+        // The client goes on all the same, and nothing is reset before it has read the whole of it.
+        stream.write_all(&vec![b'a'; 1 << 20]).await.expect("sent");
+        let rest = read_until(&mut stream, "}}").await;
+        assert!(rest.starts_with(&length.to_string()), "{rest}");
+    }
+    server.finish().await;
+}
+
+/// What comes until a text has come, byte for byte.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = String::new();
+    while !read.ends_with(end) {
+        read.push(char::from(stream.read_u8().await.expect("more")));
+    }
+    read
+}
+
+#[tokio::test]
+async fn texts_that_cannot_fit_are_refused_by_their_length() {
+    let server = Running::start(Limits::default()).await;
+    let code = |reply: &super::client::Reply| reply.json()["error"]["code"].clone();
+    let long = "a".repeat(4_000_000);
+    let chat = json!({ "messages": [{ "role": "user", "content": long }] });
+    let judged = json!({ "prompt": ["a", long], "echo": true, "max_tokens": 0 });
+    for (path, body, param, context) in [
+        (TEXT, json!({ "prompt": long }), "prompt", 2048),
+        (TEXT, judged, "prompt", 2049),
+        (CHAT, chat, "messages", 2048),
+    ] {
+        let refusal = server.post(path, &body).await;
+        assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some(param)));
+        assert_eq!(code(&refusal), "context_length_exceeded");
+        let message = refusal.json()["error"]["message"].as_str().expect("a message").to_string();
+        let said = format!("{param}: expected fewer than {context} tokens, found at least ");
+        assert!(message.starts_with(&said), "{message}");
+    }
+    // One that might is made into tokens.
+    let refusal = server.post(TEXT, &json!({ "prompt": "a".repeat(20_000) })).await;
+    assert_eq!(code(&refusal), "context_length_exceeded");
+    let message = refusal.json()["error"]["message"].as_str().expect("a message").to_string();
+    assert!(
+        message.starts_with("prompt: expected fewer than 2048 tokens, found ") && !message.contains("least"),
+        "{message}"
+    );
     server.finish().await;
 }
 

@@ -59,3 +59,19 @@ async fn a_template_that_is_a_bomb_hurts_its_own_chats_alone() {
         server.finish().await;
     }
 }
+
+#[tokio::test]
+async fn a_template_that_repeats_a_chat_has_the_bounds_of_a_body() {
+    let (server, _dir) = start("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}").await;
+    let chat = |bytes: usize| json!({ "messages": [{ "role": "user", "content": "a".repeat(bytes) }] });
+    for (bytes, said) in [
+        (2_100_000, "messages: expected a chat whose prompt has at most 4194304 bytes, found 4200000"),
+        (2_000_000, "messages: expected fewer than 2048 tokens, found at least "),
+    ] {
+        let refusal = server.post(CHAT, &chat(bytes)).await;
+        assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some("messages")));
+        let message = refusal.json()["error"]["message"].as_str().expect("a message").to_string();
+        assert!(message.starts_with(said), "{message}");
+    }
+    server.finish().await;
+}
