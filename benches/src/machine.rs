@@ -26,10 +26,17 @@ pub struct Machine {
     pub multiprocessors: u32,
     pub memory_bytes: u64,
     pub l2_bytes: u64,
-    /// NVIDIA's driver, or "unknown".
+    /// NVIDIA's driver, or "unknown"; a CPU's is "none".
     pub driver: String,
     /// Before the first timing.
     pub idle: Option<Clocks>,
+}
+
+impl Machine {
+    /// Whether it has no driver.
+    pub fn is_cpu(&self) -> bool {
+        self.driver == "none"
+    }
 }
 
 /// The version of NVIDIA's driver, if `nvidia-smi` answers.

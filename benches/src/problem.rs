@@ -112,6 +112,16 @@ impl GemmWeights {
         }
     }
 
+    /// As charts name them.
+    pub fn in_words(self) -> &'static str {
+        match self {
+            GemmWeights::Bf16 => "bf16 weights",
+            GemmWeights::Int8 => "int8 weights",
+            GemmWeights::Int4 => "4-bit weights",
+            GemmWeights::Int4F16 => "4-bit weights, f16 activations",
+        }
+    }
+
     /// Whether they are 4 bits.
     pub fn is_int4(self) -> bool {
         matches!(self, GemmWeights::Int4 | GemmWeights::Int4F16)

@@ -73,6 +73,11 @@ pub fn cost(problem: &Problem) -> Cost {
     Cost { bytes, ..cost }
 }
 
+/// Bytes a second of this CPU where the same `bytes` are read again and again.
+pub fn read_rate(bytes: usize) -> f64 {
+    CpuDevice::new().read_rate(bytes)
+}
+
 /// What a run is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Effort {

@@ -3,12 +3,20 @@ use std::fmt::Write as _;
 use super::{Bound, Limit, Report, bars, digits, roofline};
 use crate::error::Result;
 
-const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1500px;margin:2em auto;padding:0 1em;color:#24292f}\
-    svg{max-width:100%;height:auto;border:1px solid #e1e4e8;margin:.6em 0}\
+/// Charts stand beside each other where there is room; what a narrow window has no room for is scrolled within its own frame.
+const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1216px;margin:2em auto;padding:0 1em;color:#24292f;background:#fff}\
+    .charts{display:flex;flex-wrap:wrap;gap:12px}\
+    figure{margin:0 0 12px}.frame{max-width:100%;overflow-x:auto}\
+    svg{display:block;box-sizing:border-box;border:1px solid #e1e4e8;max-width:100%;min-width:600px;height:auto}\
+    p{max-width:72em}\
+    code{overflow-wrap:anywhere}\
     table{border-collapse:collapse;font-size:13px}\
-    td,th{padding:2px 10px;border-bottom:1px solid #e1e4e8;text-align:right;white-space:nowrap}\
+    td,th{padding:2px 8px;border-bottom:1px solid #e1e4e8;text-align:right;white-space:nowrap}\
     td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}\
     tr.ours{background:#eef4ff}";
+
+/// What a column of the table holds.
+const MOST: &str = "Of most: the least time that the ceilings above allow, over the median. Bound: which of them holds a row up.";
 
 /// The report as one page that needs nothing beside it.
 ///
@@ -18,25 +26,30 @@ pub fn page(report: &Report) -> Result<String> {
     let machine = &report.machine;
     let mut page = String::new();
     let alone = report.peers.is_empty();
-    let title = format!("{} on {}", if alone { "Kernels" } else { "Side by side" }, escaped(&machine.device));
-    // A CPU has none.
-    let driver = match &machine.driver[..] {
-        "none" => "Commit".to_string(),
-        driver => format!("Driver {}, commit", escaped(driver)),
+    let what = match (alone, report.results.is_empty()) {
+        (_, true) => "Whole models",
+        (true, false) => "Kernels",
+        (false, false) => "Side by side",
+    };
+    let title = format!("{what} on {}", escaped(&machine.device));
+    let driver = match machine.is_cpu() {
+        true => "Commit".to_string(),
+        false => format!("Driver {}, commit", escaped(&machine.driver)),
     };
     push(
         &mut page,
         &format!(
-            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n"
+            "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\n<title>{title}</title>\n<style>{STYLE}</style>\n<h1>{title}</h1>\n"
         ),
     );
     push(
         &mut page,
         &format!(
-            "<p>{driver} {}, {}. Peers: {}. Medians; inputs random; L2 cold unless a row says warm.</p>\n<ul>\n",
+            "<p>{driver} {}, {}. Peers: {}. Medians; inputs random{}.</p>\n<ul>\n",
             escaped(&report.commit),
             escaped(&report.date),
             if alone { "none".into() } else { escaped(&report.peers.join(", ")) },
+            caches(report),
         ),
     );
     for ceiling in &report.ceilings {
@@ -45,14 +58,12 @@ pub fn page(report: &Report) -> Result<String> {
         push(&mut page, &format!("<li>ceiling: {name} by {by}, {rate:.4} {unit}</li>\n"));
     }
     push(&mut page, "</ul>\n");
-    for (_, svg) in bars(report)? {
-        push(&mut page, &svg);
-    }
-    if let Some(svg) = roofline(report)? {
-        push(&mut page, &svg);
-    }
-    rows(&mut page, report);
     end_to_end(&mut page, report);
+    let (products, others): (Vec<_>, Vec<_>) =
+        bars(report)?.into_iter().partition(|(name, _)| name.starts_with("gemm"));
+    charts(&mut page, "Attention and rows", &others);
+    charts(&mut page, "Matrix products", &products);
+    timings(&mut page, report)?;
     for failure in &report.failures {
         let (cell, by, reason) = (escaped(&failure.cell), escaped(&failure.by), escaped(&failure.reason));
         push(&mut page, &format!("<p>Not measured: {cell} by {by}: {reason}</p>\n"));
@@ -66,13 +77,62 @@ fn push(page: &mut String, text: &str) {
     let _ = page.write_str(text);
 }
 
+/// Charts of one kind, by their names.
+fn charts(page: &mut String, title: &str, charts: &[(String, String)]) {
+    if charts.is_empty() {
+        return;
+    }
+    push(page, &format!("<h2>{title}</h2>\n<div class=\"charts\">\n"));
+    charts.iter().for_each(|(_, svg)| figure(page, svg));
+    push(page, "</div>\n");
+}
+
+fn figure(page: &mut String, svg: &str) {
+    push(page, &format!("<figure class=\"frame\">{svg}</figure>\n"));
+}
+
+/// What the caches held when a run began: of all rows, or that each says so itself.
+fn caches(report: &Report) -> &'static str {
+    match (one_of(report, true), one_of(report, false), report.machine.is_cpu()) {
+        (false, false, _) => "",
+        (true, true, _) => {
+            "; a row says whether caches were cold (inputs rotated past them) or warm (the same ones in every run)"
+        }
+        (true, false, _) => "; caches cold: inputs are rotated past the L2",
+        (false, true, true) => "; caches warm: every run has the same inputs, of which they keep what fits",
+        (false, true, false) => "; the L2 warm: every run has the same inputs, of which it keeps what fits",
+    }
+}
+
+fn one_of(report: &Report, cold: bool) -> bool {
+    report.results.iter().any(|row| row.cold == cold)
+}
+
+/// Every timing: as a point under the roofline, and as a row.
+fn timings(page: &mut String, report: &Report) -> Result<()> {
+    if report.results.is_empty() {
+        return Ok(());
+    }
+    push(page, &format!("<h2>Timings</h2>\n<p class=\"note\">{MOST}</p>\n"));
+    for remark in report.remarks() {
+        push(page, &format!("<p class=\"note\">{remark}</p>\n"));
+    }
+    if let Some(svg) = roofline(report)? {
+        figure(page, &svg);
+    }
+    rows(page, report);
+    Ok(())
+}
+
 fn rows(page: &mut String, report: &Report) {
+    let mixed = one_of(report, true) && one_of(report, false);
     let alone = report.peers.is_empty();
     let to_peer = if alone { "" } else { "<th>to the best peer" };
+    let caches = if mixed { "<th>caches" } else { "" };
     push(
         page,
         &format!(
-            "<table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>bound{to_peer}<th>L2</tr>\n"
+            "<div class=\"frame\"><table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>bound{to_peer}{caches}</tr>\n"
         ),
     );
     for row in &report.results {
@@ -81,10 +141,15 @@ fn rows(page: &mut String, report: &Report) {
         let fraction = row.fraction.map_or("-".into(), |fraction| format!("{:.1}%", 100.0 * fraction));
         let speedup = report.speedup(row).map_or("-".into(), |speedup| format!("{speedup:.2}x"));
         let speedup = if alone { String::new() } else { format!("<td>{speedup}") };
+        let caches = match row.cold {
+            _ if !mixed => "",
+            true => "<td>cold",
+            false => "<td>warm",
+        };
         push(
             page,
             &format!(
-                "<tr{class}><td>{}<td>{}<td>{:.2}<td>{:.2}<td>{:.2}<td>{:.2}<td>{}<td>{}<td>{fraction}<td>{}{speedup}<td>{}</tr>\n",
+                "<tr{class}><td>{}<td>{}<td>{:.2}<td>{:.2}<td>{:.2}<td>{:.2}<td>{}<td>{}<td>{fraction}<td>{}{speedup}{caches}</tr>\n",
                 escaped(&row.cell),
                 escaped(&row.by),
                 time.median_us,
@@ -94,23 +159,23 @@ fn rows(page: &mut String, report: &Report) {
                 digits(row.tflops()),
                 digits(row.terabytes()),
                 report.bound(row).map_or("-", Bound::name),
-                if row.cold { "cold" } else { "warm" },
             ),
         );
     }
-    push(page, "</table>\n");
-    for remark in report.remarks() {
-        push(page, &format!("<p>{remark}</p>\n"));
-    }
+    push(page, "</table></div>\n");
 }
 
 fn end_to_end(page: &mut String, report: &Report) {
     if report.end_to_end.is_empty() {
         return;
     }
+    push(page, "<h2>Whole models</h2>\n");
+    for note in report.whole_models() {
+        push(page, &format!("<p class=\"note\">{note}</p>\n"));
+    }
     push(
         page,
-        "<h2>Whole models</h2>\n<table>\n<tr class=\"end\"><th>model<th>what<th>tok/s<th>ceiling<th>of it</tr>\n",
+        "<div class=\"frame\"><table>\n<tr class=\"end\"><th>model<th>what<th>tok/s<th>ceiling, tok/s<th>of it</tr>\n",
     );
     for end in &report.end_to_end {
         let (ceiling, part) = match end.ceiling {
@@ -124,7 +189,7 @@ fn end_to_end(page: &mut String, report: &Report) {
             &format!("<tr class=\"end\"><td>{model}<td>{what}<td>{rate:.1}<td>{ceiling}<td>{part}</tr>\n"),
         );
     }
-    push(page, "</table>\n");
+    push(page, "</table></div>\n");
 }
 
 /// Text for a page.
@@ -154,5 +219,25 @@ mod tests {
         for outside in ["src=", "href=", "@import"] {
             assert!(!page.contains(outside), "{outside}");
         }
+    }
+
+    #[test]
+    fn the_head_says_how_caches_were_on_this_device() {
+        let head = |driver: &str, cold: &[bool]| {
+            let mut report = sample();
+            report.machine.driver = driver.into();
+            report.results.iter_mut().zip(cold.iter().cycle()).for_each(|(row, cold)| row.cold = *cold);
+            let page = page(&report).expect("a page");
+            let column = page.contains("<th>caches");
+            (page.split("<ul>").next().expect("a head").to_string(), column)
+        };
+        let (cold, column) = head("580.1", &[true]);
+        assert!(cold.contains("caches cold") && !cold.contains("warm") && !column, "{cold}");
+        for driver in ["none", "580.1"] {
+            let (warm, column) = head(driver, &[false]);
+            assert!(warm.contains("warm") && !warm.contains("cold") && !column, "{warm}");
+        }
+        let (mixed, column) = head("580.1", &[true, false]);
+        assert!(mixed.contains("a row says") && column, "{mixed}");
     }
 }

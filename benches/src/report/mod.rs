@@ -2,6 +2,7 @@
 
 mod chart;
 mod html;
+mod remarks;
 mod table;
 
 use serde::{Deserialize, Serialize};
@@ -18,13 +19,6 @@ use crate::{
     problem::{Cost, GemmWeights, Problem},
     stats::Stats,
 };
-
-/// What is to be said where a row passes the ceiling of memory.
-const IN_CACHES: &str =
-    "Over 100% of most: operands that are used again lie in caches, which give more than memory does.";
-
-/// What is to be said where one passes the ceiling of arithmetic.
-const BUSY: &str = "Over 100% of most where arithmetic holds a row up: its ceiling was measured while the machine did something else too.";
 
 /// Counted up when a field changes its meaning.
 pub const SCHEMA: u32 = 1;
@@ -174,16 +168,6 @@ impl Report {
         Some(Bound::of(bytes, flops))
     }
 
-    /// What is to be said of rows that pass a ceiling.
-    fn remarks(&self) -> Vec<&'static str> {
-        let over = |bound| {
-            let over = |row: &Row| row.fraction.is_some_and(|fraction| fraction > 1.0);
-            self.results.iter().any(|row| !row.cold && over(row) && self.bound(row) == Some(bound))
-        };
-        let remarks = [(Bound::Memory, IN_CACHES), (Bound::Compute, BUSY)];
-        remarks.into_iter().filter(|&(bound, _)| over(bound)).map(|(_, remark)| remark).collect()
-    }
-
     /// Sets every row's fraction by the ceilings there are.
     pub fn apply_ceilings(&mut self) {
         let (bandwidth, bf16) = (self.ceiling(Limit::Bandwidth), self.compute_ceiling());
@@ -322,23 +306,6 @@ mod tests {
             report.results.iter().filter(|row| row.cell.starts_with(op)).all(|row| row.fraction.is_some())
         };
         assert!(known("decode") && !known("prefill"));
-    }
-
-    #[test]
-    fn more_than_a_ceiling_gives_is_explained() {
-        let mut report = sample();
-        let told = |report: &Report| {
-            let page = page(report).expect("a page");
-            let told = |remark: &str| (page.contains(remark), table(report).contains(remark));
-            (told(IN_CACHES), told(BUSY))
-        };
-        let (no, yes) = ((false, false), (true, true));
-        assert_eq!(told(&report), (no, no));
-        for (bound, expected) in [(Bound::Memory, (yes, no)), (Bound::Compute, (yes, yes))] {
-            let at = report.results.iter().position(|row| report.bound(row) == Some(bound)).expect("a row");
-            (report.results[at].cold, report.results[at].fraction) = (false, Some(1.2));
-            assert_eq!(told(&report), expected);
-        }
     }
 
     #[test]

@@ -62,6 +62,7 @@ pub fn table(report: &Report) -> String {
         });
         lines.push(format!("{}, {}: {:.1} tok/s{of}", end.model, end.what, end.tokens_per_second));
     }
+    lines.extend(report.whole_models().into_iter().map(str::to_string));
     for failure in &report.failures {
         lines.push(format!("not measured: {} by {}: {}", failure.cell, failure.by, failure.reason));
     }

@@ -9,6 +9,8 @@ use super::parallel;
 
 /// Bytes read a pass: more than the caches of most machines.
 const READ_BYTES: usize = 256 << 20;
+/// Bytes read a pass at least: of fewer the threads' start would be what is measured.
+const LEAST_READ_BYTES: usize = 1 << 20;
 /// Parts of them, handed out to threads.
 const READ_TASKS: usize = 64;
 /// Multiply-adds of each accumulator in a task.
@@ -33,15 +35,17 @@ impl CpuDevice {
     /// Measures bandwidth and peak, each by its best run within about half a second. The pool's threads must have nothing else to do.
     pub fn measure_ceilings(&self) -> Ceilings {
         Ceilings {
-            read_bytes_per_second: self.read_rate(),
+            read_bytes_per_second: self.read_rate(READ_BYTES),
             flops_per_second: self.multiply_rate(),
             threads: parallel::threads(),
         }
     }
 
-    fn read_rate(&self) -> f64 {
-        let Ok(mut buffer) =
-            Buffer::<f32>::zeroed(&[READ_BYTES / size_of::<f32>()], "the ceiling of reading")
+    /// Bytes a second where the same `bytes` are read again and again, so that caches give what fits them; of more than 256 MiB, memory's rate.
+    /// Takes half a second, in which the pool's threads must have nothing else to do. Not a number where there is no room for them.
+    pub fn read_rate(&self, bytes: usize) -> f64 {
+        let bytes = bytes.clamp(LEAST_READ_BYTES, READ_BYTES);
+        let Ok(mut buffer) = Buffer::<f32>::zeroed(&[bytes / size_of::<f32>()], "the ceiling of reading")
         else {
             return f64::NAN;
         };
@@ -56,7 +60,7 @@ impl CpuDevice {
                 std::hint::black_box(sum);
             });
         };
-        READ_BYTES as f64 / fastest(pass)
+        (part * READ_TASKS * size_of::<f32>()) as f64 / fastest(pass)
     }
 
     fn multiply_rate(&self) -> f64 {
@@ -137,5 +141,13 @@ mod tests {
         );
         assert!(ceilings.flops_per_second > 1e8 && ceilings.flops_per_second < 1e15, "{ceilings:?}");
         assert!(ceilings.threads > 0);
+    }
+
+    #[test]
+    fn few_bytes_are_read_at_some_rate_too() {
+        for bytes in [0, 3 << 20] {
+            let rate = CpuDevice::new().read_rate(bytes);
+            assert!(rate > 1e8 && rate < 1e14, "{bytes}: {rate}");
+        }
     }
 }

@@ -6,11 +6,12 @@ use tilewright_kernels::{
     gather_rows::GATHER_ROWS,
     rope_append,
 };
-use tilewright_reference::{RopeScaling, rope_frequencies, rope_table};
+use tilewright_reference::RopeScaling;
 
 use super::{
     attention_decode::{params, plane},
     attention_decode_case::{self, Input},
+    rotation::Rotation,
 };
 use crate::{
     harness::{Failure, Harness, POISON, bf16_values, same_bits},
@@ -28,9 +29,6 @@ pub struct Case {
     q_norm: bool,
     k_norm: bool,
 }
-
-const POSITIONS: usize = 97;
-const EPS: f32 = 1e-6;
 
 impl Case {
     fn new(of: attention_decode_case::Case, [q_norm, k_norm]: [bool; 2]) -> Case {
@@ -144,10 +142,7 @@ impl Case {
 struct Tokens {
     input: Input,
     qkv: Vec<f32>,
-    q_norm: Option<Vec<f32>>,
-    k_norm: Option<Vec<f32>>,
-    cos_sin: Vec<f32>,
-    positions: Vec<u32>,
+    rotation: Rotation,
     slots: Vec<u32>,
 }
 
@@ -156,7 +151,6 @@ impl Tokens {
     fn of(case: &Case) -> Tokens {
         let (mut random, mut input) = (Random::new(case.of.seed ^ 0x5eed), case.of.input());
         let (head_dim, page_size) = (case.of.head_dim, case.of.page_size);
-        let frequencies = rope_frequencies(head_dim, 10_000.0, RopeScaling::Default);
         let mut slots = Vec::new();
         for (seq, &(_, keys)) in case.of.seqs.iter().enumerate() {
             let Some(last) = keys.checked_sub(1) else {
@@ -173,12 +167,10 @@ impl Tokens {
                 input.v_bytes[bytes].fill(POISON);
             }
         }
+        let normed = [case.q_norm, case.k_norm];
         Tokens {
             qkv: random.bf16s(slots.len() * case.heads() * head_dim, 1.5),
-            q_norm: case.q_norm.then(|| random.f32s(head_dim, 1.0)),
-            k_norm: case.k_norm.then(|| random.f32s(head_dim, 1.0)),
-            cos_sin: rope_table(&frequencies, POSITIONS).iter().map(|&value| value as f32).collect(),
-            positions: slots.iter().map(|_| random.below(POSITIONS) as u32).collect(),
+            rotation: Rotation::draw(&mut random, head_dim, RopeScaling::Default, normed, slots.len()),
             slots,
             input,
         }
@@ -228,46 +220,34 @@ fn run<D: Driver>(
     let [apart, one] = variants(case).ok_or("no entry for the case")?;
     let (of, input) = (&case.of, &tokens.input);
     let mut arena = harness.arena();
-    let mut optional = |name, values: &Option<Vec<f32>>| match values {
-        Some(values) => arena.input_f32(name, values).map(|handle| arena.address(handle)),
-        None => Ok(0),
-    };
-    let (q_norm, k_norm) = (optional("q_norm", &tokens.q_norm)?, optional("k_norm", &tokens.k_norm)?);
+    let rotation = tokens.rotation.params(&mut arena, 0..tokens.slots.len())?;
     let handles = [
         match launches {
             Launches::OneBehindProjection => arena.alloc("qkv", tokens.qkv.len() * 2)?,
             _ => arena.input_bf16("qkv", &tokens.qkv)?,
         },
-        arena.input_f32("cos_sin", &tokens.cos_sin)?,
-        arena.input_u32("positions", &tokens.positions)?,
         arena.input_u32("slots", &tokens.slots)?,
         arena.poisoned("q", input.q.len() * 2)?,
         plane(&mut arena, of, "k_cache", of.row_bytes(), &input.k_bytes)?,
         plane(&mut arena, of, "v_cache", of.row_bytes(), &input.v_bytes)?,
     ];
-    let [qkv, _, _, _, q, k, v] = handles;
+    let [qkv, _, q, k, v] = handles;
     let before = of.first_page * case.page_bytes();
     for handle in [k, v] {
         arena.write(handle, before, &vec![POISON; case.page_bytes()])?;
     }
-    let [_, cos_sin, positions, slots, q_out, k_cache, v_cache] = handles.map(|handle| arena.address(handle));
+    let [_, slots, q_out, k_cache, v_cache] = handles.map(|handle| arena.address(handle));
     let rope = abi::RopeAppend {
         qkv: arena.address(qkv),
-        q_norm,
-        k_norm,
-        cos_sin,
-        positions,
         slots,
         q_out,
         k_cache,
         v_cache,
-        tokens: tokens.slots.len() as u32,
         q_heads: of.q_heads() as u32,
         kv_heads: of.kv_heads as u32,
         head_dim: of.head_dim as u32,
         page_size: of.page_size as u32,
-        eps: EPS,
-        ..abi::RopeAppend::default()
+        ..rotation
     };
     let (attention, blocks, out) = params(&mut arena, of, input, seq_ids, apart.rows)?;
     let attention = abi::AttentionDecode { q: q_out, k_cache, v_cache, ..attention };

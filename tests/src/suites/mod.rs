@@ -26,6 +26,7 @@ mod page_copy;
 mod quantize_rows;
 mod rms_norm;
 mod rope_append;
+mod rotation;
 mod sample;
 mod silu_mul;
 mod wider;

@@ -4,11 +4,13 @@ use proptest::{prelude::*, sample::select};
 use tilewright_host::gpu::Driver;
 use tilewright_kernels::{abi, rope_append};
 use tilewright_reference::{
-    Bound, Floor, KvFormat, RopeProblem, RopeScaling, compare, kv_scale, rope_frequencies, rope_table,
-    round_bf16, split_and_rotate,
+    Bound, Floor, KvFormat, RopeProblem, RopeScaling, compare, kv_scale, round_bf16, split_and_rotate,
 };
 
-use super::mismatch;
+use super::{
+    mismatch,
+    rotation::{EPS, Rotation},
+};
 use crate::{
     agreement::Scalar,
     harness::{Arena, Failure, Handle, Harness, POISON, bf16_bytes, bf16_values, f32_values, same_bits},
@@ -46,8 +48,6 @@ pub enum Values {
     Peaked,
 }
 
-const POSITIONS: usize = 97;
-const EPS: f32 = 1e-6;
 /// Pages that slots are drawn from.
 const PAGES: usize = 4;
 
@@ -176,10 +176,10 @@ impl Property for RopeAppend {
 
         let problem = RopeProblem {
             qkv: &input.qkv,
-            q_norm: input.q_norm.as_deref(),
-            k_norm: input.k_norm.as_deref(),
-            cos_sin: &input.cos_sin,
-            positions: &input.positions,
+            q_norm: input.rotation.q_norm.as_deref(),
+            k_norm: input.rotation.k_norm.as_deref(),
+            cos_sin: &input.rotation.cos_sin,
+            positions: &input.rotation.positions,
             q_heads: case.q_heads,
             kv_heads: case.kv_heads,
             head_dim: case.head_dim,
@@ -235,10 +235,7 @@ fn check_quantised(
 
 struct Input {
     qkv: Vec<f32>,
-    q_norm: Option<Vec<f32>>,
-    k_norm: Option<Vec<f32>>,
-    cos_sin: Vec<f32>,
-    positions: Vec<u32>,
+    rotation: Rotation,
     /// Within the live pages.
     slots: Vec<u32>,
 }
@@ -257,7 +254,6 @@ impl Input {
         } else {
             RopeScaling::Default
         };
-        let frequencies = rope_frequencies(case.head_dim, 10_000.0, scaling);
         let heads = case.q_heads + 2 * case.kv_heads;
         let mut slots = random.shuffled(PAGES * case.page_size);
         slots.truncate(case.tokens);
@@ -277,14 +273,9 @@ impl Input {
                 }
             }
         }
-        Input {
-            qkv,
-            q_norm: case.q_norm.then(|| random.f32s(case.head_dim, 1.0)),
-            k_norm: case.k_norm.then(|| random.f32s(case.head_dim, 1.0)),
-            cos_sin: rope_table(&frequencies, POSITIONS).iter().map(|&value| value as f32).collect(),
-            positions: (0..case.tokens).map(|_| random.below(POSITIONS) as u32).collect(),
-            slots,
-        }
+        let normed = [case.q_norm, case.k_norm];
+        let rotation = Rotation::draw(&mut random, case.head_dim, scaling, normed, case.tokens);
+        Input { qkv, rotation, slots }
     }
 }
 
@@ -346,13 +337,7 @@ fn run<D: Driver>(
     let mut arena = harness.arena();
     let row = (case.q_heads + 2 * case.kv_heads) * case.head_dim;
     let qkv = arena.input_bf16("qkv", &input.qkv[tokens.start * row..tokens.end * row])?;
-    let mut optional = |name, values: &Option<Vec<f32>>| match values {
-        Some(values) => arena.input_f32(name, values).map(|handle| arena.address(handle)),
-        None => Ok(0),
-    };
-    let (q_norm, k_norm) = (optional("q_norm", &input.q_norm)?, optional("k_norm", &input.k_norm)?);
-    let cos_sin = arena.input_f32("cos_sin", &input.cos_sin)?;
-    let positions = arena.input_u32("positions", &input.positions[tokens.clone()])?;
+    let rotation = input.rotation.params(&mut arena, tokens.clone())?;
     let offset = (case.first_page * case.page_size) as u32;
     let live_slots = &input.slots[tokens.clone()];
     let slots: Vec<u32> = live_slots.iter().map(|slot| slot + offset).collect();
@@ -366,22 +351,17 @@ fn run<D: Driver>(
     let v_scales = Cache::new(&mut arena, case, "v_scales", scale_bytes)?;
     let params = abi::RopeAppend {
         qkv: arena.address(qkv),
-        q_norm,
-        k_norm,
-        cos_sin: arena.address(cos_sin),
-        positions: arena.address(positions),
         slots: arena.address(slots),
         q_out: arena.address(q_out),
         k_cache: k.address(&arena),
         v_cache: v.address(&arena),
         k_scales: k_scales.address(&arena),
         v_scales: v_scales.address(&arena),
-        tokens: tokens.len() as u32,
         q_heads: case.q_heads as u32,
         kv_heads: case.kv_heads as u32,
         head_dim: case.head_dim as u32,
         page_size: case.page_size as u32,
-        eps: EPS,
+        ..rotation
     };
     let grid = rope_append::grid(params.tokens, params.q_heads, params.kv_heads, params.head_dim);
     arena.launch(spec(case.format).ok_or("no entry for the format")?, grid, &params)?;

@@ -1,14 +1,15 @@
 use std::ops::Range;
 
 use plotters::{
-    coord::Shift,
     prelude::*,
     style::text_anchor::{HPos, Pos, VPos},
 };
 
 use super::{
-    FONT, GRID, INK, OURS, PEERS, drawn, ink,
-    layout::{BAR, GAP, LEFT, LEGEND, Layout, TITLE, shown},
+    GRID, INK, OURS, PEERS, drawn,
+    head::{Area, MARK},
+    ink,
+    layout::{BAR, GAP, GROUP, LEFT, Layout, shown},
 };
 use crate::{
     error::Result,
@@ -16,12 +17,11 @@ use crate::{
     report::{Bound, Report, Row, digits},
 };
 
-type Area<'b> = DrawingArea<SVGBackend<'b>, Shift>;
-
 /// One chart's worth: cells that differ in one number, or in whether they are paged or quantised.
 pub struct Family<'r> {
     pub name: String,
     unit: &'static str,
+    device: &'r str,
     /// Names under the groups.
     pub groups: Vec<String>,
     /// Names in the legend, this project's first.
@@ -50,7 +50,8 @@ fn place(report: &Report, row: &Row) -> (String, String, &'static str) {
             let few = bound.map_or(!row.problem.is_compute(), |bound| bound == Bound::Memory);
             let (name, unit) = if few { ("gemm of few rows", "TB/s") } else { ("gemm", "TFLOP/s") };
             let cell = row.cell.rsplit('/').next().unwrap_or_default();
-            (format!("{name} {}", gemm.weights.name()), cell.to_string(), unit)
+            let model = model(row).map_or(String::new(), |model| format!(" {model}"));
+            (format!("{name} {}{model}", gemm.weights.name()), cell.to_string(), unit)
         }
         Problem::Prefill(_) | Problem::Decode(_) => {
             let (family, group) = row.beside.rsplit_once('/').unwrap_or(("", &row.beside));
@@ -58,6 +59,12 @@ fn place(report: &Report, row: &Row) -> (String, String, &'static str) {
         }
         _ => ("rows".to_string(), row.cell.clone(), row.rate().1),
     }
+}
+
+/// The model whose product a row is of: cells of one are called `gemm/MODEL/WEIGHTS/SHAPE`.
+fn model(row: &Row) -> Option<&str> {
+    let parts: Vec<&str> = row.cell.split('/').collect();
+    (parts.len() == 4).then(|| parts[1])
 }
 
 /// The places of rows. Families of one name each are one family of their operation, or each would be a chart of one bar.
@@ -91,7 +98,8 @@ pub fn families(report: &Report) -> Vec<Family<'_>> {
     let rows: Vec<&Row> = of(true).chain(of(false)).collect();
     for (row, (name, group, unit)) in rows.iter().zip(places(report, &rows)) {
         let index = families.iter().position(|family| family.name == name).unwrap_or_else(|| {
-            families.push(Family { name, unit, groups: Vec::new(), series: Vec::new(), bars: Vec::new() });
+            let (groups, series, bars) = (Vec::new(), Vec::new(), Vec::new());
+            families.push(Family { name, unit, device: &report.machine.device, groups, series, bars });
             families.len() - 1
         });
         let family = &mut families[index];
@@ -118,14 +126,55 @@ impl Family<'_> {
         if ours { OURS[before % OURS.len()] } else { PEERS[before % PEERS.len()] }
     }
 
+    /// What it shows, for somebody who sees nothing but the chart.
+    pub fn title(&self) -> String {
+        let rest: Vec<String> = self.name.split('/').skip(1).map(in_words).collect();
+        let of = if rest.is_empty() { String::new() } else { format!(": {}", rest.join(", ")) };
+        let Some((.., row)) = self.bars.first() else { return self.name.clone() };
+        match row.problem {
+            Problem::Prefill(_) => format!("Attention of prompts{of}"),
+            Problem::Decode(_) => format!("Attention of new tokens over cached ones{of}"),
+            Problem::Gemm(gemm) => {
+                let model = model(row).map_or(String::new(), |model| format!(" of {model}"));
+                let rows =
+                    if self.unit == "TB/s" { "few rows, as in decoding" } else { "many rows, as in prompts" };
+                format!("Matrix products{model}: {}, {rows}", gemm.weights.in_words())
+            }
+            _ if self.bars.iter().all(|(.., row)| matches!(row.problem, Problem::RopeAppend(_))) => {
+                "Rotating queries and keys, caching keys and values".to_string()
+            }
+            _ => "Kernels that take rows one by one".to_string(),
+        }
+    }
+
+    /// What was counted, where, and what stands under the bars.
+    pub fn note(&self) -> String {
+        let under = match self.bars.first().map(|(.., row)| row.problem) {
+            Some(Problem::Prefill(_)) if self.groups.iter().any(|group| group.contains('x')) => {
+                "prompts x tokens of each".to_string()
+            }
+            Some(Problem::Prefill(of)) => format!("tokens of a prompt ({} in all)", of.seqs * of.seq_len),
+            Some(Problem::Decode(_)) => "sequences x tokens cached of each".to_string(),
+            Some(Problem::Gemm(_)) => "m x n x k: m rows by weights of n columns and k rows".to_string(),
+            _ => "cells, as the table names them".to_string(),
+        };
+        let by = match self.bars.iter().any(|(_, _, _, row)| row.cost != self.work_of(row)) {
+            true => "; quantised caches by the bytes of bf16",
+            false => "",
+        };
+        format!("{} on {}{by}\nunder the bars: {under}", self.unit, self.device)
+    }
+
     fn draw(&self) -> Result<String> {
         let layout = Layout::of(self);
         let mut svg = String::new();
-        let root = SVGBackend::with_string(&mut svg, (layout.width as u32, layout.height() as u32));
+        let root = SVGBackend::with_string(&mut svg, (layout.head.width as u32, layout.height() as u32));
         let root = root.into_drawing_area();
         drawn(root.fill(&WHITE))?;
-        self.draw_title(&root)?;
-        self.draw_legend(&root, &layout)?;
+        layout.head.draw(&root, |root, index, (x, y)| {
+            let square = Rectangle::new([(x, y), (x + MARK, y + MARK)], self.colour(index).filled());
+            drawn(root.draw(&square))
+        })?;
         for (strip, groups) in layout.strips.iter().enumerate() {
             draw_axis(&root, &layout, strip)?;
             self.draw_bars(&root, &layout, strip, groups.clone())?;
@@ -135,30 +184,10 @@ impl Family<'_> {
         Ok(svg)
     }
 
-    fn draw_title(&self, root: &Area<'_>) -> Result<()> {
-        let title = format!("{}, {}", self.name, self.unit);
-        let note = match self.bars.iter().any(|(_, _, _, row)| row.cost != self.work_of(row)) {
-            true => " (quantised caches: by the bytes of bf16)",
-            false => "",
-        };
-        drawn(root.draw(&Text::new(title + note, (16, 12), (FONT, 17).into_font().color(&INK))))
-    }
-
     /// The cost that a row's bar was reckoned by.
     fn work_of(&self, row: &Row) -> crate::problem::Cost {
         let beside = self.bars.iter().map(|(_, _, _, other)| other).find(|other| other.cell == row.beside);
         beside.map_or(row.cost, |beside| beside.cost)
-    }
-
-    fn draw_legend(&self, root: &Area<'_>, layout: &Layout) -> Result<()> {
-        for (index, ((name, _), (x, line))) in self.series.iter().zip(&layout.legend).enumerate() {
-            let y = TITLE + LEGEND * line;
-            let square = Rectangle::new([(*x, y), (x + 12, y + 12)], self.colour(index).filled());
-            drawn(root.draw(&square))?;
-            let style = ink(13.0).pos(Pos::new(HPos::Left, VPos::Center));
-            drawn(root.draw(&Text::new(name.clone(), (x + 18, y + 6), style)))?;
-        }
-        Ok(())
     }
 
     fn draw_bars(&self, root: &Area<'_>, layout: &Layout, strip: usize, groups: Range<usize>) -> Result<()> {
@@ -174,16 +203,25 @@ impl Family<'_> {
                 let left = start + BAR * place as i32;
                 let corners = [(left + 1, y(*value)), (left + BAR - 1, y(0.0))];
                 drawn(root.draw(&Rectangle::new(corners, self.colour(*series).filled())))?;
-                let upright = (FONT, 11).into_font().transform(FontTransform::Rotate270).color(&INK);
+                let upright = ink(11.0).transform(FontTransform::Rotate270);
                 let upright = upright.pos(Pos::new(HPos::Left, VPos::Center));
                 let text = digits(*value);
                 drawn(root.draw(&Text::new(text, (left + BAR / 2, y(*value) - 4), upright)))?;
             }
             let middle = first + (width - GAP) / 2;
-            let style = ink(12.0).pos(Pos::new(HPos::Center, VPos::Top));
+            let style = ink(GROUP).pos(Pos::new(HPos::Center, VPos::Top));
             drawn(root.draw(&Text::new(self.groups[group].clone(), (middle, y(0.0) + 8), style)))?;
         }
         Ok(())
+    }
+}
+
+/// A part of a cell's name.
+fn in_words(part: &str) -> String {
+    match part.strip_prefix("hd") {
+        Some(head_dim) if head_dim.parse::<u32>().is_ok() => format!("head dim {head_dim}"),
+        _ if matches!(part, "full" | "causal") => format!("{part} mask"),
+        _ => part.to_string(),
     }
 }
 
@@ -192,7 +230,7 @@ fn draw_axis(root: &Area<'_>, layout: &Layout, strip: usize) -> Result<()> {
     for tick in 0..=(layout.top / layout.step).round() as usize {
         let value = tick as f64 * layout.step;
         let y = layout.y(strip, value);
-        let line = [(LEFT, y), (layout.width - GAP / 2, y)];
+        let line = [(LEFT, y), (layout.head.width - GAP / 2, y)];
         drawn(root.draw(&PathElement::new(line, if tick == 0 { INK } else { GRID })))?;
         drawn(root.draw(&Text::new(shown(value, layout.step), (LEFT - 8, y), right.clone())))?;
     }
@@ -202,7 +240,11 @@ fn draw_axis(root: &Area<'_>, layout: &Layout, strip: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::sample;
+    use crate::{
+        problem::GemmWeights,
+        report::sample,
+        shapes::{self, ModelShape, Sizes},
+    };
 
     #[test]
     fn every_cell_has_a_bar_with_its_value_and_its_name() {
@@ -259,6 +301,42 @@ mod tests {
                 family.name
             );
             assert_eq!(family.name.contains("few rows"), family.unit == "TB/s");
+        }
+    }
+
+    #[test]
+    fn a_chart_says_of_what_it_is() {
+        let mut report = sample();
+        let shape = ModelShape {
+            name: "some-8b".into(),
+            hidden: 4096,
+            inter: 8192,
+            q_heads: 32,
+            kv_heads: 8,
+            head_dim: 128,
+        };
+        let (rows, weights) = (vec![1, 4096], vec![GemmWeights::Bf16, GemmWeights::Int4]);
+        let sizes = Sizes { seq_len: 512, batch: 2, context: 1000, rows, weights };
+        let row = report.results[0].clone();
+        let cells = shapes::Family::ALL.map(|family| shapes::cells(&shape, &sizes, family)).concat();
+        let timed = |cell| Row::new(cell, &row.by, true, row.mode, 1, true, row.time);
+        report.results.extend(cells.iter().map(timed));
+        let svgs = bars(&report).expect("charts");
+        let families = families(&report);
+        let titles: Vec<String> = families.iter().map(Family::title).collect();
+        for title in [
+            "Attention of prompts: head dim 128, causal mask",
+            "Matrix products of some-8b: bf16 weights, few rows, as in decoding",
+            "Matrix products of some-8b: 4-bit weights, many rows, as in prompts",
+            "Matrix products: int8 weights, few rows, as in decoding",
+        ] {
+            assert!(titles.iter().any(|other| other == title), "{title} is not in {titles:?}");
+        }
+        for (family, (name, svg)) in families.iter().zip(&svgs) {
+            let says = |text: &str| svg.contains(&format!("\n{text}\n"));
+            assert!(says(&format!("{} on an imaginary GPU", family.unit)) || name == "decode", "{name}");
+            assert!(svg.contains("\nunder the bars: "), "{name}");
+            assert_eq!(titles.iter().filter(|title| **title == family.title()).count(), 1, "{name}");
         }
     }
 }

@@ -2,34 +2,30 @@
 
 use std::ops::Range;
 
-use super::bars::Family;
+use super::{
+    bars::Family,
+    head::{Head, WIDE, text_width},
+};
 use crate::problem::Problem;
 
 /// Pixels of a bar, and between groups of bars.
 pub const BAR: i32 = 20;
 pub const GAP: i32 = 26;
-/// Pixels of a character of a name, at most.
-const CHARACTER: i32 = 7;
-/// Pixels round the bars: the axis' numbers, the title and what parts it from the legend, a line of that, names.
+/// Pixels of the text under a group.
+pub const GROUP: f64 = 12.0;
+/// Pixels of the axis' numbers, and of the names under a strip.
 pub const LEFT: i32 = 76;
-pub const TITLE: i32 = 40;
-pub const LEGEND: i32 = 22;
-const BOTTOM: i32 = 34;
+const BOTTOM: i32 = 36;
 /// Pixels of the highest bar's axis, in a chart of one strip and of several.
-const PLOT: i32 = 300;
+const PLOT: i32 = 240;
 const PLOT_OF_STRIPS: i32 = 180;
-/// The narrowest and the widest chart. A page of 900 pixels shows the widest unscaled; what is wider goes on in the next strip.
-const NARROWEST: i32 = 760;
-const WIDEST: i32 = 860;
 
 /// Where a chart's parts lie, in pixels.
 pub struct Layout {
-    pub width: i32,
+    pub head: Head,
     pub group_width: i32,
     /// The groups of each strip.
     pub strips: Vec<Range<usize>>,
-    /// Of each name in the legend: the left, and the line.
-    pub legend: Vec<(i32, i32)>,
     plot: i32,
     /// The rate at the axis' top, and between its lines.
     pub top: f64,
@@ -38,61 +34,36 @@ pub struct Layout {
 
 impl Layout {
     pub fn of(family: &Family<'_>) -> Layout {
-        let longest = family.groups.iter().map(String::len).max().unwrap_or(0);
+        let longest = family.groups.iter().map(|name| text_width(name, GROUP)).max().unwrap_or(0);
         // Room for as many bars as there are in a group, and for its name.
         let bars = GAP + BAR * family.series.len() as i32;
-        let group_width = bars.max(CHARACTER * longest as i32 + GAP / 2);
-        let strips = strips(family, ((WIDEST - LEFT - GAP) / group_width).max(1) as usize);
+        let group_width = bars.max(longest + GAP / 2);
+        let strips = strips(family, ((WIDE - LEFT - GAP) / group_width).max(1) as usize);
         let longest = strips.iter().map(|strip| strip.len() as i32).max().unwrap_or(0);
         let largest = family.bars.iter().map(|(_, _, value, _)| *value).fold(0.0, f64::max);
         let step = nice_step(largest);
-        let legend = legend(&family.series);
-        let names = legend.iter().zip(&family.series).map(|((left, _), (name, _))| left + legend_width(name));
+        let names = family.series.iter().map(|(name, _)| name.clone()).collect();
+        let head = Head::new(&family.title(), &family.note(), names, LEFT + group_width * longest + GAP);
         Layout {
-            width: (LEFT + group_width * longest + GAP).max(names.max().unwrap_or(0)).max(NARROWEST),
-            group_width,
+            // Few groups stand apart over the whole width.
+            group_width: (head.width - LEFT - GAP) / longest.max(1),
+            head,
             plot: if strips.len() > 1 { PLOT_OF_STRIPS } else { PLOT },
             strips,
-            legend,
             // Room for the values, which stand upright on the bars.
-            top: ((largest * 1.17 / step).ceil() * step).max(step),
+            top: ((largest * 1.2 / step).ceil() * step).max(step),
             step,
         }
     }
 
-    /// Where the first strip's axis has its top.
-    fn head(&self) -> i32 {
-        TITLE + LEGEND * self.legend.last().map_or(1, |(_, line)| line + 1) + 4
-    }
-
     pub fn height(&self) -> i32 {
-        self.head() + (self.plot + BOTTOM) * self.strips.len().max(1) as i32
+        self.head.height() + (self.plot + BOTTOM) * self.strips.len().max(1) as i32
     }
 
     pub fn y(&self, strip: usize, value: f64) -> i32 {
-        let zero = self.head() + self.plot + (self.plot + BOTTOM) * strip as i32;
+        let zero = self.head.height() + self.plot + (self.plot + BOTTOM) * strip as i32;
         zero - (value / self.top * f64::from(self.plot)).round() as i32
     }
-}
-
-/// Names from left to right, and on the next line where the widest chart has no room.
-fn legend(series: &[(String, bool)]) -> Vec<(i32, i32)> {
-    let (mut x, mut line) = (16, 0);
-    let mut places = Vec::new();
-    for (name, _) in series {
-        let width = legend_width(name);
-        if x > 16 && x + width > WIDEST {
-            (x, line) = (16, line + 1);
-        }
-        places.push((x, line));
-        x += width;
-    }
-    places
-}
-
-/// Pixels that a name takes in the legend, its square and the gap after it included.
-fn legend_width(name: &str) -> i32 {
-    40 + (name.len() as f64 * 7.2) as i32
 }
 
 /// Columns and rows of a group's weights, where it is of products.
@@ -104,11 +75,25 @@ fn weights(family: &Family<'_>, group: usize) -> Option<(usize, usize)> {
     }
 }
 
-/// Neighbours in strips of at most `most` groups. What has the same weights stays together where it fits.
+/// The groups in strips of at most `most`.
 fn strips(family: &Family<'_>, most: usize) -> Vec<Range<usize>> {
     let groups: Vec<usize> = (0..family.groups.len()).collect();
+    let alike = |a: &usize, b: &usize| weights(family, *a).is_some_and(|of| weights(family, *b) == Some(of));
+    even(&groups.chunk_by(alike).collect::<Vec<_>>(), most)
+}
+
+/// As few strips of at most `most` groups as there can be, and as even as they are without cutting what fits.
+fn even(same: &[&[usize]], most: usize) -> Vec<Range<usize>> {
+    let fewest = filled(same, most);
+    let longest = same.iter().map(|same| same.len()).max().unwrap_or(1).min(most);
+    let shorter = (longest..most).map(|most| filled(same, most));
+    shorter.into_iter().find(|strips| strips.len() == fewest.len()).unwrap_or(fewest)
+}
+
+/// Neighbours in strips of at most `most` groups. What is in one piece of `same` stays together where it fits.
+fn filled(same: &[&[usize]], most: usize) -> Vec<Range<usize>> {
     let mut strips: Vec<Range<usize>> = Vec::new();
-    for same in groups.chunk_by(|a, b| weights(family, *a) == weights(family, *b)) {
+    for same in same {
         let pieces = same.len().div_ceil(most);
         for piece in same.chunks(same.len().div_ceil(pieces)) {
             match strips.last_mut() {
@@ -139,9 +124,10 @@ pub fn shown(value: f64, step: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
-    use super::{super::bars::families, *};
+    use super::{
+        super::{bars::families, head::NARROW},
+        *,
+    };
     use crate::report::{Report, Row, sample};
 
     /// The sample with `kernels` of this project's in each of its cells.
@@ -175,16 +161,36 @@ mod tests {
         for report in [sample(), crowded(3), crowded(6), thrice(crowded(3))] {
             for family in families(&report) {
                 let layout = Layout::of(&family);
-                assert!((NARROWEST..=WIDEST).contains(&layout.width), "{}: {}", family.name, layout.width);
+                let width = layout.head.width;
+                assert!([NARROW, WIDE].contains(&width), "{}: {width}", family.name);
                 let groups: Vec<usize> = layout.strips.iter().cloned().flatten().collect();
                 assert_eq!(groups, (0..family.groups.len()).collect::<Vec<_>>(), "{}", family.name);
-                for ((name, _), (left, _)) in family.series.iter().zip(&layout.legend) {
-                    assert!(left + legend_width(name) <= layout.width, "{}: {name}", family.name);
-                }
-                let places: HashSet<_> = layout.legend.iter().collect();
-                assert_eq!(places.len(), family.series.len(), "{}", family.name);
             }
         }
+    }
+
+    #[test]
+    fn strips_are_even() {
+        let lengths = |groups: &[usize], most| {
+            let mut next = 0;
+            let groups: Vec<Vec<usize>> = groups
+                .iter()
+                .map(|len| {
+                    next += len;
+                    (next - len..next).collect()
+                })
+                .collect();
+            let same: Vec<&[usize]> = groups.iter().map(|group| &group[..]).collect();
+            even(&same, most).into_iter().map(|strip| strip.len()).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(&[1; 8], 7), [4, 4]);
+        assert_eq!(lengths(&[1; 7], 7), [7]);
+        assert_eq!(lengths(&[1; 13], 6), [5, 5, 3]);
+        // What is the same stays together, even where that is uneven, and is cut where it must be.
+        assert_eq!(lengths(&[5, 1], 5), [5, 1]);
+        assert_eq!(lengths(&[5, 5, 5, 5], 6), [5, 5, 5, 5]);
+        assert_eq!(lengths(&[9], 6), [5, 4]);
+        assert_eq!(lengths(&[], 6), [0; 0]);
     }
 
     #[test]
@@ -204,7 +210,7 @@ mod tests {
         let report = crowded(3);
         for family in families(&report) {
             let layout = Layout::of(&family);
-            let mut above = layout.head();
+            let mut above = layout.head.height();
             for strip in 0..layout.strips.len() {
                 assert_eq!(layout.y(strip, layout.top), above, "{}", family.name);
                 above = layout.y(strip, 0.0) + BOTTOM;

@@ -3,7 +3,7 @@ use plotters::{
     style::text_anchor::{HPos, Pos, VPos},
 };
 
-use super::{FONT, GRID, INK, OURS, drawn, ink};
+use super::{GRID, INK, OURS, drawn, ink};
 use crate::error::Result;
 
 /// Pixels of a bar's line, and of the bar in it.
@@ -51,7 +51,7 @@ pub fn ratios(title: &str, ratios: &[Ratio]) -> Result<String> {
     let root =
         SVGBackend::with_string(&mut svg, (WIDTH as u32, (bottom + BOTTOM) as u32)).into_drawing_area();
     drawn(root.fill(&WHITE))?;
-    drawn(root.draw(&Text::new(title.to_string(), (16, 14), (FONT, 17).into_font().color(&INK))))?;
+    drawn(root.draw(&Text::new(title.to_string(), (16, 14), ink(16.0))))?;
     let centred = ink(12.0).pos(Pos::new(HPos::Center, VPos::Top));
     for tick in [0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 10.0, 20.0, 50.0, 100.0, 1000.0] {
         if (least..=most).contains(&tick) {
@@ -68,9 +68,9 @@ pub fn ratios(title: &str, ratios: &[Ratio]) -> Result<String> {
         let (one, end) = (x(1.0), x(ratio.measured));
         let bar = [(one.min(end), middle - BAR / 2), (one.max(end), middle + BAR / 2)];
         drawn(root.draw(&Rectangle::new(bar, OURS[0].mix(0.85).filled())))?;
-        let name = ink(13.0).pos(Pos::new(HPos::Right, VPos::Center));
+        let name = ink(12.0).pos(Pos::new(HPos::Right, VPos::Center));
         drawn(root.draw(&Text::new(ratio.name.clone(), (LEFT - 12, middle), name)))?;
-        let value = ink(13.0).pos(Pos::new(HPos::Left, VPos::Center));
+        let value = ink(12.0).pos(Pos::new(HPos::Left, VPos::Center));
         // Beside the bar, or beyond the band where it would lie on that.
         let after = end.max(one);
         let at = (if after + VALUE < from { after } else { after.max(to) } + 8, middle);

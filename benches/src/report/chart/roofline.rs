@@ -1,16 +1,19 @@
-use plotters::{
-    coord::combinators::LogCoord,
-    prelude::*,
-    style::text_anchor::{HPos, Pos, VPos},
-};
+use plotters::{coord::combinators::LogCoord, prelude::*};
 
-use super::{FONT, GRID, INK, OURS, PEERS, drawn, ink};
+use super::{
+    GRID, INK, OURS, PEERS, drawn,
+    head::{Head, MARK, WIDE},
+    ink,
+};
 use crate::{
     error::Result,
-    report::{Limit, Report, Row, digits},
+    report::{Limit, Report, Row, digits, multiplies_bytes},
 };
 
-const SIZE: (u32, u32) = (980, 560);
+/// Pixels of the plot's height, its axis included.
+const PLOT: i32 = 500;
+/// What a name of the legend that is no kind of cells says.
+const PEER: &str = "the fastest peer";
 
 type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, LogCoord<f64>>>;
 
@@ -29,16 +32,27 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
     let Some((left, right)) = extent(rows.iter().map(|row| intensity(row))) else { return Ok(None) };
     let (left, right) = (left.min(0.5) / 1.5, right.max(4.0 * flops / bandwidth) * 1.5);
     let lowest = rows.iter().map(|row| row.tflops()).fold(left * bandwidth, f64::min);
+    let kinds = kinds(&rows);
+    let head = head(report, &rows, &kinds, (bandwidth, flops));
+    let highest = rows.iter().map(|row| row.tflops()).fold(flops, f64::max);
     let mut svg = String::new();
-    let root = SVGBackend::with_string(&mut svg, SIZE).into_drawing_area();
+    let size = (head.width as u32, (head.height() + PLOT) as u32);
+    let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
     drawn(root.fill(&WHITE))?;
+    head.draw(&root, |root, index, (x, y)| {
+        let middle = (x + MARK / 2, y + MARK / 2);
+        drawn(match index < kinds.len() {
+            true => root.draw(&Circle::new(middle, 5, colour(index).filled())),
+            false => root.draw(&Cross::new(middle, 4, INK.stroke_width(1))),
+        })
+    })?;
+    let (_, below) = root.split_vertically(head.height());
     let mut chart = drawn(
-        ChartBuilder::on(&root)
-            .caption("Roofline: TFLOP/s over operations a byte", (FONT, 17).into_font().color(&INK))
+        ChartBuilder::on(&below)
             .margin(14)
             .x_label_area_size(44)
             .y_label_area_size(64)
-            .build_cartesian_2d((left..right).log_scale(), (lowest / 1.5..flops * 2.0).log_scale()),
+            .build_cartesian_2d((left..right).log_scale(), (lowest / 1.5..highest * 1.5).log_scale()),
     )?;
     drawn(
         chart
@@ -50,25 +64,24 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
             .axis_desc_style(ink(13.0))
             .x_desc("operations a byte")
             .y_desc("TFLOP/s")
+            .x_label_formatter(&|value| tick(*value))
+            .y_label_formatter(&|value| tick(*value))
             .draw(),
     )?;
     let ridge = flops / bandwidth;
     let roof = [(left, left * bandwidth), (ridge, flops), (right, flops)];
     drawn(chart.draw_series(LineSeries::new(roof, INK.stroke_width(2))))?;
-    let label = |text: String, x: f64, from: HPos| {
-        Text::new(text, (x, flops * 1.06), ink(13.0).pos(Pos::new(from, VPos::Bottom)))
-    };
-    // Over the roof, where no point can be: what lies in caches passes the slope.
-    let labels = [
-        label(format!("{} TFLOP/s measured", digits(flops)), right / 1.05, HPos::Right),
-        label(format!("slope: {} TB/s measured", digits(bandwidth)), left * 1.05, HPos::Left),
-    ];
-    drawn(chart.draw_series(labels))?;
-    points(&mut chart, &rows)?;
-    drop(chart);
+    points(&mut chart, &rows, &kinds)?;
+    drop((chart, below));
     drawn(root.present())?;
     drop(root);
     Ok(Some(svg))
+}
+
+/// A number of an axis, which is a round one but for what logarithms leave of it.
+fn tick(value: f64) -> String {
+    let text = digits(value);
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_string() } else { text }
 }
 
 /// This project's rows, and of the peers' the fastest.
@@ -87,47 +100,66 @@ fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
     })
 }
 
-/// The kinds of cells, each in a colour of its own, and the legend that says so.
-fn points<'a>(chart: &mut Plot<'a, 'a>, rows: &[&Row]) -> Result<()> {
+/// The kinds of cells, in the order in which they come.
+fn kinds<'r>(rows: &[&'r Row]) -> Vec<&'r str> {
     let mut kinds: Vec<&str> = Vec::new();
     for row in rows {
-        let kind = row.cell.split('/').next().unwrap_or_default();
-        if !kinds.contains(&kind) {
-            kinds.push(kind);
+        if !kinds.contains(&kind(row)) {
+            kinds.push(kind(row));
         }
     }
-    let colours = [OURS[0], PEERS[0], PEERS[2], PEERS[3], OURS[3], OURS[4], PEERS[1]];
-    for (index, kind) in kinds.into_iter().enumerate() {
-        let colour = colours[index % colours.len()];
-        let of_kind = || rows.iter().filter(|row| row.cell.split('/').next() == Some(kind));
-        let at = |row: &&&Row| (intensity(row), row.tflops());
-        let peers =
-            of_kind().filter(|row| !row.ours).map(|row| Cross::new(at(&row), 4, colour.stroke_width(1)));
-        drawn(chart.draw_series(peers))?;
-        let ours = of_kind().filter(|row| row.ours).map(|row| Circle::new(at(&row), 4, colour.filled()));
-        let series = drawn(chart.draw_series(ours))?;
-        series.label(kind).legend(move |(x, y)| Circle::new((x + 8, y), 4, colour.filled()));
-    }
+    kinds
+}
+
+fn kind(row: &Row) -> &str {
+    row.cell.split('/').next().unwrap_or_default()
+}
+
+fn colour(kind: usize) -> RGBColor {
+    const COLOURS: [RGBColor; 7] = [OURS[0], PEERS[0], PEERS[2], PEERS[3], OURS[3], OURS[4], PEERS[1]];
+    COLOURS[kind % COLOURS.len()]
+}
+
+/// The title and the legend, which stands over the plot: in it there is no place where no point can be.
+fn head(report: &Report, rows: &[&Row], kinds: &[&str], (bandwidth, flops): (f64, f64)) -> Head {
+    let mut names: Vec<String> = kinds.iter().map(|kind| kind.to_string()).collect();
     if rows.iter().any(|row| !row.ours) {
-        let series = drawn(chart.draw_series(std::iter::empty::<Circle<(f64, f64), i32>>()))?;
-        series.label("the fastest peer").legend(|(x, y)| Cross::new((x + 8, y), 4, INK.stroke_width(1)));
+        names.push(PEER.to_string());
     }
-    drawn(
-        chart
-            .configure_series_labels()
-            .position(SeriesLabelPosition::LowerRight)
-            .margin(14)
-            .background_style(WHITE.filled())
-            .border_style(GRID)
-            .label_font(ink(13.0))
-            .draw(),
-    )
+    let bytes = rows.iter().any(|row| multiplies_bytes(row));
+    let title = format!("Roofline of {}", report.machine.device);
+    let note = format!(
+        "a point a timing: TFLOP/s over operations a byte; the lines are what was measured, {} TB/s and {} TFLOP/s{}",
+        digits(bandwidth),
+        digits(flops),
+        if bytes { "\nproducts of int8 have another roof, which was not measured" } else { "" },
+    );
+    Head::new(&title, &note, names, WIDE)
+}
+
+/// The rows, each kind in a colour of its own.
+fn points<'a>(chart: &mut Plot<'a, 'a>, rows: &[&Row], kinds: &[&str]) -> Result<()> {
+    for (index, of) in kinds.iter().enumerate() {
+        let of_kind = |ours| rows.iter().filter(move |row| row.ours == ours && kind(row) == *of);
+        let at = |row: &&Row| (intensity(row), row.tflops());
+        let peers = of_kind(false).map(|row| Cross::new(at(row), 4, colour(index).stroke_width(1)));
+        drawn(chart.draw_series(peers))?;
+        let ours = of_kind(true).map(|row| Circle::new(at(row), 4, colour(index).filled()));
+        drawn(chart.draw_series(ours))?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::report::sample;
+
+    #[test]
+    fn axes_have_short_numbers() {
+        let texts = [0.004, 0.1 + 0.2, 1.0, 10.0, 1000.0].map(tick);
+        assert_eq!(texts, ["0.004", "0.3", "1", "10", "1000"]);
+    }
 
     #[test]
     fn every_cell_that_counts_operations_is_a_point() {
@@ -141,11 +173,11 @@ mod tests {
         for kind in kinds {
             assert!(svg.contains(kind), "{kind}");
         }
-        assert!(svg.contains("780 TFLOP/s measured") && svg.contains("4.20 TB/s measured"));
-        assert!(svg.contains("the fastest peer"));
+        assert!(svg.contains("4.20 TB/s and 780 TFLOP/s"));
+        assert!(svg.contains(PEER));
         report.results.retain(|row| row.ours);
         let svg = roofline(&report).expect("a chart").expect("both ceilings are there");
-        assert!(!svg.contains("the fastest peer"));
+        assert!(!svg.contains(PEER));
         report.ceilings.clear();
         assert_eq!(roofline(&report).expect("nothing to draw"), None);
     }

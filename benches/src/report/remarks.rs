@@ -1,0 +1,106 @@
+//! What is to be said of figures that would be taken for something else without.
+
+use super::{Bound, EndToEnd, Report, Row};
+
+/// What is to be said where a row passes the ceiling of memory and its inputs were not rotated past the caches.
+const IN_CACHES: &str =
+    "Over 100% of most: operands that are used again lie in caches, which give more than memory does.";
+
+/// What is to be said where one whose inputs were passes it.
+const READS: &str = "Over 100% of most with cold caches: the ceiling of memory is that of a copy or a sum, and a kernel can be some percent faster.";
+
+/// What is to be said where one passes the ceiling of arithmetic.
+const BUSY: &str = "Over 100% of most where arithmetic holds a row up: its ceiling was measured while the machine did something else too.";
+
+/// What the ceiling of a whole model is, on a CPU and elsewhere.
+const WHOLE: [&str; 2] = [
+    "Ceiling of a whole model: the time of its operations and of the bytes that a step reads at least. Their rate was measured by reading as \
+     many again and again, since caches keep what fits them from step to step.",
+    "Ceiling of a whole model: the time of its operations and of the bytes that a step reads at least, by the ceilings above.",
+];
+
+/// What is to be said where a whole model passes its ceiling.
+const WHOLE_OVER: [&str; 2] = [
+    "Over 100%: the ceiling was measured while the machine did something else too.",
+    "Over 100%: what fits the L2 lies there from step to step, which gives more than memory does.",
+];
+
+impl Report {
+    /// What is to be said of rows that pass a ceiling.
+    pub(super) fn remarks(&self) -> Vec<&'static str> {
+        let over = |bound, cold: &[bool]| {
+            let over = |row: &Row| row.fraction.is_some_and(|fraction| fraction > 1.0);
+            let mut rows = self.results.iter().filter(|row| over(row) && cold.contains(&row.cold));
+            rows.any(|row| self.bound(row) == Some(bound))
+        };
+        let remarks = [
+            (Bound::Memory, &[false][..], IN_CACHES),
+            (Bound::Memory, &[true], READS),
+            (Bound::Compute, &[false, true], BUSY),
+        ];
+        remarks.into_iter().filter(|&(bound, cold, _)| over(bound, cold)).map(|(.., remark)| remark).collect()
+    }
+
+    /// What is to be said of whole models.
+    pub(super) fn whole_models(&self) -> Vec<&'static str> {
+        let has_ceiling = |end: &EndToEnd| end.ceiling.is_some();
+        let over = |end: &EndToEnd| end.ceiling.is_some_and(|most| end.tokens_per_second > most);
+        let on = usize::from(!self.machine.is_cpu());
+        let notes = [
+            (self.end_to_end.iter().any(has_ceiling), WHOLE[on]),
+            (self.end_to_end.iter().any(over), WHOLE_OVER[on]),
+        ];
+        notes.into_iter().filter(|(said, _)| *said).map(|(_, note)| note).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{page, sample, table},
+        *,
+    };
+
+    #[test]
+    fn more_than_a_ceiling_gives_is_explained() {
+        let mut report = sample();
+        let told = |report: &Report| {
+            let page = page(report).expect("a page");
+            let text = table(report);
+            let told = |remark: &str| {
+                assert_eq!(page.contains(remark), text.contains(remark), "{remark}");
+                page.contains(remark)
+            };
+            (told(IN_CACHES), told(READS), told(BUSY))
+        };
+        assert_eq!(told(&report), (false, false, false));
+        let at = |report: &Report, bound| {
+            report.results.iter().position(|row| report.bound(row) == Some(bound)).expect("a row")
+        };
+        let (memory, compute) = (at(&report, Bound::Memory), at(&report, Bound::Compute));
+        report.results[memory].fraction = Some(1.2);
+        assert_eq!(told(&report), (false, true, false));
+        report.results[memory].cold = false;
+        assert_eq!(told(&report), (true, false, false));
+        report.results[compute].fraction = Some(1.2);
+        assert_eq!(told(&report), (true, false, true));
+    }
+
+    #[test]
+    fn whole_models_say_what_their_ceiling_is() {
+        for (on, driver) in ["none", "580.1"].into_iter().enumerate() {
+            let mut report = sample();
+            report.machine.driver = driver.into();
+            let mut told = |ceiling| {
+                let (what, model) = ("decode".into(), "demo".into());
+                report.end_to_end = vec![EndToEnd { what, model, tokens_per_second: 100.0, ceiling }];
+                let (page, table) = (page(&report).expect("a page"), table(&report));
+                [WHOLE[on], WHOLE_OVER[on]].map(|note| (page.contains(note), table.contains(note)))
+            };
+            let (no, yes) = ((false, false), (true, true));
+            assert_eq!(told(None), [no, no]);
+            assert_eq!(told(Some(200.0)), [yes, no]);
+            assert_eq!(told(Some(90.0)), [yes, yes]);
+        }
+    }
+}
