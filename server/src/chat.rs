@@ -13,7 +13,7 @@ use crate::fields::{Fields, shown};
 use crate::job::Job;
 use crate::reply::{Kind, Reply};
 use crate::request::{Common, HARMLESS, Refused, is_off, max_tokens};
-use crate::template::{Message, RenderOptions};
+use crate::template::{Conversation, Message};
 
 /// Roles that a message may have.
 const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
@@ -41,16 +41,25 @@ const REFUSED: &[Refused] = &[
     ("chat_template", "none: the checkpoint's is taken", is_off),
 ];
 
-/// A chat that can be answered.
+/// A chat that can be answered once it has a prompt.
 struct Chat {
+    conversation: Conversation,
     request: Request,
+    /// Tokens that were asked for, and by which field.
+    asked: Option<(&'static str, i64)>,
     stream: bool,
     reply: Reply,
 }
 
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
     let shared = app.clone();
-    let Chat { request, stream, reply } = super::http::blocking(move || read(&shared, &body)).await?;
+    let mut chat = super::http::blocking(move || read(&shared, &body)).await?;
+    let template = &app.generator()?.template;
+    let rendered = tokio::time::timeout_at(deadline.into(), template.render(&chat.conversation)).await;
+    let text = rendered.unwrap_or_else(|_| Err(ApiError::timed_out(app.limits().request_time.as_secs())))?;
+    let shared = app.clone();
+    let encoding = move || chat.encode(&shared, &text).map(|()| chat);
+    let Chat { request, stream, reply, .. } = super::http::blocking(encoding).await?;
     let choices = request.answers;
     let places = app.generator()?.enter(choices)?;
     let job = Job::start(&app, vec![request], places, deadline)?;
@@ -61,8 +70,8 @@ fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Chat> {
     let generator = app.generator()?;
     let mut fields = Fields::parse(body)?;
     let Common { mut request, stream, include_usage } = Common::read(&mut fields, app)?;
-    let messages = messages(&mut fields, app.limits().messages)?;
-    let options = RenderOptions {
+    let conversation = Conversation {
+        messages: messages(&mut fields, app.limits().messages)?,
         add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
         variables: variables(&mut fields)?,
     };
@@ -72,24 +81,33 @@ fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Chat> {
     let older = fields.integer("max_tokens", 1..=i64::MAX)?.map(|asked| ("max_tokens", asked));
     fields.finish(&[HARMLESS, &["parallel_tool_calls"]].concat(), REFUSED)?;
 
-    let tokenizer = generator.require_tokenizer("messages")?;
-    let text = generator.template.render(&messages, &options)?;
-    // A checkpoint's template writes the tokens that begin a text itself.
-    let encoded = match generator.template.is_own() {
-        true => tokenizer.encode_plain(&text),
-        false => tokenizer.encode(&text),
-    };
-    request.prompt = encoded.map_err(|error| ApiError { param: Some("messages".into()), ..error.into() })?;
-    let prompt = ("messages", request.prompt.len());
-    request.max_tokens = max_tokens(newer.or(older), prompt, generator.context(), usize::MAX)?;
+    generator.require_tokenizer("messages")?;
     let reply = Reply {
         logprobs: request.logprobs.is_some(),
         include_usage,
-        prompt_tokens: request.prompt.len(),
         answers: request.answers,
         ..Reply::new(app, Kind::Chat)
     };
-    Ok(Chat { request, stream, reply })
+    Ok(Chat { conversation, request, asked: newer.or(older), stream, reply })
+}
+
+impl Chat {
+    /// Makes the template's text the prompt.
+    fn encode(&mut self, app: &App, text: &str) -> ApiResult<()> {
+        let generator = app.generator()?;
+        let tokenizer = generator.require_tokenizer("messages")?;
+        // A checkpoint's template writes the tokens that begin a text itself.
+        let encoded = match generator.template.is_own() {
+            true => tokenizer.encode_plain(text),
+            false => tokenizer.encode(text),
+        };
+        let prompt = encoded.map_err(|error| ApiError { param: Some("messages".into()), ..error.into() })?;
+        self.request.max_tokens =
+            max_tokens(self.asked, ("messages", prompt.len()), generator.context(), usize::MAX)?;
+        self.reply.prompt_tokens = prompt.len();
+        self.request.prompt = prompt;
+        Ok(())
+    }
 }
 
 fn messages(fields: &mut Fields, most: usize) -> ApiResult<Vec<Message>> {

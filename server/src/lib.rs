@@ -30,7 +30,7 @@
 //! | `http` | routes, the key, bodies, metrics of requests |
 //! | `fields`, `request` | a body's fields, read by name; what requests have in common |
 //! | `chat`, `completions`, `embeddings` | a route each: from a body to a response |
-//! | `template` | a chat becomes a prompt |
+//! | `template` | a chat becomes a prompt, by a checkpoint's template in a process of its own |
 //! | `job`, `judge` | sequences in the engine; what a model thinks of a prompt |
 //! | `memory` | what the C library's allocator keeps |
 //! | `reply`, `tokens` | answers as the API tells them, whole or streamed |
@@ -61,3 +61,4 @@ pub use config::{Limits, ServerConfig};
 pub use embed::{Embed, EmbedInput, Embedded};
 pub use memory::return_freed_memory;
 pub use serve::{Server, run};
+pub use template::render_chats;
