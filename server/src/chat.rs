@@ -101,7 +101,15 @@ impl Chat {
             true => tokenizer.encode_plain(text),
             false => tokenizer.encode(text),
         };
-        let prompt = encoded.map_err(|error| ApiError { param: Some("messages".into()), ..error.into() })?;
+        let prompt = encoded.map_err(|error| match error {
+            tilewright::Error::Request { expected, found, .. } => {
+                ApiError::field("messages", expected, found)
+            }
+            other => other.into(),
+        })?;
+        if prompt.is_empty() {
+            return Err(ApiError::field("messages", "a chat that becomes at least one token", "none"));
+        }
         self.request.max_tokens =
             max_tokens(self.asked, ("messages", prompt.len()), generator.context(), usize::MAX)?;
         self.reply.prompt_tokens = prompt.len();

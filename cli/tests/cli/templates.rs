@@ -48,10 +48,11 @@ const BOMBS: &[&str] = &[
     // Much work.
     "{% for a in range(100000) %}{% for b in range(100000) %}x{% endfor %}{% endfor %}",
     "{% macro f(x) %}{{ f(x) }}{% endmacro %}{{ f(1) }}",
-    // Python's insides, and a long refusal.
+    // Python's insides, a long refusal, and a prompt of nothing.
     "{{ messages.__class__.__init__.__globals__ }}",
     "{{ ().__class__.__mro__[1].__subclasses__() }}",
     "{{ raise_exception('x' * 100000) }}",
+    "",
 ];
 
 /// The bomb whose work has no end that anybody would live to see.
