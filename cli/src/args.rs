@@ -42,6 +42,9 @@ pub enum Command {
     Doctor(DoctorArgs),
     /// Serve OpenAI's HTTP API
     Serve(ServeArgs),
+    /// Render chats for a server, which starts this process
+    #[command(hide = true)]
+    RenderChats,
     /// Print this reference, as docs/cli.md has it
     #[command(hide = true)]
     Reference,

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => plan::run(args),
         Command::Doctor(args) => doctor::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::RenderChats => serve::render_chats(),
         Command::Reference => reference::run(),
     };
     match result {

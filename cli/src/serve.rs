@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -46,6 +47,7 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         aliases: args.name.iter().skip(1).cloned().collect(),
         api_key,
         limits: limits(args),
+        renderer: renderer()?,
         ..ServerConfig::new(name.clone())
     };
     let is_open = config.api_key.is_none();
@@ -66,6 +68,19 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
     if let Some(stats) = stats {
         eprintln!("ended: {} tokens in {} steps, {} pages held", stats.tokens, stats.steps, stats.pages_held);
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// This program, as [`render_chats`].
+fn renderer() -> Result<Vec<OsString>, Failure> {
+    let program = std::env::current_exe();
+    let program = program.map_err(|error| Failure::Message(format!("this program's path: {error}")))?;
+    Ok(vec![program.into(), "render-chats".into()])
+}
+
+/// What the server's processes do that render chats.
+pub fn render_chats() -> Result<ExitCode, Failure> {
+    tilewright_server::render_chats()?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -74,10 +74,10 @@ pub(crate) struct Generator {
 }
 
 impl Generator {
-    pub fn new(engine: Engine, limits: &Limits) -> Result<Generator, ServeError> {
-        let template = ChatTemplate::load(engine.model().dir())?;
+    pub fn new(engine: Engine, config: &ServerConfig) -> Result<Generator, ServeError> {
+        let template = ChatTemplate::load(engine.model().dir(), &config.renderer)?;
         let spelling = engine.model().tokenizer().map(Spelling::of);
-        let all_places = engine.config().max_running + limits.queue;
+        let all_places = engine.config().max_running + config.limits.queue;
         let places = Arc::new(Semaphore::new(all_places));
         Ok(Generator { engine, template, spelling, places, all_places, judging: Semaphore::new(1) })
     }

@@ -13,7 +13,7 @@ use crate::fields::{Fields, shown};
 use crate::job::Job;
 use crate::reply::{Kind, Reply};
 use crate::request::{Common, HARMLESS, Refused, check_length, is_off, max_tokens};
-use crate::template::{Message, RenderOptions};
+use crate::template::{Conversation, Message};
 
 /// Roles that a message may have.
 const ROLES: [&str; 4] = ["system", "developer", "user", "assistant"];
@@ -41,43 +41,39 @@ const REFUSED: &[Refused] = &[
     ("chat_template", "none: the checkpoint's is taken", is_off),
 ];
 
-/// What is asked for, as the text that it becomes.
-struct Asked {
-    /// Without its prompt and length.
-    request: Request,
-    text: String,
-    /// The field that says so, and how many.
-    max_tokens: Option<(&'static str, i64)>,
-    stream: bool,
-    include_usage: bool,
-}
-
-/// A chat that can be answered.
+/// A chat that can be answered once it has a prompt.
 struct Chat {
+    conversation: Conversation,
     request: Request,
+    /// Tokens that were asked for, and by which field.
+    asked: Option<(&'static str, i64)>,
     stream: bool,
     reply: Reply,
 }
 
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
     let shared = app.clone();
-    let asked = super::http::blocking(move || read(&shared, &body)).await?;
-    let (text_bytes, shared) = (asked.text.len(), app.clone());
-    let encode = move || encode(&shared, asked);
-    let chat = super::http::tokenising(&app, text_bytes, deadline, encode).await?;
-    let Chat { request, stream, reply } = chat;
+    let mut chat = super::http::blocking(move || read(&shared, &body)).await?;
+    let template = &app.generator()?.template;
+    let rendered = tokio::time::timeout_at(deadline.into(), template.render(&chat.conversation)).await;
+    let text = rendered.unwrap_or_else(|_| Err(ApiError::timed_out(app.limits().request_time.as_secs())))?;
+    check_text(&app, &text)?;
+    let (text_bytes, shared) = (text.len(), app.clone());
+    let encoding = move || chat.encode(&shared, &text).map(|()| chat);
+    let Chat { request, stream, reply, .. } =
+        super::http::tokenising(&app, text_bytes, deadline, encoding).await?;
     let choices = request.answers;
     let places = app.generator()?.enter(choices)?;
     let job = Job::start(&app, vec![request], places, deadline)?;
     super::http::tell(reply, Some(job), choices, stream).await
 }
 
-fn read(app: &App, body: &[u8]) -> ApiResult<Asked> {
+fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Chat> {
     let generator = app.generator()?;
     let mut fields = Fields::parse(body)?;
     let Common { mut request, stream, include_usage } = Common::read(&mut fields, app)?;
-    let messages = messages(&mut fields, app.limits().messages)?;
-    let options = RenderOptions {
+    let conversation = Conversation {
+        messages: messages(&mut fields, app.limits().messages)?,
         add_generation_prompt: fields.boolean("add_generation_prompt")?.unwrap_or(true),
         variables: variables(&mut fields)?,
     };
@@ -87,37 +83,53 @@ fn read(app: &App, body: &[u8]) -> ApiResult<Asked> {
     let older = fields.integer("max_tokens", 1..=i64::MAX)?.map(|asked| ("max_tokens", asked));
     fields.finish(&[HARMLESS, &["parallel_tool_calls"]].concat(), REFUSED)?;
 
-    let tokenizer = generator.require_tokenizer("messages")?;
-    let text = generator.template.render(&messages, &options)?;
+    generator.require_tokenizer("messages")?;
+    let reply = Reply {
+        logprobs: request.logprobs.is_some(),
+        include_usage,
+        answers: request.answers,
+        ..Reply::new(app, Kind::Chat)
+    };
+    Ok(Chat { conversation, request, asked: newer.or(older), stream, reply })
+}
+
+/// Refuses what a chat became, where that is longer than a body may be or than a context.
+fn check_text(app: &App, text: &str) -> ApiResult<()> {
     let most = app.limits().body_bytes;
     if text.len() > most {
         let expected = format!("a chat whose prompt has at most {most} bytes");
         return Err(ApiError::field("messages", expected, text.len().to_string()));
     }
-    check_length("messages", &text, Some(tokenizer), generator.context())?;
-    Ok(Asked { request, text, max_tokens: newer.or(older), stream, include_usage })
-}
-
-fn encode(app: &Arc<App>, asked: Asked) -> ApiResult<Chat> {
-    let Asked { mut request, text, max_tokens: asked, stream, include_usage } = asked;
     let generator = app.generator()?;
     let tokenizer = generator.require_tokenizer("messages")?;
-    // A checkpoint's template writes the tokens that begin a text itself.
-    let encoded = match generator.template.is_own() {
-        true => tokenizer.encode_plain(&text),
-        false => tokenizer.encode(&text),
-    };
-    request.prompt = encoded.map_err(|error| ApiError { param: Some("messages".into()), ..error.into() })?;
-    let prompt = ("messages", request.prompt.len());
-    request.max_tokens = max_tokens(asked, prompt, generator.context(), usize::MAX)?;
-    let reply = Reply {
-        logprobs: request.logprobs.is_some(),
-        include_usage,
-        prompt_tokens: request.prompt.len(),
-        answers: request.answers,
-        ..Reply::new(app, Kind::Chat)
-    };
-    Ok(Chat { request, stream, reply })
+    check_length("messages", text, Some(tokenizer), generator.context())
+}
+
+impl Chat {
+    /// Makes the template's text the prompt.
+    fn encode(&mut self, app: &App, text: &str) -> ApiResult<()> {
+        let generator = app.generator()?;
+        let tokenizer = generator.require_tokenizer("messages")?;
+        // A checkpoint's template writes the tokens that begin a text itself.
+        let encoded = match generator.template.is_own() {
+            true => tokenizer.encode_plain(text),
+            false => tokenizer.encode(text),
+        };
+        let prompt = encoded.map_err(|error| match error {
+            tilewright::Error::Request { expected, found, .. } => {
+                ApiError::field("messages", expected, found)
+            }
+            other => other.into(),
+        })?;
+        if prompt.is_empty() {
+            return Err(ApiError::field("messages", "a chat that becomes at least one token", "none"));
+        }
+        self.request.max_tokens =
+            max_tokens(self.asked, ("messages", prompt.len()), generator.context(), usize::MAX)?;
+        self.reply.prompt_tokens = prompt.len();
+        self.request.prompt = prompt;
+        Ok(())
+    }
 }
 
 fn messages(fields: &mut Fields, most: usize) -> ApiResult<Vec<Message>> {

@@ -1,3 +1,4 @@
+use std::ffi::OsString;
 use std::time::Duration;
 
 /// What a server is called, who may use it, and how much it takes.
@@ -11,13 +12,16 @@ pub struct ServerConfig {
     pub api_key: Option<String>,
     /// How much is taken.
     pub limits: Limits,
+    /// Program and arguments of a process that does nothing but [`render_chats`](crate::render_chats). A checkpoint's chat template runs
+    /// there, out of the server's memory; without a command, which is the default, a checkpoint that has one is refused.
+    pub renderer: Vec<OsString>,
 }
 
 impl ServerConfig {
     /// An open server with the default limits.
     pub fn new(model_name: impl Into<String>) -> ServerConfig {
         let (aliases, api_key, limits) = (Vec::new(), None, Limits::default());
-        ServerConfig { model_name: model_name.into(), aliases, api_key, limits }
+        ServerConfig { model_name: model_name.into(), aliases, api_key, limits, renderer: Vec::new() }
     }
 }
 

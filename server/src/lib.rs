@@ -30,7 +30,7 @@
 //! | `http` | routes, the key, bodies, metrics of requests |
 //! | `fields`, `request` | a body's fields, read by name; what requests have in common |
 //! | `chat`, `completions`, `embeddings` | a route each: from a body to a response |
-//! | `template` | a chat becomes a prompt |
+//! | `template` | a chat becomes a prompt, by a checkpoint's template in a process of its own |
 //! | `turns` | how much text is made into tokens at a time |
 //! | `job`, `judge` | sequences in the engine; what a model thinks of a prompt |
 //! | `memory` | what the C library's allocator keeps |
@@ -63,3 +63,4 @@ pub use config::{Limits, ServerConfig};
 pub use embed::{Embed, EmbedInput, Embedded};
 pub use memory::return_freed_memory;
 pub use serve::{Server, run};
+pub use template::render_chats;

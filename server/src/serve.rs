@@ -42,10 +42,10 @@ impl Server {
     /// A server of a model that generates text.
     ///
     /// # Errors
-    /// A chat template that can't be used; a limit that can't be kept.
+    /// A chat template that can't be used, or that no [`renderer`](ServerConfig::renderer) is there for; a limit that can't be kept.
     pub fn generating(engine: Engine, config: ServerConfig) -> Result<Server, ServeError> {
         check(&config.limits)?;
-        let generator = Generator::new(engine, &config.limits)?;
+        let generator = Generator::new(engine, &config)?;
         Ok(Server { app: Arc::new(App::new(config, Backend::Generates(Box::new(generator)))) })
     }
 

@@ -9,3 +9,5 @@ mod quantise;
 mod refusals;
 #[cfg(unix)]
 mod serve;
+#[cfg(target_os = "linux")]
+mod templates;

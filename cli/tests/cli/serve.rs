@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::common::{assert_refused, bert_of_words, json, workspace};
 
 /// A server on a free port, of the demo model unless arguments say otherwise, and its address.
-fn start(args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>, String) {
+pub fn start(args: &[&str]) -> (Child, BufReader<std::process::ChildStderr>, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_tilewright"))
         .args(["serve", "--device", "cpu", "--port", "0", "--log", "error"])
         .args(args)

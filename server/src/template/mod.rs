@@ -1,42 +1,44 @@
 //! Chats become prompts, by the checkpoint's own template or a plain one.
+//!
+//! A checkpoint's template is a stranger's program, so that other processes run it: `jinja` and `functions` are the language, `renderer` is
+//! such a process, `pool` starts and asks them.
 
 mod functions;
+mod jinja;
+mod pool;
+mod renderer;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::ServeError;
-use crate::error::{ApiError, ApiResult};
+use crate::error::ApiResult;
+use jinja::Template;
+use pool::{NoRenderer, Renderers};
 
-/// Work that one rendering may do: about as many instructions, or 64 times as many bytes made.
-const FUEL: u64 = 1_000_000;
-/// Calls within calls: a template's are few, and each takes room on the stack.
-const RECURSION: usize = 64;
-/// Stack of a rendering, for values nested as deep as the fuel reaches; only what is used takes memory.
-const STACK_BYTES: usize = 256 << 20;
+pub use renderer::render_chats;
+
 /// Bytes of a file that a template is read from.
 const MAX_FILE_BYTES: u64 = 16 << 20;
-/// The template's name within its environment. No extension, so that nothing is escaped for HTML.
-const NAME: &str = "chat";
 
 /// A message of a chat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Message {
     pub role: String,
     pub content: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 }
 
-/// What a chat's prompt is made with beside its messages.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RenderOptions {
+/// What a prompt is made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Conversation {
+    pub messages: Vec<Message>,
     /// Ends the prompt with what begins an answer.
     pub add_generation_prompt: bool,
     /// Further variables for the template.
@@ -47,99 +49,68 @@ pub(crate) struct RenderOptions {
 pub(crate) enum ChatTemplate {
     /// `role: content` and a line's end for each message, then `assistant:`.
     Plain,
-    /// The checkpoint's, with its names of special tokens.
-    Jinja(Box<Environment<'static>>, Map<String, Value>),
+    /// The checkpoint's.
+    Own(Renderers),
 }
 
 impl ChatTemplate {
-    /// The template of a checkpoint's folder: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`, or the plain one.
-    pub fn load(dir: &Path) -> Result<ChatTemplate, ServeError> {
-        let config_path = dir.join("tokenizer_config.json");
-        let config = match read(&config_path)? {
-            None => Value::Null,
-            Some(text) => serde_json::from_str(&text).map_err(|error| {
-                ServeError::template(&config_path, format!("expected JSON, found {error}"))
-            })?,
+    /// The template of a checkpoint's folder, which `renderer` starts processes for.
+    pub fn load(dir: &Path, renderer: &[OsString]) -> Result<ChatTemplate, ServeError> {
+        let Some((path, template)) = find(dir)? else { return Ok(ChatTemplate::Plain) };
+        let Some(program) = renderer.first() else {
+            return Err(ServeError::Config {
+                what: "renderer",
+                expected: format!("a command that renders chats, for {}", path.display()),
+                found: "none".into(),
+            });
         };
-        let own_path = dir.join("chat_template.jinja");
-        match read(&own_path)? {
-            Some(source) => ChatTemplate::jinja(&own_path, source, &config),
-            None => match in_config(&config) {
-                Some(source) => ChatTemplate::jinja(&config_path, source.to_string(), &config),
-                None => Ok(ChatTemplate::Plain),
-            },
-        }
-    }
-
-    fn jinja(path: &Path, source: String, config: &Value) -> Result<ChatTemplate, ServeError> {
-        let refuse = |error: minijinja::Error| {
-            ServeError::template(path, format!("expected a chat template, found {}", in_one_line(&error)))
-        };
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(refuse)?;
-        environment.set_syntax(syntax);
-        environment.set_fuel(Some(FUEL));
-        environment.set_recursion_limit(RECURSION);
-        functions::add(&mut environment);
-        environment.add_template_owned(NAME, source).map_err(refuse)?;
-        Ok(ChatTemplate::Jinja(Box::new(environment), special_tokens(config)))
+        Renderers::new(renderer.to_vec(), &template).map(ChatTemplate::Own).map_err(|error| match error {
+            NoRenderer::Start(source) => ServeError::Io { what: program.display().to_string(), source },
+            NoRenderer::Template(found) => {
+                ServeError::template(&path, format!("expected a chat template, found {found}"))
+            }
+        })
     }
 
     /// Whether the checkpoint brought it.
     pub fn is_own(&self) -> bool {
-        matches!(self, ChatTemplate::Jinja(..))
+        matches!(self, ChatTemplate::Own(_))
     }
 
     /// The prompt of a chat.
-    pub fn render(&self, messages: &[Message], options: &RenderOptions) -> ApiResult<String> {
+    pub async fn render(&self, conversation: &Conversation) -> ApiResult<String> {
         match self {
-            ChatTemplate::Plain => Ok(plain(messages, options.add_generation_prompt)),
-            ChatTemplate::Jinja(environment, tokens) => {
-                let render = || render(environment, tokens, messages, options);
-                // On a stack of its own: a template may nest values as deep as it can pay for.
-                std::thread::scope(|scope| {
-                    let thread =
-                        std::thread::Builder::new().name("chat-template".into()).stack_size(STACK_BYTES);
-                    let thread = thread.spawn_scoped(scope, render);
-                    let ended =
-                        thread.map_err(|_| ApiError::unavailable("no thread for the chat template"))?.join();
-                    ended.unwrap_or_else(|_| Err(ApiError::internal("the chat template failed")))
-                })
-            }
+            ChatTemplate::Plain => Ok(plain(conversation)),
+            ChatTemplate::Own(renderers) => renderers.render(conversation).await,
         }
     }
 }
 
-fn render(
-    environment: &Environment<'_>,
-    tokens: &Map<String, Value>,
-    messages: &[Message],
-    options: &RenderOptions,
-) -> ApiResult<String> {
-    let mut variables = tokens.clone();
-    variables.extend(options.variables.clone());
-    variables.insert("add_generation_prompt".into(), options.add_generation_prompt.into());
-    variables.insert("tools".into(), Value::Null);
-    variables.insert("documents".into(), Value::Null);
-    let messages = minijinja::Value::from(minijinja::value::Serde(messages));
-    let rest = minijinja::Value::from(minijinja::value::Serde(&variables));
-    let context = minijinja::context! { messages, ..rest };
-    let rendered = environment.get_template(NAME).and_then(|template| template.render(context));
-    rendered.map_err(|error| match error.kind() {
-        ErrorKind::OutOfFuel => {
-            ApiError::field("messages", "a chat that the template renders within its budget", "a longer one")
-        }
-        _ => ApiError::field("messages", "a chat that the template takes", in_one_line(&error)),
-    })
-}
-
-fn plain(messages: &[Message], add_generation_prompt: bool) -> String {
-    let mut text: String =
-        messages.iter().map(|message| format!("{}: {}\n", message.role, message.content)).collect();
-    if add_generation_prompt {
+fn plain(conversation: &Conversation) -> String {
+    let lines =
+        conversation.messages.iter().map(|message| format!("{}: {}\n", message.role, message.content));
+    let mut text: String = lines.collect();
+    if conversation.add_generation_prompt {
         text += "assistant:";
     }
     text
+}
+
+/// A checkpoint's template and the file that it's in: `chat_template.jinja`, or `chat_template` in `tokenizer_config.json`.
+fn find(dir: &Path) -> Result<Option<(PathBuf, Template)>, ServeError> {
+    let config_path = dir.join("tokenizer_config.json");
+    let config = match read(&config_path)? {
+        None => Value::Null,
+        Some(text) => serde_json::from_str(&text)
+            .map_err(|error| ServeError::template(&config_path, format!("expected JSON, found {error}")))?,
+    };
+    let own_path = dir.join("chat_template.jinja");
+    let found = match read(&own_path)? {
+        Some(source) => Some((own_path, source)),
+        None => in_config(&config).map(|source| (config_path, source.to_string())),
+    };
+    let special_tokens = special_tokens(&config);
+    Ok(found.map(|(path, source)| (path, Template { source, special_tokens })))
 }
 
 /// The text of a file that may not be there.
@@ -176,8 +147,4 @@ fn special_tokens(config: &Value) -> Map<String, Value> {
         other => other.get("content").and_then(Value::as_str).map(str::to_string),
     };
     names.iter().filter_map(|&name| Some((name.to_string(), Value::String(text(name)?)))).collect()
-}
-
-fn in_one_line(error: &minijinja::Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

@@ -1,7 +1,7 @@
 //! A server within the test, and a client that can also misbehave.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::{Value, json};
@@ -16,13 +16,15 @@ use tokio::task::JoinHandle;
 /// A prompt whose greedy continuation is known.
 pub const PROMPT: &str = "fn main() {\n    let mut v = Vec::new();\n";
 
+/// The folder of a demo model.
+pub fn demo_dir(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo").join(name)
+}
+
 /// The demo model, loaded once.
 pub fn demo() -> Model {
     static MODEL: OnceLock<Model> = OnceLock::new();
-    let load = || {
-        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/demo/target");
-        Model::load(dir, DeviceChoice::Cpu).expect("the demo model")
-    };
+    let load = || Model::load(demo_dir("target"), DeviceChoice::Cpu).expect("the demo model");
     MODEL.get_or_init(load).clone()
 }
 

@@ -1,0 +1,94 @@
+//! The process that renders chats. A template can overflow its stack, fill its memory or never end, and then only this process is lost.
+
+use std::io::{self, BufRead, Write};
+
+use serde::de::DeserializeOwned;
+
+use super::jinja::{Jinja, Refusal};
+use super::pool::{RENDER_TIME, START_TIME};
+
+/// Renders chats for a [`Server`](crate::Server): all that the process of [`ServerConfig::renderer`](crate::ServerConfig::renderer)
+/// does. It reads a template and then chats from standard input, JSON on one line each, answers each by a line on standard output, and
+/// ends when its input does.
+///
+/// The process limits itself for good, where the system has such limits: 512 MiB of address space, no core dumps, and an alarm that ends
+/// it when an answer takes longer than the server waits for one. It ignores interrupts and SIGTERM, which are the server's to act on.
+///
+/// # Errors
+/// Limits that can't be set, input that isn't a server's, output that nobody reads.
+pub fn render_chats() -> io::Result<()> {
+    #[cfg(unix)]
+    limits::set()?;
+    let mut lines = io::stdin().lock().lines();
+    let Some(line) = lines.next() else { return Ok(()) };
+    limits::end_after(START_TIME);
+    let jinja = match Jinja::compile(parsed(&line?)?) {
+        Ok(jinja) => jinja,
+        Err(refusal) => return answer(&Err(refusal)),
+    };
+    answer(&Ok(String::new()))?;
+    for line in lines {
+        limits::end_after(RENDER_TIME);
+        answer(&jinja.render(parsed(&line?)?))?;
+    }
+    Ok(())
+}
+
+fn parsed<T: DeserializeOwned>(line: &str) -> io::Result<T> {
+    Ok(serde_json::from_str(line)?)
+}
+
+fn answer(answer: &Result<String, Refusal>) -> io::Result<()> {
+    let mut line = serde_json::to_string(answer)?;
+    line.push('\n');
+    io::stdout().write_all(line.as_bytes())?;
+    limits::end_never();
+    Ok(())
+}
+
+#[cfg(unix)]
+mod limits {
+    use std::io;
+    use std::time::Duration;
+
+    use rlimit::Resource;
+
+    /// Address space of the process, its program included.
+    const MAX_ADDRESS_BYTES: u64 = 512 << 20;
+
+    pub fn set() -> io::Result<()> {
+        for (resource, most) in [(Resource::AS, MAX_ADDRESS_BYTES), (Resource::CORE, 0)] {
+            let (_, hard) = resource.get()?;
+            resource.set(most.min(hard), most.min(hard))?;
+        }
+        // SAFETY: no handler is installed, two signals are ignored.
+        unsafe {
+            libc::signal(libc::SIGINT, libc::SIG_IGN);
+            libc::signal(libc::SIGTERM, libc::SIG_IGN);
+        }
+        Ok(())
+    }
+
+    /// Ends the process unless it is told otherwise in time. The server does so earlier, if it still is there.
+    pub fn end_after(time: Duration) {
+        alarm(time.as_secs() as u32 + 1);
+    }
+
+    pub fn end_never() {
+        alarm(0);
+    }
+
+    fn alarm(seconds: u32) {
+        // SAFETY: sets a timer. Nobody handles its signal, which then ends the process.
+        unsafe { libc::alarm(seconds) };
+    }
+}
+
+#[cfg(not(unix))]
+mod limits {
+    use std::time::Duration;
+
+    pub fn end_after(_: Duration) {}
+
+    pub fn end_never() {}
+}
