@@ -58,7 +58,8 @@ impl<D: Driver> Kernel<D> for AttentionDecode {
         let Some(variant) = variant(problem) else { return Ok(prepared) };
         let rule = self.rule.unwrap_or(Rule::of(variant.format));
         let (params, blocks) = params(&mut prepared, problem, seed, rule, variant.rows)?;
-        prepared.launch(&variant.spec, [blocks, 1, 1], &params);
+        let spec = variant.spec_for(rule.has_long_chunks(problem.context as u32));
+        prepared.launch(spec, [blocks, 1, 1], &params);
         Ok(prepared)
     }
 }

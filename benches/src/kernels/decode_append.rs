@@ -51,12 +51,14 @@ impl<D: Driver> Kernel<D> for Append {
         let rule = Rule::of(apart.format);
         let (attention, blocks) = decode::params(&mut prepared, problem, seed, rule, apart.rows)?;
         let rope = rope(&mut prepared, problem, &attention)?;
+        let long_chunks = rule.has_long_chunks(problem.context as u32);
         if self.as_one {
-            prepared.launch(&one.spec, [blocks, 1, 1], &abi::AttentionDecodeAppend { rope, attention });
+            let params = abi::AttentionDecodeAppend { rope, attention };
+            prepared.launch(one.spec_for(long_chunks), [blocks, 1, 1], &params);
         } else {
             let grid = rope_append::grid(rope.tokens, rope.q_heads, rope.kv_heads, rope.head_dim);
             prepared.launch(&rope_append::BF16, grid, &rope);
-            prepared.launch(&apart.spec, [blocks, 1, 1], &attention);
+            prepared.launch(apart.spec_for(long_chunks), [blocks, 1, 1], &attention);
         }
         Ok(prepared)
     }

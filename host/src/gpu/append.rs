@@ -42,7 +42,8 @@ fn one(append: &Launch, attention: &Launch) -> Option<Launch> {
         && decode.row_tiles == 1
         && decode.tree_masks == 0;
     let params = AttentionDecodeAppend { rope, attention: decode };
-    fits.then(|| Launch { spec: &variant.spec, grid: attention.grid, params: bytes_of(&params).to_vec() })
+    let spec = variant.spec_for(attention.spec.spreads);
+    fits.then(|| Launch { spec, grid: attention.grid, params: bytes_of(&params).to_vec() })
 }
 
 #[cfg(test)]

@@ -32,6 +32,8 @@ pub(super) struct Cut {
     pub sequences: Section,
     /// Chunks of all.
     pub items: u32,
+    /// Whether a sequence has long chunks, [`Rule::has_long_chunks`].
+    pub long_chunks: bool,
 }
 
 impl DecodeWork {
@@ -57,6 +59,7 @@ impl DecodeWork {
                 });
                 // At most 64 a sequence, of which a batch has at most 65535.
                 cut.items += rule.chunks(span.kv_len);
+                cut.long_chunks |= rule.has_long_chunks(span.kv_len);
             }
             work.seqs += 1;
             work.max_queries = work.max_queries.max(span.query_len);
@@ -164,7 +167,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         // SAFETY: as for prefill; the records are those of the step, scratch is `[blocks, rows(, head_dim)]` where a sequence has
         // several chunks and isn't touched otherwise, and counters are zero: fresh ones are, and launches leave them so. Launches
         // that share scratch follow each other on one stream; the lock is held until this one is in it.
-        unsafe { self.launch(&variant.spec, [blocks, 1, 1], params) }
+        unsafe { self.launch(variant.spec_for(cut.long_chunks), [blocks, 1, 1], params) }
     }
 }
 

@@ -20,6 +20,9 @@ pub struct KernelSpec {
     pub waits_in_row: bool,
     /// Whether the driver is asked to run all blocks of the grid at the same time, or else to refuse: what those of a grid that is one long row rely on.
     pub cooperative: bool,
+    /// Whether blocks of a grid that doesn't fill the device are kept from gathering on some multiprocessors: where it starts early, the first that the launch
+    /// before leaves would take [`KernelSpec::min_blocks`] of them, and the last none. They are given more shared memory than they use.
+    pub spreads: bool,
 }
 
 /// Blocks of a row that may wait for each other, [`KernelSpec::waits_in_row`].

@@ -22,4 +22,5 @@ pub static ADJUST_LOGITS: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

@@ -55,4 +55,5 @@ pub static ARGMAX: KernelSpec = KernelSpec {
     starts_early: true,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

@@ -10,8 +10,8 @@ use crate::{
     ptx,
 };
 
-/// Chunks whose outputs a thread of the join has on their way at once: 32 chunks take four round trips to L2.
-const JOIN_AHEAD: usize = 8;
+/// Chunks whose outputs a thread of the join has on their way at once: 32 chunks take two round trips to L2.
+const JOIN_AHEAD: usize = 16;
 
 /// Part of a row's output, unnormalised, under the largest score it has seen.
 #[derive(Clone, Copy)]

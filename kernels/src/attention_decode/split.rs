@@ -77,6 +77,12 @@ impl Rule {
         if tokens == 0 { 1 } else { tokens }
     }
 
+    /// Whether a sequence of `kv_len` keys has so many that its chunks are longer than those of others.
+    #[cfg(not(target_arch = "nvptx64"))]
+    pub const fn has_long_chunks(&self, kv_len: u32) -> bool {
+        kv_len > WHOLE_TOKENS && self.tokens(kv_len) > self.chunk_tokens
+    }
+
     /// Chunks of a sequence of `kv_len` keys; one for none, which writes the zeros.
     #[inline(always)]
     pub const fn chunks(&self, kv_len: u32) -> u32 {
@@ -116,6 +122,9 @@ mod tests {
         assert_eq!(chunks(KV_BF16), [1, 1, 1, 3, 4, 3, 8, 32, 26, 32, 29, 32]);
         assert_eq!(chunks(KV_INT8), [1, 1, 1, 3, 4, 2, 5, 19, 19, 37, 37, 47]);
         assert_eq!(chunks(KV_FP8), chunks(KV_INT8));
+        let long = |format| lens.map(|kv_len| Rule::of(format).has_long_chunks(kv_len));
+        assert_eq!(long(KV_BF16).map(u8::from), [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1]);
+        assert_eq!(long(KV_INT8).map(u8::from), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     }
 
     #[test]

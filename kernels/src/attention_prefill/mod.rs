@@ -84,7 +84,7 @@ macro_rules! specs {
             min_blocks: $min_blocks,
             shared_bytes: SharedPlan::<$head_dim>::BYTES,
             allowance: None,
-    starts_early: false, waits_in_row: false, cooperative: false,
+    starts_early: false, waits_in_row: false, cooperative: false, spreads: false,
         };
     )*};
 }

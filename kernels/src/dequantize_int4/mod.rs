@@ -28,6 +28,7 @@ pub static DEQUANTIZE_INT4: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };
 
 /// As f16: where that has few bits (below 2^-14, for one), the element has as few. Grid: `(tiles, 1, 1)`.

@@ -27,4 +27,5 @@ pub static GATHER_COLUMNS: KernelSpec = KernelSpec {
     starts_early: true,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

@@ -20,4 +20,5 @@ pub static GATHER_ROWS: KernelSpec = KernelSpec {
     starts_early: true,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

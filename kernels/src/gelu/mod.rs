@@ -23,4 +23,5 @@ pub static GELU: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

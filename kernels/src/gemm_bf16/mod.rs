@@ -50,6 +50,7 @@ pub static TILE_128X128: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };
 
 /// For products too small to fill the device with the larger tile: 4 warps of 32 x 32.
@@ -62,6 +63,7 @@ pub static TILE_64X64: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };
 
 /// For a decode step's few rows, bound by reading `w`: 4 warps of 16 x 16, longer steps of `k`.
@@ -74,6 +76,7 @@ pub static TILE_16X64: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };
 
 /// All shapes, the largest first. Grid of each: `(ceil(n / block_n), ceil(m / block_m), 1)`.

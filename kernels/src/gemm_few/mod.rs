@@ -197,6 +197,7 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
             starts_early: true,
             waits_in_row: tile.joins_together(),
             cooperative: false,
+            spreads: false,
         },
         weights,
         tile,

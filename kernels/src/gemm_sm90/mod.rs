@@ -96,6 +96,7 @@ const fn spec(name: &'static str, tile: Tile) -> KernelSpec {
         starts_early: false,
         waits_in_row: false,
         cooperative: false,
+        spreads: false,
     }
 }
 

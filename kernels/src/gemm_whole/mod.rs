@@ -124,6 +124,7 @@ const fn entry(name: &'static str, waits_for_all: bool) -> KernelSpec {
         starts_early: true,
         waits_in_row: waits_for_all,
         cooperative: waits_for_all,
+        spreads: false,
     }
 }
 

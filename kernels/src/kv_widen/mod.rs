@@ -57,6 +57,7 @@ const fn entry(name: &'static str) -> KernelSpec {
         starts_early: false,
         waits_in_row: false,
         cooperative: false,
+        spreads: false,
     }
 }
 

@@ -40,4 +40,5 @@ pub static LAYER_NORM: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

@@ -32,4 +32,5 @@ pub static QUANTIZE_ROWS: KernelSpec = KernelSpec {
     starts_early: true,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

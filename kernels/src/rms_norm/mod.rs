@@ -40,6 +40,7 @@ pub static RMS_NORM: KernelSpec = KernelSpec {
     starts_early: true,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };
 
 /// Grid: `(rows, 1, 1)`.

@@ -79,6 +79,7 @@ const fn entry(name: &'static str) -> KernelSpec {
         starts_early: true,
         waits_in_row: false,
         cooperative: false,
+        spreads: false,
     }
 }
 

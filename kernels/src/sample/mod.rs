@@ -50,4 +50,5 @@ pub static SAMPLE: KernelSpec = KernelSpec {
     starts_early: false,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

@@ -28,4 +28,5 @@ pub static SILU_MUL: KernelSpec = KernelSpec {
     starts_early: true,
     waits_in_row: false,
     cooperative: false,
+    spreads: false,
 };

@@ -11,7 +11,7 @@ use tilewright_kernels::{
     module::{Parts, kernels_for},
 };
 
-use super::{api, lock};
+use super::{api, lock, spread};
 use crate::{Error, Result};
 
 /// Dynamic shared memory that a block gets without asking, in bytes.
@@ -120,14 +120,11 @@ impl Loaded {
             api::cuModuleGetFunction(&mut self.function, self.module, symbol.as_ptr().cast::<c_char>())
         };
         api::check("cuModuleGetFunction", code, observed)?;
-        if spec.shared_bytes > DEFAULT_SHARED_BYTES {
+        let most = spread::most_shared_bytes(spec);
+        if most > DEFAULT_SHARED_BYTES {
             // SAFETY: a function of the module.
             let code = unsafe {
-                api::cuFuncSetAttribute(
-                    self.function,
-                    api::MAX_DYNAMIC_SHARED_BYTES,
-                    spec.shared_bytes as c_int,
-                )
+                api::cuFuncSetAttribute(self.function, api::MAX_DYNAMIC_SHARED_BYTES, most as c_int)
             };
             api::check("cuFuncSetAttribute", code, observed)?;
         }

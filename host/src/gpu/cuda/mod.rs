@@ -9,6 +9,7 @@ mod api;
 mod kernels;
 mod library;
 mod open;
+mod spread;
 mod staging;
 mod tensor_map;
 mod timing;
@@ -302,8 +303,12 @@ impl CudaDriver {
         // SAFETY: the driver reads the one parameter before it returns; that it is this kernel's is the caller's promise.
         let code = unsafe {
             let stream = stream.as_inner();
-            let (threads, shared_bytes) = (spec.threads, spec.shared_bytes);
             let early = spec.starts_early && self.inner.info.compute_capability == STARTS_EARLY;
+            let threads = spec.threads;
+            let shared_bytes = match early {
+                true => spread::shared_bytes(spec, grid, self.inner.info.multiprocessors),
+                false => spec.shared_bytes,
+            };
             let asked = library::Asked { early, cooperative: spec.cooperative };
             if asked.anything() {
                 library::launch_kernel_asking(
