@@ -2,7 +2,7 @@
 
 use super::{
     PHASE_BYTES, PHASE_MAIL_BYTES, PIECES, Plan, SLOTS, SUM_BYTES, WARPS,
-    rows::{PIECE_COLUMNS, Rows, Source, norm_weights},
+    rows::{PIECE_COLUMNS, Rows, norm_weights},
     weights::{Cursor, Part, Slots, next_weights},
 };
 use crate::{
@@ -159,9 +159,9 @@ unsafe fn run<E: Nibbles, const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
             }
             let weights = norm_weights(&p);
             let is_last = index + 1 == count;
-            let mut source = Source::Memory;
+            let mut mail = None;
             if index > 0 {
-                source = Source::Mail(phases.mail(index - 1));
+                mail = Some(phases.mail(index - 1));
                 // The last phase's rows and sums have been read.
                 ptx::bar_sync();
             }
@@ -169,7 +169,7 @@ unsafe fn run<E: Nibbles, const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
             let end = End::new(&p, part);
             // A block without a part of the phase doesn't wait for rows: nobody would wait until it has read them.
             if ptx::ctaid_x() * p.row_groups * layout::PIECE_ROWS < p.n {
-                rows.bring(&p, source, &weights);
+                rows.bring(&p, mail, &weights);
             }
             ptx::bar_sync();
             if let Phases::Chain(chain, _) = phases

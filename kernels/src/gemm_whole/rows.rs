@@ -10,15 +10,6 @@ use crate::{
     vector::{load_f32x8, pack8, unpack8},
 };
 
-/// Where rows come from.
-#[derive(Clone, Copy)]
-pub(super) enum Source {
-    /// Where they were when the launch began.
-    Memory,
-    /// Here, as other blocks send them.
-    Mail(u64),
-}
-
 /// Bytes of a piece's columns.
 pub(super) const PIECE_COLUMNS: u32 = layout::TILE_K * 2;
 /// Threads of a block.
@@ -26,8 +17,7 @@ const THREADS: u32 = WARPS * 32;
 /// Threads that normalise a row: as many as `rms_norm` has, for the same sum of squares.
 const OF_ROW: u32 = rms_norm::THREADS;
 /// Loads of a thread that are on their way at once.
-const AHEAD: u32 = 4;
-
+const LOADS: usize = 4;
 /// Of a norm's row and weights, eights that a thread asks for at once.
 const HELD: u32 = 2;
 
@@ -119,24 +109,24 @@ impl Rows {
         }
     }
 
-    /// Brings the rows, and zeros up to the end of their pieces; `weights` are [`norm_weights`].
+    /// Brings the rows, which come as `mail` or were there when the launch began, and zeros up to the end of their pieces; `weights` are [`norm_weights`].
     ///
     /// # Safety
     /// All threads call it, with a barrier since the rows were last read and before they are read again.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub(super) unsafe fn bring(self, p: &GemmWhole, source: Source, weights: &[[f32; 8]; HELD as usize]) {
+    pub(super) unsafe fn bring(self, p: &GemmWhole, mail: Option<u64>, weights: &[[f32; 8]; HELD as usize]) {
         let g_rows = if p.norm_x == 0 { p.a } else { p.norm_x };
-        let from = match source {
-            Source::Memory => From { g_rows, k: p.k, is_mail: false },
-            Source::Mail(g_rows) => From { g_rows, k: p.k, is_mail: true },
+        let source = match mail {
+            None => Source { g_rows, k: p.k, is_mail: false },
+            Some(g_rows) => Source { g_rows, k: p.k, is_mail: true },
         };
         // SAFETY: the caller's promise.
         unsafe {
             if p.norm_x == 0 {
-                self.copy(from);
+                self.copy(source);
             } else {
-                self.normalise(p, from, weights);
+                self.normalise(p, source, weights);
             }
         }
     }
@@ -145,19 +135,19 @@ impl Rows {
     /// As [`Rows::bring`].
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn copy(self, from: From) {
+    unsafe fn copy(self, source: Source) {
         let mut next = Eight { token: 0, col: ptx::tid_x() * 8 }.in_row(self);
         while next.token < self.m {
-            let mut places = [next; AHEAD as usize];
-            let mut is_there = [false; AHEAD as usize];
-            for i in 0..AHEAD as usize {
+            let mut places = [next; LOADS];
+            let mut is_there = [false; LOADS];
+            for i in 0..LOADS {
                 places[i] = next;
-                is_there[i] = next.token < self.m && next.col < from.k;
+                is_there[i] = next.token < self.m && next.col < source.k;
                 next = Eight { col: next.col + THREADS * 8, ..next }.in_row(self);
             }
             // SAFETY: inside of the rows.
-            let chunks = unsafe { from.load(places, is_there) };
-            for i in 0..AHEAD as usize {
+            let chunks = unsafe { source.load(places, is_there) };
+            for i in 0..LOADS {
                 if places[i].token < self.m {
                     // SAFETY: the thread's own place.
                     unsafe { self.store(places[i], chunks[i]) };
@@ -172,7 +162,7 @@ impl Rows {
     /// As [`Rows::bring`].
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn normalise(self, p: &GemmWhole, from: From, weights: &[[f32; 8]; HELD as usize]) {
+    unsafe fn normalise(self, p: &GemmWhole, source: Source, weights: &[[f32; 8]; HELD as usize]) {
         let (half, thread) = (ptx::tid_x() / OF_ROW, ptx::tid_x() % OF_ROW);
         let warps = OF_ROW / 32;
         let s_squares = ptx::shared_base() + self.plan.squares() + half * warps * 4;
@@ -185,7 +175,7 @@ impl Rows {
             let mut squares = 0.0;
             // SAFETY: a row that isn't there is neither read nor written, and a place by one thread.
             unsafe {
-                let held = from.load([eight(0), eight(1)], [is_there(0), is_there(1)]);
+                let held = source.load([eight(0), eight(1)], [is_there(0), is_there(1)]);
                 let mut add = |chunk| {
                     for value in unpack8(chunk) {
                         squares = ptx::fma(value, value, squares);
@@ -196,7 +186,7 @@ impl Rows {
                 }
                 let mut index = HELD;
                 while is_there(index) {
-                    let [chunk] = from.load([eight(index)], [true]);
+                    let [chunk] = source.load([eight(index)], [true]);
                     add(chunk);
                     index += 1;
                 }
@@ -229,7 +219,7 @@ impl Rows {
                 let mut index = HELD;
                 while is_there(index) {
                     let weight = load_f32x8(p.norm_weight + u64::from(eight(index).col) * 4);
-                    let [chunk] = from.load([eight(index)], [true]);
+                    let [chunk] = source.load([eight(index)], [true]);
                     scale(index, chunk, weight);
                     index += 1;
                 }
@@ -263,13 +253,13 @@ fn address(g_rows: u64, k: u32, at: Eight) -> u64 {
 
 /// Rows `[m, k]` in global memory, there or to come.
 #[derive(Clone, Copy)]
-struct From {
+struct Source {
     g_rows: u64,
     k: u32,
     is_mail: bool,
 }
 
-impl From {
+impl Source {
     /// Those of the eights that are there, of the others zeros. Mail is waited for.
     ///
     /// # Safety
