@@ -46,6 +46,10 @@ impl Embed for Embedder {
                 EmbedInput::Ids(found) => ids.push(found.as_slice()),
             }
         }
+        if !texts.is_empty() && self.tokenizer().is_none() {
+            let (expected, found) = ("token ids, as the model has no tokenizer".into(), "text".into());
+            return Err(tilewright::Error::Request { what: "input", expected, found });
+        }
         // Each kind in one call, which makes batches; a checkpoint without a tokenizer still takes ids.
         let mut found = Vec::new();
         if !texts.is_empty() {

@@ -63,6 +63,9 @@ impl Common {
             answers,
             ..Request::new([])
         };
+        if !request.stop.is_empty() {
+            app.generator()?.require_tokenizer("stop")?;
+        }
         Ok(Common { request, stream, include_usage })
     }
 }

@@ -19,6 +19,8 @@ const MAX_FILE_BYTES: u64 = 256 << 20;
 const MAX_ADDED_BYTES: usize = 64 << 20;
 /// Bytes of a text that the model copies for each character or word: the unknown token, a prefix, a suffix.
 const MAX_AFFIX_BYTES: usize = 64;
+/// Bytes of a token of the vocabulary: an answer tells each of its tokens, in text and in logprobs.
+const MAX_TOKEN_BYTES: usize = 4096;
 /// Characters of a word that word pieces are looked for in, which takes the square of them.
 const MAX_WORD_CHARS: usize = 1000;
 
@@ -94,9 +96,20 @@ pub(super) fn steps(part: Option<impl Serialize>) -> Steps {
     Steps::of(serde_json::to_value(part).unwrap_or_default())
 }
 
-/// Refuses a model that copies long texts for each character, does the work of squares, or names tokens that aren't there.
+/// Refuses a model that draws tokens, copies long texts for each character, has long texts for tokens, does the work of squares, or names tokens that
+/// aren't there.
 fn check_vocabulary(path: &Path, tokenizer: &tokenizers::Tokenizer, around: &[u64]) -> Result<()> {
     let none = String::new();
+    if let ModelWrapper::BPE(model) = tokenizer.get_model()
+        && let Some(dropout) = model.dropout.filter(|&dropout| dropout != 0.0)
+    {
+        return Err(Error::file(
+            path,
+            "model.dropout",
+            "none: a text has the same tokens each time",
+            dropout,
+        ));
+    }
     let affixes: [(&str, &String); 3] = match tokenizer.get_model() {
         ModelWrapper::BPE(model) => [
             ("model.unk_token", model.unk_token.as_ref().unwrap_or(&none)),
@@ -123,6 +136,11 @@ fn check_vocabulary(path: &Path, tokenizer: &tokenizers::Tokenizer, around: &[u6
         return Err(Error::file(path, field, format!("at most {MAX_AFFIX_BYTES} bytes"), affix.len()));
     }
     // Else a token of one character may be spelled as one of megabytes.
+    let vocabulary = tokenizer.get_vocab(true);
+    if let Some(longest) = vocabulary.keys().map(String::len).max().filter(|&bytes| bytes > MAX_TOKEN_BYTES) {
+        let expected = format!("tokens of at most {MAX_TOKEN_BYTES} bytes");
+        return Err(Error::file(path, "vocabulary", expected, longest));
+    }
     let mut ids: Vec<u32> = tokenizer.get_vocab(false).into_values().collect();
     ids.sort_unstable();
     if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {

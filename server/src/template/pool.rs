@@ -73,14 +73,17 @@ impl Renderers {
         };
         let line = line(conversation).map_err(|error| ApiError::internal(error.to_string()))?;
         let _place = self.places.acquire().await;
-        let mut renderer = match self.waiting() {
-            Some(renderer) => renderer,
-            None => self.start().await.map_err(|error| {
-                tracing::error!(?error, "no process to render a chat");
-                ApiError::unavailable("the process that renders chats can't be started")
-            })?,
+        let (mut renderer, is_new) = match self.waiting() {
+            Some(renderer) => (renderer, false),
+            None => (self.started().await?, true),
         };
-        let answer = renderer.ask(&line, RENDER_TIME).await.map_err(|found| budget(&found))?;
+        let mut answer = renderer.ask(&line, RENDER_TIME).await;
+        if answer.is_err() && !is_new && renderer.has_ended() {
+            // Perhaps of what chats before have left in its memory, or at somebody else's hands.
+            renderer = self.started().await?;
+            answer = renderer.ask(&line, RENDER_TIME).await;
+        }
+        let answer = answer.map_err(|found| budget(&found))?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(renderer);
         answer.map_err(|refusal| match refusal {
             Refusal::OutOfFuel => budget("one that takes more work"),
@@ -91,9 +94,14 @@ impl Renderers {
     /// A process that waits for a chat. One may have ended since its last, at somebody else's hands.
     fn waiting(&self) -> Option<Renderer> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::from_fn(|| idle.pop()).find_map(|mut renderer| match renderer.process.try_wait() {
-            Ok(None) => Some(renderer),
-            _ => None,
+        std::iter::from_fn(|| idle.pop()).find_map(|mut renderer| (!renderer.has_ended()).then_some(renderer))
+    }
+
+    /// A new process.
+    async fn started(&self) -> ApiResult<Renderer> {
+        self.start().await.map_err(|error| {
+            tracing::error!(?error, "no process to render a chat");
+            ApiError::unavailable("the process that renders chats can't be started")
         })
     }
 
@@ -129,6 +137,11 @@ impl Renderer {
         let pipes = process.stdin.take().zip(process.stdout.take());
         let (input, output) = pipes.ok_or_else(|| io::Error::other("no pipes"))?;
         Ok(Renderer { process, input, output: BufReader::new(output) })
+    }
+
+    /// Whether the process has ended, or nothing is known of it.
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.process.try_wait(), Ok(None))
     }
 
     /// The answer to a line, or what was found in the place of a line that can be answered; the process is of no use then.
@@ -208,6 +221,14 @@ mod tests {
         let mut ended = renderers.idle.lock().expect("no panic").pop().expect("a process");
         ended.process.wait().await.expect("its end");
         renderers.idle.lock().expect("no panic").push(ended);
+        assert_ne!(renderers.render(&chat()).await.expect("a prompt"), first);
+    }
+
+    #[tokio::test]
+    async fn what_chats_before_left_in_a_process_is_nobodys_loss() {
+        let script = r#"read template; echo '{"Ok":""}'; read chat; echo '{"Ok":"'$$'"}'; read chat; exit 1"#;
+        let renderers = renderers(script).expect("renderers");
+        let first = renderers.render(&chat()).await.expect("a prompt");
         assert_ne!(renderers.render(&chat()).await.expect("a prompt"), first);
     }
 

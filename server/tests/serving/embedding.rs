@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::json;
+use tilewright::{DeviceChoice, Embedder};
 use tilewright_server::{Embed, EmbedInput, Embedded, Limits, Server, ServerConfig};
 
 use super::client::Running;
@@ -134,6 +135,22 @@ async fn long_texts_take_turns() {
     // Short ones don't wait.
     assert_eq!(ask(1, 1000).await.expect("no panic"), 200);
     let server = Arc::into_inner(server).expect("nobody else");
+    assert!(server.end().await.expect("no panic").is_none());
+}
+
+#[tokio::test]
+async fn an_encoder_without_a_tokenizer_takes_ids_alone() {
+    let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/bert");
+    let embedder = Embedder::load(&dir, DeviceChoice::Cpu).expect("the fixture");
+    let server = Server::embedding(Box::new(embedder), ServerConfig::new("bert")).expect("a server");
+    let server = Running::of(server, None).await;
+    let refusal = server.post("/v1/embeddings", &json!({ "input": "a" })).await;
+    assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some("input")));
+    assert_eq!(
+        refusal.json()["error"]["message"],
+        "input: expected token ids, as the model has no tokenizer, found text"
+    );
+    assert_eq!(server.post("/v1/embeddings", &json!({ "input": [1, 2] })).await.status, 200);
     assert!(server.end().await.expect("no panic").is_none());
 }
 

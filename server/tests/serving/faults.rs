@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tilewright::engine::EngineConfig;
-use tilewright_server::Limits;
+use tilewright::{DeviceChoice, Engine, Model};
+use tilewright_server::{Limits, Server, ServerConfig};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use super::client::{PROMPT, Running, expected_greedy};
+use super::client::{PROMPT, Running, demo_dir, expected_greedy};
 
 const CHAT: &str = "/v1/chat/completions";
 const TEXT: &str = "/v1/completions";
@@ -260,5 +261,23 @@ async fn every_route_but_one_asks_for_the_key() {
     server.key = Some("s3cret");
     assert_eq!(server.get("/metrics").await.status, 200);
     assert_eq!(server.greedy(4).await, expected_greedy(4));
+    server.finish().await;
+}
+
+#[tokio::test]
+async fn stops_want_a_tokenizer() {
+    let dir = tempfile::tempdir().expect("a folder");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(demo_dir("draft").join(file), dir.path().join(file)).expect("a copy");
+    }
+    let model = Model::load(dir.path(), DeviceChoice::Cpu).expect("the demo model");
+    let engine = Engine::new(model, EngineConfig::default()).expect("an engine");
+    let server = Server::generating(engine, ServerConfig::new("demo")).expect("a server");
+    let server = Running::of(server, None).await;
+    let body = json!({ "prompt": [5, 6, 7], "max_tokens": 2, "stop": "a" });
+    let refusal = server.post("/v1/completions", &body).await;
+    assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some("stop")));
+    let body = json!({ "prompt": [5, 6, 7], "max_tokens": 2 });
+    assert_eq!(server.post("/v1/completions", &body).await.status, 200);
     server.finish().await;
 }

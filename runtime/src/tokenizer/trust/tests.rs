@@ -189,8 +189,16 @@ fn models_that_copy_or_square_are_refused_by_name() {
             "model.unk_token: expected at most 64 bytes, found 65",
         ),
         (
-            pairs("vocab", json!({ "a": 0, "b": 1, " ": 2, "ab": 3, "c".repeat(9000): 1 })),
+            pairs("vocab", json!({ "a": 0, "b": 1, " ": 2, "ab": 3, "c".repeat(4096): 1 })),
             "model.vocab: expected a number of its own for each token, found 1 for two",
+        ),
+        (
+            pairs("vocab", json!({ "a": 0, "b": 1, " ": 2, "ab": 3, "c".repeat(4097): 4 })),
+            "vocabulary: expected tokens of at most 4096 bytes, found 4097",
+        ),
+        (
+            pairs("dropout", json!(0.5)),
+            "model.dropout: expected none: a text has the same tokens each time, found 0.5",
         ),
     ];
     for (model, said) in cases {
