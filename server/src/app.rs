@@ -17,6 +17,9 @@ use crate::template::ChatTemplate;
 use crate::tokens::Spelling;
 use crate::turns::Turns;
 
+/// What is expected of a text where nothing makes it into tokens.
+pub(crate) const IDS_ALONE: &str = "token ids, as the model has no tokenizer";
+
 /// Why a server can't start, or ended. Each message is one line.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -91,9 +94,7 @@ impl Generator {
     }
 
     pub fn require_tokenizer(&self, field: &str) -> ApiResult<&Tokenizer> {
-        self.model()
-            .tokenizer()
-            .ok_or_else(|| ApiError::field(field, "token ids, as the model has no tokenizer", "text"))
+        self.model().tokenizer().ok_or_else(|| ApiError::field(field, IDS_ALONE, "text"))
     }
 
     /// Places for a request's sequences, given back when dropped.

@@ -2,6 +2,8 @@
 
 use tilewright::{EmbedOptions, Embedder};
 
+use crate::app::IDS_ALONE;
+
 /// A text to embed, or its token ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EmbedInput {
@@ -47,7 +49,7 @@ impl Embed for Embedder {
             }
         }
         if !texts.is_empty() && self.tokenizer().is_none() {
-            let (expected, found) = ("token ids, as the model has no tokenizer".into(), "text".into());
+            let (expected, found) = (IDS_ALONE.into(), "text".into());
             return Err(tilewright::Error::Request { what: "input", expected, found });
         }
         // Each kind in one call, which makes batches; a checkpoint without a tokenizer still takes ids.

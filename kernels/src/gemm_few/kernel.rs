@@ -125,6 +125,7 @@ unsafe fn int4<E: Nibbles, const R: usize, const GROUPS: usize, const REGISTERS:
             ptx::setmaxnreg::<REGISTERS, true>();
             ptx::grid_wait();
             let mut ring = Ring::new();
+            // All that an item is is found anew from this, before the products and behind them: they need the registers.
             let mut index = 0;
             loop {
                 let item = Item::nth(p, plan, ptx::here(index));

@@ -1,14 +1,14 @@
 //! `out = a * w^T (+ bias) (SiLU of a fused gate, times up) (+ residual)` for Hopper, for few rows: bound by reading `w`, which is bf16,
 //! bytes, or groups of 4 bits that bf16 or f16 is multiplied by.
 //!
-//! A block owns [`ROWS`] rows of `w` (columns of `out`), 64 a consumer warpgroup, `TOKENS` rows of `a`, and one of the splits of `k`. The
+//! A block owns [`ROWS`] rows of `w` (columns of `out`), 64 a consumer warpgroup, `TOKENS` rows of `a`, and one of the splits of `k`; of 4 bits and many tokens several, of one tile after the other. The
 //! product is computed transposed: `w` is the operand of 64 rows, so that a handful of tokens wastes little, and 4-bit weights are
 //! converted in registers on their way to being it.
 //!
 //! ```text
 //! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
 //! consumers   k0 | k1 | ...           4 bits: to 16 bits less the zero point (exact), products of a group, times its scale in f32
-//! end         the last block of a tile, or of many tokens each block a part of it, adds the splits in ascending order, then bias, SiLU,
+//! end         the last block of a tile, or of many tokens each block a part of it, or the one that has them all, adds the splits in ascending order, then bias, SiLU,
 //!             residual, store
 //! ```
 //!

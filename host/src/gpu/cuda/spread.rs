@@ -10,7 +10,7 @@ const OF_BLOCK: u32 = 1 << 10;
 const UNIT: u32 = 128;
 
 /// What a launch of `spec` is given: of one that spreads so much that a multiprocessor has room for an even share of the blocks and no more. One block a
-/// multiprocessor is left alone: beside the launch before there is no room for a second, nor for the first of one that is given more.
+/// multiprocessor is left alone: to spread those has gained nothing, and given more they have no room beside a block of the launch before.
 pub(super) fn shared_bytes(spec: &KernelSpec, grid: [u32; 3], multiprocessors: u32) -> u32 {
     let blocks = grid.iter().try_fold(1u32, |product, &side| product.checked_mul(side));
     match blocks.map(|blocks| blocks.div_ceil(multiprocessors.max(1))) {
