@@ -106,6 +106,7 @@ entries! {
     gemm_few_int4_g32_8 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g32_16 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g32_128 in crate::gemm_few::kernel: GemmFew,
+    gemm_whole_bf16 in crate::gemm_whole::dense: GemmWholeBf16,
     gemm_whole_int4_g128 in crate::gemm_whole::kernel: GemmWhole,
     gemm_whole_chain_int4_g128 in crate::gemm_whole::kernel: GemmChain,
     gemm_whole_int4_g64 in crate::gemm_whole::kernel: GemmWhole,

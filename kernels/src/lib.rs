@@ -168,6 +168,7 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gemm_whole::VARIANTS[3].one,
     &gemm_whole::VARIANTS[4].one,
     &gemm_whole::VARIANTS[5].one,
+    &gemm_whole::BF16,
 ];
 
 #[cfg(target_arch = "nvptx64")]

@@ -9,6 +9,7 @@ mod decode_append;
 mod gemm;
 mod gemm_few;
 mod gemm_sm90;
+mod gemm_whole;
 mod prefill;
 mod prefill_sm90;
 mod rope_append;
@@ -46,6 +47,7 @@ pub fn all<D: Driver>() -> Vec<Box<dyn Kernel<D>>> {
         Box::new(gemm::Baseline),
         Box::new(gemm_sm90::Hopper),
         Box::new(gemm_few::Few),
+        Box::new(gemm_whole::Whole),
         Box::new(rows::RmsNorm),
         Box::new(rows::SiluMul),
         Box::new(rows::GatherRows),

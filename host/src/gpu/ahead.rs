@@ -28,6 +28,8 @@ pub(super) fn bring_next_weights(launches: &mut [Launch]) {
             next = followed_by::<GemmWhole>(launch, next);
         } else if gemm_whole::CHAINS.iter().any(|chain| chain.name == name) {
             next = followed_by::<GemmChain>(launch, next);
+        } else if name == gemm_whole::BF16.name {
+            next = None;
         } else if let Some(variant) = VARIANTS.iter().find(|variant| variant.spec.name == name) {
             next = match variant.weights {
                 Weights::Int4 { .. } => followed_by::<GemmFew>(launch, next),
@@ -70,13 +72,23 @@ mod tests {
             ..launch("gemm_few_bf16_8", 0)
         };
         let int4 = |packed| launch("gemm_few_int4_g128_8", packed);
-        let mut launches =
-            [int4(1), norm.clone(), int4(2), launch("gemm_few_bf16_8", 0), int4(3), int4(4), norm.clone()];
+        let whole = Launch { spec: &gemm_whole::BF16, params: vec![1], ..norm.clone() };
+        let mut launches = [
+            int4(1),
+            norm.clone(),
+            int4(2),
+            launch("gemm_few_bf16_8", 0),
+            int4(3),
+            whole,
+            int4(4),
+            int4(5),
+            norm.clone(),
+        ];
         bring_next_weights(&mut launches);
         let followers = launches.each_ref().map(|launch| {
             bytemuck::try_pod_read_unaligned::<GemmFew>(&launch.params).map(|params| params.next_packed).ok()
         });
-        assert_eq!(followers, [Some(2), None, Some(0), Some(0), Some(4), Some(0), None]);
+        assert_eq!(followers, [Some(2), None, Some(0), Some(0), Some(0), None, Some(5), Some(0), None]);
         assert_eq!(launches[1], norm);
     }
 }

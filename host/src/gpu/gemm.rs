@@ -2,8 +2,8 @@
 //!
 //! | weights | rows of generated tokens | rows of prompts |
 //! |---|---|---|
-//! | bf16 on Hopper | `gemm_few`, `k` split | `gemm_sm90` |
-//! | 4 bits on Hopper, 8 bits in halves of 4 ([`super::int4`]) | `gemm_whole` or `gemm_few`, `k` split over warps or blocks: the same bits | `dequantize_int4`, then `gemm_sm90` |
+//! | bf16 on Hopper | one `gemm_whole`, others `gemm_few`, `k` split over warps or blocks: the same bits | `gemm_sm90` |
+//! | 4 bits on Hopper, 8 bits in halves of 4 ([`super::int4`]) | `gemm_whole` or `gemm_few`, as of bf16 | `dequantize_int4`, then `gemm_sm90` |
 //! | bytes on Hopper, of activations of bytes too ([`super::int8`]) | `gemm_few`, `k` split | `gemm_sm90` |
 //! | bf16 elsewhere, or rows of weights no multiple of 8 | `gemm_bf16` | `gemm_bf16` |
 //!
@@ -12,7 +12,7 @@
 
 use tilewright_kernels::{
     abi::{self, TensorMap},
-    gemm_few::{self, Weights},
+    gemm_few::{self, Weights, layout},
     gemm_sm90::{
         self,
         launch::{Element, MapShape},
@@ -128,7 +128,7 @@ impl WeightMaps {
     }
 }
 
-/// A product of 4-bit weights whose blocks have all of `k`: `operand` has what concerns the weights.
+/// A product whose blocks have all of `k`: `operand` has what concerns the weights.
 fn whole(product: Product, operand: &abi::GemmFew, row_groups: u32) -> abi::GemmWhole {
     let Product { a, bias, residual, out, out_f32, out_stride, gated, m, n, k, .. } = product;
     let abi::GemmFew { packed, steps, splits, piece_bytes, zeros, scales_f16, .. } = *operand;
@@ -175,8 +175,11 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let map = |box_rows| {
             self.driver.tensor_map(&MapShape::new(element_bytes as u32, rows, cols, box_rows).at(address))
         };
-        let (wide, narrow) = (map(gemm_sm90::WIDE.block_n)?, map(gemm_sm90::NARROW.block_n)?);
-        Ok(Some(Box::new(WeightMaps { wide, narrow })))
+        Ok(Some(Box::new(WeightMaps {
+            wide: map(gemm_sm90::WIDE.block_n)?,
+            narrow: map(gemm_sm90::NARROW.block_n)?,
+            sixteen: map(layout::PIECE_ROWS)?,
+        })))
     }
 
     /// `out = x * w^T (+ bias) (+ residual)`; `out` and `residual` are checked to be `[x.rows, w.rows]` by the callers.
@@ -214,8 +217,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         match &w.stored {
             Stored::Bf16(None) => self.launch_baseline(op, product, w.address),
             Stored::Bf16(Some(maps)) => {
-                let operand = maps.operand(Element::Bf16, n, product.k);
-                self.launch_few_in_parts(op, generated, Weights::Bf16, operand)?;
+                self.launch_generated(op, generated, maps)?;
                 self.launch_many(prompts, maps)
             }
             Stored::Int4(int4) => self.launch_int4(op, [product; 2], first_of_prompts, int4),
@@ -256,9 +258,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             Stored::Int4(int4) => self.launch_int4(op, [joined, apart], first_of_prompts, int4)?,
             Stored::Int8(int8) => self.launch_int8(op, x, [joined, apart], first_of_prompts, int8)?,
             Stored::Bf16(Some(maps)) => {
-                let generated = joined.rows(0, first_of_prompts);
-                let operand = maps.operand(Element::Bf16, n, joined.k);
-                self.launch_few_in_parts(op, generated, Weights::Bf16, operand)?;
+                self.launch_generated(op, joined.rows(0, first_of_prompts), maps)?;
                 self.launch_many(apart.rows(first_of_prompts, m), maps)?;
             }
             Stored::Bf16(None) => {
@@ -311,7 +311,26 @@ impl<Dr: Driver> GpuDevice<Dr> {
         unsafe { self.launch(kernel, [blocks, 1, 1], params) }
     }
 
-    /// A product by `gemm_few`: `operand` has what concerns the weights.
+    /// A product of generated tokens' rows with bf16 weights of these maps.
+    fn launch_generated(&self, op: &'static str, product: Product, maps: &WeightMaps) -> Result<()> {
+        let Product { m, n, k, .. } = product;
+        let operand = maps.operand(Element::Bf16, n, k);
+        let multiprocessors = self.driver.info().multiprocessors;
+        match gemm_whole::launch::choose_bf16([m, n, k], operand.splits, multiprocessors) {
+            Some(row_groups) => {
+                let product = whole(product, &operand, row_groups);
+                let params =
+                    abi::GemmWholeBf16 { w_map: maps.sixteen, product, ..abi::GemmWholeBf16::default() };
+                // SAFETY: operands are what a `Product` says, and the map is of the weights `[n, k]`; `n` and `k` are multiples of 8.
+                unsafe {
+                    self.launch(&gemm_whole::BF16, [gemm_whole::launch::blocks(n, row_groups), 1, 1], params)
+                }
+            }
+            _ => self.launch_few_in_parts(op, product, Weights::Bf16, operand),
+        }
+    }
+
+    /// A product by `gemm_few`, or, of 4-bit weights, `gemm_whole`: `operand` has what concerns the weights.
     pub(super) fn launch_few_in_parts(
         &self,
         op: &'static str,

@@ -22,7 +22,7 @@ impl Stored {
         match self {
             Stored::Bf16(None) => gemm_bf16::TILES.iter().map(|tile| tile.spec).collect(),
             Stored::Bf16(Some(_)) => {
-                [&BF16_WIDE, &BF16_NARROW].into_iter().chain(few(Weights::Bf16)).collect()
+                [&BF16_WIDE, &BF16_NARROW, &gemm_whole::BF16].into_iter().chain(few(Weights::Bf16)).collect()
             }
             Stored::Int8(_) => [&INT8_WIDE, &INT8_NARROW, &QUANTIZE_ROWS, &RMS_NORM_INT8]
                 .into_iter()

@@ -124,10 +124,11 @@ pub(super) enum Stored {
     Int8(Int8),
 }
 
-/// Maps of a matrix, in boxes of one line by 256 rows and by 128.
+/// Maps of a matrix, in boxes of one line by 256 rows, by 128 and by 16.
 pub(super) struct WeightMaps {
     pub wide: TensorMap,
     pub narrow: TensorMap,
+    pub sixteen: TensorMap,
 }
 
 /// Weights of bytes.

@@ -166,6 +166,17 @@ params! {
 }
 
 params! {
+    /// As [`GemmWhole`], of bf16 weights. Grid: that one's.
+    pub struct GemmWholeBf16 {
+        /// Of `w`, `[n, k]`, in boxes of one line by 16 rows.
+        pub w_map: TensorMap,
+        /// All else; `steps` are lines along `k`. What concerns norms, pieces, and the launch that follows isn't used.
+        pub product: GemmWhole,
+        pub reserved: [u32; 12],
+    }
+}
+
+params! {
     /// Products that follow each other, as one launch. Grid: `(blocks, 1, 1)`: as many as the largest of them needs, all of which run at the same time.
     pub struct GemmChain {
         /// `count` of them, each of rows that the one before made: see `gemm_whole::launch::follows`.

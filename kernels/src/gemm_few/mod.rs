@@ -13,7 +13,7 @@
 //! ```
 //!
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): what a warpgroup's product has to be given, converted in
-//! registers, is the same for 8 tokens as for 128. Where a block has room for the tokens' rows, [`crate::gemm_whole`] takes their place.
+//! registers, is the same for 8 tokens as for 128. Where a block has room for the tokens' rows, [`crate::gemm_whole`] takes the place of these and of bf16's.
 //!
 //! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
 //! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has

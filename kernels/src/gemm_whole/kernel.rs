@@ -1,8 +1,9 @@
 //! Device code of [`super::VARIANTS`].
 
 use super::{
-    PHASE_BYTES, PHASE_MAIL_BYTES, PIECES, Plan, SLOTS, SUM_BYTES, WARPS,
-    rows::{PIECE_COLUMNS, Rows, norm_weights},
+    PHASE_BYTES, PHASE_MAIL_BYTES, PIECES, Plan, WARPS,
+    finish::{End, SUMS, finish},
+    rows::{Rows, norm_weights},
     weights::{Cursor, Part, Slots, next_weights},
 };
 use crate::{
@@ -10,7 +11,6 @@ use crate::{
     element::{Bf16, F16},
     entry::kernel,
     gemm_few::{
-        finish::{Output, residual_of, store_sixteen},
         int4::Stored,
         int4_warp::{PAIRS, piece},
         layout,
@@ -22,13 +22,9 @@ use crate::{
 
 /// Bytes of the columns of one.
 const PAIR_COLUMNS: u32 = 64;
-/// Sums of a lane: 16 rows by eight tokens.
-const SUMS: usize = 4;
 /// Pieces that each warp of a chain asks for into the L2 behind those that it has room for, before the launch waits for the one before. H200, 30 November:
 /// 3 to 6 are worth 1% of a step, 16 slow attention down.
 const AHEAD: u32 = 3;
-/// Splits that are read together: half of the most that there are.
-const AT_ONCE: u32 = WARPS / 2;
 
 /// The phases of a launch.
 #[derive(Clone, Copy)]
@@ -139,7 +135,7 @@ unsafe fn run<E: Nibbles, const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
         }
         Part::note_all(plan, |index| phases.get(index), count);
         ptx::bar_sync();
-        for slot in 0..SLOTS {
+        for slot in 0..plan.slots {
             cursor.load(count, slots, slot);
         }
         if let Phases::Chain(..) = phases {
@@ -272,8 +268,7 @@ unsafe fn multiply<E: Nibbles, const GROUPS: usize, const ZEROS: bool>(
     // SAFETY: the whole warp takes the same branches; a slot is read once it has landed, and filled again once all lanes have read it.
     unsafe {
         while left > 0 {
-            let slot = work.ring.stage(SLOTS);
-            let mut s_piece = work.slots.landed(slot, work.ring.parity(SLOTS));
+            let (slot, mut s_piece) = work.slots.landed(work.ring);
             let mut of_slot = left.min(PIECES);
             left -= of_slot;
             let mut next = |operands: &mut [[u32; 4]; PAIRS]| {
@@ -283,7 +278,7 @@ unsafe fn multiply<E: Nibbles, const GROUPS: usize, const ZEROS: bool>(
                     *operand
                 };
                 piece::<E, SUMS, GROUPS>(stored, s_piece, load, &mut total);
-                s_columns += PIECE_COLUMNS;
+                s_columns += work.rows.plan.step_bytes();
                 s_piece += p.piece_bytes;
             };
             // Two at a time: the one's conversions fill what the other's products leave.
@@ -303,109 +298,19 @@ unsafe fn multiply<E: Nibbles, const GROUPS: usize, const ZEROS: bool>(
     whole::<E, SUMS>(total)
 }
 
-/// Where results go.
-#[inline(always)]
-fn output(p: &GemmWhole, mail: u64) -> Output {
-    Output {
-        bias: p.bias,
-        residual: p.residual,
-        out: p.out,
-        a_scales: 0,
-        w_scales: 0,
-        m: p.m,
-        n: p.n,
-        out_stride: p.out_stride,
-        out_f32: p.out_f32 != 0,
-        silu: p.silu != 0,
-        mail,
-    }
-}
-
-/// What a warp stores: 16 rows, or none.
-#[derive(Clone, Copy)]
-struct End {
-    row: u32,
-    is_there: bool,
-    residual: [u32; 2],
-}
-
-impl End {
-    /// Its residual is on its way from here on: behind all weights it would come from memory when everyone waits for it.
-    ///
-    /// # Safety
-    /// The whole warp calls it, when what is added may be read.
-    #[inline(always)]
-    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    unsafe fn new(p: &GemmWhole, part: Part) -> End {
-        let warp = ptx::tid_x() / 32;
-        let (group, is_there) = match p.splits {
-            1 => (part.group, part.pieces > 0),
-            // The first warps join a group each.
-            _ => {
-                let group = ptx::ctaid_x() * p.row_groups + warp;
-                (group, warp < p.row_groups && group * layout::PIECE_ROWS < p.n)
-            }
-        };
-        let row = group * layout::PIECE_ROWS;
-        let mut residual = [0; 2];
-        if is_there && p.residual != 0 {
-            let to = output(p, 0);
-            // SAFETY: the caller's promise.
-            residual = unsafe { [residual_of(&to, row, 0, 0), residual_of(&to, row, 0, 1)] };
-        }
-        End { row, is_there, residual }
-    }
-}
-
-/// Joins the splits and stores, and sends what `mail` is for.
-///
-/// # Safety
-/// All threads call it with their warps' sums.
-#[inline(always)]
-unsafe fn finish<E: Nibbles>(p: &GemmWhole, plan: Plan, end: End, mail: u64, sums: [f32; SUMS]) {
-    let (warp, lane) = (ptx::tid_x() / 32, ptx::tid_x() % 32);
-    let place = |warp: u32| ptx::shared_base() + plan.sums() + warp * SUM_BYTES + lane * 16;
-    // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole. A barrier stands between sums and their readers,
-    // and one of the next phase between these and its sums.
-    unsafe {
-        let mut joined = sums;
-        if p.splits > 1 {
-            ptx::st_shared_v4_b32(place(warp), sums.map(f32::to_bits));
-            ptx::bar_sync();
-            joined = [0.0; SUMS];
-            let mut first = 0;
-            while first < p.splits {
-                let mut bits = [[0; SUMS]; AT_ONCE as usize];
-                for i in 0..AT_ONCE {
-                    if end.is_there && first + i < p.splits {
-                        bits[i as usize] = ptx::ld_shared_v4_b32(place(warp * p.splits + first + i));
-                    }
-                }
-                for bits in bits {
-                    joined = [0, 1, 2, 3].map(|i| joined[i] + f32::from_bits(bits[i]));
-                }
-                first += AT_ONCE;
-            }
-        }
-        if end.is_there {
-            store_sixteen::<E, false>(&output(p, mail), end.row, 0, joined, |eight| end.residual[eight]);
-        }
-    }
-}
-
 macro_rules! entries {
     ($($one:ident, $chain:ident, $f16:ident: $groups:literal,)*) => {
         $(
             kernel! {
                 /// See [`GemmWhole`].
                 pub fn $one(p: GemmWhole) {
-                    run::<Bf16, $groups>(Phases::One(&p), Plan { groups: $groups });
+                    run::<Bf16, $groups>(Phases::One(&p), Plan::four_bits($groups));
                 }
             }
             kernel! {
                 /// See [`GemmChain`].
                 pub fn $chain(p: GemmChain) {
-                    let plan = Plan { groups: $groups };
+                    let plan = Plan::four_bits($groups);
                     copy_phases(param_address!($chain, p), plan);
                     ptx::bar_sync();
                     run::<Bf16, $groups>(Phases::Chain(&p, plan), plan);
@@ -414,7 +319,7 @@ macro_rules! entries {
             kernel! {
                 /// See [`GemmWhole`].
                 pub fn $f16(p: GemmWhole) {
-                    run::<F16, $groups>(Phases::One(&p), Plan { groups: $groups });
+                    run::<F16, $groups>(Phases::One(&p), Plan::four_bits($groups));
                 }
             }
         )*

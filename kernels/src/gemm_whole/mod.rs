@@ -1,5 +1,5 @@
-//! Products of 4-bit weights for the fewest tokens on Hopper, by blocks that have all of `k`: no block waits for sums of another's. One product
-//! a launch, or several that follow each other.
+//! Products of 4-bit or bf16 weights for the fewest tokens on Hopper, by blocks that have all of `k`: no block waits for sums of another's. One product
+//! a launch, or, of 4 bits, several that follow each other.
 //!
 //! Each warp has 16 rows and one split of `k`, and a ring of its own, which its lane 0 fills: no barrier of the block stands between weights and products, nor between
 //! the weights of one product and those of the next. The splits' sums meet in shared memory and are added in ascending order, so that a row has the bits that
@@ -19,9 +19,13 @@
 
 use crate::{
     abi::{GemmWhole, KernelSpec},
-    gemm_few::{Activations, Weights, layout, piece_stride},
+    gemm_few::{Activations, LINE_BYTES, Weights, layout, piece_stride},
 };
 
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub mod dense;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+mod finish;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub mod kernel;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
@@ -35,10 +39,8 @@ pub const WARPS: u32 = 16;
 pub const TOKENS: u32 = 8;
 /// Products of a launch at most.
 pub const MOST_PHASES: usize = 4;
-/// Pieces of a slot of a warp's ring.
+/// Pieces of 4-bit weights in a slot of a warp's ring.
 pub(crate) const PIECES: u32 = 4;
-/// Slots of a warp's ring, a power of two.
-pub(crate) const SLOTS: u32 = 2;
 /// Bytes of a warp's sums.
 pub(crate) const SUM_BYTES: u32 = 32 * 16;
 /// Bytes of a chain's phases.
@@ -60,22 +62,30 @@ pub const MAIL_BYTES: u32 = (MOST_PHASES as u32 - 1) * PHASE_MAIL_BYTES;
 /// What a block keeps in shared memory, in bytes from its start: rings of its warps, their barriers, sums, rows of `a`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
-    /// Groups to 128 of `k`: 1, 2 or 4.
-    pub groups: u32,
+    /// Bytes of a slot of a warp's ring.
+    pub slot_bytes: u32,
+    /// Slots of the ring, a power of two.
+    pub slots: u32,
+    /// Columns of a step along `k`.
+    pub step_k: u32,
 }
 
 impl Plan {
-    /// Bytes of a slot.
-    pub const fn slot_bytes(self) -> u32 {
-        PIECES * piece_stride(self.groups)
+    /// bf16: a slot is a line of each of 16 rows. 128 KiB of a block's weights are on their way at once, twice what memory takes to answer.
+    pub const BF16: Plan =
+        Plan { slot_bytes: layout::PIECE_ROWS * LINE_BYTES, slots: 4, step_k: LINE_BYTES / 2 };
+
+    /// 4 bits, of so many groups to 128 of `k`: 1, 2 or 4.
+    pub const fn four_bits(groups: u32) -> Plan {
+        Plan { slot_bytes: PIECES * piece_stride(groups), slots: 2, step_k: layout::TILE_K }
     }
     /// `full[warps][slots]`: the slot has landed.
     pub const fn full(self) -> u32 {
-        WARPS * SLOTS * self.slot_bytes()
+        WARPS * self.slots * self.slot_bytes
     }
     /// Sums of the warps.
     pub const fn sums(self) -> u32 {
-        self.full() + WARPS * SLOTS * 8
+        self.full() + WARPS * self.slots * 8
     }
     /// Sums of squares: a word a warp.
     pub const fn squares(self) -> u32 {
@@ -93,15 +103,19 @@ impl Plan {
     pub const fn a(self) -> u32 {
         self.parts() + MOST_PHASES as u32 * WARPS * PART_BYTES
     }
-    /// Bytes from one row of `a` to the next, of `steps` pieces: 64 more than they have, so that what is loaded of two rows together falls on different
+    /// Bytes of the columns of a step.
+    pub const fn step_bytes(self) -> u32 {
+        self.step_k * 2
+    }
+    /// Bytes from one row of `a` to the next, of so many steps: 64 more than they have, so that what is loaded of two rows together falls on different
     /// banks.
     #[inline(always)]
-    pub const fn a_pitch(steps: u32) -> u32 {
-        steps * layout::TILE_K * 2 + PAD
+    pub const fn a_pitch(self, steps: u32) -> u32 {
+        steps * self.step_bytes() + PAD
     }
 }
 
-/// Entries of one kind of weights.
+/// Entries of one kind of 4-bit weights.
 #[derive(Debug, Clone, Copy)]
 pub struct Variant {
     /// 4 bits.
@@ -130,12 +144,12 @@ const fn entry(name: &'static str, waits_for_all: bool) -> KernelSpec {
 
 const fn bf16(one: &'static str, chain: &'static KernelSpec, groups: u32) -> Variant {
     let weights = Weights::Int4 { groups, activations: Activations::Bf16 };
-    Variant { weights, one: entry(one, false), chain: Some(chain), plan: Plan { groups } }
+    Variant { weights, one: entry(one, false), chain: Some(chain), plan: Plan::four_bits(groups) }
 }
 
 const fn f16(one: &'static str, groups: u32) -> Variant {
     let weights = Weights::Int4 { groups, activations: Activations::F16 };
-    Variant { weights, one: entry(one, false), chain: None, plan: Plan { groups } }
+    Variant { weights, one: entry(one, false), chain: None, plan: Plan::four_bits(groups) }
 }
 
 /// All entries of several products.
@@ -145,7 +159,10 @@ pub static CHAINS: [KernelSpec; 3] = [
     entry("gemm_whole_chain_int4_g32", true),
 ];
 
-/// All entries of one product, and the chains that go with them.
+/// The entry of bf16 weights as they are, row-major, which takes [`abi::GemmWholeBf16`](crate::abi::GemmWholeBf16).
+pub static BF16: KernelSpec = entry("gemm_whole_bf16", false);
+
+/// All entries of one product of 4-bit weights, and the chains that go with them.
 pub static VARIANTS: [Variant; 6] = [
     bf16("gemm_whole_int4_g128", &CHAINS[0], 1),
     bf16("gemm_whole_int4_g64", &CHAINS[1], 2),

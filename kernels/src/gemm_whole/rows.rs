@@ -3,15 +3,12 @@
 use super::{PAD, Plan, WARPS};
 use crate::{
     abi::GemmWhole,
-    gemm_few::layout,
     ptx,
     reduce::warp_sum,
     rms_norm,
     vector::{load_f32x8, pack8, unpack8},
 };
 
-/// Bytes of a piece's columns.
-pub(super) const PIECE_COLUMNS: u32 = layout::TILE_K * 2;
 /// Threads of a block.
 const THREADS: u32 = WARPS * 32;
 /// Threads that normalise a row: as many as `rms_norm` has, for the same sum of squares.
@@ -19,7 +16,7 @@ const OF_ROW: u32 = rms_norm::THREADS;
 /// Loads of a thread that are on their way at once.
 const LOADS: usize = 4;
 /// Of a norm's row and weights, eights that a thread asks for at once.
-const HELD: u32 = 2;
+pub(super) const HELD: u32 = 2;
 
 /// The first of the thread's weights of a norm, if there is one: read while other blocks are still at work. After all that a launch reads of weights
 /// they come from memory.
@@ -66,7 +63,7 @@ impl Eight {
 /// ```
 #[derive(Clone, Copy)]
 pub(super) struct Rows {
-    plan: Plan,
+    pub plan: Plan,
     pitch: u32,
     m: u32,
 }
@@ -74,10 +71,10 @@ pub(super) struct Rows {
 impl Rows {
     #[inline(always)]
     pub(super) fn new(p: &GemmWhole, plan: Plan) -> Rows {
-        Rows { plan, pitch: Plan::a_pitch(p.steps), m: p.m }
+        Rows { plan, pitch: plan.a_pitch(p.steps), m: p.m }
     }
 
-    /// Columns of whole pieces.
+    /// Columns of whole steps.
     #[inline(always)]
     fn cols(self) -> u32 {
         (self.pitch - PAD) / 2
@@ -109,7 +106,7 @@ impl Rows {
         }
     }
 
-    /// Brings the rows, which come as `mail` or were there when the launch began, and zeros up to the end of their pieces; `weights` are [`norm_weights`].
+    /// Brings the rows, which come as `mail` or were there when the launch began, and zeros up to the end of their steps; `weights` are [`norm_weights`].
     ///
     /// # Safety
     /// All threads call it, with a barrier since the rows were last read and before they are read again.
@@ -223,7 +220,7 @@ impl Rows {
                     scale(index, chunk, weight);
                     index += 1;
                 }
-                // Behind the last column, of less than a piece.
+                // Behind the last column, of less than a step.
                 let rest = Eight { token, col: p.k + thread * 8 };
                 if token < self.m && rest.col < self.cols() {
                     self.store(rest, [0; 4]);
@@ -235,13 +232,12 @@ impl Rows {
         }
     }
 
-    /// Where the lane's operands of piece `step` are, those of the next piece [`PIECE_COLUMNS`] behind them, and whether they are: the token of other lanes isn't
-    /// there.
+    /// Where the lane's operands of `step` are, those of the next one [`Plan::step_bytes`] behind them, and whether they are: the token of other lanes isn't there.
     #[inline(always)]
     pub(super) fn operands(self, step: u32) -> (u32, bool) {
         let lane = ptx::here(ptx::tid_x()) % 32;
         let (token, q) = (lane / 4, lane % 4);
-        (self.place(token, step * PIECE_COLUMNS + q * 16), token < self.m)
+        (self.place(token, step * self.plan.step_bytes() + q * 16), token < self.m)
     }
 }
 

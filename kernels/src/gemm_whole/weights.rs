@@ -1,7 +1,12 @@
 //! A warp's part of a product's weights, and the ring that brings it.
 
-use super::{PART_BYTES, PIECES, Plan, SLOTS, WARPS};
-use crate::{abi::GemmWhole, gemm_few::layout, ptx};
+use super::{PART_BYTES, PIECES, Plan, WARPS};
+use crate::{
+    abi::GemmWhole,
+    gemm_few::layout,
+    ptx::{self, MapRef},
+    tile::Ring,
+};
 
 /// What a warp works on in a phase: 16 rows, `group`, and a split of their `k`. Found once, before the launch waits for anything: it takes divisions, for
 /// which everyone would wait each time.
@@ -20,7 +25,7 @@ pub(super) struct Part {
 impl Part {
     /// `warp`'s.
     #[inline(always)]
-    fn new(p: &GemmWhole, warp: u32) -> Part {
+    pub(super) fn new(p: &GemmWhole, warp: u32) -> Part {
         let of_block = layout::divide(warp, p.splits);
         let group = ptx::ctaid_x() * p.row_groups + of_block;
         let (mut first, mut end) = (0, 0);
@@ -85,8 +90,8 @@ impl Slots {
     #[inline(always)]
     pub(super) fn new(plan: Plan, warp: u32) -> Slots {
         let base = ptx::shared_base();
-        let s_first = base + warp * SLOTS * plan.slot_bytes();
-        Slots { plan, s_first, bars: base + plan.full() + warp * SLOTS * 8 }
+        let s_first = base + warp * plan.slots * plan.slot_bytes;
+        Slots { plan, s_first, bars: base + plan.full() + warp * plan.slots * 8 }
     }
 
     /// # Safety
@@ -95,23 +100,24 @@ impl Slots {
     pub(super) unsafe fn init(self) {
         // SAFETY: the caller's promise.
         unsafe {
-            for slot in 0..SLOTS {
+            for slot in 0..self.plan.slots {
                 ptx::mbarrier_init(self.bars + slot * 8, 1);
             }
             ptx::fence_mbarrier_init();
         }
     }
 
-    /// Waits for what was copied to a slot; its address.
+    /// Waits for what was copied to the slot of this place; which slot it is, and its address.
     ///
     /// # Safety
     /// The barriers are initialised.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-    pub(super) unsafe fn landed(self, slot: u32, parity: u32) -> u32 {
+    pub(super) unsafe fn landed(self, ring: Ring) -> (u32, u32) {
+        let slot = ring.stage(self.plan.slots);
         // SAFETY: the caller's promise.
-        unsafe { ptx::mbarrier_wait(self.bars + slot * 8, parity) };
-        self.s_first + slot * self.plan.slot_bytes()
+        unsafe { ptx::mbarrier_wait(self.bars + slot * 8, ring.parity(self.plan.slots)) };
+        (slot, self.s_first + slot * self.plan.slot_bytes)
     }
 
     /// # Safety
@@ -122,7 +128,21 @@ impl Slots {
         // SAFETY: the caller's promise.
         unsafe {
             ptx::mbarrier_arrive_expect_tx(bar, bytes);
-            ptx::bulk_load(self.s_first + slot * self.plan.slot_bytes(), g_run, bytes, bar, ptx::read_once());
+            ptx::bulk_load(self.s_first + slot * self.plan.slot_bytes, g_run, bytes, bar, ptx::read_once());
+        }
+    }
+
+    /// Starts the copy of a box that fills the slot.
+    ///
+    /// # Safety
+    /// As [`Slots::load`].
+    #[inline(always)]
+    pub(super) unsafe fn load_box(self, slot: u32, map: MapRef, coords: [i32; 2]) {
+        let (bar, bytes) = (self.bars + slot * 8, self.plan.slot_bytes);
+        // SAFETY: the caller's promise.
+        unsafe {
+            ptx::mbarrier_arrive_expect_tx(bar, bytes);
+            ptx::bulk_tensor_load_2d_by(self.s_first + slot * bytes, map, coords, bar, ptx::read_once());
         }
     }
 }

@@ -250,6 +250,10 @@ impl Property for GemmFew {
                 // So long that every block fills its first stage again: of one part of a tile it has fewer steps else.
                 corner(8, 8, steps * stage_k(of.weights), true),
             ]);
+            if of.weights == Weights::Bf16 && tokens == 8 {
+                // Rings of warps that have all of a split are filled more than twice.
+                corners.push(corner(3, 24, layout::MAX_SPLITS as usize * 9 * stage_k(of.weights), true));
+            }
             if matches!(of.weights, Weights::Int4 { activations: Activations::F16, .. }) {
                 let far = |exponent| Case { exponent, ..corner(tokens, 256, 512, true) };
                 corners.extend([far(EXPONENTS[1]), far(EXPONENTS[2])]);

@@ -3,7 +3,7 @@ use tilewright_host::gpu::Driver;
 use tilewright_kernels::{
     abi::{self, GemmWhole, KernelSpec, RmsNorm},
     gemm_few::{
-        self,
+        self, Weights,
         launch::{self, Follow, Follower},
         layout,
         pack::{Packed, Plain, Rows},
@@ -223,7 +223,10 @@ impl<D: Driver> Layer<'_, '_, D> {
     }
 
     fn packed(&mut self, n: usize, k: usize, size: f32) -> Packed {
-        let group_size = 128 / self.case.variant().plan.groups as usize;
+        let group_size = match self.case.variant().weights {
+            Weights::Int4 { groups, .. } => 128 / groups as usize,
+            Weights::Bf16 | Weights::Int8 => 128,
+        };
         let groups = n * k.div_ceil(group_size);
         let values: Vec<u8> = (0..n * k).map(|_| self.random.below(16) as u8).collect();
         let scales = (0..groups).map(|_| size * (0.1 + self.random.uniform() * 0.1));

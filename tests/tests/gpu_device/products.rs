@@ -107,12 +107,12 @@ fn bf16_rows_go_by_their_class() {
         Case { rows, generated, n, k, weights }.check(&format!("{rows} x {n} x {k}, {generated} generated"))
     };
     // Five lines of `k`: two splits.
-    assert_eq!(case(3, 1, 264, 320), ["gemm_few_bf16_8", "gemm_sm90_bf16_128x128"]);
+    assert_eq!(case(3, 1, 264, 320), ["gemm_sm90_bf16_128x128", "gemm_whole_bf16"]);
     assert_eq!(case(70, 66, 72, 328), ["gemm_few_bf16_128", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(34, 33, 72, 328), ["gemm_few_bf16_64", "gemm_sm90_bf16_128x128"]);
     assert_eq!(case(12, 12, 136, 40), ["gemm_few_bf16_16"]);
     assert_eq!(case(130, 0, 8, 8), ["gemm_sm90_bf16_128x128"]);
-    assert_eq!(case(2, 1, 600, 24), ["gemm_few_bf16_8", "gemm_sm90_bf16_128x256"]);
+    assert_eq!(case(2, 1, 600, 24), ["gemm_sm90_bf16_128x256", "gemm_whole_bf16"]);
     // More generated rows than one launch takes: the rest are a launch of their own.
     assert_eq!(case(260, 259, 16, 320), ["gemm_few_bf16_128", "gemm_few_bf16_8", "gemm_sm90_bf16_128x128"]);
 }

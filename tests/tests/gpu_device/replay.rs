@@ -73,14 +73,16 @@ struct Work {
 }
 
 const COLS: usize = 1024;
+/// Rows of a step, at most: more than a block has room for, so that splits of columns meet in scratch.
+const ROWS: usize = 9;
 
 impl Work {
     fn new(device: &GpuDevice<Emulated>) -> Work {
         Work {
             table: matrix(device, &Numbers::new(1).take(16 * COLS, 1.0), COLS),
             weights: matrix(device, &Numbers::new(2).take(64 * COLS, 1.0), COLS),
-            embedded: device.tensor(4, COLS).expect("a tensor"),
-            out: device.tensor(4, 64).expect("a tensor"),
+            embedded: device.tensor(ROWS, COLS).expect("a tensor"),
+            out: device.tensor(ROWS, 64).expect("a tensor"),
         }
     }
 
@@ -124,9 +126,10 @@ fn a_record_is_made_anew_when_scratch_has_moved() {
     let device = hopper();
     let mut work = Work::new(&device);
     let mut replays = Default::default();
-    let first = work.run(&device, &[1], &mut replays).expect("launched");
+    let ids = [1; ROWS];
+    let first = work.run(&device, &ids, &mut replays).expect("launched");
     for _ in 0..2 {
-        assert_eq!(work.run(&device, &[1], &mut replays).expect("replayed"), first);
+        assert_eq!(work.run(&device, &ids, &mut replays).expect("replayed"), first);
     }
     // More rows than any step had, of more columns: their splits take more scratch, which frees what the record names.
     let x = tensor_of(&device, &Numbers::new(5).take(40 * COLS, 1.0), COLS, 40);
@@ -134,10 +137,13 @@ fn a_record_is_made_anew_when_scratch_has_moved() {
     let mut out = device.tensor(40, 512).expect("a tensor");
     device.linear(&x, &wide, None, &mut out).expect("a product");
     // Freed memory would be a fault of the emulator's.
-    assert_eq!(work.run(&device, &[1], &mut replays).expect("recorded anew"), first);
-    assert_eq!(work.run(&device, &[1], &mut replays).expect("replayed"), first);
+    assert_eq!(work.run(&device, &ids, &mut replays).expect("recorded anew"), first);
+    assert_eq!(work.run(&device, &ids, &mut replays).expect("replayed"), first);
     let launched = device.driver().take_launched();
-    assert!(launched.iter().any(|launch| launch.kernel.starts_with("gemm_few") && launch.grid[0] > 1));
+    // The steps' own, and that of more rows.
+    for kernel in ["gemm_few_bf16_16", "gemm_few_bf16_64"] {
+        assert!(launched.iter().any(|launch| launch.kernel == kernel && launch.grid[0] > 1), "{kernel}");
+    }
 }
 
 #[test]
