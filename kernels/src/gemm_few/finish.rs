@@ -1,6 +1,6 @@
 //! From a split's sums to the output.
 
-use super::{STASHED, Tile, item::Item};
+use super::{STASHED, Tile, item::Item, layout};
 use crate::{
     abi::{GemmFew, MOST_WAITING},
     element::Element,
@@ -44,10 +44,10 @@ pub(super) unsafe fn finish<E: Element, const N: usize, const SCALED: bool>(
             let g_counter = p.counters + u64::from(item.tile) * 4;
             if plan.joins_together() && ranks <= MOST_WAITING {
                 wait_for_all(plan, g_counter, ranks);
-                join::<E, N, SCALED>(p, item, scratch, ptx::ctaid_x(), ranks);
+                join_part::<E, N, SCALED>(p, item, scratch, ptx::ctaid_x(), ranks);
                 has_joined(g_counter, ranks);
             } else if is_last(plan, g_counter, ranks) {
-                join::<E, N, SCALED>(p, item, scratch, 0, 1);
+                join_part::<E, N, SCALED>(p, item, scratch, 0, 1);
             }
             return;
         }
@@ -165,41 +165,65 @@ unsafe fn has_joined(g_counter: u64, ranks: u32) {
     }
 }
 
-/// Adds the splits in ascending order and stores: of the tile's parts of 16 rows by eight tokens each `ranks`-th, from `rank` on, two of them a warp
-/// at a time where there are two: each time that a warp waits for sums is a trip to the L2.
+/// Joins the `rank`-th of `ranks` parts of the tile, as many eights at a time as a thread has registers for: each time that a warp waits for sums is a trip to
+/// the L2.
 ///
 /// # Safety
-/// As [`finish`], once all splits have left their sums.
+/// As [`join`].
 #[inline(always)]
-unsafe fn join<E: Element, const N: usize, const SCALED: bool>(
+unsafe fn join_part<E: Element, const N: usize, const SCALED: bool>(
     p: &GemmFew,
     item: Item,
     scratch: Scratch,
     rank: u32,
     ranks: u32,
 ) {
-    let at_once = const { if N > SUMS { 2 } else { 1 } };
-    let (plan, warps, to) = (scratch.plan, scratch.plan.consumers(), Output::of(p));
-    let mut part = rank + ranks * (ptx::here(ptx::tid_x()) / 32);
-    while part < scratch.eights * warps {
-        let parts = [part, part + ranks * warps];
-        let token = |part: u32| item.token_tile * plan.tokens + part / warps * 8;
-        let row = |part: u32| item.row_tile * plan.rows + part % warps * 16;
-        let is_there = parts.map(|part| part < scratch.eights * warps && token(part) < p.m);
-        let mut sums = [[0.0; SUMS]; 2];
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (N / SUMS, scratch.plan.is_persistent()) {
+            (1, _) => join::<E, 1, SCALED>(p, item, scratch, rank, ranks),
+            (_, false) => join::<E, 2, SCALED>(p, item, scratch, rank, ranks),
+            (_, true) => join::<E, 4, SCALED>(p, item, scratch, rank, ranks),
+        }
+    }
+}
+
+/// Adds the splits in ascending order and stores: of the tile's eights of tokens the `rank`-th of `ranks` parts, a warp its 16 rows.
+///
+/// # Safety
+/// As [`finish`], once all splits have left their sums.
+#[inline(always)]
+unsafe fn join<E: Element, const AT_ONCE: usize, const SCALED: bool>(
+    p: &GemmFew,
+    item: Item,
+    scratch: Scratch,
+    rank: u32,
+    ranks: u32,
+) {
+    let plan = scratch.plan;
+    let warp = ptx::here(ptx::tid_x()) / 32;
+    let row = item.row_tile * plan.rows + warp * 16;
+    let first_token = item.token_tile * plan.tokens;
+    let (mut eight, end) = layout::split_steps(scratch.eights, ranks, rank);
+    // What is behind the part is another's.
+    let to = Output { m: p.m.min(first_token + end * 8), ..Output::of(p) };
+    while first_token + eight * 8 < to.m {
+        let token = first_token + eight * 8;
+        let is_there = |j: usize| token + (j as u32) * 8 < to.m;
+        let mut sums = [[0.0; SUMS]; AT_ONCE];
         let mut first = 0;
         while first < p.splits {
-            let mut of_splits = [[[0u32; SUMS]; AHEAD as usize]; 2];
-            for j in 0..at_once {
+            let mut of_splits = [[[0u32; SUMS]; AHEAD as usize]; AT_ONCE];
+            for j in 0..AT_ONCE {
                 for i in 0..AHEAD {
-                    if is_there[j] && first + i < p.splits {
-                        let at = scratch.place(first + i, parts[j] / warps, parts[j] % warps);
+                    if is_there(j) && first + i < p.splits {
+                        let at = scratch.place(first + i, eight + j as u32, warp);
                         // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
                         of_splits[j][i as usize] = unsafe { ptx::ld_global_v4_b32(at) };
                     }
                 }
             }
-            for j in 0..at_once {
+            for j in 0..AT_ONCE {
                 for i in 0..AHEAD {
                     if first + i < p.splits {
                         sums[j] =
@@ -209,22 +233,13 @@ unsafe fn join<E: Element, const N: usize, const SCALED: bool>(
             }
             first += AHEAD;
         }
-        // Counted where the compiler doesn't see it: instructions that are executed once take longer to fetch than to execute.
-        let mut j = ptx::here(0);
-        while j < at_once as u32 {
-            let (part, sums) = if j == 0 { (parts[0], sums[0]) } else { (parts[1], sums[1]) };
-            if part < scratch.eights * warps && token(part) < p.m {
-                let (row, token) = (row(part), token(part));
-                // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
-                unsafe {
-                    store_sixteen::<E, SCALED>(&to, row, token, sums, |eight| {
-                        residual_of(&to, row, token, eight)
-                    });
-                }
-            }
-            j += 1;
+        // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
+        unsafe {
+            store_eights::<E, AT_ONCE, SCALED>(&to, row, token, sums, |eight, half| {
+                residual_of(&to, row, token + eight as u32 * 8, half)
+            });
         }
-        part += at_once as u32 * ranks * warps;
+        eight += AT_ONCE as u32;
     }
 }
 
@@ -239,49 +254,70 @@ unsafe fn store<E: Element, const N: usize, const SCALED: bool>(
     item: Item,
     sums: &[f32; N],
 ) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match (N / SUMS, plan.is_persistent()) {
+            (1..=STASHED, _) => store_in_turns::<E, N, 1, SCALED>(p, plan, item, sums),
+            (16, false) => store_in_turns::<E, N, { STASHED / 2 }, SCALED>(p, plan, item, sums),
+            _ => store_in_turns::<E, N, STASHED, SCALED>(p, plan, item, sums),
+        }
+    }
+}
+
+/// As [`store`], so many eights a turn.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn store_in_turns<E: Element, const N: usize, const AT_ONCE: usize, const SCALED: bool>(
+    p: &GemmFew,
+    plan: Tile,
+    item: Item,
+    sums: &[f32; N],
+) {
     // Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
     let thread = ptx::here(ptx::tid_x());
     let row = item.row_tile * plan.rows + thread / 32 * 16;
     let to = Output::of(p);
-    let store_eight_tokens = |j: u32, four: [f32; SUMS]| {
-        let token = item.token_tile * plan.tokens + j * 8;
+    let four = |j: usize| [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
+    let store = |first: u32, fours: [[f32; SUMS]; AT_ONCE]| {
+        let token = item.token_tile * plan.tokens + first * 8;
         if token < p.m {
             // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
             unsafe {
-                store_sixteen::<E, SCALED>(&to, row, token, four, |eight| {
-                    residual_of(&to, row, token, eight)
+                store_eights::<E, AT_ONCE, SCALED>(&to, row, token, fours, |eight, half| {
+                    residual_of(&to, row, token + eight as u32 * 8, half)
                 });
             }
         }
     };
-    let four = |j: usize| [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
     if plan.stash_bytes() == 0 {
-        for j in 0..N / SUMS {
-            store_eight_tokens(j as u32, four(j));
+        for turn in 0..N / SUMS / AT_ONCE {
+            store((turn * AT_ONCE) as u32, core::array::from_fn(|i| four(turn * AT_ONCE + i)));
         }
         return;
     }
     // Registers have no index that a loop could count, and of many tokens the instructions of one after the other have to be fetched as they
-    // are executed, which takes longer than they do. By way of memory there is one loop.
-    let s_stash = |i: u32| {
-        ptx::shared_base() + plan.stash() + (i * plan.consumer_threads() + thread) * (SUMS as u32 * 4)
+    // are executed, which takes longer than they do. By way of memory there is one loop; as many eights a turn as hide what each waits for.
+    let s_stash = |i: usize| {
+        let at = i as u32 * plan.consumer_threads() + thread;
+        ptx::shared_base() + plan.stash() + at * (SUMS as u32 * 4)
     };
-    let mut batch = ptx::here(0);
-    while batch < (N / SUMS) as u32 / STASHED {
+    let mut turn = ptx::here(0);
+    while turn < (N / SUMS / AT_ONCE) as u32 {
         for j in 0..N / SUMS {
-            if j as u32 / STASHED == batch {
+            if (j / AT_ONCE) as u32 == turn {
                 // SAFETY: a thread's own part of the block's shared memory.
-                unsafe { ptx::st_shared_v4_b32(s_stash(j as u32 % STASHED), four(j).map(f32::to_bits)) };
+                unsafe { ptx::st_shared_v4_b32(s_stash(j % AT_ONCE), four(j).map(f32::to_bits)) };
             }
         }
-        let mut i = ptx::here(0);
-        while i < STASHED {
+        let mut fours = [[0.0; SUMS]; AT_ONCE];
+        for i in 0..AT_ONCE {
             // SAFETY: written above, by the thread itself.
-            let four = unsafe { ptx::ld_shared_v4_b32(s_stash(i)) };
-            store_eight_tokens(batch * STASHED + i, four.map(f32::from_bits));
-            i += 1;
+            fours[i] = unsafe { ptx::ld_shared_v4_b32(s_stash(i)) }.map(f32::from_bits);
         }
-        batch += 1;
+        store(turn * AT_ONCE as u32, fours);
+        turn += 1;
     }
 }
 
@@ -323,80 +359,83 @@ impl Output {
     }
 }
 
-/// What is added to a thread's sums of [`store_sixteen`], of the first or the second eight columns. Read early, it hides behind products.
+/// What is added to a thread's sums of [`store_eights`], of eight tokens and the first or the second eight columns. Read early, it hides behind products.
 ///
 /// # Safety
 /// As [`store`]; there is a residual.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
-pub(crate) unsafe fn residual_of(p: &Output, row: u32, token: u32, eight: usize) -> u32 {
+pub(crate) unsafe fn residual_of(p: &Output, row: u32, token: u32, half: usize) -> u32 {
     let to = match p.silu {
-        false => Eight { col: row + eight as u32 * 8, cols: p.n, token },
+        false => Eight { col: row + half as u32 * 8, cols: p.n, token },
         true => Eight { col: row / 2, cols: p.n / 2, token },
     };
     let (index, inside) = to.place(p);
     // SAFETY: inside of `[m, columns of out]`, at an even column.
-    if inside { unsafe { ptx::ld_global_b32(p.residual + index * 2) } } else { 0 }
+    unsafe { ptx::ld_global_b32_if(inside, p.residual + index * 2) }
 }
 
-/// Sixteen rows of `w`, the first of them `row`, by eight tokens; `residual(eight)` is [`residual_of`] them, asked for where there is one.
+/// Sixteen rows of `w`, the first of them `row`, by `EIGHTS` times eight tokens; `residual(eight, half)` is [`residual_of`] them, asked for where there is
+/// one. All of them go through each step together: what one waits for hides behind the others.
 ///
 /// # Safety
 /// As [`store`].
 #[inline(always)]
-pub(crate) unsafe fn store_sixteen<E: Element, const SCALED: bool>(
+pub(crate) unsafe fn store_eights<E: Element, const EIGHTS: usize, const SCALED: bool>(
     p: &Output,
     row: u32,
     token: u32,
-    sums: [f32; 4],
-    residual: impl Fn(usize) -> u32,
+    mut sums: [[f32; SUMS]; EIGHTS],
+    residual: impl Fn(usize, usize) -> u32,
 ) {
     // SAFETY: the caller's promise.
     unsafe {
-        let [upper, lower] = [[sums[0], sums[1]], [sums[2], sums[3]]];
-        let lane = ptx::here(ptx::lane());
-        let upper = scale_and_bias::<SCALED>(p, row + lane / 4, token, upper);
-        let lower = scale_and_bias::<SCALED>(p, row + 8 + lane / 4, token, lower);
+        scale_and_bias::<EIGHTS, SCALED>(p, row, token, &mut sums);
         if p.silu {
-            let values = [silu(upper[0]) * lower[0], silu(upper[1]) * lower[1]];
-            store_eight::<E>(p, Eight { col: row / 2, cols: p.n / 2, token }, values, || residual(0));
+            let values = sums.map(|[a, b, c, d]| [[silu(a) * c, silu(b) * d]]);
+            store_halves::<E, EIGHTS, 1>(p, Eight { col: row / 2, cols: p.n / 2, token }, values, residual);
         } else {
-            store_eight::<E>(p, Eight { col: row, cols: p.n, token }, upper, || residual(0));
-            store_eight::<E>(p, Eight { col: row + 8, cols: p.n, token }, lower, || residual(1));
+            let values = sums.map(|[a, b, c, d]| [[a, b], [c, d]]);
+            store_halves::<E, EIGHTS, 2>(p, Eight { col: row, cols: p.n, token }, values, residual);
         }
     }
 }
 
-/// Of a row and the thread's two of eight tokens.
+/// Of rows `lane / 4` and `lane / 4 + 8` behind `row`, and of each eight the thread's two tokens.
 ///
 /// # Safety
 /// As [`store`].
 #[inline(always)]
-unsafe fn scale_and_bias<const SCALED: bool>(
+unsafe fn scale_and_bias<const EIGHTS: usize, const SCALED: bool>(
     p: &Output,
     row: u32,
     token: u32,
-    mut sums: [f32; 2],
-) -> [f32; 2] {
-    if row >= p.n {
-        return sums;
-    }
-    let g_row = u64::from(row) * 4;
-    let token = token + ptx::here(ptx::lane()) % 4 * 2;
+    sums: &mut [[f32; SUMS]; EIGHTS],
+) {
+    let lane = ptx::here(ptx::lane());
+    let rows = [row + lane / 4, row + lane / 4 + 8];
+    let token = token + lane % 4 * 2;
     // SAFETY: inside of `[n]` and `[m]`.
     unsafe {
-        for i in 0..2 {
-            if SCALED && token + (i as u32) < p.m {
-                let w = f32::from_bits(ptx::ld_global_nc_b32(p.w_scales + g_row));
-                let a = ptx::ld_global_nc_b32(p.a_scales + u64::from(token + i as u32) * 4);
-                sums[i] *= f32::from_bits(a) * w;
+        if SCALED {
+            let w = rows.map(|row| ptx::ld_global_b32_if(row < p.n, p.w_scales + u64::from(row) * 4));
+            for eight in 0..EIGHTS {
+                for i in 0..SUMS {
+                    let token = token + (eight * 8 + i % 2) as u32;
+                    let a = ptx::ld_global_b32_if(token < p.m, p.a_scales + u64::from(token) * 4);
+                    sums[eight][i] *= f32::from_bits(a) * f32::from_bits(w[i / 2]);
+                }
             }
-            if p.bias != 0 {
-                sums[i] += f32::from_bits(ptx::ld_global_nc_b32(p.bias + g_row));
+        }
+        if p.bias != 0 {
+            let bias = rows.map(|row| ptx::ld_global_b32_if(row < p.n, p.bias + u64::from(row) * 4));
+            for eight in 0..EIGHTS {
+                for i in 0..SUMS {
+                    sums[eight][i] += f32::from_bits(bias[i / 2]);
+                }
             }
         }
     }
-    sums
 }
 
 /// Eight tokens by eight columns of `out`.
@@ -417,38 +456,65 @@ impl Eight {
     }
 }
 
-/// Stores a thread's two tokens of column `lane / 4` by way of its neighbours: two columns of token `lane / 4`, to which `residual` is added.
+/// Stores a thread's two tokens of column `lane / 4` of each half of each eight by way of its neighbours: two columns of token `lane / 4`, to which `residual` is
+/// added. `to` is the first half of the first eight.
 ///
 /// # Safety
 /// The whole warp calls it.
 #[inline(always)]
-unsafe fn store_eight<E: Element>(p: &Output, to: Eight, mut values: [f32; 2], residual: impl Fn() -> u32) {
+unsafe fn store_halves<E: Element, const EIGHTS: usize, const HALVES: usize>(
+    p: &Output,
+    to: Eight,
+    mut values: [[[f32; 2]; HALVES]; EIGHTS],
+    residual: impl Fn(usize, usize) -> u32,
+) {
     let lane = ptx::here(ptx::lane());
-    let (index, inside) = to.place(p);
-    // SAFETY: the caller's promise; `inside` bounds the index, which is even.
+    let at = |eight: usize, half: usize| Eight {
+        col: to.col + half as u32 * 8,
+        cols: to.cols,
+        token: to.token + eight as u32 * 8,
+    };
+    // SAFETY: the caller's promise; what is inside bounds the index, which is even.
     unsafe {
         if p.residual != 0 {
-            // Asked for in here: tested for apart, the compiler would have lanes with and without an element go separate ways to what the whole warp must do together.
-            let pair = E::unpack(ptx::movmatrix_trans(residual()));
-            values = [values[0] + pair[0], values[1] + pair[1]];
-        }
-        if p.out_f32 {
-            let (token, col) = (to.token + lane % 4 * 2, to.col + lane / 4);
-            for i in 0..2 {
-                if token + (i as u32) < p.m && col < to.cols {
-                    let index = u64::from(token + i as u32) * u64::from(p.out_stride) + u64::from(col);
-                    ptx::st_global_b32(p.out + index * 4, values[i].to_bits());
+            let mut words = [[0; HALVES]; EIGHTS];
+            for eight in 0..EIGHTS {
+                for half in 0..HALVES {
+                    words[eight][half] = residual(eight, half);
                 }
             }
-        } else {
-            let pair = ptx::movmatrix_trans(E::pack(values[0], values[1]));
-            if inside {
-                if p.mail != 0 {
+            for eight in 0..EIGHTS {
+                for half in 0..HALVES {
+                    let pair = E::unpack(ptx::movmatrix_trans(words[eight][half]));
+                    values[eight][half] = [0, 1].map(|i| values[eight][half][i] + pair[i]);
+                }
+            }
+        }
+        if p.out_f32 {
+            for eight in 0..EIGHTS {
+                for half in 0..HALVES {
+                    let to = at(eight, half);
+                    let (token, col) = (to.token + lane % 4 * 2, to.col + lane / 4);
+                    for i in 0..2 {
+                        let index = u64::from(token + i as u32) * u64::from(p.out_stride) + u64::from(col);
+                        let inside = token + (i as u32) < p.m && col < to.cols;
+                        ptx::st_global_b32_if(inside, p.out + index * 4, values[eight][half][i].to_bits());
+                    }
+                }
+            }
+            return;
+        }
+        let pairs = values.map(|halves| halves.map(|[a, b]| ptx::movmatrix_trans(E::pack(a, b))));
+        for eight in 0..EIGHTS {
+            for half in 0..HALVES {
+                let (to, pair) = (at(eight, half), pairs[eight][half]);
+                let (index, inside) = to.place(p);
+                if p.mail != 0 && inside {
                     let index = u64::from(to.token + lane / 4) * u64::from(to.cols)
                         + u64::from(to.col + lane % 4 * 2);
                     ptx::st_relaxed_gpu_u32(p.mail + index * 2, !pair);
                 }
-                ptx::st_global_b32(p.out + index * 2, pair);
+                ptx::st_global_b32_if(inside, p.out + index * 2, pair);
             }
         }
     }

@@ -44,7 +44,7 @@ pub const ROWS: u32 = 256;
 /// Bytes of a line of a tile in shared memory.
 pub const LINE_BYTES: u32 = 128;
 /// Eights of tokens whose sums are in shared memory at a time on their way to the output.
-const STASHED: u32 = 4;
+const STASHED: usize = 4;
 
 /// What a stage holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,7 +131,7 @@ impl Tile {
     }
     /// Bytes of that: of few tokens sums go there from registers.
     pub const fn stash_bytes(self) -> u32 {
-        if self.tokens > 8 * STASHED { STASHED * self.consumer_threads() * 16 } else { 0 }
+        if self.tokens > 8 * STASHED as u32 { STASHED as u32 * self.consumer_threads() * 16 } else { 0 }
     }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {

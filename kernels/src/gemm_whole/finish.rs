@@ -5,7 +5,7 @@ use crate::{
     abi::GemmWhole,
     element::Element,
     gemm_few::{
-        finish::{Output, residual_of, store_sixteen},
+        finish::{Output, residual_of, store_eights},
         layout,
     },
     ptx,
@@ -101,7 +101,7 @@ pub(super) unsafe fn finish<E: Element>(p: &GemmWhole, plan: Plan, end: End, mai
             }
         }
         if end.is_there {
-            store_sixteen::<E, false>(&output(p, mail), end.row, 0, joined, |eight| end.residual[eight]);
+            store_eights::<E, 1, false>(&output(p, mail), end.row, 0, [joined], |_, half| end.residual[half]);
         }
     }
 }

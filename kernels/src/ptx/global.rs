@@ -140,6 +140,28 @@ intrinsic! {
 }
 
 intrinsic! {
+    /// `@p ld.global.b32`: lanes whose `is_there` is false read nothing and have 0. No branch, behind which lanes might go separate ways.
+    pub fn ld_global_b32_if(is_there: bool, address: u64) -> u32 {
+        let mut v = 0;
+        asm!("{{ .reg .pred there; setp.ne.u32 there, {2}, 0; @there ld.global.b32 {0}, [{1}]; }}",
+            inout(reg32) v, in(reg64) address, in(reg32) u32::from(is_there), options(nostack));
+        v
+    } else {
+        if is_there { simt::intrinsic::ld_global::<u32>(address) } else { 0 }
+    }
+}
+
+intrinsic! {
+    /// `@p st.global.b32`: lanes whose `is_there` is false write nothing.
+    pub fn st_global_b32_if(is_there: bool, address: u64, value: u32) {
+        asm!("{{ .reg .pred there; setp.ne.u32 there, {2}, 0; @there st.global.b32 [{0}], {1}; }}",
+            in(reg64) address, in(reg32) value, in(reg32) u32::from(is_there), options(nostack));
+    } else {
+        if is_there { simt::intrinsic::st_global::<u32>(address, value) }
+    }
+}
+
+intrinsic! {
     /// `st.global.b64`.
     pub fn st_global_b64(address: u64, value: u64) {
         asm!("st.global.b64 [{}], {};", in(reg64) address, in(reg64) value, options(nostack));
