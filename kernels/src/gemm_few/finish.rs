@@ -210,6 +210,16 @@ unsafe fn join<E: Element, const AT_ONCE: usize, const SCALED: bool>(
     while first_token + eight * 8 < to.m {
         let token = first_token + eight * 8;
         let is_there = |j: usize| token + (j as u32) * 8 < to.m;
+        // On its way with the sums.
+        let mut residual = [[0; 2]; AT_ONCE];
+        if to.residual != 0 {
+            for eight in 0..AT_ONCE {
+                for half in 0..2 {
+                    // SAFETY: as below.
+                    residual[eight][half] = unsafe { residual_of(&to, row, token + eight as u32 * 8, half) };
+                }
+            }
+        }
         let mut sums = [[0.0; SUMS]; AT_ONCE];
         let mut first = 0;
         while first < p.splits {
@@ -235,9 +245,7 @@ unsafe fn join<E: Element, const AT_ONCE: usize, const SCALED: bool>(
         }
         // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
         unsafe {
-            store_eights::<E, AT_ONCE, SCALED>(&to, row, token, sums, |eight, half| {
-                residual_of(&to, row, token + eight as u32 * 8, half)
-            });
+            store_eights::<E, AT_ONCE, SCALED>(&to, row, token, sums, |eight, half| residual[eight][half]);
         }
         eight += AT_ONCE as u32;
     }
@@ -257,7 +265,8 @@ unsafe fn store<E: Element, const N: usize, const SCALED: bool>(
     // SAFETY: the caller's promise.
     unsafe {
         match (N / SUMS, plan.is_persistent()) {
-            (1..=STASHED, _) => store_in_turns::<E, N, 1, SCALED>(p, plan, item, sums),
+            (1, _) => store_in_turns::<E, N, 1, SCALED>(p, plan, item, sums),
+            (2, _) => store_in_turns::<E, N, 2, SCALED>(p, plan, item, sums),
             (16, false) => store_in_turns::<E, N, { STASHED / 2 }, SCALED>(p, plan, item, sums),
             _ => store_in_turns::<E, N, STASHED, SCALED>(p, plan, item, sums),
         }
