@@ -97,6 +97,11 @@ impl Tile {
     pub const fn producing_lanes(self) -> u32 {
         self.producers / 32
     }
+    /// Stages whose weights are asked for before the launch before is done. `a` comes behind them, and the first products wait for it: where it is no small part,
+    /// of 4 bits and many tokens, half of the ring. H200, 2026-11-30: 64 rows of 4096 x 4096 10.8 us, 11.4 with all of it; of bf16 1.5% to 2.5% slower.
+    pub const fn stages_ahead(self) -> u32 {
+        if 2 * self.a_bytes() > self.w_bytes { self.stages / 2 } else { self.stages }
+    }
     /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
         self.rows / 16

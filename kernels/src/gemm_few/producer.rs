@@ -133,13 +133,16 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
     unsafe {
         // The copies behind the wait would else fetch it from memory first: half a microsecond that nothing hides.
         ptx::prefetch_tensor_map(source.a);
-        for stage in 0..early {
+        for stage in 0..early.min(plan.stages_ahead()) {
             producer.weights(item, stage, item.first + stage);
         }
         ptx::grid_launch_dependents();
         ptx::grid_wait();
         let mut ring = Ring::new();
         for stage in 0..early {
+            if stage >= plan.stages_ahead() {
+                producer.weights(item, stage, item.first + stage);
+            }
             producer.activations(item, stage, item.first + stage);
             ring = ring.next();
         }
