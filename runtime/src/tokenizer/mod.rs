@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use bytes::TokenBytes;
 
+use crate::checkpoint::read_file;
 use crate::{Error, Result};
 
 /// Tokens of context that text after a prompt is decoded with, so that a leading space survives.
@@ -55,7 +56,7 @@ impl Tokenizer {
 
     /// The BOS token where `add_bos_token` asks for it and the tokenizer's own post-processor doesn't add it.
     fn explicit_bos(&self, path: &Path, config_bos: Option<u32>) -> Result<Option<u32>> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = read_file(path)?;
         let config: Value =
             serde_json::from_slice(&bytes).map_err(|error| Error::file(path, "contents", "JSON", error))?;
         if config.get("add_bos_token") != Some(&Value::Bool(true)) {
