@@ -90,6 +90,7 @@ fn an_encoder_is_served_as_embeddings() {
     let ids = ask("[[2, 4, 5, 6, 7, 3], [2, 1, 3], [2, 8, 3]]");
     let empty = ask(r#"[""]"#);
     let long = ask(&format!("[{:?}]", "run ".repeat(200)));
+    let pieces = ask(&format!("[{:?}]", "runs ".repeat(100)));
     let ended = Command::new("kill").arg(child.id().to_string()).status().expect("kill");
     assert!(ended.success() && child.wait().expect("an end").success());
     assert_eq!((&texts.0[..], &texts.1["usage"]["prompt_tokens"]), ("200", &12.into()), "{}", texts.1);
@@ -106,6 +107,11 @@ fn an_encoder_is_served_as_embeddings() {
     assert_eq!(empty.0, "400", "{}", empty.1);
     let error = &long.1["error"];
     assert_eq!((&long.0[..], &error["param"]), ("400", &"input".into()), "{error}");
+    // By its words, before it is made into tokens.
+    assert_eq!(error["message"], "input: expected fewer than 129 tokens, found at least 200");
+    // Words of several tokens, which only that tells.
+    let error = &pieces.1["error"];
+    assert_eq!((&pieces.0[..], &error["param"]), ("400", &"input".into()), "{error}");
     assert_eq!(error["message"], "input: expected 1 to 128 tokens (the model's context), found 202");
 }
 

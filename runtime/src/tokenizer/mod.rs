@@ -1,6 +1,7 @@
 //! Text to token ids and back, a token at a time.
 
 mod bytes;
+mod extent;
 #[cfg(test)]
 mod samples;
 mod steps;
@@ -12,6 +13,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use bytes::TokenBytes;
+pub use extent::Extent;
 
 use crate::checkpoint::read_file;
 use crate::{Error, Result};
@@ -32,6 +34,8 @@ pub struct Tokenizer {
     bytes: Option<TokenBytes>,
     /// Bytes of a text that a token stands for at most, where that can be told.
     widest: Option<usize>,
+    /// Whether each word between white space has a token at least.
+    splits_at_spaces: bool,
 }
 
 impl Tokenizer {
@@ -46,7 +50,8 @@ impl Tokenizer {
         }
         let inner = trust::read(&path)?;
         let (bytes, widest) = (TokenBytes::of(&inner), width::widest_token(&inner));
-        let mut tokenizer = Tokenizer { inner, bos: None, bytes, widest };
+        let splits_at_spaces = width::splits_at_spaces(&inner);
+        let mut tokenizer = Tokenizer { inner, bos: None, bytes, widest, splits_at_spaces };
         let config_path = dir.join("tokenizer_config.json");
         if config_path.exists() {
             tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;

@@ -1,9 +1,9 @@
 //! How much of a text one token can stand for, so that a text that can't fit is told from its length.
 
-use tokenizers::{Model, ModelWrapper, Tokenizer};
+use tokenizers::{Model, ModelWrapper, NormalizedString, Normalizer, Tokenizer};
 
 use super::bytes::byte_of;
-use super::trust::steps;
+use super::trust::{guarded, steps};
 
 /// Behind the last character of the byte-level alphabet.
 const ALPHABET_END: u32 = 324;
@@ -52,6 +52,22 @@ pub(super) fn widest_token(tokenizer: &Tokenizer) -> Option<usize> {
         widest = widest.max(added.content.len()).max(normalised);
     }
     Some(widest)
+}
+
+/// Whether each word of a normalised text has a token at least, words being what is between white space:
+/// - pre-tokenizers split there, and remove nothing else;
+/// - the model has a token for every word, be it the unknown one;
+/// - no added token is several words.
+pub(super) fn splits_at_spaces(tokenizer: &Tokenizer) -> bool {
+    let is_one_word = |content: &String| {
+        let mut normalised = NormalizedString::from(content.as_str());
+        let normalise = || tokenizer.get_normalizer().map(|normalizer| normalizer.normalize(&mut normalised));
+        let done = guarded(normalise).is_ok_and(|done| done.is_none_or(|done| done.is_ok()));
+        done && normalised.get().split_whitespace().count() <= 1
+    };
+    matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_))
+        && steps(tokenizer.get_pre_tokenizer()).split_at_spaces()
+        && tokenizer.get_added_tokens_decoder().values().all(|added| is_one_word(&added.content))
 }
 
 #[cfg(test)]
