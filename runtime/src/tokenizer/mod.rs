@@ -34,6 +34,8 @@ pub struct Tokenizer {
     bytes: Option<TokenBytes>,
     /// Bytes of a text that a token stands for at most, where that can be told.
     widest: Option<usize>,
+    /// The same of a text that Unicode's forms were applied to, where nothing else is.
+    widest_normalised: Option<usize>,
     /// Whether each word between white space has a token at least.
     splits_at_spaces: bool,
 }
@@ -50,8 +52,10 @@ impl Tokenizer {
         }
         let inner = trust::read(&path)?;
         let (bytes, widest) = (TokenBytes::of(&inner), width::widest_token(&inner));
-        let splits_at_spaces = width::splits_at_spaces(&inner);
-        let mut tokenizer = Tokenizer { inner, bos: None, bytes, widest, splits_at_spaces };
+        let (widest_normalised, splits_at_spaces) =
+            (width::widest_under_forms(&inner), width::splits_at_spaces(&inner));
+        let mut tokenizer =
+            Tokenizer { inner, bos: None, bytes, widest, widest_normalised, splits_at_spaces };
         let config_path = dir.join("tokenizer_config.json");
         if config_path.exists() {
             tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;

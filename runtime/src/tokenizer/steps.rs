@@ -57,6 +57,11 @@ impl Steps {
         })
     }
 
+    /// Whether they are Unicode's forms and nothing else.
+    pub fn are_forms(&self) -> bool {
+        self.0.iter().all(|step| matches!(kind(step), "NFC" | "NFD" | "NFKC" | "NFKD"))
+    }
+
     /// Whether they split a text at white space, and do nothing that could take a word away.
     pub fn split_at_spaces(&self) -> bool {
         let at_spaces = ["BertPreTokenizer", "Whitespace", "WhitespaceSplit"];
