@@ -81,8 +81,8 @@ pub(crate) fn check_model(fields: &mut Fields, app: &App) -> ApiResult<()> {
     Err(ApiError { status: axum::http::StatusCode::NOT_FOUND, ..error.with_code("model_not_found") })
 }
 
-/// Measures texts before they are made into tokens, and refuses what can't be: more than `most_bytes` of all of them once they're normalised, or
-/// a text that has `end` tokens or more however it's made into them. Returns the bytes to take a turn for: before or after, whichever are more.
+/// Measures texts before they are made into tokens, and refuses what can't be: more than `most_bytes` of all of them while they are normalised,
+/// or a text that has `end` tokens or more however it's made into them. Returns the bytes to take a turn for.
 pub(crate) fn check_texts<'t>(
     field: &str,
     texts: impl Iterator<Item = &'t str>,
@@ -90,20 +90,22 @@ pub(crate) fn check_texts<'t>(
     end: usize,
     most_bytes: usize,
 ) -> ApiResult<usize> {
-    let (mut bytes, mut normalised) = (0, 0);
+    let mut bytes = 0;
     for text in texts {
-        bytes += text.len();
-        let Some(tokenizer) = tokenizer else { continue };
+        let Some(tokenizer) = tokenizer else {
+            bytes += text.len();
+            continue;
+        };
         check_least(field, tokenizer.least_tokens(text.len()), end)?;
-        let extent = tokenizer.extent(text, most_bytes - normalised).map_err(|error| at(field, error))?;
+        let extent = tokenizer.extent(text, most_bytes - bytes).map_err(|error| at(field, error))?;
         check_least(field, extent.least_tokens, end)?;
-        normalised += extent.bytes;
-        if normalised > most_bytes {
-            let expected = format!("text of at most {most_bytes} bytes once the tokenizer has normalised it");
+        bytes += extent.bytes;
+        if bytes > most_bytes {
+            let expected = format!("text of at most {most_bytes} bytes while the tokenizer normalises it");
             return Err(ApiError::field(field, expected, "more"));
         }
     }
-    Ok(bytes.max(normalised))
+    Ok(bytes)
 }
 
 fn check_least(field: &str, least_tokens: usize, end: usize) -> ApiResult<()> {
