@@ -37,6 +37,12 @@ impl Machine {
     pub fn is_cpu(&self) -> bool {
         self.driver == "none"
     }
+
+    /// What stands beside every figure: the driver where there is one, the commit, the date.
+    pub fn origin(&self, commit: &str, date: &str) -> String {
+        let driver = if self.is_cpu() { String::new() } else { format!("driver {}, ", self.driver) };
+        format!("{driver}commit {commit}, {date}")
+    }
 }
 
 /// The version of NVIDIA's driver, if `nvidia-smi` answers.
@@ -164,6 +170,16 @@ mod tests {
         assert_eq!(date_time(951_782_399), "2000-02-28T23:59:59Z");
         assert_eq!(date_time(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(date_time(1_798_761_599), "2026-12-31T23:59:59Z");
+    }
+
+    #[test]
+    fn a_cpu_has_no_driver_to_tell_of() {
+        let of = |driver: &str| {
+            let machine = Machine { driver: driver.into(), ..Machine::default() };
+            machine.origin("abc", "today")
+        };
+        assert_eq!(of("580.1"), "driver 580.1, commit abc, today");
+        assert_eq!(of("none"), "commit abc, today");
     }
 
     #[test]

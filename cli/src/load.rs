@@ -29,6 +29,11 @@ pub fn model_dir(asked: Option<&PathBuf>) -> Result<PathBuf, Failure> {
     Ok(dir)
 }
 
+/// What a page calls the model: the folder as the user gave it.
+pub fn model_name(asked: Option<&PathBuf>) -> String {
+    asked.map_or("the bundled demo model".to_string(), |dir| dir.display().to_string())
+}
+
 /// The demo model's folder.
 pub fn default_model_dir() -> PathBuf {
     bundled(DEMO)

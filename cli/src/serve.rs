@@ -1,5 +1,5 @@
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -80,8 +80,11 @@ fn renderer() -> Result<Vec<OsString>, Failure> {
 
 /// What the server's processes do that render chats.
 pub fn render_chats() -> Result<ExitCode, Failure> {
-    tilewright_server::render_chats()?;
-    Ok(ExitCode::SUCCESS)
+    match tilewright_server::render_chats() {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::BrokenPipe),
+        Err(error) => Err(Failure::Message(error.to_string())),
+    }
 }
 
 /// A decoder behind an engine, and its device.

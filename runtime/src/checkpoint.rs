@@ -1,5 +1,6 @@
 //! Tensors of a safetensors checkpoint, one file or sharded, mapped into memory.
 
+mod file;
 mod header;
 mod integers;
 mod random;
@@ -12,6 +13,9 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use tilewright_host::DType;
+
+pub(crate) use file::open_file;
+pub use file::read_file;
 
 use crate::{Error, Result};
 
@@ -227,7 +231,7 @@ impl Checkpoint {
     }
 
     fn add_shard(&mut self, path: &Path) -> Result<()> {
-        let file = std::fs::File::open(path).map_err(Error::io(path))?;
+        let file = open_file(path)?;
         // SAFETY: the mapping is read-only and private to us; a checkpoint that another process rewrites while it's being
         // loaded is outside of what a loader can guard against, as with every program that maps its weights.
         let bytes = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
@@ -252,7 +256,7 @@ impl Checkpoint {
         struct Index {
             weight_map: BTreeMap<String, String>,
         }
-        let text = std::fs::read(index_path).map_err(Error::io(index_path))?;
+        let text = read_file(index_path)?;
         let index: Index = serde_json::from_slice(&text)
             .map_err(|error| Error::file(index_path, "contents", "JSON with a weight_map", error))?;
         let mut files: Vec<&String> = index.weight_map.values().collect();

@@ -32,6 +32,9 @@ pub enum ServeError {
         /// What was expected and found.
         message: String,
     },
+    /// A file of the checkpoint can't be read.
+    #[error(transparent)]
+    Checkpoint(#[from] tilewright::Error),
     /// The address can't be listened at, or the process can't be told to end.
     #[error("{what}: {source}")]
     Io {

@@ -12,7 +12,7 @@ use crate::error::{ApiError, ApiResult};
 use crate::fields::{Fields, shown};
 use crate::job::Job;
 use crate::reply::{Kind, Reply};
-use crate::request::{Common, HARMLESS, Refused, check_length, is_off, max_tokens};
+use crate::request::{Common, HARMLESS, Refused, at, check_texts, is_off, max_tokens};
 use crate::template::{Conversation, Message};
 
 /// Roles that a message may have.
@@ -57,8 +57,10 @@ pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> A
     let template = &app.generator()?.template;
     let rendered = tokio::time::timeout_at(deadline.into(), template.render(&chat.conversation)).await;
     let text = rendered.unwrap_or_else(|_| Err(ApiError::timed_out(app.limits().request_time.as_secs())))?;
-    check_text(&app, &text)?;
-    let (text_bytes, shared) = (text.len(), app.clone());
+    let shared = app.clone();
+    let checking = move || check_text(&shared, &text).map(|text_bytes| (text, text_bytes));
+    let (text, text_bytes) = super::http::blocking(checking).await?;
+    let shared = app.clone();
     let encoding = move || chat.encode(&shared, &text).map(|()| chat);
     let Chat { request, stream, reply, .. } =
         super::http::tokenising(&app, text_bytes, deadline, encoding).await?;
@@ -93,8 +95,8 @@ fn read(app: &Arc<App>, body: &[u8]) -> ApiResult<Chat> {
     Ok(Chat { conversation, request, asked: newer.or(older), stream, reply })
 }
 
-/// Refuses what a chat became, where that is longer than a body may be or than a context.
-fn check_text(app: &App, text: &str) -> ApiResult<()> {
+/// Refuses what a chat became, where that is longer than a body may be or than a context. Returns the bytes to take a turn for.
+fn check_text(app: &App, text: &str) -> ApiResult<usize> {
     let most = app.limits().body_bytes;
     if text.len() > most {
         let expected = format!("a chat whose prompt has at most {most} bytes");
@@ -102,7 +104,7 @@ fn check_text(app: &App, text: &str) -> ApiResult<()> {
     }
     let generator = app.generator()?;
     let tokenizer = generator.require_tokenizer("messages")?;
-    check_length("messages", text, Some(tokenizer), generator.context())
+    check_texts("messages", std::iter::once(text), Some(tokenizer), generator.context(), most)
 }
 
 impl Chat {
@@ -115,12 +117,7 @@ impl Chat {
             true => tokenizer.encode_plain(text),
             false => tokenizer.encode(text),
         };
-        let prompt = encoded.map_err(|error| match error {
-            tilewright::Error::Request { expected, found, .. } => {
-                ApiError::field("messages", expected, found)
-            }
-            other => other.into(),
-        })?;
+        let prompt = encoded.map_err(|error| at("messages", error))?;
         if prompt.is_empty() {
             return Err(ApiError::field("messages", "a chat that becomes at least one token", "none"));
         }

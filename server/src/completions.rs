@@ -13,7 +13,7 @@ use crate::fields::{Fields, shown};
 use crate::job::Job;
 use crate::judge::judge;
 use crate::reply::{Echo, Judged, Kind, Reply};
-use crate::request::{Common, HARMLESS, Refused, check_length, is_off, max_tokens};
+use crate::request::{Common, HARMLESS, Refused, check_texts, is_off, max_tokens};
 
 /// Tokens of an answer where a request doesn't say.
 const DEFAULT_TOKENS: usize = 16;
@@ -33,6 +33,8 @@ struct Asked {
     /// Without its prompt and length.
     request: Request,
     prompts: Vec<Given>,
+    /// Bytes of text among them, as turns are taken for them.
+    text_bytes: usize,
     max_tokens: Option<i64>,
     echo: bool,
     logprobs: bool,
@@ -55,11 +57,7 @@ struct Completion {
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
     let shared = app.clone();
     let asked = super::http::blocking(move || read(&shared, &body)).await?;
-    let text_bytes = asked.prompts.iter().map(|prompt| match prompt {
-        Given::Text(text) => text.len(),
-        Given::Ids(_) => 0,
-    });
-    let (text_bytes, shared) = (text_bytes.sum(), app.clone());
+    let (text_bytes, shared) = (asked.text_bytes, app.clone());
     let encode = move || encode_all(&shared, asked);
     let completion = super::http::tokenising(&app, text_bytes, deadline, encode).await?;
     let Completion { requests, generates, echo, texts, stream, mut reply } = completion;
@@ -103,13 +101,14 @@ fn read(app: &App, body: &[u8]) -> ApiResult<Asked> {
     if max_tokens == Some(0) && !echo {
         return Err(ApiError::field("max_tokens", "at least 1 without echo", "0"));
     }
-    for prompt in &prompts {
-        if let Given::Text(text) = prompt {
-            check_length("prompt", text, generator.model().tokenizer(), prompt_end(generator, max_tokens))?;
-        }
-    }
+    let texts = prompts.iter().filter_map(|prompt| match prompt {
+        Given::Text(text) => Some(text.as_str()),
+        Given::Ids(_) => None,
+    });
+    let (tokenizer, end) = (generator.model().tokenizer(), prompt_end(generator, max_tokens));
+    let text_bytes = check_texts("prompt", texts, tokenizer, end, limits.body_bytes)?;
     let logprobs = logprobs.is_some();
-    Ok(Asked { request, prompts, max_tokens, echo, logprobs, stream, include_usage })
+    Ok(Asked { request, prompts, text_bytes, max_tokens, echo, logprobs, stream, include_usage })
 }
 
 /// Tokens that a prompt must have fewer of: one that is only judged may fill the context.
@@ -119,7 +118,7 @@ fn prompt_end(generator: &Generator, max_tokens: Option<i64>) -> usize {
 
 fn encode_all(app: &Arc<App>, asked: Asked) -> ApiResult<Completion> {
     let generator = app.generator()?;
-    let Asked { request, prompts, max_tokens: asked, echo, logprobs, stream, include_usage } = asked;
+    let Asked { request, prompts, max_tokens: asked, echo, logprobs, stream, include_usage, .. } = asked;
     let generates = asked != Some(0);
     let context = prompt_end(generator, asked);
     let mut requests = Vec::with_capacity(prompts.len());

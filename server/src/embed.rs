@@ -1,5 +1,6 @@
 //! The seam for models that embed, and the runtime's own in it.
 
+use tilewright::tokenizer::Tokenizer;
 use tilewright::{EmbedOptions, Embedder};
 
 use crate::app::IDS_ALONE;
@@ -27,6 +28,12 @@ pub trait Embed: Send + Sync {
     /// Numbers a vector.
     fn dimensions(&self) -> usize;
 
+    /// What makes its texts into tokens, and how many of those a text may have: texts that are longer in any case are refused before
+    /// [`Embed::embed`] sees them. Unless told otherwise, none is.
+    fn measures(&self) -> Option<(&Tokenizer, usize)> {
+        None
+    }
+
     /// A vector for each input, in their order.
     ///
     /// # Errors
@@ -37,6 +44,10 @@ pub trait Embed: Send + Sync {
 impl Embed for Embedder {
     fn dimensions(&self) -> usize {
         self.dims()
+    }
+
+    fn measures(&self) -> Option<(&Tokenizer, usize)> {
+        Some((self.tokenizer()?, self.context()))
     }
 
     fn embed(&self, inputs: &[EmbedInput]) -> tilewright::Result<Vec<Embedded>> {

@@ -14,24 +14,22 @@ use crate::completions::token_ids;
 use crate::embed::EmbedInput;
 use crate::error::{ApiError, ApiResult, json_response};
 use crate::fields::{Fields, shown};
-use crate::request::{HARMLESS, check_model};
+use crate::request::{HARMLESS, at, check_model, check_texts};
 
 const FORMS: &str = "text, an array of texts, an array of token ids, or an array of those";
 
 /// Texts that can be embedded.
 struct Asked {
     inputs: Vec<EmbedInput>,
+    /// Bytes of text among them, as turns are taken for them.
+    text_bytes: usize,
     as_base64: bool,
 }
 
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
     let shared = app.clone();
     let asked = super::http::blocking(move || read(&shared, &body)).await?;
-    let text_bytes = asked.inputs.iter().map(|input| match input {
-        EmbedInput::Text(text) => text.len(),
-        EmbedInput::Ids(_) => 0,
-    });
-    let (text_bytes, shared) = (text_bytes.sum(), app.clone());
+    let (text_bytes, shared) = (asked.text_bytes, app.clone());
     super::http::tokenising(&app, text_bytes, deadline, move || embed(&shared, asked)).await
 }
 
@@ -53,14 +51,19 @@ fn read(app: &App, body: &[u8]) -> ApiResult<Asked> {
         return Err(ApiError::unsupported("dimensions", &dimensions.to_string()));
     }
     fields.finish(HARMLESS, &[])?;
-    Ok(Asked { inputs, as_base64 })
+    let texts = inputs.iter().filter_map(|input| match input {
+        EmbedInput::Text(text) => Some(text.as_str()),
+        EmbedInput::Ids(_) => None,
+    });
+    let (tokenizer, context) = embedder.measures().unzip();
+    // A text may fill the context.
+    let end = context.map_or(usize::MAX, |context| context + 1);
+    let text_bytes = check_texts("input", texts, tokenizer, end, app.limits().body_bytes)?;
+    Ok(Asked { inputs, text_bytes, as_base64 })
 }
 
-fn embed(app: &App, Asked { inputs, as_base64 }: Asked) -> ApiResult<Response> {
-    let embedded = app.embedder()?.embed(&inputs).map_err(|error| match error {
-        tilewright::Error::Request { expected, found, .. } => ApiError::field("input", expected, found),
-        other => other.into(),
-    })?;
+fn embed(app: &App, Asked { inputs, as_base64, .. }: Asked) -> ApiResult<Response> {
+    let embedded = app.embedder()?.embed(&inputs).map_err(|error| at("input", error))?;
     let tokens: usize = embedded.iter().map(|one| one.tokens).sum();
     let told: Vec<Value> = embedded
         .iter()

@@ -81,20 +81,47 @@ pub(crate) fn check_model(fields: &mut Fields, app: &App) -> ApiResult<()> {
     Err(ApiError { status: axum::http::StatusCode::NOT_FOUND, ..error.with_code("model_not_found") })
 }
 
-/// Refuses a text that is longer than a context however it's made into tokens, before it is.
-pub(crate) fn check_length(
+/// Measures texts before they are made into tokens, and refuses what can't be: more than `most_bytes` of all of them while they are normalised,
+/// or a text that has `end` tokens or more however it's made into them. Returns the bytes to take a turn for.
+pub(crate) fn check_texts<'t>(
     field: &str,
-    text: &str,
+    texts: impl Iterator<Item = &'t str>,
     tokenizer: Option<&Tokenizer>,
-    context: usize,
-) -> ApiResult<()> {
-    match tokenizer.map_or(0, |tokenizer| tokenizer.least_tokens(text.len())) {
-        least if least < context => Ok(()),
-        least => {
-            let expected = format!("fewer than {context} tokens");
-            let error = ApiError::field(field, expected, format!("at least {least}"));
-            Err(error.with_code("context_length_exceeded"))
+    end: usize,
+    most_bytes: usize,
+) -> ApiResult<usize> {
+    let mut bytes = 0;
+    for text in texts {
+        let Some(tokenizer) = tokenizer else {
+            bytes += text.len();
+            continue;
+        };
+        check_least(field, tokenizer.least_tokens(text.len()), end)?;
+        let extent = tokenizer.extent(text, most_bytes - bytes).map_err(|error| at(field, error))?;
+        check_least(field, extent.least_tokens, end)?;
+        bytes += extent.bytes;
+        if bytes > most_bytes {
+            let expected = format!("text of at most {most_bytes} bytes while the tokenizer normalises it");
+            return Err(ApiError::field(field, expected, "more"));
         }
+    }
+    Ok(bytes)
+}
+
+fn check_least(field: &str, least_tokens: usize, end: usize) -> ApiResult<()> {
+    if least_tokens < end {
+        return Ok(());
+    }
+    let error =
+        ApiError::field(field, format!("fewer than {end} tokens"), format!("at least {least_tokens}"));
+    Err(error.with_code("context_length_exceeded"))
+}
+
+/// What the runtime refused, by the name of the request's field.
+pub(crate) fn at(field: &str, error: tilewright::Error) -> ApiError {
+    match error {
+        tilewright::Error::Request { expected, found, .. } => ApiError::field(field, expected, found),
+        other => other.into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -30,6 +30,8 @@ const TIDY_EVERY: Duration = Duration::from_secs(5);
 /// Looks at an engine whose requests are gone, and the time between two: a step may take a while.
 const SETTLING_LOOKS: usize = 1000;
 const SETTLING_PAUSE: Duration = Duration::from_millis(5);
+/// Time at most for what a thread does that nobody waits for any more: texts that are made into tokens, prompts that are judged.
+const ABANDONED_TIME: Duration = Duration::from_secs(5);
 /// Threads that read requests and judge prompts.
 pub(crate) const BLOCKING_THREADS: usize = 64;
 
@@ -120,7 +122,7 @@ async fn settled(engine: &Engine) -> EngineStats {
 }
 
 /// Serves at an address until the process is told to end (SIGTERM, or an interrupt); told again, it ends at once. `bound` hears the
-/// address once connections are taken.
+/// address once connections are taken. What a thread still does when the time to finish is over ends with the process: it is not waited for.
 ///
 /// # Errors
 /// An address that can't be listened at.
@@ -135,15 +137,21 @@ pub fn run(
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.enable_all().max_blocking_threads(BLOCKING_THREADS).build();
     let runtime = runtime.map_err(io("the server's threads".into()))?;
+    let drain_time = server.app.limits().drain_time;
+    let mut ends_by = None;
     let stats = runtime.block_on(async {
         let listener = TcpListener::bind(address).await.map_err(io(address.to_string()))?;
         let told = told_to_end().map_err(io("signals".into()))?;
         let local = listener.local_addr().map_err(io(address.to_string()))?;
         bound(local);
-        Ok(server.serve(listener, told).await)
+        let end = async {
+            told.await;
+            ends_by = Some(Instant::now() + drain_time);
+        };
+        Ok(server.serve(listener, end).await)
     });
-    // A prompt that is still being judged is nobody's any more.
-    runtime.shutdown_timeout(Duration::from_secs(5));
+    let left = ends_by.map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
+    runtime.shutdown_timeout(left.min(ABANDONED_TIME));
     stats
 }
 

@@ -32,10 +32,6 @@ pub fn page(report: &Report) -> Result<String> {
         (false, false) => "Side by side",
     };
     let title = format!("{what} on {}", escaped(&machine.device));
-    let driver = match machine.is_cpu() {
-        true => "Commit".to_string(),
-        false => format!("Driver {}, commit", escaped(&machine.driver)),
-    };
     push(
         &mut page,
         &format!(
@@ -45,9 +41,8 @@ pub fn page(report: &Report) -> Result<String> {
     push(
         &mut page,
         &format!(
-            "<p>{driver} {}, {}. Peers: {}. Medians; inputs random{}.</p>\n<ul>\n",
-            escaped(&report.commit),
-            escaped(&report.date),
+            "<p>Measured with {}. Peers: {}. Medians; inputs random{}.</p>\n<ul>\n",
+            escaped(&machine.origin(&report.commit, &report.date)),
             if alone { "none".into() } else { escaped(&report.peers.join(", ")) },
             caches(report),
         ),

@@ -4,10 +4,7 @@ use crate::cells::Mode;
 /// The report as text: the machine, the ceilings, a line a timing.
 pub fn table(report: &Report) -> String {
     let machine = &report.machine;
-    let mut lines = vec![format!(
-        "{}, driver {}, commit {}, {}",
-        machine.device, machine.driver, report.commit, report.date
-    )];
+    let mut lines = vec![format!("{}, {}", machine.device, machine.origin(&report.commit, &report.date))];
     for ceiling in &report.ceilings {
         let unit = if ceiling.limit == Limit::Bandwidth { "TB/s" } else { "TFLOP/s" };
         lines.push(format!(

@@ -9,7 +9,7 @@ use tilewright_benches::cpu::read_rate;
 use tilewright_benches::report::{EndToEnd, Limit, Report};
 
 use super::BenchArgs;
-use crate::load::model_dir;
+use crate::load::{model_dir, model_name};
 use crate::output::Failure;
 
 /// Sequences served at a time.
@@ -20,7 +20,7 @@ pub fn measure(args: &BenchArgs, report: &Report) -> Result<Vec<EndToEnd>, Failu
     let dir = model_dir(args.model.as_ref())?;
     let choice = if report.machine.is_cpu() { DeviceChoice::Cpu } else { args.device };
     let model = Model::load(&dir, choice)?;
-    let name = if args.model.is_some() { dir.display().to_string() } else { "the demo model".to_string() };
+    let name = model_name(args.model.as_ref());
     let profile = profile(report);
     let context = model.config().context;
     let (prompt, answer) = if args.quick { (32, 8) } else { (512, 128) };

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use serde::Serialize;
 use tilewright::DeviceChoice;
 use tilewright::ladder::{Claim, Ladder, LadderOptions, Rung, measure};
+use tilewright_benches::machine::{Machine, commit, driver_version, now};
 
-use crate::load::{default_draft_dir, model_dir};
+use crate::load::{default_draft_dir, model_dir, model_name};
 use crate::output::{Failure, check_writable, print_json, print_line, write_file};
 
 #[derive(Debug, Args)]
@@ -42,16 +44,54 @@ pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
         quick: args.quick,
     };
     check_writable(args.html.as_deref())?;
+    let (commit, date) = (commit(None), now());
     let ladder = measure(&options, &mut |what| eprintln!("measuring: {what}"))?;
+    let report = Report::new(ladder, commit, date);
+    let model = model_name(args.model.as_ref());
     if let Some(path) = &args.html {
-        write_file(path, &page::page(&ladder)?)?;
+        write_file(path, &page::page(&report, &model)?)?;
     }
     if args.json {
-        print_json(&ladder)?;
+        print_json(&report)?;
     } else {
-        print_line(&in_words(&ladder))?;
+        print_line(&in_words(&report, &model))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What was measured, and on what and when.
+#[derive(Serialize)]
+struct Report {
+    /// As `bench` calls it: a CPU's is "none".
+    driver: String,
+    commit: String,
+    /// When it began, UTC.
+    date: String,
+    #[serde(flatten)]
+    ladder: Ladder,
+}
+
+impl Report {
+    fn new(ladder: Ladder, commit: String, date: String) -> Report {
+        let driver = match device_name(&ladder) {
+            CPU => "none".to_string(),
+            _ => driver_version().unwrap_or_else(|| "unknown".into()),
+        };
+        Report { driver, commit, date, ladder }
+    }
+
+    fn origin(&self) -> String {
+        let machine = Machine { driver: self.driver.clone(), ..Machine::default() };
+        machine.origin(&self.commit, &self.date)
+    }
+}
+
+/// The name of what isn't a GPU.
+const CPU: &str = "CPU";
+
+/// What a heading has room for of the device's description.
+fn device_name(ladder: &Ladder) -> &str {
+    ladder.device.split(", ").next().unwrap_or(&ladder.device)
 }
 
 /// What a reader needs who divides one figure by the other.
@@ -66,9 +106,14 @@ fn measured(rung: &Rung) -> String {
     }
 }
 
-fn in_words(ladder: &Ladder) -> String {
-    let mut lines =
-        vec![format!("{}; {}{}", ladder.device, ladder.model.display(), trial(ladder)), String::new()];
+fn in_words(report: &Report, model: &str) -> String {
+    let ladder = &report.ladder;
+    let mut lines = vec![
+        ladder.device.clone(),
+        report.origin(),
+        format!("model: {model}{}", trial(ladder)),
+        String::new(),
+    ];
     let width = |of: &dyn Fn(&Rung) -> usize| ladder.rungs.iter().map(of).max().unwrap_or(0);
     let (names, claims) = (width(&|rung| rung.name.len()), width(&|rung| rung.claim.len()));
     lines.push(format!("{:names$}  {:claims$}  {:>9}  verdict", "", "claim", "measured"));

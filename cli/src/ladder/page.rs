@@ -1,9 +1,9 @@
 use std::fmt::Write;
 
-use tilewright::ladder::{Claim, Ladder, Rung, Verdict};
+use tilewright::ladder::{Claim, Rung, Verdict};
 use tilewright_benches::report::{Ratio, escaped, ratios};
 
-use super::{ROUNDS, measured, trial};
+use super::{CPU, ROUNDS, Report, device_name, measured, trial};
 use crate::output::Failure;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#24292f}\
@@ -13,7 +13,8 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em a
     .met{color:#1a7f37}.partly{color:#9a6700}.not_here{color:#57606a}small{color:#57606a}";
 
 /// The ladder as one page that needs nothing beside it.
-pub fn page(ladder: &Ladder) -> Result<String, Failure> {
+pub(super) fn page(report: &Report, model: &str) -> Result<String, Failure> {
+    let ladder = &report.ladder;
     let bar = |rung: &Rung| match (rung.limits, rung.measured) {
         (Claim::Times { from, to }, Some(measured)) => {
             Some(Ratio { name: rung.name.to_string(), from, to, measured })
@@ -21,13 +22,19 @@ pub fn page(ladder: &Ladder) -> Result<String, Failure> {
         _ => None,
     };
     let bars: Vec<Ratio> = ladder.rungs.iter().filter_map(bar).collect();
-    let title = format!("What each optimisation is worth on {}", ladder.device);
+    let name = match device_name(ladder) {
+        CPU => "a CPU",
+        name => name,
+    };
+    let title = format!("What each optimisation is worth on {name}");
     let chart = ratios("Times gained: measured, and the claim as a band", &bars)
         .map_err(|error| Failure::Message(error.to_string()))?;
     let mut page = format!(
-        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>Model {1}{2}; {3:.0} s.</p>\n{chart}\n<p>{ROUNDS}</p>\n<table>\n<tr><th>what<th>claim<th>measured<th>verdict<th>of what</tr>\n",
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>{1}; {2}.<br>Model: {3}{4}; {5:.0} s.</p>\n{chart}\n<p>{ROUNDS}</p>\n<table>\n<tr><th>what<th>claim<th>measured<th>verdict<th>of what</tr>\n",
         escaped(&title),
-        escaped(&ladder.model.display().to_string()),
+        escaped(&ladder.device),
+        escaped(&report.origin()),
+        escaped(model),
         trial(ladder),
         ladder.seconds,
     );

@@ -11,7 +11,7 @@ use tilewright::plan::{
     Given, Goal, KvFormat, Plan, PlanRequest, WeightFormat, device, plan, preset, presets,
 };
 
-use crate::load::demo_config;
+use crate::load::{demo_config, model_name};
 use crate::output::{Failure, print_json, print_line};
 
 #[derive(Debug, Args)]
@@ -87,10 +87,11 @@ fn shape(args: &PlanArgs) -> Result<(String, ModelConfig), Failure> {
     if let Some(path) = &args.config {
         return Ok((path.display().to_string(), ModelConfig::read(path)?));
     }
-    match &args.model {
-        Some(dir) => Ok((dir.display().to_string(), ModelConfig::load(dir)?)),
-        None => Ok(("the demo model".to_string(), demo_config()?)),
-    }
+    let config = match &args.model {
+        Some(dir) => ModelConfig::load(dir)?,
+        None => demo_config()?,
+    };
+    Ok((model_name(args.model.as_ref()), config))
 }
 
 fn request(args: &PlanArgs) -> PlanRequest {

@@ -47,6 +47,12 @@ fn levels(device: &DeviceProfile) -> String {
     ] {
         parts.extend(bytes.map(|bytes| format!("{what} {}", binary(bytes))));
     }
+    // Of sizes with one rate the largest.
+    let faster = device.read_again.windows(2).filter(|two| two[0].bytes_per_second > two[1].bytes_per_second);
+    parts.extend(faster.map(|two| {
+        let (bytes, rate) = (binary(two[0].bytes), rate(two[0].bytes_per_second, "B/s"));
+        format!("the same {bytes} again and again at {rate}")
+    }));
     match device.kind {
         DeviceKind::Cpu => {
             parts.push(format!("{} threads", device.units));

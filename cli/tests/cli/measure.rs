@@ -18,6 +18,12 @@ fn the_ladder_measures_every_claim_and_draws_them() {
         assert!(page.contains(rung["name"].as_str().expect("a name")), "{rung}");
     }
     assert!(page.contains("<svg") && !page.contains("src=") && !page.contains("href="));
+    // What it was measured on stands under a heading of one line.
+    let (commit, date) = (ladder["commit"].as_str().expect("one"), ladder["date"].as_str().expect("one"));
+    assert!(date.starts_with("20") && date.ends_with('Z') && ladder["driver"] == "none", "{date}");
+    assert!(page.contains(&format!("; commit {commit}, {date}.")) && !page.contains("driver"), "{page}");
+    assert!(page.contains("<h1>What each optimisation is worth on a CPU</h1>"), "{page}");
+    assert!(page.contains("Model: the bundled demo model") && !page.contains("models/demo/target"), "{page}");
 }
 
 #[test]

@@ -77,6 +77,25 @@ fn what_is_missing_is_named() {
     copy.refused(&["tokenizer: expected tokenizer.json, or a prompt of token ids"]);
 }
 
+#[cfg(unix)]
+#[test]
+fn files_without_an_end_are_refused() {
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"] {
+        let copy = Copy::new();
+        let path = copy.file(name);
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink("/dev/zero", &path).expect("linked");
+        let expected = ": type: expected a regular file, or a link to one, found ";
+        copy.refused(&[&format!("{name}{expected}a device")]);
+        std::fs::remove_file(&path).expect("removed");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+        copy.refused(&[&format!("{name}{expected}a pipe")]);
+        // As caches of downloads have them.
+        std::fs::remove_file(&path).expect("removed");
+        std::os::unix::fs::symlink(workspace("models/demo/draft").join(name), &path).expect("linked");
+    }
+}
+
 #[test]
 fn damaged_checkpoints_are_refused() {
     let copy = Copy::new();

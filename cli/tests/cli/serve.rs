@@ -3,8 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json as value};
+use tempfile::TempDir;
 
 use crate::common::{assert_refused, bert_of_words, json, workspace};
 
@@ -90,6 +92,7 @@ fn an_encoder_is_served_as_embeddings() {
     let ids = ask("[[2, 4, 5, 6, 7, 3], [2, 1, 3], [2, 8, 3]]");
     let empty = ask(r#"[""]"#);
     let long = ask(&format!("[{:?}]", "run ".repeat(200)));
+    let pieces = ask(&format!("[{:?}]", "runs ".repeat(100)));
     let ended = Command::new("kill").arg(child.id().to_string()).status().expect("kill");
     assert!(ended.success() && child.wait().expect("an end").success());
     assert_eq!((&texts.0[..], &texts.1["usage"]["prompt_tokens"]), ("200", &12.into()), "{}", texts.1);
@@ -106,7 +109,51 @@ fn an_encoder_is_served_as_embeddings() {
     assert_eq!(empty.0, "400", "{}", empty.1);
     let error = &long.1["error"];
     assert_eq!((&long.0[..], &error["param"]), ("400", &"input".into()), "{error}");
+    // By its words, before it is made into tokens.
+    assert_eq!(error["message"], "input: expected fewer than 129 tokens, found at least 200");
+    // Words of several tokens, which only that tells.
+    let error = &pieces.1["error"];
+    assert_eq!((&pieces.0[..], &error["param"]), ("400", &"input".into()), "{error}");
     assert_eq!(error["message"], "input: expected 1 to 128 tokens (the model's context), found 202");
+}
+
+/// Makes a text into tokens in the square of its length: each letter looks at all behind it.
+fn slow_tokenizer() -> TempDir {
+    let dir = tempfile::tempdir().expect("a folder");
+    let demo = workspace("models/demo/draft");
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(demo.join(file), dir.path().join(file)).expect("copied");
+    }
+    let file = std::fs::read(demo.join("tokenizer.json")).expect("read");
+    let mut file: Value = serde_json::from_slice(&file).expect("JSON");
+    let looks = value!({ "type": "Split", "pattern": { "Regex": "a(?=a*)" }, "behavior": "Isolated", "invert": false });
+    // Under it no text is refused by its length, as it may take characters away.
+    file["normalizer"] = value!({ "type": "Lowercase" });
+    file["pre_tokenizer"] = value!({ "type": "Sequence", "pretokenizers": [looks, file["pre_tokenizer"]] });
+    std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).expect("written");
+    dir
+}
+
+#[test]
+fn the_time_to_finish_holds_for_texts_that_become_tokens() {
+    let slow = slow_tokenizer();
+    let path = slow.path().to_str().expect("UTF-8");
+    let (mut child, _stderr, address) = start(&["-m", path, "--drain-timeout", "1"]);
+    let body = format!(r#"{{"prompt": "{}"}}"#, "a".repeat(400_000));
+    let mut connection = TcpStream::connect(&address).expect("a connection");
+    let length = body.len();
+    write!(
+        connection,
+        "POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .expect("sent");
+    // It is under way by then.
+    std::thread::sleep(Duration::from_secs(1));
+    let told = Instant::now();
+    assert!(Command::new("kill").arg(child.id().to_string()).status().expect("kill").success());
+    assert!(child.wait().expect("an end").success());
+    let took = told.elapsed();
+    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&took), "{took:?}");
 }
 
 #[test]

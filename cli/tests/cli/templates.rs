@@ -308,3 +308,22 @@ fn a_template_that_repeats_a_chat_has_the_bounds_of_a_body() {
         assert!(message.starts_with(said), "{message}");
     }
 }
+
+#[test]
+fn what_is_no_servers_input_is_called_input() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("input");
+    let template = value!({ "source": "", "special_tokens": {} });
+    for (input, what) in [("nonsense\n".to_string(), "a template"), (format!("{template}\n[]\n"), "a chat")] {
+        fs::write(&path, input).expect("written");
+        let output = Command::new(env!("CARGO_BIN_EXE_tilewright"))
+            .arg("render-chats")
+            .stdin(fs::File::open(&path).expect("opened"))
+            .output()
+            .expect("the binary starts");
+        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        let expected = format!("error: standard input: expected {what} as JSON on a line, found ");
+        assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said}");
+        assert_eq!(output.status.code(), Some(1));
+    }
+}

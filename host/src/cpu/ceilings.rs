@@ -8,7 +8,7 @@ use super::isa::{Isa, Kernel, LANES};
 use super::parallel;
 
 /// Bytes read a pass: more than the caches of most machines.
-const READ_BYTES: usize = 256 << 20;
+pub const READ_BYTES: usize = 256 << 20;
 /// Bytes read a pass at least: of fewer the threads' start would be what is measured.
 const LEAST_READ_BYTES: usize = 1 << 20;
 /// Parts of them, handed out to threads.

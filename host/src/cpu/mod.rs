@@ -29,7 +29,7 @@ mod tests;
 mod x86;
 
 pub use cache::{CpuCache, CpuRope, CpuStep};
-pub use ceilings::Ceilings;
+pub use ceilings::{Ceilings, READ_BYTES};
 pub use matrix::CpuMatrix;
 pub use tensor::{CpuLogits, CpuTensor, CpuVector};
 

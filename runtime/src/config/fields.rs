@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::checkpoint::read_file;
 use crate::{Error, Result};
 
 /// Sizes above this are taken for damage: no product of two of them overflows 64 bits.
@@ -16,7 +17,7 @@ pub(super) struct Fields {
 
 impl Fields {
     pub fn read(path: &Path) -> Result<Fields> {
-        Fields::of(path, &std::fs::read(path).map_err(Error::io(path))?)
+        Fields::of(path, &read_file(path)?)
     }
 
     /// The fields of JSON that errors say is in `path`.

@@ -5,6 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Want;
+use crate::checkpoint::read_file;
 use crate::{Error, Result};
 
 /// How the outputs of a text's tokens become one vector.
@@ -39,7 +40,7 @@ impl Pooling {
         if !path.exists() {
             return Ok(Pooling::Mean);
         }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = read_file(&path)?;
         let config: Value =
             serde_json::from_slice(&bytes).map_err(|error| Error::file(&path, "contents", "JSON", error))?;
         let says = |field: &str| config.get(field) == Some(&Value::Bool(true));

@@ -1,7 +1,7 @@
 //! What a device has: memory, bandwidth, peaks, and the levels between.
 
 use serde::Serialize;
-use tilewright_host::cpu::CpuDevice;
+use tilewright_host::cpu::{CpuDevice, READ_BYTES};
 
 use super::weights::WeightFormat;
 use crate::{Error, Result};
@@ -14,6 +14,15 @@ pub enum DeviceKind {
     Gpu,
     /// Computes in f32 whatever the weights are; keys and values in f32.
     Cpu,
+}
+
+/// How fast the same bytes are read again and again: caches keep what fits them.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct ReadRate {
+    /// How many.
+    pub bytes: u64,
+    /// Bytes a second.
+    pub bytes_per_second: f64,
 }
 
 /// A device's limits. Peaks are dense, a multiply-add being two operations.
@@ -29,6 +38,9 @@ pub struct DeviceProfile {
     pub memory_bytes: u64,
     /// Bytes a second between memory and multiprocessors.
     pub bytes_per_second: f64,
+    /// Of a CPU that was measured: rates of ever more bytes, up to those that are memory's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub read_again: Vec<ReadRate>,
     /// f32 operations a second, outside of tensor cores.
     pub f32_per_second: f64,
     /// bf16 operations a second, summed in f32.
@@ -121,7 +133,7 @@ pub fn device(name: &str, given: Given) -> Result<DeviceProfile> {
     }
     let profile = match KNOWN.iter().find(|known| known.name.eq_ignore_ascii_case(name)) {
         Some(known) => known.profile(),
-        None if name.eq_ignore_ascii_case("cpu") => this_cpu(given.is_whole()),
+        None if name.eq_ignore_ascii_case("cpu") => this_cpu(given),
         None => {
             let names: Vec<&str> = devices().collect();
             return Err(Error::request(
@@ -148,6 +160,7 @@ impl Known {
             source: "data sheet".to_string(),
             memory_bytes: self.memory_mib << 20,
             bytes_per_second: self.gigabytes_per_second * 1e9,
+            read_again: Vec::new(),
             f32_per_second: f32,
             bf16_per_second: bf16,
             int8_per_second: int8,
@@ -165,22 +178,29 @@ pub fn cpu_in_words() -> String {
     tilewright_host::Device::describe(&CpuDevice::new())
 }
 
-/// This machine's CPU. Nothing is measured where all that would be is `given`.
-fn this_cpu(given: bool) -> DeviceProfile {
+/// This machine's CPU. Nothing is measured where all that would be is given.
+fn this_cpu(given: Given) -> DeviceProfile {
     let device = CpuDevice::new();
-    let (read, fma, source) = match given {
+    let (read, fma, source) = match given.is_whole() {
         true => (1.0, 1.0, "given"),
         false => {
             let ceilings = device.measure_ceilings();
-            (ceilings.read_bytes_per_second, ceilings.flops_per_second, "measured here")
+            (
+                ceilings.read_bytes_per_second,
+                ceilings.flops_per_second,
+                "measured here, beside what else it did",
+            )
         }
     };
+    let read_again =
+        if given.bytes_per_second.is_some() { Vec::new() } else { rates_up_to_memory(&device, read) };
     DeviceProfile {
         name: cpu_in_words(),
         kind: DeviceKind::Cpu,
         source: source.to_string(),
         memory_bytes: host_memory().unwrap_or(8 << 30),
         bytes_per_second: read,
+        read_again,
         f32_per_second: fma,
         bf16_per_second: fma,
         int8_per_second: fma,
@@ -190,6 +210,19 @@ fn this_cpu(given: bool) -> DeviceProfile {
         shared_bytes: None,
         register_bytes: None,
     }
+}
+
+/// Rates of as many bytes as caches have, and memory's. None is below that of more bytes: what a step can be held to isn't, either.
+fn rates_up_to_memory(device: &CpuDevice, memory: f64) -> Vec<ReadRate> {
+    const MIB: [u64; 4] = [1, 4, 16, 64];
+    let mut rates = vec![ReadRate { bytes: READ_BYTES as u64, bytes_per_second: memory }];
+    let mut best = memory;
+    for bytes in MIB.iter().rev().map(|mib| mib << 20) {
+        best = best.max(device.read_rate(bytes as usize));
+        rates.push(ReadRate { bytes, bytes_per_second: best });
+    }
+    rates.reverse();
+    rates
 }
 
 /// Bytes of this machine's memory, where the system tells.
@@ -210,7 +243,9 @@ impl DeviceProfile {
             self.source += ", partly given";
         }
         self.memory_bytes = given.memory_bytes.unwrap_or(self.memory_bytes);
-        self.bytes_per_second = given.bytes_per_second.unwrap_or(self.bytes_per_second);
+        if let Some(bytes_per_second) = given.bytes_per_second {
+            (self.bytes_per_second, self.read_again) = (bytes_per_second, Vec::new());
+        }
         if let Some(flops) = given.flops_per_second {
             let ratio = flops / self.bf16_per_second;
             self.f32_per_second *= ratio;
@@ -219,6 +254,12 @@ impl DeviceProfile {
             self.fp8_per_second = self.fp8_per_second.map(|peak| peak * ratio);
         }
         self
+    }
+
+    /// Bytes a second at most where every step reads the same `bytes`: the rate of as many, or of the next fewer that was measured.
+    pub fn read_rate(&self, bytes: f64) -> f64 {
+        let fewer = self.read_again.iter().rev().find(|rate| rate.bytes as f64 <= bytes);
+        fewer.or(self.read_again.first()).map_or(self.bytes_per_second, |rate| rate.bytes_per_second)
     }
 
     /// Operations a second of products with weights of a format.
@@ -285,5 +326,21 @@ mod tests {
             assert_eq!(device("h100", bad).expect_err("refused").to_string(), message);
         }
         assert!(device("h900", Given::default()).is_err());
+    }
+
+    #[test]
+    fn fewer_bytes_are_read_no_slower() {
+        let cpu = device("cpu", Given::default()).expect("measured");
+        assert!(cpu.read_again.is_sorted_by(|a, b| a.bytes < b.bytes));
+        assert!(cpu.read_again.is_sorted_by(|a, b| a.bytes_per_second >= b.bytes_per_second), "{cpu:?}");
+        assert_eq!(cpu.read_rate(1e12), cpu.bytes_per_second);
+        let of = |mib: u64, bytes_per_second| ReadRate { bytes: mib << 20, bytes_per_second };
+        let cpu = DeviceProfile { read_again: vec![of(4, 9e10), of(16, 3e10), of(256, 1e10)], ..cpu };
+        let rates = [0, 4, 15, 16, 255, 256, 9999].map(|mib| cpu.read_rate((mib << 20) as f64));
+        assert_eq!(rates, [9e10, 9e10, 9e10, 3e10, 3e10, 1e10, 1e10]);
+        // What the user says is what counts.
+        let given = cpu.with(Given { bytes_per_second: Some(2e10), ..Given::default() });
+        assert_eq!([0.0, 1e12].map(|bytes| given.read_rate(bytes)), [2e10; 2]);
+        assert_eq!(device("h200", Given::default()).map(|gpu| gpu.read_rate(1.0)).ok(), Some(4.8e12));
     }
 }

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Bytes of the cache are those that the engine allocates. Times are the least that the device's bandwidth and peaks allow: what a kernel
-//! can be held to, not what it will reach.
+//! can be held to, not what it will reach. On a CPU that was measured, bandwidth is the rate of reading about as many bytes as a step does again
+//! and again, since caches keep what fits them from step to step.
 
 mod advice;
 mod cache;
@@ -30,7 +31,9 @@ use tilewright_host::KvDType;
 
 pub use advice::{Advice, Goal};
 pub use cache::{CachePlan, KvFormat};
-pub use machine::{DeviceKind, DeviceProfile, Given, cpu_in_words, device, device_of_driver, devices};
+pub use machine::{
+    DeviceKind, DeviceProfile, Given, ReadRate, cpu_in_words, device, device_of_driver, devices,
+};
 pub use phases::{Bound, Part, Phase};
 pub use preset::{preset, presets};
 pub use weights::{WeightBytes, WeightFormat, linear_parameters, parameters, weight_bytes};
@@ -73,7 +76,7 @@ pub struct Plan {
     pub heads_sharing: usize,
     /// The device.
     pub device: DeviceProfile,
-    /// Operations a byte above which products with weights of the format are compute-bound.
+    /// Operations a byte above which a step's products with weights of the format are compute-bound.
     pub ridge: f64,
     /// The weights in each format that the device takes.
     pub weights: Vec<WeightBytes>,
@@ -131,6 +134,7 @@ pub fn plan(config: &ModelConfig, device: &DeviceProfile, request: &PlanRequest)
     let chosen = weight_bytes(config, format)?;
     let room = planner.room(&chosen);
     let roofline = planner.roofline(chosen);
+    let (prefill, decode) = (roofline.prefill(&cache)?, roofline.decode(&cache, batch, 1)?);
     let taken = [chosen.total_bytes(), cache.batch_bytes, planner.activation_bytes, device.reserved_bytes()];
     let total_bytes = taken.into_iter().fold(0, u64::saturating_add);
     Ok(Plan {
@@ -138,7 +142,7 @@ pub fn plan(config: &ModelConfig, device: &DeviceProfile, request: &PlanRequest)
         model_context: config.context,
         heads_sharing: config.q_heads / config.kv_heads,
         device: device.clone(),
-        ridge: device.peak(format) / device.bytes_per_second,
+        ridge: decode.part("projections").map_or(0.0, |part| part.ridge),
         weights,
         format,
         weight_bytes: chosen.total_bytes(),
@@ -149,7 +153,7 @@ pub fn plan(config: &ModelConfig, device: &DeviceProfile, request: &PlanRequest)
         fits: total_bytes <= device.memory_bytes,
         largest_batch: cache.batch_in(room),
         largest_context: cache.context_in(room).min(config.context as u64),
-        phases: vec![roofline.prefill(&cache)?, roofline.decode(&cache, batch, 1)?],
+        phases: vec![prefill, decode],
         advice: planner.advise(&cache, request.goal)?,
     })
 }

@@ -127,8 +127,10 @@ impl Roofline<'_> {
         let seen: f64 =
             self.seen(|window| window.map_or(cache.context, |window| window.min(cache.context)) as f64);
         let layer_bytes = cache.token_bytes as f64 / self.config.layers as f64;
-        let attention = self.attention(tokens * seen, batch as f64 * seen * layer_bytes);
-        let parts = vec![self.projections(tokens)?, attention, self.head(tokens)];
+        let moved = batch as f64 * seen * layer_bytes;
+        let rate = self.read_rate(moved);
+        let attention = self.attention(tokens * seen, moved, rate);
+        let parts = vec![self.projections(tokens, rate)?, attention, self.head(tokens, rate)];
         Ok(Phase::new("decode", batch, batch, parts))
     }
 
@@ -142,7 +144,9 @@ impl Roofline<'_> {
         });
         let heads = 2 * (self.config.q_heads + self.config.kv_heads) * self.config.head_dim;
         let moved = tokens * (self.config.layers * heads * self.device.activation_bytes()) as f64;
-        let parts = vec![self.projections(tokens)?, self.attention(pairs, moved), self.head(1.0)];
+        let rate = self.read_rate(moved);
+        let parts =
+            vec![self.projections(tokens, rate)?, self.attention(pairs, moved, rate), self.head(1.0, rate)];
         Ok(Phase::new("prefill", 1, cache.context, parts))
     }
 
@@ -151,22 +155,30 @@ impl Roofline<'_> {
         (0..self.config.layers).map(|layer| of(self.config.windows.get(layer).copied().flatten())).sum()
     }
 
-    fn projections(&self, tokens: f64) -> Result<Part> {
+    /// Bytes a second of a step that reads all weights and moves so many bytes in attention.
+    fn read_rate(&self, attention_bytes: f64) -> f64 {
+        self.device.read_rate(self.linear_bytes() + self.weights.head_bytes as f64 + attention_bytes)
+    }
+
+    fn linear_bytes(&self) -> f64 {
+        (self.weights.linear_bytes + self.weights.vector_bytes) as f64
+    }
+
+    fn projections(&self, tokens: f64, rate: f64) -> Result<Part> {
         let flops = 2.0 * tokens * linear_parameters(self.config)? as f64;
-        let bytes = (self.weights.linear_bytes + self.weights.vector_bytes) as f64;
         let peak = self.device.peak(self.weights.format);
-        Ok(Part::new("projections", flops, bytes, peak, self.device.bytes_per_second))
+        Ok(Part::new("projections", flops, self.linear_bytes(), peak, rate))
     }
 
     /// Two products with each key head's elements: scores, and the sum of values.
-    fn attention(&self, pairs: f64, bytes: f64) -> Part {
+    fn attention(&self, pairs: f64, bytes: f64, rate: f64) -> Part {
         let flops = 4.0 * pairs * (self.config.q_heads * self.config.head_dim) as f64;
-        Part::new("attention", flops, bytes, self.device.bf16_per_second, self.device.bytes_per_second)
+        Part::new("attention", flops, bytes, self.device.bf16_per_second, rate)
     }
 
-    fn head(&self, tokens: f64) -> Part {
+    fn head(&self, tokens: f64, rate: f64) -> Part {
         let flops = 2.0 * tokens * self.config.vocab_size as f64 * self.config.hidden_size as f64;
         let bytes = self.weights.head_bytes as f64;
-        Part::new("head", flops, bytes, self.device.bf16_per_second, self.device.bytes_per_second)
+        Part::new("head", flops, bytes, self.device.bf16_per_second, rate)
     }
 }

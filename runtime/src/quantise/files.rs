@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::matrix::Quantised;
 use super::options::{Linear, Method, QuantiseOptions, linears};
 use super::pack::{Tensor, gptq_tensors, int8_tensors};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_file};
 use crate::config::ModelConfig;
 use crate::{Error, Result};
 
@@ -88,7 +88,7 @@ impl Output {
         if !path.exists() {
             return Ok(false);
         }
-        let bytes = std::fs::read(&path).map_err(Error::io(&path))?;
+        let bytes = read_file(&path)?;
         let metadata = safetensors::SafeTensors::read_metadata(&bytes);
         let (_, metadata) =
             metadata.map_err(|error| Error::file(&path, "contents", "a whole safetensors file", error))?;
@@ -136,7 +136,7 @@ impl Output {
         self.write_json("model.safetensors.index.json", &index)?;
         self.copy_files_beside()?;
         let path = self.from.join("config.json");
-        let config = std::fs::read(&path).map_err(Error::io(&path))?;
+        let config = read_file(&path)?;
         let mut config: Value =
             serde_json::from_slice(&config).map_err(|error| Error::file(&path, "contents", "JSON", error))?;
         config["quantization_config"] = quantization_config(options);
@@ -272,7 +272,7 @@ fn fingerprint(from: &Path, checkpoint: &Checkpoint, windows: &[Vec<u32>]) -> Re
         }
     };
     let config = from.join("config.json");
-    add(&std::fs::read(&config).map_err(Error::io(&config))?);
+    add(&read_file(&config)?);
     for tensor in checkpoint.tensors() {
         let (_, _, bytes) = checkpoint.raw(&tensor.name)?;
         add(format!("{} {} {:?}", tensor.name, tensor.dtype, tensor.shape).as_bytes());

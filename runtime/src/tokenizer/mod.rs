@@ -1,6 +1,7 @@
 //! Text to token ids and back, a token at a time.
 
 mod bytes;
+mod extent;
 #[cfg(test)]
 mod samples;
 mod steps;
@@ -12,7 +13,9 @@ use std::path::Path;
 use serde_json::Value;
 
 use bytes::TokenBytes;
+pub use extent::Extent;
 
+use crate::checkpoint::read_file;
 use crate::{Error, Result};
 
 /// Tokens of context that text after a prompt is decoded with, so that a leading space survives.
@@ -31,6 +34,10 @@ pub struct Tokenizer {
     bytes: Option<TokenBytes>,
     /// Bytes of a text that a token stands for at most, where that can be told.
     widest: Option<usize>,
+    /// The same of a text that Unicode's forms were applied to, where nothing else is.
+    widest_normalised: Option<usize>,
+    /// Whether each word between white space has a token at least.
+    splits_at_spaces: bool,
 }
 
 impl Tokenizer {
@@ -45,7 +52,10 @@ impl Tokenizer {
         }
         let inner = trust::read(&path)?;
         let (bytes, widest) = (TokenBytes::of(&inner), width::widest_token(&inner));
-        let mut tokenizer = Tokenizer { inner, bos: None, bytes, widest };
+        let (widest_normalised, splits_at_spaces) =
+            (width::widest_under_forms(&inner), width::splits_at_spaces(&inner));
+        let mut tokenizer =
+            Tokenizer { inner, bos: None, bytes, widest, widest_normalised, splits_at_spaces };
         let config_path = dir.join("tokenizer_config.json");
         if config_path.exists() {
             tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;
@@ -55,7 +65,7 @@ impl Tokenizer {
 
     /// The BOS token where `add_bos_token` asks for it and the tokenizer's own post-processor doesn't add it.
     fn explicit_bos(&self, path: &Path, config_bos: Option<u32>) -> Result<Option<u32>> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = read_file(path)?;
         let config: Value =
             serde_json::from_slice(&bytes).map_err(|error| Error::file(path, "contents", "JSON", error))?;
         if config.get("add_bos_token") != Some(&Value::Bool(true)) {

@@ -119,3 +119,20 @@ pub fn with_fallback(change: impl FnOnce(&mut Value)) -> Vec<u8> {
         change(file);
     })
 }
+
+/// One of words, as BERT's.
+pub fn of_words(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+    tokenizer(|file| {
+        file["normalizer"] = json!({
+            "type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true, "strip_accents": null, "lowercase": true,
+        });
+        file["pre_tokenizer"] = json!({ "type": "BertPreTokenizer" });
+        file["added_tokens"] = json!([{ "id": 3, "content": "[X]", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true }]);
+        file["model"] = json!({
+            "type": "WordPiece", "unk_token": "u", "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
+            "vocab": { "a": 0, "b": 1, "u": 2, "[X]": 3 },
+        });
+        change(file);
+    })
+}

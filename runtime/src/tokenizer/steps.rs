@@ -57,6 +57,17 @@ impl Steps {
         })
     }
 
+    /// Whether they are Unicode's forms and nothing else.
+    pub fn are_forms(&self) -> bool {
+        self.0.iter().all(|step| matches!(kind(step), "NFC" | "NFD" | "NFKC" | "NFKD"))
+    }
+
+    /// Whether they split a text at white space, and do nothing that could take a word away.
+    pub fn split_at_spaces(&self) -> bool {
+        let at_spaces = ["BertPreTokenizer", "Whitespace", "WhitespaceSplit"];
+        !self.0.is_empty() && self.0.iter().all(|step| at_spaces.contains(&kind(step)))
+    }
+
     /// How many times longer they make a text at most.
     pub fn growth(&self) -> usize {
         self.0.iter().map(growth).fold(1, usize::saturating_mul)

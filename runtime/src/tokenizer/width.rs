@@ -1,25 +1,37 @@
 //! How much of a text one token can stand for, so that a text that can't fit is told from its length.
 
-use tokenizers::{Model, ModelWrapper, Tokenizer};
+use tokenizers::{Model, ModelWrapper, NormalizedString, Normalizer, Tokenizer};
 
 use super::bytes::byte_of;
-use super::trust::steps;
+use super::trust::{guarded, steps};
 
 /// Behind the last character of the byte-level alphabet.
 const ALPHABET_END: u32 = 324;
 
-/// Bytes of a text that a token stands for at most; nothing where tokens may stand for more than they spell, or parts of a text for nothing.
+/// Bytes of a text that a token stands for at most; nothing where tokens may stand for more than they spell, or parts of a text for nothing:
+/// where the normaliser doesn't keep all that it is given or make it longer (`Steps::keep_all`), or [`widest_of_normalised`] says so.
+pub(super) fn widest_token(tokenizer: &Tokenizer) -> Option<usize> {
+    let keeps_all = steps(tokenizer.get_normalizer()).keep_all();
+    widest_of_normalised(tokenizer).filter(|_| keeps_all)
+}
+
+/// As [`widest_token`], of a text under no more than Unicode's forms.
+pub(super) fn widest_under_forms(tokenizer: &Tokenizer) -> Option<usize> {
+    let are_forms = steps(tokenizer.get_normalizer()).are_forms();
+    widest_of_normalised(tokenizer).filter(|_| are_forms)
+}
+
+/// Bytes of a normalised text that a token stands for at most.
 ///
 /// Each byte of a text is in a token, and a token covers no more than its own length, where all of these hold:
-/// - normalizers and pre-tokenizers keep what they are given or make it longer (`Steps::keep_all`): no form of Unicode, nothing stripped,
-///   no white space removed;
+/// - pre-tokenizers keep what they are given or make it longer: nothing stripped, no white space removed;
 /// - no added token takes the white space beside it along;
 /// - the model is of byte pairs, and takes every byte: byte-level over the whole alphabet, or with a token for each byte to fall back to.
 ///   Others have a token for what they don't know, however long;
 /// - what is put round a text holds the text, which `trust` makes sure of.
-pub(super) fn widest_token(tokenizer: &Tokenizer) -> Option<usize> {
+fn widest_of_normalised(tokenizer: &Tokenizer) -> Option<usize> {
     let pre_tokenizer = steps(tokenizer.get_pre_tokenizer());
-    if !steps(tokenizer.get_normalizer()).keep_all() || !pre_tokenizer.keep_all() {
+    if !pre_tokenizer.keep_all() {
         return None;
     }
     let ModelWrapper::BPE(model) = tokenizer.get_model() else { return None };
@@ -47,11 +59,33 @@ pub(super) fn widest_token(tokenizer: &Tokenizer) -> Option<usize> {
         if added.lstrip || added.rstrip {
             return None;
         }
-        // Found as it is, or as it's normalised.
-        let normalised = tokenizer.id_to_token(id).map_or(0, |token| token.len());
-        widest = widest.max(added.content.len()).max(normalised);
+        // Found as it is, or as it's normalised; or cut in two by who looks at pieces, and normalised then.
+        let spelled = tokenizer.id_to_token(id).map_or(0, |token| token.len());
+        let normalised = normalised(tokenizer, &added.content)?.len();
+        widest = widest.max(added.content.len()).max(spelled).max(normalised);
     }
     Some(widest)
+}
+
+/// Whether each word of a normalised text has a token at least, words being what is between white space:
+/// - pre-tokenizers split there, and remove nothing else;
+/// - the model has a token for every word, be it the unknown one;
+/// - no added token is several words.
+pub(super) fn splits_at_spaces(tokenizer: &Tokenizer) -> bool {
+    let is_one_word = |content: &str| {
+        normalised(tokenizer, content).is_some_and(|content| content.split_whitespace().count() <= 1)
+    };
+    matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_))
+        && steps(tokenizer.get_pre_tokenizer()).split_at_spaces()
+        && tokenizer.get_added_tokens_decoder().values().all(|added| is_one_word(&added.content))
+}
+
+/// A text as the normaliser leaves it; nothing where it can't.
+fn normalised(tokenizer: &Tokenizer, text: &str) -> Option<String> {
+    let mut text = NormalizedString::from(text);
+    let normalise = || tokenizer.get_normalizer().map(|normalizer| normalizer.normalize(&mut text));
+    let done = guarded(normalise).ok()?;
+    done.is_none_or(|done| done.is_ok()).then(|| text.get().to_string())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, read_file};
 use crate::config::ModelConfig;
 use crate::{Error, Result};
 
@@ -59,7 +59,7 @@ impl Expected {
     }
 
     fn load_json(path: &Path, config: &ModelConfig) -> Result<Expected> {
-        let bytes = std::fs::read(path).map_err(Error::io(path))?;
+        let bytes = read_file(path)?;
         let wrong = |expected: &str, found: String| Err(Error::file(path, "cases", expected, found));
         let Cases { cases } = match serde_json::from_slice(&bytes) {
             Ok(cases) => cases,

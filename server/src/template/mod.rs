@@ -11,10 +11,12 @@ mod renderer;
 mod tests;
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tilewright::checkpoint::read_file;
 
 use crate::ServeError;
 use crate::error::ApiResult;
@@ -115,16 +117,13 @@ fn find(dir: &Path) -> Result<Option<(PathBuf, Template)>, ServeError> {
 
 /// The text of a file that may not be there.
 fn read(path: &Path) -> Result<Option<String>, ServeError> {
-    let io = |error: std::io::Error| ServeError::template(path, error.to_string());
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    let wrong = |error: &dyn Display| ServeError::template(path, error.to_string());
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(None) };
+    let bytes = metadata.len();
     if bytes > MAX_FILE_BYTES {
-        let message = format!("expected at most {MAX_FILE_BYTES} bytes, found {bytes}");
-        return Err(ServeError::template(path, message));
+        return Err(wrong(&format!("expected at most {MAX_FILE_BYTES} bytes, found {bytes}")));
     }
-    std::fs::read_to_string(path).map(Some).map_err(io)
+    String::from_utf8(read_file(path)?).map(Some).map_err(|error| wrong(&error))
 }
 
 /// `chat_template` is a template, or several with names.

@@ -15,33 +15,41 @@ use super::pool::{RENDER_TIME, START_TIME};
 /// it when an answer takes longer than the server waits for one. It ignores interrupts and SIGTERM, which are the server's to act on.
 ///
 /// # Errors
-/// Limits that can't be set, input that isn't a server's, output that nobody reads.
+/// Limits that can't be set, input that isn't a server's, output that nobody reads; the message names which.
 pub fn render_chats() -> io::Result<()> {
     #[cfg(unix)]
-    limits::set()?;
-    let mut lines = io::stdin().lock().lines();
+    limits::set().map_err(named("limits"))?;
+    let mut lines = io::stdin().lock().lines().map(|line| line.map_err(named("standard input")));
     let Some(line) = lines.next() else { return Ok(()) };
     limits::end_after(START_TIME);
-    let jinja = match Jinja::compile(parsed(&line?)?) {
+    let jinja = match Jinja::compile(parsed("a template", &line?)?) {
         Ok(jinja) => jinja,
         Err(refusal) => return answer(&Err(refusal)),
     };
     answer(&Ok(String::new()))?;
     for line in lines {
         limits::end_after(RENDER_TIME);
-        answer(&jinja.render(parsed(&line?)?))?;
+        answer(&jinja.render(parsed("a chat", &line?)?))?;
     }
     Ok(())
 }
 
-fn parsed<T: DeserializeOwned>(line: &str) -> io::Result<T> {
-    Ok(serde_json::from_str(line)?)
+/// The same error, with the name of what it's about.
+fn named(what: &'static str) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+fn parsed<T: DeserializeOwned>(what: &str, line: &str) -> io::Result<T> {
+    serde_json::from_str(line).map_err(|error| {
+        let message = format!("standard input: expected {what} as JSON on a line, found {error}");
+        io::Error::new(io::ErrorKind::InvalidData, message)
+    })
 }
 
 fn answer(answer: &Result<String, Refusal>) -> io::Result<()> {
     let mut line = serde_json::to_string(answer)?;
     line.push('\n');
-    io::stdout().write_all(line.as_bytes())?;
+    io::stdout().write_all(line.as_bytes()).map_err(named("standard output"))?;
     limits::end_never();
     Ok(())
 }

@@ -7,3 +7,4 @@ mod faults;
 mod overload;
 mod streams;
 mod templates;
+mod texts;
