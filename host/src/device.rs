@@ -151,6 +151,15 @@ pub enum Pace {
     First,
 }
 
+/// Bytes of a device's memory that are allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// At the moment.
+    pub now: usize,
+    /// At a time, the most since the last call.
+    pub most: usize,
+}
+
 /// A device that runs a transformer's operations in the order they are called.
 ///
 /// Outputs are written into tensors the caller made; an output takes the row count of its input (`set_rows` is done by the
@@ -354,4 +363,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn read(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
     /// Until all that was asked is done.
     fn synchronize(&self) -> Result<()>;
+    /// What is allocated of its memory, by whomever in this process, where the device counts that. Waits.
+    fn memory(&self) -> Result<Option<MemoryUse>> {
+        Ok(None)
+    }
 }

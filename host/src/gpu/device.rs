@@ -16,8 +16,8 @@ use super::{
     storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, LogitChanges, Pace,
-    Result, RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, LogitChanges, MemoryUse,
+    Pace, Result, RopeAppend, SampleRow,
 };
 
 /// A device of kernel launches over a [`Driver`].
@@ -321,6 +321,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn synchronize(&self) -> Result<()> {
         self.driver.synchronize()
+    }
+
+    fn memory(&self) -> Result<Option<MemoryUse>> {
+        self.driver.memory()
     }
 }
 
