@@ -339,6 +339,10 @@ pub trait Device: Send + Sync + Sized + 'static {
         spec: &AttentionSpec,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+    /// Scores `[heads * tokens, tokens]` become attention's weights, in place: of row `i` the first `i % tokens + 1` the softmax of
+    /// `scale` times them, the others 0. No model asks for it: with a product before and one after it, it is the attention that writes
+    /// its scores down, which [`Device::attention`] is measured against.
+    fn causal_softmax(&self, scale: f32, scores: &mut Self::Tensor) -> Result<()>;
     /// `out = silu(gate) * up` of a fused `[rows, 2 * inter]`.
     fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
     /// The rows of `x` that the step wants logits of.

@@ -274,6 +274,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         self.launch_attention(q, cache, layer, step, spec, out)
     }
 
+    fn causal_softmax(&self, scale: f32, scores: &mut Self::Tensor) -> Result<()> {
+        self.launch_causal_softmax(scale, scores)
+    }
+
     fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()> {
         self.launch_silu_mul(gate_up, out)
     }
