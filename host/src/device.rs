@@ -151,6 +151,15 @@ pub enum Pace {
     First,
 }
 
+/// Bytes of a device's memory that are allocated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// At the moment.
+    pub now: usize,
+    /// At a time, the most since the last call.
+    pub most: usize,
+}
+
 /// A device that runs a transformer's operations in the order they are called.
 ///
 /// Outputs are written into tensors the caller made; an output takes the row count of its input (`set_rows` is done by the
@@ -330,6 +339,10 @@ pub trait Device: Send + Sync + Sized + 'static {
         spec: &AttentionSpec,
         out: &mut Self::Tensor,
     ) -> Result<()>;
+    /// Scores `[heads * tokens, tokens]` become attention's weights, in place: of row `i` the first `i % tokens + 1` the softmax of
+    /// `scale` times them, the others 0. No model asks for it: with a product before and one after it, it is the attention that writes
+    /// its scores down, which [`Device::attention`] is measured against.
+    fn causal_softmax(&self, scale: f32, scores: &mut Self::Tensor) -> Result<()>;
     /// `out = silu(gate) * up` of a fused `[rows, 2 * inter]`.
     fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()>;
     /// The rows of `x` that the step wants logits of.
@@ -354,4 +367,8 @@ pub trait Device: Send + Sync + Sized + 'static {
     fn read(&self, tensor: &Self::Tensor) -> Result<Vec<f32>>;
     /// Until all that was asked is done.
     fn synchronize(&self) -> Result<()>;
+    /// What is allocated of its memory, by whomever in this process, where the device counts that. Waits.
+    fn memory(&self) -> Result<Option<MemoryUse>> {
+        Ok(None)
+    }
 }

@@ -21,6 +21,7 @@ macro_rules! entries {
 }
 
 entries! {
+    causal_softmax in crate::causal_softmax::kernel: CausalSoftmax,
     gather_columns in crate::gather_columns::kernel: GatherColumns,
     gather_rows in crate::gather_rows::kernel: GatherRows,
     gelu in crate::gelu::kernel: Gelu,

@@ -14,6 +14,7 @@ pub mod argmax;
 pub mod attention_decode;
 pub mod attention_prefill;
 pub mod attention_prefill_sm90;
+pub mod causal_softmax;
 pub mod dequantize_int4;
 pub mod embed_sum;
 pub mod gather_columns;
@@ -82,6 +83,7 @@ pub static KERNELS: &[&abi::KernelSpec] = &[
     &attention_prefill::HD128_F16,
     &attention_prefill::HD192_F16,
     &attention_prefill::HD256_F16,
+    &causal_softmax::CAUSAL_SOFTMAX,
     &embed_sum::EMBED_SUM,
     &gather_rows::GATHER_ROWS,
     &gelu::GELU,

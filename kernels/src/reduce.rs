@@ -43,22 +43,39 @@ pub(crate) unsafe fn block_sum<const WARPS: u32>(value: f32, scratch: u32) -> f3
 #[inline(always)]
 #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
 pub(crate) unsafe fn block_max<const WARPS: u32>(value: u32, scratch: u32) -> u32 {
+    // SAFETY: the caller's promise.
+    unsafe { block_fold::<WARPS>(value, scratch, |a, b| a.max(b)) }
+}
+
+/// As [`block_max`], of numbers: NaNs among others don't count.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+pub(crate) unsafe fn block_max_f32<const WARPS: u32>(value: f32, scratch: u32) -> f32 {
+    let max = |a: u32, b: u32| ptx::max(f32::from_bits(a), f32::from_bits(b)).to_bits();
+    // SAFETY: the caller's promise.
+    f32::from_bits(unsafe { block_fold::<WARPS>(value.to_bits(), scratch, max) })
+}
+
+/// Words of a block of `WARPS` warps under an operation that takes them in any order and as often as may be.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+unsafe fn block_fold<const WARPS: u32>(value: u32, scratch: u32, fold: impl Fn(u32, u32) -> u32) -> u32 {
     // SAFETY: the caller's promise that the block is whole; each warp writes its own word, read after the barrier.
     unsafe {
-        let mut max = value;
+        let mut all = value;
         let mut mask = 16;
         while mask > 0 {
-            max = max.max(ptx::shfl_bfly(max, mask));
+            all = fold(all, ptx::shfl_bfly(all, mask));
             mask >>= 1;
         }
         if ptx::lane() == 0 {
-            ptx::st_shared_b32(scratch + 4 * ptx::warp(), max);
+            ptx::st_shared_b32(scratch + 4 * ptx::warp(), all);
         }
         ptx::bar_sync();
         for warp in 0..WARPS {
-            max = max.max(ptx::ld_shared_b32(scratch + 4 * warp));
+            all = fold(all, ptx::ld_shared_b32(scratch + 4 * warp));
         }
-        max
+        all
     }
 }
 

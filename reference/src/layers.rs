@@ -110,6 +110,27 @@ pub fn silu_mul<R: Real>(gate_up: &[f32], inter: usize) -> Vec<R> {
     out
 }
 
+/// Rows of scores as attention's weights: row `i` sees its first `(first + i) % cols + 1` elements, whose weights are the softmax of
+/// `scale` times them; the others have the weight 0.
+pub fn causal_softmax<R: Real>(x: &[f32], cols: usize, first: usize, scale: f32) -> Vec<R> {
+    let mut weights = Vec::with_capacity(x.len());
+    for (i, row) in x.chunks(cols).enumerate() {
+        let seen = &row[..(first + i) % cols + 1];
+        let largest = seen.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let exponentials = seen
+            .iter()
+            .map(|&score| ((R::of(score) - R::of(largest)) * R::of(scale)).exp())
+            .collect::<Vec<_>>();
+        let mut sum = R::ZERO;
+        for &exponential in &exponentials {
+            sum += exponential;
+        }
+        weights.extend(exponentials.iter().map(|&exponential| (exponential / sum).stored()));
+        weights.extend(std::iter::repeat_n(R::ZERO, cols - seen.len()));
+    }
+    weights
+}
+
 /// Which form of the Gaussian error linear unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GeluForm {
@@ -218,6 +239,22 @@ mod tests {
         let out: Vec<f64> = silu_mul(&[0.0, 1.0, 7.0, 2.0], 2);
         assert_eq!(out[0], 0.0);
         assert!((out[1] - 2.0 / (1.0 + (-1.0f64).exp())).abs() < 1e-15);
+    }
+
+    #[test]
+    fn softmax_by_hand() {
+        let ln = |x: f32| x.ln();
+        let x = [5.0, f32::NAN, f32::NAN, ln(1.0), ln(3.0), f32::NAN, 0.0, f32::NEG_INFINITY, 0.0];
+        let out: Vec<f64> = causal_softmax(&x, 3, 0, 1.0);
+        for (found, expected) in out.iter().zip([1.0, 0.0, 0.0, 0.25, 0.75, 0.0, 0.5, 0.0, 0.5]) {
+            assert!((found - expected).abs() < 1e-7, "{out:?}");
+        }
+        // The last row alone, as the third of a head or of the next one.
+        for first in [2, 5] {
+            assert_eq!(causal_softmax::<f64>(&x[6..], 3, first, 1.0), out[6..]);
+        }
+        assert!((causal_softmax::<f64>(&[ln(1.0), ln(9.0)], 2, 1, 0.5)[0] - 0.25).abs() < 1e-7);
+        assert!(causal_softmax::<f64>(&[f32::NEG_INFINITY], 1, 0, 1.0)[0].is_nan());
     }
 
     #[test]

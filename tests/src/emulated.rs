@@ -10,7 +10,7 @@ use std::{
 };
 
 use tilewright_host::{
-    Error, Result,
+    Error, MemoryUse, Result,
     gpu::{Driver, GpuInfo, Launch as Recorded},
 };
 use tilewright_kernels::{
@@ -29,6 +29,8 @@ pub struct Emulated {
     schedule: Mutex<Schedule>,
     device: Arc<Mutex<Device>>,
     allocated_bytes: Arc<AtomicUsize>,
+    /// The most of them at a time since somebody asked.
+    most_bytes: AtomicUsize,
     prepared: Mutex<BTreeSet<&'static str>>,
     launched: Mutex<Vec<Launched>>,
     replayed: Mutex<Vec<usize>>,
@@ -107,6 +109,7 @@ impl Emulated {
             schedule: Mutex::new(Schedule { order, launches: 0 }),
             device: Arc::new(Mutex::new(Device::new())),
             allocated_bytes: Arc::default(),
+            most_bytes: AtomicUsize::default(),
             prepared: Mutex::default(),
             launched: Mutex::default(),
             replayed: Mutex::default(),
@@ -205,7 +208,8 @@ impl Driver for Emulated {
             return Err(Error::OutOfMemory { device, requested_bytes: bytes, purpose });
         }
         let address = lock(&self.device).alloc(bytes, purpose);
-        self.allocated_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.allocated_bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.most_bytes.fetch_max(before + bytes, Ordering::Relaxed);
         let (device, allocated_bytes) = (self.device.clone(), self.allocated_bytes.clone());
         Ok(EmulatedBuffer { device, allocated_bytes, address, bytes })
     }
@@ -303,6 +307,12 @@ impl Driver for Emulated {
             true => Err(refused("synchronize", "no more than one launch was asked for".to_string())),
             false => Ok(()),
         }
+    }
+
+    fn memory(&self) -> Result<Option<MemoryUse>> {
+        lock(&self.device).end_launches();
+        let now = self.allocated_bytes();
+        Ok(Some(MemoryUse { now, most: self.most_bytes.swap(now, Ordering::Relaxed) }))
     }
 }
 

@@ -13,4 +13,5 @@ mod gpu_device {
     pub mod replay;
     pub mod serving;
     pub mod setup;
+    pub mod standard;
 }

@@ -21,6 +21,7 @@ mod parallel;
 mod portable;
 mod quantized;
 mod sampling;
+mod scores;
 mod seen;
 mod tensor;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::linear::{Epilogue, linear, linear_gated};
 use super::parallel;
 use super::{
     CpuCache, CpuDevice, CpuLogits, CpuMatrix, CpuRope, CpuStep, CpuTensor, CpuVector, Precision, sampling,
-    shape,
+    scores, shape,
 };
 use crate::{
     AttentionSpec, Batch, CacheSpec, Device, Gelu, HostMatrix, HostQuantized, LogitChanges, Result,
@@ -317,6 +317,23 @@ impl Device for CpuDevice {
         out.prepare(op, "out", q.rows(), cols)?;
         let args = attention::Args { q, cache, layer, spec, round: self.rounds() };
         attention(self.level, args, &step.0.spans, out);
+        Ok(())
+    }
+
+    fn causal_softmax(&self, scale: f32, scores: &mut CpuTensor) -> Result<()> {
+        let op = "causal_softmax";
+        if !scores.rows().is_multiple_of(scores.cols().max(1)) {
+            return Err(shape(
+                op,
+                "rows of scores",
+                format!("a multiple of {}", scores.cols()),
+                scores.rows(),
+            ));
+        }
+        if scale.partial_cmp(&0.0) != Some(std::cmp::Ordering::Greater) {
+            return Err(shape(op, "scale", "above 0", scale));
+        }
+        scores::causal_softmax(self.level, scale, self.rounds(), scores);
         Ok(())
     }
 

@@ -16,8 +16,8 @@ use super::{
     storage::{BF16, HEAD_DIMS, WORD},
 };
 use crate::{
-    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, LogitChanges, Pace,
-    Result, RopeAppend, SampleRow,
+    AttentionSpec, Batch, CacheSpec, Device, Error, Gelu, HostMatrix, HostQuantized, LogitChanges, MemoryUse,
+    Pace, Result, RopeAppend, SampleRow,
 };
 
 /// A device of kernel launches over a [`Driver`].
@@ -274,6 +274,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         self.launch_attention(q, cache, layer, step, spec, out)
     }
 
+    fn causal_softmax(&self, scale: f32, scores: &mut Self::Tensor) -> Result<()> {
+        self.launch_causal_softmax(scale, scores)
+    }
+
     fn silu_mul(&self, gate_up: &Self::Tensor, out: &mut Self::Tensor) -> Result<()> {
         self.launch_silu_mul(gate_up, out)
     }
@@ -321,6 +325,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
 
     fn synchronize(&self) -> Result<()> {
         self.driver.synchronize()
+    }
+
+    fn memory(&self) -> Result<Option<MemoryUse>> {
+        self.driver.memory()
     }
 }
 

@@ -1,6 +1,6 @@
 use tilewright_kernels::abi::{KernelSpec, TensorMap, TensorMapSpec};
 
-use crate::Result;
+use crate::{MemoryUse, Result};
 
 /// What a [`Driver`] runs on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,4 +73,8 @@ pub trait Driver: Send + Sync + 'static {
     unsafe fn replay(&self, graph: &Self::Graph) -> Result<()>;
     /// Waits for all before it.
     fn synchronize(&self) -> Result<()>;
+    /// Waits for all before it and says what is allocated, where that is counted.
+    fn memory(&self) -> Result<Option<MemoryUse>> {
+        Ok(None)
+    }
 }

@@ -16,6 +16,7 @@
 //! | `prefill` | prefill attention: its work lists, which kernel serves, its launch |
 //! | `replay` | steps like earlier ones, whose launches are made as one |
 //! | `quantized` | how quantised weights are kept |
+//! | `scores` | the softmax of scores that were written down |
 //! | [`select_tile`] | which tile of the baseline's GEMM a product runs on |
 //! | `cuda` | the driver of NVIDIA GPUs, with the feature `cuda` |
 //!
@@ -42,6 +43,7 @@ mod prefill;
 mod quantized;
 mod ready;
 mod replay;
+mod scores;
 mod scratch;
 mod select;
 mod step;

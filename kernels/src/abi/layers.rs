@@ -205,3 +205,20 @@ params! {
         pub cols: u32,
     }
 }
+
+params! {
+    /// Scores become attention's weights, in place, each rounded once: with `seen = (first + i) % cols + 1`, `x[i, j]` becomes
+    /// `exp(scale * x[i, j]) / sum(exp(scale * x[i, 0..seen]))` where `j < seen`, and 0 elsewhere. So every `cols` rows are the
+    /// queries of one head, each of which sees the keys up to its own place. What a row doesn't see doesn't matter. Grid: `(rows, 1, 1)`.
+    pub struct CausalSoftmax {
+        /// bf16 `[rows, cols]`.
+        pub x: u64,
+        pub rows: u32,
+        /// A multiple of 8.
+        pub cols: u32,
+        /// Above 0.
+        pub scale: f32,
+        /// Rows of the heads before these, where they are some of more.
+        pub first: u32,
+    }
+}

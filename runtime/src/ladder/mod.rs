@@ -11,6 +11,8 @@ mod serving;
 pub mod trace;
 mod weights;
 
+pub use self::attention::{AttentionComparison, AttentionShape, Errors as AttentionErrors, attention_on};
+
 use std::path::PathBuf;
 use std::time::Instant;
 

@@ -219,6 +219,11 @@ impl<D: Device> Device for Failing<D> {
         self.inner.attention(q, cache, layer, step, spec, out)
     }
 
+    fn causal_softmax(&self, scale: f32, scores: &mut D::Tensor) -> Result<()> {
+        self.launch("causal_softmax")?;
+        self.inner.causal_softmax(scale, scores)
+    }
+
     fn silu_mul(&self, gate_up: &D::Tensor, out: &mut D::Tensor) -> Result<()> {
         self.launch("silu_mul")?;
         self.inner.silu_mul(gate_up, out)

@@ -9,6 +9,7 @@ mod attention_decode_case;
 mod attention_layout;
 mod attention_prefill;
 mod attention_prefill_sm90;
+mod causal_softmax;
 mod dequantize_int4;
 mod dequantize_int4_halves;
 mod embed_sum;
@@ -59,6 +60,7 @@ pub fn all<D: Driver>() -> Vec<Suite<D>> {
         Suite::of::<layer_norm::LayerNorm>(),
         Suite::of::<silu_mul::SiluMul>(),
         Suite::of::<gelu::Gelu>(),
+        Suite::of::<causal_softmax::CausalSoftmax>(),
         Suite::of::<embed_sum::EmbedSum>(),
         Suite::of::<dequantize_int4::DequantizeInt4>(),
         Suite::of::<dequantize_int4_halves::DequantizeHalves>(),

@@ -93,6 +93,20 @@ fn layer_norms_and_activations_of_encoders() {
 }
 
 #[test]
+fn softmax_of_scores_written_down() {
+    for (heads, tokens) in [(1, 8), (3, 24), (1, 136)] {
+        let x = Numbers::new(11).take(heads * tokens * tokens, 30.0);
+        let (found, expected) = both!(|device| {
+            let mut scores = device.tensor(heads * tokens, tokens).expect("a tensor");
+            device.write(&x, &mut scores).expect("rows of the host");
+            device.causal_softmax(0.125, &mut scores).expect("weights");
+            device.read(&scores).expect("activations")
+        });
+        assert_close(&format!("softmax of {heads} x {tokens}"), &found, &expected, TWO_ROUNDINGS, 1e-30);
+    }
+}
+
+#[test]
 fn embeddings_take_their_places() {
     let (table, places) = (Numbers::new(1).take(11 * 24, 4.0), Numbers::new(2).take(9 * 24, 1.0));
     let (found, expected) = both!(|device| {

@@ -93,6 +93,10 @@ fn operations_refuse_arguments_that_do_not_fit() {
         device.layer_norm(&zeros(2, 8), &vector(8), Some(&short), 1e-5, &mut zeros(2, 8)),
     );
     refused("gelu", "columns of out", device.gelu(&zeros(2, 24), Gelu::Erf, &mut zeros(2, 8)));
+    refused("causal_softmax", "rows of scores", device.causal_softmax(1.0, &mut zeros(12, 8)));
+    for scale in [0.0, -1.0, f32::NAN] {
+        refused("causal_softmax", "scale", device.causal_softmax(scale, &mut zeros(16, 8)));
+    }
     refused("silu_mul", "columns of gate_up", device.silu_mul(&zeros(2, 24), &mut zeros(2, 8)));
     let mut logits = device.logits(1, 8).expect("logits");
     refused("project_logits", "logits", device.project_logits(&zeros(2, 8), &weights(8, 8), &mut logits));

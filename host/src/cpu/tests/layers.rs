@@ -192,6 +192,31 @@ fn erfc(x: f64) -> f64 {
 }
 
 #[test]
+fn softmax_is_of_the_keys_up_to_a_query_alone() {
+    let mut numbers = Numbers::new(10);
+    for device in devices() {
+        for (heads, tokens) in [(1, 1), (3, 5), (2, 37), (1, 130)] {
+            let x: Vec<f32> = numbers.floats(heads * tokens * tokens).iter().map(|x| x * 40.0).collect();
+            let mut scores = tensor(&device, heads * tokens, tokens, &x);
+            device.causal_softmax(0.5, &mut scores).unwrap();
+            let mut expected = Vec::new();
+            for (row, x) in widened(&x).chunks(tokens).enumerate() {
+                let seen = row % tokens + 1;
+                let largest = x[..seen].iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let exponentials = x[..seen].iter().map(|x| (0.5 * (x - largest)).exp()).collect::<Vec<_>>();
+                let sum: f64 = exponentials.iter().sum();
+                expected.extend(exponentials.iter().map(|exponential| exponential / sum));
+                expected.extend(std::iter::repeat_n(0.0, tokens - seen));
+            }
+            let found = device.read(&scores).unwrap();
+            assert_close(&device, "causal_softmax", &found, &expected, 2e-6);
+            let hidden = found.chunks(tokens).enumerate().flat_map(|(row, x)| &x[row % tokens + 1..]);
+            assert!(hidden.into_iter().all(|weight| *weight == 0.0));
+        }
+    }
+}
+
+#[test]
 fn gelu_agrees_with_its_definition_in_the_tails_too() {
     assert!((erfc(0.5) - 0.479_500_122_186_953).abs() < 1e-12, "{}", erfc(0.5));
     let mut numbers = Numbers::new(9);

@@ -20,6 +20,10 @@ pub(super) const OUT_OF_MEMORY: u32 = 2;
 pub(super) const MEMORY_POOLS_SUPPORTED: c_int = 115;
 /// `CU_MEMPOOL_ATTR_RELEASE_THRESHOLD`, a `u64` of bytes.
 pub(super) const RELEASE_THRESHOLD: c_int = 4;
+/// `CU_MEMPOOL_ATTR_USED_MEM_CURRENT`, a `u64` of bytes.
+pub(super) const USED_BYTES: c_int = 7;
+/// `CU_MEMPOOL_ATTR_USED_MEM_HIGH`: the most of them since 0 was last written to it.
+pub(super) const MOST_USED_BYTES: c_int = 8;
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 pub(super) const MAX_DYNAMIC_SHARED_BYTES: c_int = 8;
 /// `CU_JIT_ERROR_LOG_BUFFER`, a pointer.
@@ -39,6 +43,7 @@ unsafe extern "C" {
     pub(super) fn cuGetErrorName(code: u32, name: *mut *const c_char) -> u32;
     pub(super) fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, device: CUdevice) -> u32;
     pub(super) fn cuDeviceGetDefaultMemPool(pool: *mut CUmemoryPool, device: CUdevice) -> u32;
+    pub(super) fn cuMemPoolGetAttribute(pool: CUmemoryPool, attribute: c_int, value: *mut c_void) -> u32;
     pub(super) fn cuMemPoolSetAttribute(pool: CUmemoryPool, attribute: c_int, value: *mut c_void) -> u32;
     pub(super) fn cuCtxSetCurrent(context: CUcontext) -> u32;
     pub(super) fn cuModuleLoadDataEx(

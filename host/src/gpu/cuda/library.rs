@@ -202,6 +202,7 @@ forward! {
     fn cuMemFree_v2(CUdeviceptr);
     fn cuMemGetInfo_v2(*mut usize, *mut usize);
     fn cuMemHostAlloc(*mut *mut c_void, usize, c_uint);
+    fn cuMemPoolGetAttribute(CUmemoryPool, CUmemPool_attribute, *mut c_void);
     fn cuMemPoolSetAttribute(CUmemoryPool, CUmemPool_attribute, *mut c_void);
     fn cuMemPrefetchAsync(CUdeviceptr, usize, CUdevice, CUstream);
     fn cuMemcpy2D_v2(*const CUDA_MEMCPY2D);

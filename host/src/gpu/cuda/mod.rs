@@ -8,6 +8,7 @@
 mod api;
 mod kernels;
 mod library;
+mod memory;
 mod open;
 mod spread;
 mod staging;
@@ -25,6 +26,7 @@ use cust::{
     context::{Context, ContextHandle as _},
     event::{Event, EventFlags},
     stream::{Stream, StreamFlags},
+    sys::CUdevice,
 };
 use rayon::prelude::*;
 use tilewright_kernels::{
@@ -38,7 +40,7 @@ use self::{
     staging::{Landing, Staging},
 };
 use super::{Driver, GpuDevice, GpuInfo, Launch};
-use crate::{Error, Result};
+use crate::{Error, MemoryUse, Result};
 
 /// The compute capability whose module waits where it may start early; that of the others would not.
 const STARTS_EARLY: (u32, u32) = (9, 0);
@@ -66,6 +68,7 @@ struct Inner {
     info: GpuInfo,
     /// As errors name the device: `cuda:0`.
     device: String,
+    ordinal: CUdevice,
     kernels: Kernels,
     staging: Mutex<Staging>,
     landing: Mutex<Landing>,
@@ -255,6 +258,11 @@ impl Driver for CudaDriver {
 
     fn synchronize(&self) -> Result<()> {
         self.inner.synchronize("synchronize")
+    }
+
+    fn memory(&self) -> Result<Option<MemoryUse>> {
+        self.inner.synchronize("counting memory")?;
+        memory::in_use(self.inner.ordinal).map(Some)
     }
 }
 

@@ -1,8 +1,4 @@
-use std::{
-    ffi::c_int,
-    ptr::{from_mut, null_mut},
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use cust::{
     context::Context,
@@ -14,7 +10,7 @@ use tilewright_kernels::{gather_rows::GATHER_ROWS, module::ptx_for};
 use super::{
     CudaDriver, GpuInfo, Inner, api,
     kernels::Kernels,
-    library,
+    library, memory,
     staging::{Landing, Staging},
 };
 use crate::{Error, Result};
@@ -43,7 +39,7 @@ impl CudaDriver {
         };
         // Retained before anything is made in it; current on this thread from here on.
         let context = api::wrapped("cuDevicePrimaryCtxRetain", Context::new(device))?;
-        keep_freed_memory(device).map_err(unavailable)?;
+        memory::keep_freed(device.as_raw()).map_err(unavailable)?;
         let stream = api::wrapped("cuStreamCreate", Stream::new(StreamFlags::DEFAULT, None))?;
         let kernels = Kernels::new(ptx, info.compute_capability);
         // A driver too old for the PTX says so here, where the CPU may still be taken instead. Every model gathers rows.
@@ -51,7 +47,9 @@ impl CudaDriver {
         let staging = Mutex::new(Staging::new()?);
         let launched = Mutex::new(None);
         let landing = Mutex::new(Landing::new()?);
-        let inner = Inner { info, device: name, kernels, staging, landing, launched, stream, context };
+        let ordinal = device.as_raw();
+        let inner =
+            Inner { info, device: name, ordinal, kernels, staging, landing, launched, stream, context };
         Ok(CudaDriver { inner: Arc::new(inner) })
     }
 }
@@ -92,29 +90,6 @@ fn describe(device: Device) -> Result<GpuInfo> {
         multiprocessors: attribute(DeviceAttribute::MultiprocessorCount)?,
         memory_bytes: api::wrapped("cuDeviceTotalMem", device.total_memory())? as u64,
     })
-}
-
-/// Has the device's memory pool keep what is freed, so that the next step's allocations are free of system calls.
-fn keep_freed_memory(device: Device) -> Result<(), String> {
-    let mut supported: c_int = 0;
-    // SAFETY: writes one integer.
-    let code =
-        unsafe { api::cuDeviceGetAttribute(&mut supported, api::MEMORY_POOLS_SUPPORTED, device.as_raw()) };
-    if code != 0 || supported == 0 {
-        return Err(
-            "the driver has no stream-ordered memory; install one of CUDA 11.2 or newer, or use the CPU"
-                .into(),
-        );
-    }
-    let (mut pool, mut threshold) = (null_mut(), u64::MAX);
-    // SAFETY: writes the device's own pool, then reads a threshold of 64 bits.
-    let code = unsafe {
-        match api::cuDeviceGetDefaultMemPool(&mut pool, device.as_raw()) {
-            0 => api::cuMemPoolSetAttribute(pool, api::RELEASE_THRESHOLD, from_mut(&mut threshold).cast()),
-            code => code,
-        }
-    };
-    if code == 0 { Ok(()) } else { Err(format!("its memory pool answered {}", api::name(code))) }
 }
 
 #[cfg(test)]
