@@ -6,6 +6,14 @@ use std::path::Path;
 
 use crate::{Error, Result};
 
+/// Bytes of a file that is read as a whole; weights are mapped.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Whether there is a file of this name, be it a link that leads nowhere: reading tells of that, where passing it by would not.
+pub(crate) fn is_there(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
 /// Opens a file that is read to its end: one that has an end, whatever links lead to it. A pipe would keep its reader waiting, and a device
 /// may give bytes for ever.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
@@ -16,13 +24,18 @@ pub(crate) fn open_file(path: &Path) -> Result<File> {
     File::open(path).map_err(Error::io(path))
 }
 
-/// The bytes of a file, which has to be a regular one or a link to one.
+/// The bytes of a file, which has to be a regular one or a link to one, of a gibibyte at most.
 ///
 /// # Errors
-/// A file of another type; one that can't be read.
+/// A file of another type; one that is longer; one that can't be read.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    let file = open_file(path)?;
+    let found = file.metadata().map_err(Error::io(path))?.len();
+    if found > MAX_BYTES {
+        return Err(Error::file(path, "length", format!("at most {MAX_BYTES} bytes"), found));
+    }
     let mut bytes = Vec::new();
-    open_file(path)?.read_to_end(&mut bytes).map_err(Error::io(path))?;
+    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
     Ok(bytes)
 }
 
@@ -73,5 +86,13 @@ mod tests {
             assert_eq!(refusal, format!("{}: {expected}", at(name).display()));
         }
         assert!(read_file(&at("broken")).expect_err("refused").to_string().contains("No such file"));
+        assert!(is_there(&at("broken")) && is_there(&at("link")) && !is_there(&at("nowhere")));
+        // Sparse: it takes no room.
+        File::create(at("long")).and_then(|file| file.set_len(3 << 30)).expect("made");
+        let refusal = read_file(&at("long")).expect_err("refused").to_string();
+        assert!(
+            refusal.ends_with("long: length: expected at most 1073741824 bytes, found 3221225472"),
+            "{refusal}"
+        );
     }
 }

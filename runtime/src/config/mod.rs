@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::Result;
+use crate::checkpoint::is_there;
 pub use encoder::{EncoderConfig, EncoderInput};
 use fields::Fields;
 pub use quantization::{QuantFormat, QuantizationConfig};
@@ -138,7 +139,7 @@ impl ModelConfig {
     pub fn load(dir: &Path) -> Result<ModelConfig> {
         let mut config = ModelConfig::read(&dir.join("config.json"))?;
         let generation_path = dir.join("generation_config.json");
-        if generation_path.exists() {
+        if is_there(&generation_path) {
             let generation = Fields::read(&generation_path)?;
             let eos = generation.token_ids("eos_token_id")?;
             if !eos.is_empty() {

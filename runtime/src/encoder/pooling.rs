@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::Want;
-use crate::checkpoint::read_file;
+use crate::checkpoint::{is_there, read_file};
 use crate::{Error, Result};
 
 /// How the outputs of a text's tokens become one vector.
@@ -37,7 +37,7 @@ impl Pooling {
     /// What `1_Pooling/config.json`, the file of sentence-transformers, asks for; the mean where there is no such file.
     pub(super) fn of_checkpoint(dir: &Path) -> Result<Pooling> {
         let path = dir.join("1_Pooling").join("config.json");
-        if !path.exists() {
+        if !is_there(&path) {
             return Ok(Pooling::Mean);
         }
         let bytes = read_file(&path)?;

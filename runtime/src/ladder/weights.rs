@@ -98,7 +98,7 @@ impl Found<'_> {
         );
         let gain = in_f32.inverse();
         let rung = Rung::times("BF16, speed", BF16_SPEED, [2.0, 2.0], gain.ratio(), of).of_rounds(&gain);
-        self.beyond_caches(rung.because(self.small()), WeightFormat::F32, WeightFormat::Bf16)
+        self.beyond_caches(rung.because(self.small("")), WeightFormat::F32, WeightFormat::Bf16)
     }
 
     fn bf16_size(&self) -> Rung {
@@ -134,7 +134,9 @@ impl Found<'_> {
             small.rate,
             format.name()
         );
-        let rung = Rung::times(name, claim, limits, small.ratio(), of).of_rounds(small).because(self.small());
+        let rung = Rung::times(name, claim, limits, small.ratio(), of)
+            .of_rounds(small)
+            .because(self.small(", and the head stays in bf16"));
         let rung = self.beyond_caches(rung, WeightFormat::Bf16, format);
         let percent = 100.0 * (self.losses[at] / self.losses[0] - 1.0);
         rung.also("loss against bf16", format!("{percent:+.2}% ({:.4} nats a token)", self.losses[at]))
@@ -156,11 +158,11 @@ impl Found<'_> {
         rung.because(reason).also("eight bits", format!("{eight:+.2}%"))
     }
 
-    fn small(&self) -> String {
+    fn small(&self, besides: &str) -> String {
         let bytes = weight_bytes(self.bench.model.config(), WeightFormat::Bf16)
             .map_or(0, |bytes| bytes.total_bytes());
         format!(
-            "the model's {:.0} MB of bf16 weights are too few for reading them to be what a step waits for: caches hold much of them, and the head stays in bf16",
+            "the model's {:.0} MB of bf16 weights are too few for reading them to be what a step waits for: caches hold much of them{besides}",
             bytes as f64 / 1e6
         )
     }

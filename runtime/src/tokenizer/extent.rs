@@ -198,6 +198,11 @@ mod tests {
         kept(|file| file["added_tokens"][0]["content"] = json!("漢漢"));
         kept(|file| file["pre_tokenizer"] = json!(null));
         kept(|file| {
+            let comments =
+                json!({ "type": "Replace", "pattern": { "Regex": "<!--[\\s\\S]*?-->" }, "content": "" });
+            file["normalizer"] = sequence("normalizers", vec![comments, file["normalizer"].take()]);
+        });
+        kept(|file| {
             let removed = json!({ "type": "Split", "pattern": { "String": "a" }, "behavior": "Removed", "invert": false });
             file["pre_tokenizer"] =
                 sequence("pretokenizers", vec![json!({ "type": "WhitespaceSplit" }), removed]);

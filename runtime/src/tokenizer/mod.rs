@@ -15,7 +15,7 @@ use serde_json::Value;
 use bytes::TokenBytes;
 pub use extent::Extent;
 
-use crate::checkpoint::read_file;
+use crate::checkpoint::{is_there, read_file};
 use crate::{Error, Result};
 
 /// Tokens of context that text after a prompt is decoded with, so that a leading space survives.
@@ -47,7 +47,7 @@ impl Tokenizer {
     /// A file that is there and can't be used.
     pub fn load(dir: &Path, config_bos: Option<u32>) -> Result<Option<Tokenizer>> {
         let path = dir.join("tokenizer.json");
-        if !path.exists() {
+        if !is_there(&path) {
             return Ok(None);
         }
         let inner = trust::read(&path)?;
@@ -57,7 +57,7 @@ impl Tokenizer {
         let mut tokenizer =
             Tokenizer { inner, bos: None, bytes, widest, widest_normalised, splits_at_spaces };
         let config_path = dir.join("tokenizer_config.json");
-        if config_path.exists() {
+        if is_there(&config_path) {
             tokenizer.bos = tokenizer.explicit_bos(&config_path, config_bos)?;
         }
         Ok(Some(tokenizer))

@@ -8,6 +8,10 @@ use serde_json::{Map, Value};
 const MAX_STEPS: usize = 64;
 /// How many times longer the steps of a list may make a text, all together.
 const MAX_GROWTH: usize = 256;
+/// Bytes of a text that a normaliser replaces: what is longer isn't seen in a piece of a text ([`super::extent`]).
+const MAX_PATTERN_BYTES: usize = 256;
+/// Bytes that it puts where an expression matches, which may look at more of a text than a piece.
+const MAX_BY_EXPRESSION: usize = 16;
 /// Tokens that are put round a text.
 const MAX_AROUND: usize = 64;
 /// Steps that real tokenizers have once in a list.
@@ -88,6 +92,20 @@ impl Steps {
         if growth > MAX_GROWTH {
             let expected = format!("steps that make a text at most {MAX_GROWTH} times longer");
             return Err((expected, format!("{growth} times")));
+        }
+        Ok(())
+    }
+
+    /// Of a normaliser's steps: refuses replacements that could make a whole text much longer than its pieces.
+    pub fn check_replacements(&self) -> Result<(), Refusal> {
+        for step in self.0.iter().filter(|step| kind(step) == "Replace") {
+            let (most, what, found) = match replaced_bytes(step) {
+                Some(bytes) => (MAX_PATTERN_BYTES, "to replace", bytes),
+                None => (MAX_BY_EXPRESSION, "where an expression matches", length(step, "content")),
+            };
+            if found > most {
+                return Err((format!("at most {most} bytes {what}"), found.to_string()));
+            }
         }
         Ok(())
     }

@@ -74,7 +74,7 @@ fn check_parts(path: &Path, parts: Parts) -> Result<Vec<u64>> {
     let refuse = |field| move |(expected, found): Refusal| Error::file(path, field, expected, found);
     let normalizer = steps(parts.normalizer);
     let post_processor = steps(parts.post_processor);
-    normalizer.check().map_err(refuse("normalizer"))?;
+    normalizer.check().and_then(|()| normalizer.check_replacements()).map_err(refuse("normalizer"))?;
     steps(parts.pre_tokenizer).check().map_err(refuse("pre_tokenizer"))?;
     post_processor.check().map_err(refuse("post_processor"))?;
     steps(parts.decoder).check().map_err(refuse("decoder"))?;

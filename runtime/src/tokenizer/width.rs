@@ -69,6 +69,7 @@ fn widest_of_normalised(tokenizer: &Tokenizer) -> Option<usize> {
 
 /// Whether each word of a normalised text has a token at least, words being what is between white space:
 /// - pre-tokenizers split there, and remove nothing else;
+/// - the normaliser replaces nothing: what spans two pieces of a text isn't seen in either;
 /// - the model has a token for every word, be it the unknown one;
 /// - no added token is several words.
 pub(super) fn splits_at_spaces(tokenizer: &Tokenizer) -> bool {
@@ -77,6 +78,7 @@ pub(super) fn splits_at_spaces(tokenizer: &Tokenizer) -> bool {
     };
     matches!(tokenizer.get_model(), ModelWrapper::WordPiece(_) | ModelWrapper::WordLevel(_))
         && steps(tokenizer.get_pre_tokenizer()).split_at_spaces()
+        && !steps(tokenizer.get_normalizer()).has("Replace")
         && tokenizer.get_added_tokens_decoder().values().all(|added| is_one_word(&added.content))
 }
 

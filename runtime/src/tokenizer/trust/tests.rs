@@ -77,6 +77,7 @@ fn steps_that_grow_without_end_are_refused_by_name() {
     };
     // An expression that matches nothing puts its content between any two bytes.
     let between = json!({ "type": "Replace", "pattern": { "Regex": "" }, "content": "a".repeat(256) });
+    let ahead = json!({ "type": "Replace", "pattern": { "Regex": "a(?=[\\s\\S]{4200})" }, "content": "b".repeat(17) });
     // Without its name the library reads it all the same, and by another name too.
     let unnamed = json!({ "pattern": { "String": "a" }, "content": "aa" });
     let cases = [
@@ -110,6 +111,13 @@ fn steps_that_grow_without_end_are_refused_by_name() {
         ("normalizer", sequence(norm, vec![unnamed; 9]), "found 512 times"),
         ("normalizer", between.clone(), "found 257 times"),
         ("normalizer", replace("", &"a".repeat(256)), "found 257 times"),
+        // Longer than what is looked at of a text at a time, or looking further.
+        (
+            "normalizer",
+            replace(&"a".repeat(5000), &"b".repeat(600_000)),
+            "expected at most 256 bytes to replace, found 5000",
+        ),
+        ("normalizer", ahead, "expected at most 16 bytes where an expression matches, found 17"),
         ("normalizer", sequence(norm, vec![json!({ "type": "Lowercase" }); 65]), "expected at most 64 steps"),
         ("decoder", between, "found 257 times"),
         ("decoder", sequence("decoders", vec![byte_level(); 2]), "expected ByteLevel once at most"),
