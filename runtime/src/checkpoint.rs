@@ -14,8 +14,8 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Serialize;
 use tilewright_host::DType;
 
-pub use file::read_file;
-pub(crate) use file::{is_there, open_file};
+pub(crate) use file::open_file;
+pub use file::{is_there, read_at_most, read_file};
 
 use crate::{Error, Result};
 

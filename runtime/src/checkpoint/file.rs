@@ -10,7 +10,7 @@ use crate::{Error, Result};
 const MAX_BYTES: u64 = 1 << 30;
 
 /// Whether there is a file of this name, be it a link that leads nowhere: reading tells of that, where passing it by would not.
-pub(crate) fn is_there(path: &Path) -> bool {
+pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
@@ -29,13 +29,21 @@ pub(crate) fn open_file(path: &Path) -> Result<File> {
 /// # Errors
 /// A file of another type; one that is longer; one that can't be read.
 pub fn read_file(path: &Path) -> Result<Vec<u8>> {
+    read_at_most(path, MAX_BYTES)
+}
+
+/// As [`read_file`], of `most` bytes at most.
+///
+/// # Errors
+/// As there.
+pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
     let file = open_file(path)?;
     let found = file.metadata().map_err(Error::io(path))?.len();
-    if found > MAX_BYTES {
-        return Err(Error::file(path, "length", format!("at most {MAX_BYTES} bytes"), found));
+    if found > most {
+        return Err(Error::file(path, "length", format!("at most {most} bytes"), found));
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    file.take(most).read_to_end(&mut bytes).map_err(Error::io(path))?;
     Ok(bytes)
 }
 

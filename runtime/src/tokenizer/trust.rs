@@ -11,7 +11,7 @@ use tokenizers::{
 };
 
 use super::steps::{Refusal, Steps};
-use crate::checkpoint::{open_file, read_file};
+use crate::checkpoint::read_at_most;
 use crate::{Error, Result};
 
 /// Bytes of the file; vocabularies of 256k tokens have some 35 MB.
@@ -44,11 +44,7 @@ struct Added {
 
 /// Reads a tokenizer. What it would cut off or pad is for its user to say, not for the file.
 pub(super) fn read(path: &Path) -> Result<tokenizers::Tokenizer> {
-    let bytes = open_file(path)?.metadata().map_err(Error::io(path))?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(Error::file(path, "length", format!("at most {MAX_FILE_BYTES} bytes"), bytes));
-    }
-    let bytes = read_file(path)?;
+    let bytes = read_at_most(path, MAX_FILE_BYTES)?;
     let broken = |found| Error::file(path, "contents", "a tokenizer", found);
     let parts = guarded(|| serde_json::from_slice::<Parts>(&bytes)).map_err(broken)?;
     let around = check_parts(path, parts.map_err(|error| broken(error.to_string()))?)?;

@@ -11,12 +11,11 @@ mod renderer;
 mod tests;
 
 use std::ffi::OsString;
-use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use tilewright::checkpoint::read_file;
+use tilewright::checkpoint::{is_there, read_at_most};
 
 use crate::ServeError;
 use crate::error::ApiResult;
@@ -117,13 +116,11 @@ fn find(dir: &Path) -> Result<Option<(PathBuf, Template)>, ServeError> {
 
 /// The text of a file that may not be there.
 fn read(path: &Path) -> Result<Option<String>, ServeError> {
-    let wrong = |error: &dyn Display| ServeError::template(path, error.to_string());
-    let Ok(metadata) = std::fs::metadata(path) else { return Ok(None) };
-    let bytes = metadata.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(wrong(&format!("expected at most {MAX_FILE_BYTES} bytes, found {bytes}")));
+    if !is_there(path) {
+        return Ok(None);
     }
-    String::from_utf8(read_file(path)?).map(Some).map_err(|error| wrong(&error))
+    let bytes = read_at_most(path, MAX_FILE_BYTES)?;
+    String::from_utf8(bytes).map(Some).map_err(|error| ServeError::template(path, error.to_string()))
 }
 
 /// `chat_template` is a template, or several with names.
