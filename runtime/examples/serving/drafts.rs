@@ -48,35 +48,59 @@ fn median(mut values: Vec<f64>) -> f64 {
     percentile(&values, 0.5)
 }
 
-/// A row of the table: texts to go on with, and who drafts. In a round every number of drafts has its turn: ratios are of the same round, so that
-/// whatever else the machine does falls on all alike. The median counts.
+/// A number of drafts, and its tokens a second over none's, of each round.
+struct Column {
+    engine: Engine,
+    ratios: Vec<f64>,
+}
+
+impl Column {
+    fn new([target, draft]: [&Model; 2], speculation: Speculation) -> Result<Column> {
+        Ok(Column { engine: engine(target, draft, speculation)?, ratios: Vec::new() })
+    }
+
+    /// The median round's, and what became of its drafts.
+    fn print(self) {
+        let stats = self.engine.shutdown();
+        let stood = 100.0 * stats.accepted as f64 / stats.drafts.max(1) as f64;
+        let tokens = 1.0 + stats.accepted as f64 / stats.verified.max(1) as f64;
+        print!(" {:.2}x, {stood:.0}%, {tokens:.2} |", median(self.ratios));
+    }
+}
+
+/// A row of the table: texts to go on with, and who drafts. In a round every number of drafts has its turn, and none two, before and after
+/// as many as pay: ratios are of the same round, so that whatever else the machine does falls on all alike. The median counts; of as many
+/// as pay all rounds' time, too, in which is what was tried in vain.
 fn row(
-    [target, draft]: [&Model; 2],
+    models: [&Model; 2],
     what: &str,
     prompts: &[Vec<u32>],
     of: fn(DraftLength) -> Speculation,
     rounds: usize,
 ) -> Result<()> {
-    let fixed = FIXED.map(|drafts| of(DraftLength::Fixed(drafts)));
-    let speculations = [Speculation::Off].into_iter().chain(fixed).chain([of(DraftLength::Adaptive(MOST))]);
-    let engines =
-        speculations.map(|speculation| engine(target, draft, speculation)).collect::<Result<Vec<_>>>()?;
-    let mut rates = vec![Vec::new(); engines.len()];
+    let none = engine(models[0], models[1], Speculation::Off)?;
+    let column = |length| Column::new(models, of(length));
+    let mut fixed = FIXED.map(DraftLength::Fixed).map(column).into_iter().collect::<Result<Vec<_>>>()?;
+    let mut adaptive = column(DraftLength::Adaptive(MOST))?;
+    let mut rates = Vec::new();
     for _ in 0..rounds {
-        for (engine, rates) in engines.iter().zip(&mut rates) {
-            rates.push(rate(engine, prompts)?);
+        let fixed_rates = fixed.iter().map(|it| rate(&it.engine, prompts)).collect::<Result<Vec<_>>>()?;
+        let before = rate(&none, prompts)?;
+        let adaptive_rate = rate(&adaptive.engine, prompts)?;
+        let off = 2.0 / (1.0 / before + 1.0 / rate(&none, prompts)?);
+        for (column, rate) in fixed.iter_mut().zip(fixed_rates) {
+            column.ratios.push(rate / off);
         }
+        adaptive.ratios.push(adaptive_rate / off);
+        rates.push(off);
     }
-    let off = rates.remove(0);
-    print!("| {what} | {:.0} |", median(off.clone()));
-    for (engine, rates) in engines.into_iter().skip(1).zip(rates) {
-        let ratios = rates.iter().zip(&off).map(|(rate, off)| rate / off).collect();
-        let stats = engine.shutdown();
-        let stood = 100.0 * stats.accepted as f64 / stats.drafts.max(1) as f64;
-        let tokens = 1.0 + stats.accepted as f64 / stats.verified.max(1) as f64;
-        print!(" {:.2}x, {stood:.0}%, {tokens:.2} |", median(ratios));
-    }
-    println!();
+    let seconds = |rates: Vec<f64>| rates.iter().map(|rate| 1.0 / rate).sum::<f64>();
+    let adaptive_rates = adaptive.ratios.iter().zip(&rates).map(|(ratio, off)| ratio * off).collect();
+    let whole = seconds(rates.clone()) / seconds(adaptive_rates);
+    print!("| {what} | {:.0} |", median(rates));
+    fixed.into_iter().for_each(Column::print);
+    adaptive.print();
+    println!(" {whole:.2}x |");
     Ok(())
 }
 
@@ -90,7 +114,10 @@ pub fn measure(target: &Model, draft: &Model, rounds: usize) -> Result<()> {
     println!("greedy, {TOKENS} tokens a sequence, {rounds} rounds");
     println!("speed over no drafts, share of drafts that stood, tokens of a step that had some");
     let fixed = FIXED.map(|drafts| format!(" K = {drafts} |")).concat();
-    println!("| drafts | off, tok/s |{fixed} adaptive |\n|---|---|{}---|", "---|".repeat(FIXED.len()));
+    println!(
+        "| drafts | off, tok/s |{fixed} adaptive | all rounds |\n|---|---|{}---|---|",
+        "---|".repeat(FIXED.len())
+    );
     for prompts in [&code[..1], &code, &many] {
         let what = format!("model, {}", prompts.len());
         row([target, draft], &what, prompts, Speculation::DraftModel, rounds)?;

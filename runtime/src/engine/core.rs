@@ -10,7 +10,7 @@ use super::answer::{Answer, Answers, Language, Listener, Then};
 use super::config::EngineConfig;
 use super::request::Request;
 use super::schedule::{Plan, Scheduler};
-use super::speculate::{Speculator, Timed};
+use super::speculate::{Speculator, Timed, Verified};
 use super::stats::EngineStats;
 use super::step::{Outcome, Step, assemble, choose};
 use super::track::{Id, Track};
@@ -25,6 +25,13 @@ struct Ran {
     outcomes: Vec<Outcome>,
     /// Whether steps like it will take as long.
     is_steady: bool,
+}
+
+/// What a step said.
+#[derive(Default)]
+struct Said {
+    tokens: usize,
+    verified: Verified,
 }
 
 /// The engine without its thread: data flows from requests through a plan, a batch and its logits to tokens.
@@ -109,14 +116,18 @@ impl Core {
         let is_steady = result.as_ref().is_ok_and(|ran| ran.is_steady);
         let said = match result {
             Ok(ran) => self.commit(&plan, ran),
-            Err(error) => self.fail(&plan, &error),
+            Err(error) => {
+                self.fail(&plan, &error);
+                Said::default()
+            }
         };
         if plan.works.iter().all(|work| work.is_last && work.len == 1) {
             let (sequences, seconds) = (plan.works.len(), began.elapsed().as_secs_f64());
-            self.speculator.record(Timed { sequences, tokens: said, seconds, is_steady });
+            let Said { tokens, verified } = said;
+            self.speculator.record(Timed { sequences, tokens, verified, seconds, is_steady });
         }
         self.count();
-        self.stats.add(&plan, said, [began, planned, ran, Instant::now()]);
+        self.stats.add(&plan, said.tokens, [began, planned, ran, Instant::now()]);
     }
 
     /// Brings up to date what the statistics say of who is here now.
@@ -141,9 +152,9 @@ impl Core {
         Ok(Ran { drafts, outcomes, is_steady })
     }
 
-    /// Tokens go to their sequences and out to who waits for them; returns how many.
-    fn commit(&mut self, plan: &Plan, ran: Ran) -> usize {
-        let mut said = 0;
+    /// Tokens go to their sequences and out to who waits for them.
+    fn commit(&mut self, plan: &Plan, ran: Ran) -> Said {
+        let mut said = Said::default();
         for ((work, drafts), outcome) in plan.works.iter().zip(&ran.drafts).zip(ran.outcomes) {
             let end = work.start + work.len;
             match outcome {
@@ -156,7 +167,8 @@ impl Core {
                     self.stats.drafts += drafts.len();
                     self.stats.accepted += tokens.len() - 1;
                     self.stats.verified += usize::from(!drafts.is_empty());
-                    said += self.say(work.id, end, tokens);
+                    said.verified.add(drafts.len(), tokens.len() - 1);
+                    said.tokens += self.say(work.id, end, tokens);
                 }
             }
         }
@@ -187,14 +199,13 @@ impl Core {
     }
 
     /// A step that the device failed fails who was in it; what their pages hold is forgotten.
-    fn fail(&mut self, plan: &Plan, error: &Error) -> usize {
+    fn fail(&mut self, plan: &Plan, error: &Error) {
         let hit: BTreeSet<Id> =
             plan.works.iter().map(|work| work.id).chain(plan.admitted.iter().copied()).collect();
         for id in hit {
             self.end(id, error.for_another());
         }
         self.stats.failed_steps += 1;
-        0
     }
 
     fn end(&mut self, id: Id, error: Error) {

@@ -7,7 +7,7 @@ mod ngram;
 use std::collections::BTreeMap;
 
 use adaptive::Adaptive;
-pub(crate) use adaptive::Timed;
+pub(crate) use adaptive::{Timed, Verified};
 pub(crate) use draft_model::DraftModel;
 
 use super::answer::{Answers, Language};
@@ -40,7 +40,9 @@ impl Speculator {
             (Speculation::NGram(_), _) => Source::NGram(BTreeMap::new()),
             (Speculation::Off | Speculation::DraftModel(_), _) => Source::Nothing,
         };
-        Speculator { source, most, adaptive: speculation.is_adaptive().then(|| Adaptive::new(most)) }
+        let by_model = matches!(source, Source::Model(_));
+        let adaptive = speculation.is_adaptive().then(|| Adaptive::new(most, by_model));
+        Speculator { source, most, adaptive }
     }
 
     /// Says how many drafts each sequence would like in the step to be planned.
