@@ -13,6 +13,7 @@ use crate::config::{Limits, ServerConfig};
 use crate::embed::Embed;
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::Metrics;
+use crate::serve::BLOCKING_THREADS;
 use crate::template::ChatTemplate;
 use crate::tokens::Spelling;
 use crate::turns::Turns;
@@ -131,7 +132,8 @@ pub(crate) struct App {
 impl App {
     pub fn new(config: ServerConfig, backend: Backend) -> App {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let turns = Turns::new(config.limits.text_bytes);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Turns::new(config.limits.text_bytes, processors.min(BLOCKING_THREADS / 2));
         App {
             config,
             backend,
