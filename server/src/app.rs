@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tilewright::tokenizer::Tokenizer;
 use tilewright::{Engine, Model};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{Limits, ServerConfig};
 use crate::embed::Embed;
@@ -125,7 +125,8 @@ pub(crate) struct App {
     pub metrics: Metrics,
     pub turns: Turns,
     pub started: Duration,
-    ending: AtomicBool,
+    /// Once the server was told to end, when those are refused who still wait for an answer.
+    last_call: watch::Sender<Option<Instant>>,
     numbers: AtomicU64,
 }
 
@@ -140,7 +141,7 @@ impl App {
             metrics: Metrics::new(),
             turns,
             started: since,
-            ending: AtomicBool::new(false),
+            last_call: watch::Sender::new(None),
             numbers: AtomicU64::new(since.as_nanos() as u64),
         }
     }
@@ -168,13 +169,24 @@ impl App {
         }
     }
 
-    /// From now on nothing new is taken.
-    pub fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+    /// From now on nothing new is taken, and what isn't answered at the last call is refused.
+    pub fn end(&self, last_call: Instant) {
+        self.last_call.send_replace(Some(last_call));
     }
 
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+        self.last_call.borrow().is_some()
+    }
+
+    /// Waits for the last call.
+    pub async fn last_call(&self) {
+        let mut told = self.last_call.subscribe();
+        // The sender is here, so that there is an end of waiting.
+        let at = told.wait_for(Option::is_some).await.ok().and_then(|at| *at);
+        match at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether requests would be answered.

@@ -54,7 +54,10 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     } else if app.is_ending() && route.starts_with("/v1/") {
         ApiError::unavailable("the server is ending").into_response()
     } else {
-        next.run(request).await
+        tokio::select! {
+            response = next.run(request) => response,
+            () = app.last_call() => ApiError::unavailable("the server is ending").into_response(),
+        }
     };
     let status = response.status().as_u16();
     app.metrics.answered(route, status, began.elapsed());

@@ -32,6 +32,8 @@ const SETTLING_LOOKS: usize = 1000;
 const SETTLING_PAUSE: Duration = Duration::from_millis(5);
 /// Time at most for what a thread does that nobody waits for any more: texts that are made into tokens, prompts that are judged.
 const ABANDONED_TIME: Duration = Duration::from_secs(5);
+/// Time at most for the refusals of those to go out who wait for an answer when the time to finish is nearly over.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// Threads that read requests and judge prompts.
 pub(crate) const BLOCKING_THREADS: usize = 64;
 
@@ -95,7 +97,7 @@ impl Server {
             while connections.try_join_next().is_some() {}
         }
         drop(listener);
-        app.end();
+        app.end(Instant::now() + limits.drain_time - LAST_CALL.min(limits.drain_time / 4));
         tracing::info!(connections = connections.len(), "ending");
         if tokio::time::timeout(limits.drain_time, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests under way were cut off");
