@@ -1,7 +1,7 @@
 //! The peers: a Python program that is handed a line a cell and answers with lines of timings, in the same process tree or before.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{self, BufRead, BufReader, ErrorKind, Write},
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tilewright::checkpoint::read_at_most;
 
 use crate::{
     cells::{Cell, Mode},
@@ -20,6 +21,8 @@ use crate::{
 
 /// Some peers compile themselves on first use.
 const PATIENCE: Duration = Duration::from_secs(300);
+/// Bytes of a file of answers.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// What a peer is asked.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -89,9 +92,11 @@ pub fn parse(line: &str, origin: &str) -> Result<Answer> {
 /// The answers in a file.
 ///
 /// # Errors
-/// [`Error::File`], or [`Error::Json`] naming the line.
+/// A file that can't be read or is no text; [`Error::Json`] naming the line.
 pub fn read(path: &Path) -> Result<Vec<Answer>> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.into(), source })?;
+    let no_text =
+        |error| Error::File { path: path.into(), source: io::Error::new(ErrorKind::InvalidData, error) };
+    let text = String::from_utf8(read_at_most(path, MAX_BYTES)?).map_err(no_text)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| parse(line, &format!("{}, line {}", path.display(), index + 1))).collect()
 }

@@ -59,7 +59,7 @@ pub fn run(args: &EmbedArgs) -> Result<ExitCode, Failure> {
 /// The texts of the arguments, or the lines of the file.
 fn texts(args: &EmbedArgs) -> Result<Vec<String>, Failure> {
     let Some(path) = &args.file else { return Ok(args.texts.clone()) };
-    let lines: Vec<String> = read_text(path)?.lines().map(str::to_owned).collect();
+    let lines: Vec<String> = read_text("--file", path)?.lines().map(str::to_owned).collect();
     if lines.is_empty() {
         return Err(Failure::Message(format!("{}: expected a text a line, found none", path.display())));
     }

@@ -7,7 +7,7 @@ use crate::load::{load, read_text, with_bar};
 use crate::output::{Failure, print_json, print_line};
 
 pub fn run(args: &EvalArgs) -> Result<ExitCode, Failure> {
-    let text = read_text(&args.file)?;
+    let text = read_text("FILE", &args.file)?;
     let model = load(&args.model)?;
     let context = args.ctx.unwrap_or(model.config().context);
     let evaluation = with_bar("{wide_bar} {pos}/{len}", |progress| {

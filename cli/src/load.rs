@@ -1,8 +1,9 @@
 use std::fmt::Display;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tilewright::checkpoint::read_at_most;
 use tilewright::config::ModelConfig;
 use tilewright::{DeviceChoice, Model};
 
@@ -13,6 +14,11 @@ use crate::output::Failure;
 const DEMO: &str = "models/demo/target";
 /// Where its draft model does.
 const DEMO_DRAFT: &str = "models/demo/draft";
+
+/// Bytes of a file of text, which is made into tokens as a whole: that takes some 200 to 300 times as much memory.
+const MAX_TEXT_BYTES: u64 = 64 << 20;
+/// Bytes of a prompt: some four million tokens.
+const MAX_PROMPT_BYTES: u64 = 16 << 20;
 
 /// The shape of the demo model, which needs nothing beside the program.
 const DEMO_CONFIG: &str = include_str!("../../models/demo/target/config.json");
@@ -60,12 +66,29 @@ fn built_in(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("")).join(path)
 }
 
-/// A file of UTF-8 text.
-pub fn read_text(path: &Path) -> Result<String, Failure> {
-    let wrong = |error: &dyn Display| Failure::Message(format!("{}: {error}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| wrong(&error))?;
-    String::from_utf8(bytes)
-        .map_err(|error| wrong(&format!("expected UTF-8 text, found {}", error.utf8_error())))
+/// A file of UTF-8 text that `flag` names.
+pub fn read_text(flag: &str, path: &Path) -> Result<String, Failure> {
+    let bytes = read_at_most(path, MAX_TEXT_BYTES);
+    let bytes = bytes.map_err(|error| Failure::Message(format!("{flag}: {error}")))?;
+    utf8(&format!("{flag}: {}", path.display()), bytes)
+}
+
+/// Standard input, which is UTF-8 text.
+pub fn read_stdin() -> Result<String, Failure> {
+    let wrong = |error: &dyn Display| Failure::Message(format!("standard input: {error}"));
+    let mut bytes = Vec::new();
+    let input = std::io::stdin().lock();
+    input.take(MAX_PROMPT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| wrong(&error))?;
+    if bytes.len() as u64 > MAX_PROMPT_BYTES {
+        return Err(wrong(&format!("expected at most {MAX_PROMPT_BYTES} bytes, found more")));
+    }
+    utf8("standard input", bytes)
+}
+
+fn utf8(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
+    String::from_utf8(bytes).map_err(|error| {
+        Failure::Message(format!("{name}: expected UTF-8 text, found {}", error.utf8_error()))
+    })
 }
 
 /// A bar on standard error where that is a terminal, told of parts that are done; it is gone once `work` is.

@@ -22,7 +22,7 @@ pub fn run(args: &QuantizeArgs) -> Result<ExitCode, Failure> {
 }
 
 fn options(args: &QuantizeArgs) -> Result<QuantiseOptions, Failure> {
-    let calibration = args.calib.as_deref().map(read_text).transpose()?;
+    let calibration = args.calib.as_deref().map(|path| read_text("--calib", path)).transpose()?;
     let group = match args.group {
         -1 => None,
         group => Some(

@@ -1,6 +1,6 @@
 mod speculate;
 
-use std::io::{Read, StdoutLock, Write};
+use std::io::{StdoutLock, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use tilewright::engine::Speculation;
 use tilewright::{FinishReason, GenerateParams, Model, Prompt, Timings};
 
 use crate::args::RunArgs;
-use crate::load::{load, load_beside};
+use crate::load::{load, load_beside, read_stdin};
 use crate::output::{Failure, print_json};
 use speculate::Drafted;
 
@@ -147,16 +147,6 @@ fn tell_speed(model: &Model, timings: Timings) {
         timings.decode_tokens,
         timings.decode_rate()
     );
-}
-
-fn read_stdin() -> Result<String, Failure> {
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut bytes)
-        .map_err(|error| Failure::Message(format!("standard input: {error}")))?;
-    String::from_utf8(bytes).map_err(|error| {
-        Failure::Message(format!("standard input: expected UTF-8 text, found {}", error.utf8_error()))
-    })
 }
 
 /// Token ids separated by commas or spaces.

@@ -2,17 +2,18 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tilewright::tokenizer::Tokenizer;
 use tilewright::{Engine, Model};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::config::{Limits, ServerConfig};
 use crate::embed::Embed;
 use crate::error::{ApiError, ApiResult};
 use crate::metrics::Metrics;
+use crate::serve::BLOCKING_THREADS;
 use crate::template::ChatTemplate;
 use crate::tokens::Spelling;
 use crate::turns::Turns;
@@ -124,21 +125,23 @@ pub(crate) struct App {
     pub metrics: Metrics,
     pub turns: Turns,
     pub started: Duration,
-    ending: AtomicBool,
+    /// Once the server was told to end, when those are refused who still wait for an answer.
+    last_call: watch::Sender<Option<Instant>>,
     numbers: AtomicU64,
 }
 
 impl App {
     pub fn new(config: ServerConfig, backend: Backend) -> App {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let turns = Turns::new(config.limits.text_bytes);
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let turns = Turns::new(config.limits.text_bytes, processors.min(BLOCKING_THREADS / 2));
         App {
             config,
             backend,
             metrics: Metrics::new(),
             turns,
             started: since,
-            ending: AtomicBool::new(false),
+            last_call: watch::Sender::new(None),
             numbers: AtomicU64::new(since.as_nanos() as u64),
         }
     }
@@ -166,13 +169,24 @@ impl App {
         }
     }
 
-    /// From now on nothing new is taken.
-    pub fn end(&self) {
-        self.ending.store(true, Ordering::Relaxed);
+    /// From now on nothing new is taken, and what isn't answered at the last call is refused.
+    pub fn end(&self, last_call: Instant) {
+        self.last_call.send_replace(Some(last_call));
     }
 
     pub fn is_ending(&self) -> bool {
-        self.ending.load(Ordering::Relaxed)
+        self.last_call.borrow().is_some()
+    }
+
+    /// Waits for the last call.
+    pub async fn last_call(&self) {
+        let mut told = self.last_call.subscribe();
+        // The sender is here, so that there is an end of waiting.
+        let at = told.wait_for(Option::is_some).await.ok().and_then(|at| *at);
+        match at {
+            Some(at) => tokio::time::sleep_until(at.into()).await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Whether requests would be answered.

@@ -52,14 +52,14 @@ struct Chat {
 }
 
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
-    let shared = app.clone();
-    let mut chat = super::http::blocking(move || read(&shared, &body)).await?;
+    let (bytes, shared) = (body.len(), app.clone());
+    let mut chat = super::http::reading(&app, bytes, deadline, move || read(&shared, &body)).await?;
     let template = &app.generator()?.template;
     let rendered = tokio::time::timeout_at(deadline.into(), template.render(&chat.conversation)).await;
     let text = rendered.unwrap_or_else(|_| Err(ApiError::timed_out(app.limits().request_time.as_secs())))?;
-    let shared = app.clone();
+    let (bytes, shared) = (text.len(), app.clone());
     let checking = move || check_text(&shared, &text).map(|text_bytes| (text, text_bytes));
-    let (text, text_bytes) = super::http::blocking(checking).await?;
+    let (text, text_bytes) = super::http::reading(&app, bytes, deadline, checking).await?;
     let shared = app.clone();
     let encoding = move || chat.encode(&shared, &text).map(|()| chat);
     let Chat { request, stream, reply, .. } =

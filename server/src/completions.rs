@@ -55,8 +55,8 @@ struct Completion {
 }
 
 pub(crate) async fn answer(app: Arc<App>, body: Vec<u8>, deadline: Instant) -> ApiResult<Response> {
-    let shared = app.clone();
-    let asked = super::http::blocking(move || read(&shared, &body)).await?;
+    let (bytes, shared) = (body.len(), app.clone());
+    let asked = super::http::reading(&app, bytes, deadline, move || read(&shared, &body)).await?;
     let (text_bytes, shared) = (asked.text_bytes, app.clone());
     let encode = move || encode_all(&shared, asked);
     let completion = super::http::tokenising(&app, text_bytes, deadline, encode).await?;

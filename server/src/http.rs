@@ -54,7 +54,10 @@ async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Res
     } else if app.is_ending() && route.starts_with("/v1/") {
         ApiError::unavailable("the server is ending").into_response()
     } else {
-        next.run(request).await
+        tokio::select! {
+            response = next.run(request) => response,
+            () = app.last_call() => ApiError::unavailable("the server is ending").into_response(),
+        }
     };
     let status = response.status().as_u16();
     app.metrics.answered(route, status, began.elapsed());
@@ -175,11 +178,25 @@ async fn embed(State(app): State<Arc<App>>, request: Request) -> ApiResult<Respo
 }
 
 /// Work that takes a while, off the threads that serve connections.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> ApiResult<T> + Send + 'static,
-) -> ApiResult<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> ApiResult<T> + Send + 'static) -> ApiResult<T> {
     let done = tokio::task::spawn_blocking(work).await;
     done.unwrap_or_else(|_| Err(ApiError::internal("reading the request failed")))
+}
+
+/// As [`blocking`], of work that reads so many bytes of a body, once it's their turn.
+pub(crate) async fn reading<T: Send + 'static>(
+    app: &App,
+    bytes: usize,
+    deadline: Instant,
+    work: impl FnOnce() -> ApiResult<T> + Send + 'static,
+) -> ApiResult<T> {
+    let turn = app.turns.read(bytes, deadline, app.limits().request_time.as_secs()).await?;
+    blocking(move || {
+        let done = work();
+        drop(turn);
+        done
+    })
+    .await
 }
 
 /// As [`blocking`], of work that makes so many bytes of text into tokens, once it's their turn.
@@ -189,7 +206,7 @@ pub(crate) async fn tokenising<T: Send + 'static>(
     deadline: Instant,
     work: impl FnOnce() -> ApiResult<T> + Send + 'static,
 ) -> ApiResult<T> {
-    let turn = app.turns.take(text_bytes, deadline, app.limits().request_time.as_secs()).await?;
+    let turn = app.turns.tokenise(text_bytes, deadline, app.limits().request_time.as_secs()).await?;
     // The work keeps it: it goes on where nobody waits any more.
     blocking(move || {
         let done = work();

@@ -32,6 +32,10 @@ const SETTLING_LOOKS: usize = 1000;
 const SETTLING_PAUSE: Duration = Duration::from_millis(5);
 /// Time at most for what a thread does that nobody waits for any more: texts that are made into tokens, prompts that are judged.
 const ABANDONED_TIME: Duration = Duration::from_secs(5);
+/// A limit of time at most, so that there is an instant when it's over: a year.
+const MAX_TIME: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+/// Time at most for the refusals of those to go out who wait for an answer when the time to finish is nearly over.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// Threads that read requests and judge prompts.
 pub(crate) const BLOCKING_THREADS: usize = 64;
 
@@ -95,7 +99,7 @@ impl Server {
             while connections.try_join_next().is_some() {}
         }
         drop(listener);
-        app.end();
+        app.end(Instant::now() + limits.drain_time - LAST_CALL.min(limits.drain_time / 4));
         tracing::info!(connections = connections.len(), "ending");
         if tokio::time::timeout(limits.drain_time, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests under way were cut off");
@@ -170,6 +174,18 @@ fn check(limits: &Limits) -> Result<(), ServeError> {
         if found < least {
             let (expected, found) = (format!("at least {least}"), found.to_string());
             return Err(ServeError::Config { what, expected, found });
+        }
+    }
+    let times = [
+        ("head time", limits.head_time),
+        ("body time", limits.body_time),
+        ("request time", limits.request_time),
+        ("drain time", limits.drain_time),
+    ];
+    for (what, found) in times {
+        if found > MAX_TIME {
+            let expected = format!("at most {} seconds", MAX_TIME.as_secs());
+            return Err(ServeError::Config { what, expected, found: found.as_secs().to_string() });
         }
     }
     let most = Semaphore::MAX_PERMITS / 2;

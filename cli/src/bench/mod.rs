@@ -132,7 +132,7 @@ fn failure(error: tilewright_benches::Error) -> Failure {
 /// Refuses, before anything is measured for nothing, what can't be read, sizes of no tokens, and those that no machine has memory for.
 fn check(args: &BenchArgs) -> Result<(), Failure> {
     if let Some(path) = &args.peers {
-        peers::read(path).map(drop).map_err(failure)?;
+        peers::read(path).map_err(|error| Failure::Message(format!("--peers: {error}")))?;
     }
     if args.runs_models() {
         ModelConfig::load(&model_dir(args.model.as_ref())?)?;

@@ -96,6 +96,49 @@ fn files_without_an_end_are_refused() {
     }
 }
 
+#[cfg(unix)]
+#[test]
+fn texts_without_an_end_are_refused() {
+    let bert = workspace("tests/fixtures/bert");
+    let bert = bert.to_str().expect("UTF-8");
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let at = |name: &str| dir.path().join(name).to_str().expect("UTF-8").to_string();
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe")).status().expect("mkfifo").success());
+    // Sparse: it takes no room.
+    std::fs::File::create(at("long")).and_then(|file| file.set_len((64 << 20) + 1)).expect("made");
+    std::fs::write(at("bytes"), b"a\xff").expect("written");
+    let out = at("out");
+    for (flag, args) in [
+        ("FILE", &["eval"][..]),
+        ("--file", &["embed", "-m", bert, "--file"]),
+        ("--calib", &["quantize", "-o", &out, "--calib"]),
+    ] {
+        for (path, found) in [
+            ("/dev/zero", "type: expected a regular file, or a link to one, found a device"),
+            (&at("pipe"), "type: expected a regular file, or a link to one, found a pipe"),
+            (&at("long"), "length: expected at most 67108864 bytes, found 67108865"),
+            (&at("bytes"), "expected UTF-8 text, found invalid utf-8 sequence"),
+        ] {
+            assert_refused(&[args, &[path]].concat(), &[&format!("error: {flag}: {path}: {found}")]);
+        }
+    }
+    let peers = ["bench", "--device", "cpu", "--peers", "/dev/zero"];
+    assert_refused(&peers, &["--peers: /dev/zero: type: expected a regular file", "found a device"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_prompt_without_an_end_is_refused() {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tilewright"))
+        .args(["run", "--device", "cpu"])
+        .stdin(std::fs::File::open("/dev/zero").expect("opened"))
+        .output()
+        .expect("the binary starts");
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(said, "error: standard input: expected at most 16777216 bytes, found more\n");
+    assert_eq!(output.status.code(), Some(1));
+}
+
 #[test]
 fn damaged_checkpoints_are_refused() {
     let copy = Copy::new();

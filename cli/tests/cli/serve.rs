@@ -162,6 +162,10 @@ fn a_server_that_cannot_be_is_refused() {
     let port = taken.local_addr().expect("an address").port().to_string();
     assert_refused(&["serve", "--device", "cpu", "--port", &port], &["127.0.0.1:", "in use"]);
     assert_refused(&["serve", "--device", "cpu", "--api-key", ""], &["--api-key: expected "]);
+    for flag in ["--request-timeout", "--head-timeout", "--drain-timeout"] {
+        let expected = format!("{flag}: expected at most 31622400 seconds, found 18446744073709551615");
+        assert_refused(&["serve", "--device", "cpu", flag, "18446744073709551615"], &[&expected]);
+    }
     assert_refused(
         &["serve", "--device", "cpu", "--max-running", "0"],
         &["--max-running: expected at least 1"],

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command};
 use std::time::{Duration, Instant};
 
@@ -314,16 +315,40 @@ fn what_is_no_servers_input_is_called_input() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("input");
     let template = value!({ "source": "", "special_tokens": {} });
-    for (input, what) in [("nonsense\n".to_string(), "a template"), (format!("{template}\n[]\n"), "a chat")] {
+    for (input, what) in [
+        ("nonsense\n".to_string(), "a template"),
+        ("no end of a line".to_string(), "a template"),
+        (format!("{template}\n[]\n"), "a chat"),
+    ] {
         fs::write(&path, input).expect("written");
-        let output = Command::new(env!("CARGO_BIN_EXE_tilewright"))
-            .arg("render-chats")
-            .stdin(fs::File::open(&path).expect("opened"))
-            .output()
-            .expect("the binary starts");
-        let said = String::from_utf8(output.stderr).expect("UTF-8");
+        let said = refusal_of(&path);
         let expected = format!("error: standard input: expected {what} as JSON on a line, found ");
         assert!(said.starts_with(&expected) && said.lines().count() == 1, "{said}");
-        assert_eq!(output.status.code(), Some(1));
     }
+}
+
+#[test]
+fn a_line_without_an_end_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("input");
+    let template = value!({ "source": "", "special_tokens": {} });
+    for before in [String::new(), format!("{template}\n")] {
+        fs::write(&path, &before).expect("written");
+        // Sparse: it takes no room.
+        let file = fs::OpenOptions::new().append(true).open(&path).expect("opened");
+        file.set_len(1 << 40).expect("made longer");
+        let said = refusal_of(&path);
+        assert_eq!(said, "error: standard input: expected lines of at most 134217728 bytes, found more\n");
+    }
+}
+
+/// What the process that renders chats says of input that is no server's.
+fn refusal_of(input: &Path) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_tilewright"))
+        .arg("render-chats")
+        .stdin(fs::File::open(input).expect("opened"))
+        .output()
+        .expect("the binary starts");
+    assert_eq!(output.status.code(), Some(1));
+    String::from_utf8(output.stderr).expect("UTF-8")
 }

@@ -7,7 +7,10 @@ use serde_json::{Map, Value};
 /// Steps of a list, those of lists within it among them.
 const MAX_STEPS: usize = 64;
 /// How many times longer the steps of a list may make a text, all together.
-const MAX_GROWTH: usize = 256;
+pub(super) const MAX_GROWTH: usize = 256;
+/// The same of pre-tokenizers: those of one kind of vocabulary, and not of two, one upon the other. What they leave of a text isn't measured
+/// beforehand as normalised texts are, and takes hundreds of bytes of memory a byte.
+pub(super) const MAX_SPLIT_GROWTH: usize = 5;
 /// Bytes of a text that a normaliser replaces: what is longer isn't seen in a piece of a text ([`super::extent`]).
 const MAX_PATTERN_BYTES: usize = 256;
 /// Bytes that it puts where an expression matches, which may look at more of a text than a piece.
@@ -77,8 +80,8 @@ impl Steps {
         self.0.iter().map(growth).fold(1, usize::saturating_mul)
     }
 
-    /// Refuses lists that could make a text, or the work on it, grow without end.
-    pub fn check(&self) -> Result<(), Refusal> {
+    /// Refuses lists that could make a text more than `most_growth` times longer, or the work on it grow without end.
+    pub fn check(&self, most_growth: usize) -> Result<(), Refusal> {
         if self.0.len() > MAX_STEPS {
             return Err((format!("at most {MAX_STEPS} steps"), self.0.len().to_string()));
         }
@@ -89,8 +92,8 @@ impl Steps {
             }
         }
         let growth = self.growth();
-        if growth > MAX_GROWTH {
-            let expected = format!("steps that make a text at most {MAX_GROWTH} times longer");
+        if growth > most_growth {
+            let expected = format!("steps that make a text at most {most_growth} times longer");
             return Err((expected, format!("{growth} times")));
         }
         Ok(())

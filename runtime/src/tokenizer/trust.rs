@@ -10,7 +10,7 @@ use tokenizers::{
     DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
 
-use super::steps::{Refusal, Steps};
+use super::steps::{MAX_GROWTH, MAX_SPLIT_GROWTH, Refusal, Steps};
 use crate::checkpoint::read_at_most;
 use crate::{Error, Result};
 
@@ -70,10 +70,13 @@ fn check_parts(path: &Path, parts: Parts) -> Result<Vec<u64>> {
     let refuse = |field| move |(expected, found): Refusal| Error::file(path, field, expected, found);
     let normalizer = steps(parts.normalizer);
     let post_processor = steps(parts.post_processor);
-    normalizer.check().and_then(|()| normalizer.check_replacements()).map_err(refuse("normalizer"))?;
-    steps(parts.pre_tokenizer).check().map_err(refuse("pre_tokenizer"))?;
-    post_processor.check().map_err(refuse("post_processor"))?;
-    steps(parts.decoder).check().map_err(refuse("decoder"))?;
+    normalizer
+        .check(MAX_GROWTH)
+        .and_then(|()| normalizer.check_replacements())
+        .map_err(refuse("normalizer"))?;
+    steps(parts.pre_tokenizer).check(MAX_SPLIT_GROWTH).map_err(refuse("pre_tokenizer"))?;
+    post_processor.check(MAX_GROWTH).map_err(refuse("post_processor"))?;
+    steps(parts.decoder).check(MAX_GROWTH).map_err(refuse("decoder"))?;
     let growth = normalizer.growth();
     let bytes = parts
         .added_tokens

@@ -1,11 +1,15 @@
 //! The process that renders chats. A template can overflow its stack, fill its memory or never end, and then only this process is lost.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use serde::de::DeserializeOwned;
 
 use super::jinja::{Jinja, Refusal};
 use super::pool::{RENDER_TIME, START_TIME};
+
+/// Bytes of a line. A template and its special tokens, from a file of 16 MiB each, are 112 MiB as JSON where every byte of the template is
+/// written as an escape of six; a chat is about as long as its request's body.
+const MAX_LINE_BYTES: u64 = 128 << 20;
 
 /// Renders chats for a [`Server`](crate::Server): all that the process of [`ServerConfig::renderer`](crate::ServerConfig::renderer)
 /// does. It reads a template and then chats from standard input, JSON on one line each, answers each by a line on standard output, and
@@ -19,19 +23,30 @@ use super::pool::{RENDER_TIME, START_TIME};
 pub fn render_chats() -> io::Result<()> {
     #[cfg(unix)]
     limits::set().map_err(named("limits"))?;
-    let mut lines = io::stdin().lock().lines().map(|line| line.map_err(named("standard input")));
-    let Some(line) = lines.next() else { return Ok(()) };
+    let mut input = io::stdin().lock();
+    let Some(line) = next_line(&mut input)? else { return Ok(()) };
     limits::end_after(START_TIME);
-    let jinja = match Jinja::compile(parsed("a template", &line?)?) {
+    let jinja = match Jinja::compile(parsed("a template", &line)?) {
         Ok(jinja) => jinja,
         Err(refusal) => return answer(&Err(refusal)),
     };
     answer(&Ok(String::new()))?;
-    for line in lines {
+    while let Some(line) = next_line(&mut input)? {
         limits::end_after(RENDER_TIME);
-        answer(&jinja.render(parsed("a chat", &line?)?))?;
+        answer(&jinja.render(parsed("a chat", &line)?))?;
     }
     Ok(())
+}
+
+/// The next line of input, while there are any.
+fn next_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
+    let mut line = Vec::new();
+    input.take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut line).map_err(named("standard input"))?;
+    if line.len() as u64 > MAX_LINE_BYTES {
+        let message = format!("standard input: expected lines of at most {MAX_LINE_BYTES} bytes, found more");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
+    Ok((!line.is_empty()).then_some(line))
 }
 
 /// The same error, with the name of what it's about.
@@ -39,8 +54,8 @@ fn named(what: &'static str) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{what}: {error}"))
 }
 
-fn parsed<T: DeserializeOwned>(what: &str, line: &str) -> io::Result<T> {
-    serde_json::from_str(line).map_err(|error| {
+fn parsed<T: DeserializeOwned>(what: &str, line: &[u8]) -> io::Result<T> {
+    serde_json::from_slice(line).map_err(|error| {
         let message = format!("standard input: expected {what} as JSON on a line, found {error}");
         io::Error::new(io::ErrorKind::InvalidData, message)
     })

@@ -1,11 +1,12 @@
 //! The seam for models that embed.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base64::Engine as _;
 use serde_json::json;
+use tilewright::tokenizer::Tokenizer;
 use tilewright::{DeviceChoice, Embedder};
 use tilewright_server::{Embed, EmbedInput, Embedded, Limits, Server, ServerConfig};
 
@@ -161,4 +162,63 @@ async fn a_decoder_refuses_to_embed() {
     assert_eq!((refusal.status, refusal.param().as_deref()), (400, Some("model")));
     assert!(refusal.json()["error"]["message"].as_str().is_some_and(|text| text.contains("embeds text")));
     server.finish().await;
+}
+
+/// Keeps the threads that read requests until it's opened.
+#[derive(Default)]
+struct Gate {
+    inside: AtomicUsize,
+    is_open: AtomicBool,
+}
+
+struct Gated(Arc<Gate>);
+
+impl Embed for Gated {
+    fn dimensions(&self) -> usize {
+        1
+    }
+
+    fn measures(&self) -> Option<(&Tokenizer, usize)> {
+        self.0.inside.fetch_add(1, Ordering::SeqCst);
+        while !self.0.is_open.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        None
+    }
+
+    fn embed(&self, inputs: &[EmbedInput]) -> tilewright::Result<Vec<Embedded>> {
+        Ok(inputs.iter().map(|_| Embedded { values: vec![1.0], tokens: 1 }).collect())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_bodies_leave_threads_to_read_short_ones() {
+    let gate = Arc::new(Gate::default());
+    let server = Server::embedding(Box::new(Gated(gate.clone())), ServerConfig::new("gated"));
+    let server = Arc::new(Running::of(server.expect("a server"), None).await);
+    let post = |input: String| {
+        let server = server.clone();
+        tokio::spawn(async move { server.post("/v1/embeddings", &json!({ "input": input })).await.status })
+    };
+    let inside = async |count: usize| {
+        for _ in 0..6000 {
+            if gate.inside.load(Ordering::SeqCst) >= count {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let places = std::thread::available_parallelism().map_or(1, usize::from).min(32);
+    let mut posted: Vec<_> = (0..3 * places).map(|_| post("a".repeat(100_000))).collect();
+    inside(places).await;
+    posted.push(post("a".into()));
+    inside(places + 1).await;
+    // Those that wait have had the time of another request to come in.
+    assert_eq!(server.get("/health").await.status, 200);
+    let found = gate.inside.load(Ordering::SeqCst);
+    gate.is_open.store(true, Ordering::SeqCst);
+    assert_eq!(found, places + 1);
+    for status in posted {
+        assert_eq!(status.await.expect("no panic"), 200);
+    }
 }

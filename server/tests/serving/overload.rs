@@ -174,6 +174,32 @@ async fn the_end_does_not_wait_for_ever() {
     assert!(!reply.contains("[DONE]"));
 }
 
+#[tokio::test]
+async fn who_has_no_answer_yet_at_the_end_gets_one() {
+    let limits = Limits { drain_time: Duration::from_secs(4), ..Limits::default() };
+    let server = Running::start(limits).await;
+    let body = json!({ "prompt": PROMPT, "temperature": 0, "max_tokens": 4 });
+    let bytes = server.request("POST", TEXT, "application/json", body.to_string().as_bytes());
+    let (first, rest) = bytes.split_at(bytes.len() - 20);
+    let (mut sends, mut stalls) = (server.connect().await, server.connect().await);
+    for connection in [&mut sends, &mut stalls] {
+        connection.write_all(first).await.expect("sent");
+    }
+    let waits = server.begin(&endless(false)).await;
+    while server.metric("tilewright_sequences_running").await < 1.0 {}
+    let ended = server.end();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    sends.write_all(rest).await.expect("sent");
+    assert_eq!(read_reply(sends).await.json()["choices"][0]["text"], expected_greedy(4));
+    for connection in [stalls, waits] {
+        let refusal = read_reply(connection).await;
+        assert_eq!((refusal.status, refusal.param()), (503, None));
+        assert_eq!(refusal.json()["error"]["message"], "the server is ending");
+    }
+    let stats = ended.await.expect("no panic").expect("an engine");
+    assert_eq!(stats.pages_held, 0);
+}
+
 async fn read_rest(mut connection: TcpStream) -> String {
     let mut bytes = Vec::new();
     // Cut off, so an error is as good as an end.

@@ -93,6 +93,12 @@ fn steps_that_grow_without_end_are_refused_by_name() {
         ),
         ("pre_tokenizer", nested(pre, byte_level()), "expected ByteLevel once at most, found 2 of them"),
         ("pre_tokenizer", nested(pre, metaspace()), "expected Metaspace once at most, found 2 of them"),
+        // A character of four bytes for a space, and that by its bytes.
+        (
+            "pre_tokenizer",
+            sequence(pre, vec![metaspace(), byte_level()]),
+            "expected steps that make a text at most 5 times longer, found 20 times",
+        ),
         ("pre_tokenizer", sequence(pre, vec![split("a"); 65]), "expected at most 64 steps, found 65"),
         (
             "normalizer",
