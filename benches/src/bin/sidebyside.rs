@@ -120,8 +120,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     if let Some(path) = &args.from {
         let report = load(path)?;
-        print!("{}", report::table(&report));
-        write_outputs(args, &report)?;
+        show(args, &report)?;
         return Ok(true);
     }
     let mut cells = cells::select(&args.only, &args.cell)?;
@@ -188,8 +187,7 @@ fn measure(args: &Args, cells: &[Cell]) -> Result<bool> {
             save(path, runner.report())?;
         }
     }
-    print!("{}", report::table(runner.report()));
-    write_outputs(args, runner.report())?;
+    show(args, runner.report())?;
     Ok(runner.wrong() == 0)
 }
 
@@ -200,11 +198,14 @@ fn measure(_: &Args, _: &[Cell]) -> Result<bool> {
 
 fn load(path: &Path) -> Result<Report> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.into(), source })?;
-    serde_json::from_str(&text).map_err(|source| Error::Json {
+    let mut report: Report = serde_json::from_str(&text).map_err(|source| Error::Json {
         origin: path.display().to_string(),
         expected: "a report of this program",
         source,
-    })
+    })?;
+    // Earlier reports don't say it.
+    report.results.iter_mut().for_each(|row| row.disturbed = row.time.is_disturbed());
+    Ok(report)
 }
 
 fn save(path: &Path, report: &Report) -> Result<()> {
@@ -219,6 +220,14 @@ fn save(path: &Path, report: &Report) -> Result<()> {
 
 fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(|source| Error::File { path: path.into(), source })
+}
+
+fn show(args: &Args, report: &Report) -> Result<()> {
+    print!("{}", report::table(report));
+    if let Some(note) = report.disturbance() {
+        eprintln!("note: {note}");
+    }
+    write_outputs(args, report)
 }
 
 fn write_outputs(args: &Args, report: &Report) -> Result<()> {

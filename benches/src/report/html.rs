@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Bound, Limit, Report, bars, digits, roofline};
+use super::{Bound, Limit, Report, bars, digits, roofline, table::of_most};
 use crate::error::Result;
 
 /// Charts stand beside each other where there is room; what a narrow window has no room for is scrolled within its own frame.
@@ -13,7 +13,7 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1216px;margin:2em a
     table{border-collapse:collapse;font-size:13px}\
     td,th{padding:2px 8px;border-bottom:1px solid #e1e4e8;text-align:right;white-space:nowrap}\
     td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}\
-    tr.ours{background:#eef4ff}";
+    tr.ours{background:#eef4ff}tr.disturbed{color:#8c959f}";
 
 /// What a column of the table holds.
 const MOST: &str = "Of most: the least time that the ceilings above allow, over the median. Bound: which of them holds a row up.";
@@ -131,9 +131,14 @@ fn rows(page: &mut String, report: &Report) {
         ),
     );
     for row in &report.results {
-        let class = if row.ours { " class=\"ours\"" } else { "" };
+        let class = match (row.ours, row.disturbed) {
+            (true, true) => " class=\"ours disturbed\"",
+            (true, false) => " class=\"ours\"",
+            (false, true) => " class=\"disturbed\"",
+            (false, false) => "",
+        };
         let time = &row.time;
-        let fraction = row.fraction.map_or("-".into(), |fraction| format!("{:.1}%", 100.0 * fraction));
+        let fraction = of_most(row);
         let speedup = report.speedup(row).map_or("-".into(), |speedup| format!("{speedup:.2}x"));
         let speedup = if alone { String::new() } else { format!("<td>{speedup}") };
         let caches = match row.cold {

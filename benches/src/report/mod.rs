@@ -8,6 +8,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 use tilewright::plan::Bound;
 
+use self::remarks::NO_RESULT;
 pub use self::{
     chart::{Ratio, bars, ratios, roofline},
     html::{escaped, page},
@@ -99,6 +100,9 @@ pub struct Row {
     /// Input sets that were rotated.
     pub sets: usize,
     pub time: Stats,
+    /// Whether the timings lie so far apart that they are no result: what stands here of them is what a busy machine did.
+    #[serde(default)]
+    pub disturbed: bool,
     pub cost: Cost,
     /// The least time by the ceilings over the median; absent where a ceiling that it takes was not measured.
     pub fraction: Option<f64>,
@@ -127,6 +131,7 @@ impl Row {
             cold,
             sets,
             time,
+            disturbed: time.is_disturbed(),
             cost: cell.problem.cost(),
             fraction: None,
             clocks: None,
@@ -198,9 +203,10 @@ impl Report {
         peers.min_by(|a, b| a.time.median_us.total_cmp(&b.time.median_us))
     }
 
-    /// How many times faster than the fastest peer one of our rows is.
+    /// How many times faster than the fastest peer one of our rows is, where both are results.
     pub fn speedup(&self, row: &Row) -> Option<f64> {
-        self.best_peer(&row.beside).filter(|_| row.ours).map(|peer| peer.time.median_us / row.time.median_us)
+        let peer = self.best_peer(&row.beside).filter(|_| row.ours)?;
+        (!row.disturbed && !peer.disturbed).then(|| peer.time.median_us / row.time.median_us)
     }
 }
 

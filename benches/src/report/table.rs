@@ -1,4 +1,4 @@
-use super::{Bound, Limit, Report, Row, digits};
+use super::{Bound, Limit, NO_RESULT, Report, Row, digits};
 use crate::cells::Mode;
 
 /// The report as text: the machine, the ceilings, a line a timing.
@@ -17,7 +17,7 @@ pub fn table(report: &Report) -> String {
     let cell_width = report.results.iter().map(|row| row.cell.len()).max().unwrap_or(0).max(4);
     let by_width = report.results.iter().map(|row| row.by.len()).max().unwrap_or(0).max(2);
     lines.push(format!(
-        "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>6}  {:>8}  {:>8}  {:>7}  {:7}  {:>7}  {}",
+        "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>7}  {:>8}  {:>8}  {:>9}  {:7}  {:>7}  {}",
         "cell",
         "by",
         "median us",
@@ -32,10 +32,10 @@ pub fn table(report: &Report) -> String {
     ));
     for row in &report.results {
         let time = &row.time;
-        let percent = row.fraction.map_or("-".to_string(), |fraction| format!("{:.1}%", 100.0 * fraction));
+        let percent = of_most(row);
         let speedup = report.speedup(row).map_or("-".to_string(), |speedup| format!("{speedup:.2}x"));
         lines.push(format!(
-            "{:cell_width$}  {:by_width$}  {:10.2}  {:10.2}  {:5.1}%  {:>8}  {:>8}  {:>7}  {:7}  {:>7}  {}",
+            "{:cell_width$}  {:by_width$}  {:10.2}  {:10.2}  {:6.1}%  {:>8}  {:>8}  {:>9}  {:7}  {:>7}  {}",
             row.cell,
             row.by,
             time.median_us,
@@ -49,7 +49,7 @@ pub fn table(report: &Report) -> String {
             how(row)
         ));
     }
-    lines.extend(report.remarks().into_iter().map(str::to_string));
+    lines.extend(report.remarks());
     for end in &report.end_to_end {
         let of = end.ceiling.map_or(String::new(), |ceiling| {
             format!(
@@ -64,6 +64,15 @@ pub fn table(report: &Report) -> String {
         lines.push(format!("not measured: {} by {}: {}", failure.cell, failure.by, failure.reason));
     }
     lines.join("\n") + "\n"
+}
+
+/// The part of the ceilings that a row reaches, if it is a result.
+pub(super) fn of_most(row: &Row) -> String {
+    match row.fraction {
+        _ if row.disturbed => NO_RESULT.to_string(),
+        Some(fraction) => format!("{:.1}%", 100.0 * fraction),
+        None => "-".to_string(),
+    }
 }
 
 /// How a row was timed.

@@ -6,7 +6,7 @@ use plotters::{
 };
 
 use super::{
-    GRID, INK, OURS, PEERS, drawn,
+    GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
     head::{Area, MARK},
     ink,
     layout::{BAR, GAP, GROUP, LEFT, Layout, shown},
@@ -162,7 +162,8 @@ impl Family<'_> {
             true => "; quantised caches by the bytes of bf16",
             false => "",
         };
-        format!("{} on {}{by}\nunder the bars: {under}", self.unit, self.device)
+        let hollow = if self.bars.iter().any(|(.., row)| row.disturbed) { HOLLOW } else { "" };
+        format!("{} on {}{by}\nunder the bars: {under}{hollow}", self.unit, self.device)
     }
 
     fn draw(&self) -> Result<String> {
@@ -199,10 +200,10 @@ impl Family<'_> {
             here.sort_by_key(|(_, series, ..)| *series);
             // Bars that a group lacks leave no holes.
             let start = first + (width - GAP - BAR * here.len() as i32) / 2;
-            for (place, (_, series, value, _)) in here.iter().enumerate() {
+            for (place, (_, series, value, row)) in here.iter().enumerate() {
                 let left = start + BAR * place as i32;
                 let corners = [(left + 1, y(*value)), (left + BAR - 1, y(0.0))];
-                drawn(root.draw(&Rectangle::new(corners, self.colour(*series).filled())))?;
+                drawn(root.draw(&Rectangle::new(corners, fill(self.colour(*series), row))))?;
                 let upright = ink(11.0).transform(FontTransform::Rotate270);
                 let upright = upright.pos(Pos::new(HPos::Left, VPos::Center));
                 let text = digits(*value);
@@ -287,6 +288,20 @@ mod tests {
         let families = families(&report);
         assert_eq!((families.len(), families[0].name.as_str()), (1, "prefill"));
         assert_eq!(families[0].groups, ["one/1x512", "two/1x512"]);
+    }
+
+    #[test]
+    fn bars_of_what_is_no_result_are_hollow() {
+        let mut report = sample();
+        let hollow = |report: &Report| {
+            let svgs = bars(report).expect("charts");
+            let charts = svgs.iter().filter(|(_, svg)| svg.contains(HOLLOW.trim())).count();
+            (charts, svgs.iter().map(|(_, svg)| svg.matches("fill=\"none\" stroke=").count()).sum::<usize>())
+        };
+        let (charts, lines) = hollow(&report);
+        assert_eq!(charts, 0);
+        report.results[0].disturbed = true;
+        assert_eq!(hollow(&report), (1, lines + 1));
     }
 
     #[test]

@@ -13,6 +13,7 @@ pub use self::{
     ratios::{Ratio, ratios},
     roofline::roofline,
 };
+use super::Row;
 use crate::error::Error;
 
 const FONT: &str = "sans-serif";
@@ -31,6 +32,14 @@ const OURS: [RGBColor; 5] = [
 /// Peers: warm colours and grey, likewise.
 const PEERS: [RGBColor; 4] =
     [RGBColor(235, 130, 50), RGBColor(150, 155, 160), RGBColor(90, 160, 70), RGBColor(200, 70, 90)];
+
+/// What a note ends with where bars or discs are no results.
+const HOLLOW: &str = "\nhollow: no result";
+
+/// A bar or a disc of a row's.
+fn fill(colour: RGBColor, row: &Row) -> ShapeStyle {
+    if row.disturbed { colour.stroke_width(1) } else { colour.filled() }
+}
 
 fn drawn<T, E: std::error::Error>(result: std::result::Result<T, E>) -> Result<T, Error> {
     result.map_err(|error| Error::Chart(error.to_string().replace('\n', " ")))

@@ -1,7 +1,7 @@
 use plotters::{coord::combinators::LogCoord, prelude::*};
 
 use super::{
-    GRID, INK, OURS, PEERS, drawn,
+    GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
     head::{Head, MARK, WIDE},
     ink,
 };
@@ -129,10 +129,11 @@ fn head(report: &Report, rows: &[&Row], kinds: &[&str], (bandwidth, flops): (f64
     let bytes = rows.iter().any(|row| multiplies_bytes(row));
     let title = format!("Roofline of {}", report.machine.device);
     let note = format!(
-        "a point a timing: TFLOP/s over operations a byte; the lines are what was measured, {} TB/s and {} TFLOP/s{}",
+        "a point a timing: TFLOP/s over operations a byte; the lines are what was measured, {} TB/s and {} TFLOP/s{}{}",
         digits(bandwidth),
         digits(flops),
         if bytes { "\nproducts of int8 have another roof, which was not measured" } else { "" },
+        if rows.iter().any(|row| row.disturbed) { HOLLOW } else { "" },
     );
     Head::new(&title, &note, names, WIDE)
 }
@@ -144,7 +145,7 @@ fn points<'a>(chart: &mut Plot<'a, 'a>, rows: &[&Row], kinds: &[&str]) -> Result
         let at = |row: &&Row| (intensity(row), row.tflops());
         let peers = of_kind(false).map(|row| Cross::new(at(row), 4, colour(index).stroke_width(1)));
         drawn(chart.draw_series(peers))?;
-        let ours = of_kind(true).map(|row| Circle::new(at(row), 4, colour(index).filled()));
+        let ours = of_kind(true).map(|row| Circle::new(at(row), 4, fill(colour(index), row)));
         drawn(chart.draw_series(ours))?;
     }
     Ok(())
@@ -176,8 +177,11 @@ mod tests {
         assert!(svg.contains("4.20 TB/s and 780 TFLOP/s"));
         assert!(svg.contains(PEER));
         report.results.retain(|row| row.ours);
+        assert!(!svg.contains(HOLLOW.trim()));
+        let point = report.results.iter().position(|row| row.cost.flops > 0).expect("a point");
+        report.results[point].disturbed = true;
         let svg = roofline(&report).expect("a chart").expect("both ceilings are there");
-        assert!(!svg.contains(PEER));
+        assert!(!svg.contains(PEER) && svg.contains(HOLLOW.trim()));
         report.ceilings.clear();
         assert_eq!(roofline(&report).expect("nothing to draw"), None);
     }
