@@ -174,12 +174,13 @@ fn measure(args: &Args, cells: &[Cell]) -> Result<bool> {
     eprintln!("ceilings after {:.1} s", began.elapsed().as_secs_f64());
     for cell in cells {
         runner.cell(cell, |report, row| {
-            let (rate, unit) = row.rate();
+            let rate = row.telling();
+            let rate = report.unit(rate).in_words(row.per_second(rate));
             let speedup =
                 report.speedup(row).map_or(String::new(), |speedup| format!(", {speedup:.2}x the best peer"));
             let seconds = began.elapsed().as_secs_f64();
             eprintln!(
-                "{seconds:6.1} s  {} {}: {:.2} us, {rate:.3} {unit}{speedup}",
+                "{seconds:6.1} s  {} {}: {:.2} us, {rate}{speedup}",
                 row.cell, row.by, row.time.median_us
             );
         })?;

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Bound, Limit, Report, bars, digits, roofline, table::of_most};
+use super::{Bound, Rate, Report, bars, roofline, table::of_most};
 use crate::error::Result;
 
 /// Charts stand beside each other where there is room; what a narrow window has no room for is scrolled within its own frame.
@@ -48,9 +48,9 @@ pub fn page(report: &Report) -> Result<String> {
         ),
     );
     for ceiling in &report.ceilings {
-        let unit = if ceiling.limit == Limit::Bandwidth { "TB/s" } else { "TFLOP/s" };
-        let (name, by, rate) = (escaped(&ceiling.name), escaped(&ceiling.by), ceiling.per_second / 1e12);
-        push(&mut page, &format!("<li>ceiling: {name} by {by}, {rate:.4} {unit}</li>\n"));
+        let rate = report.unit(ceiling.limit.rate()).in_words(ceiling.per_second);
+        let (name, by) = (escaped(&ceiling.name), escaped(&ceiling.by));
+        push(&mut page, &format!("<li>ceiling: {name} by {by}, {rate}</li>\n"));
     }
     push(&mut page, "</ul>\n");
     end_to_end(&mut page, report);
@@ -124,10 +124,11 @@ fn rows(page: &mut String, report: &Report) {
     let alone = report.peers.is_empty();
     let to_peer = if alone { "" } else { "<th>to the best peer" };
     let caches = if mixed { "<th>caches" } else { "" };
+    let [operations, bytes] = [Rate::Operations, Rate::Bytes].map(|rate| report.unit(rate).name);
     push(
         page,
         &format!(
-            "<div class=\"frame\"><table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>bound{to_peer}{caches}</tr>\n"
+            "<div class=\"frame\"><table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>{operations}<th>{bytes}<th>of most<th>bound{to_peer}{caches}</tr>\n"
         ),
     );
     for row in &report.results {
@@ -156,8 +157,8 @@ fn rows(page: &mut String, report: &Report) {
                 time.min_us,
                 time.p10_us,
                 time.p90_us,
-                digits(row.tflops()),
-                digits(row.terabytes()),
+                report.rate(row, Rate::Operations),
+                report.rate(row, Rate::Bytes),
                 report.bound(row).map_or("-", Bound::name),
             ),
         );

@@ -1,18 +1,12 @@
-use super::{Bound, Limit, NO_RESULT, Report, Row, digits};
-use crate::cells::Mode;
+use super::{Bound, NO_RESULT, Rate, Report, Row};
 
 /// The report as text: the machine, the ceilings, a line a timing.
 pub fn table(report: &Report) -> String {
     let machine = &report.machine;
     let mut lines = vec![format!("{}, {}", machine.device, machine.origin(&report.commit, &report.date))];
     for ceiling in &report.ceilings {
-        let unit = if ceiling.limit == Limit::Bandwidth { "TB/s" } else { "TFLOP/s" };
-        lines.push(format!(
-            "ceiling {} by {}: {:.4} {unit}",
-            ceiling.name,
-            ceiling.by,
-            ceiling.per_second / 1e12,
-        ));
+        let rate = report.unit(ceiling.limit.rate()).in_words(ceiling.per_second);
+        lines.push(format!("ceiling {} by {}: {rate}", ceiling.name, ceiling.by));
     }
     let cell_width = report.results.iter().map(|row| row.cell.len()).max().unwrap_or(0).max(4);
     let by_width = report.results.iter().map(|row| row.by.len()).max().unwrap_or(0).max(2);
@@ -23,8 +17,8 @@ pub fn table(report: &Report) -> String {
         "median us",
         "min us",
         "spread",
-        "TFLOP/s",
-        "TB/s",
+        report.unit(Rate::Operations).name,
+        report.unit(Rate::Bytes).name,
         "of most",
         "bound",
         "to peer",
@@ -41,8 +35,8 @@ pub fn table(report: &Report) -> String {
             time.median_us,
             time.min_us,
             100.0 * time.spread(),
-            digits(row.tflops()),
-            digits(row.terabytes()),
+            report.rate(row, Rate::Operations),
+            report.rate(row, Rate::Bytes),
             percent,
             report.bound(row).map_or("-", Bound::name),
             speedup,
@@ -77,7 +71,7 @@ pub(super) fn of_most(row: &Row) -> String {
 
 /// How a row was timed.
 fn how(row: &Row) -> String {
-    let mode = if row.mode == Mode::Graph { "graph" } else { "events" };
+    let mode = row.mode.name();
     let sets = if row.sets == 1 { String::new() } else { format!(", {} sets", row.sets) };
     let clock = row.clocks.map(|clocks| format!(", {:.0} MHz {:.0} W", clocks.sm_mhz, clocks.power_watts));
     let cache = if row.cold { "cold" } else { "warm" };
@@ -97,7 +91,7 @@ mod tests {
         assert_eq!(text.lines().count(), 2 + report.ceilings.len() + report.results.len() + 1);
         for row in &report.results {
             let line = text.lines().find(|line| line.starts_with(&row.cell) && line.contains(&row.by));
-            assert!(line.is_some_and(|line| line.contains(&digits(row.terabytes()))), "{}", row.cell);
+            assert!(line.is_some_and(|line| line.contains(&report.rate(row, Rate::Bytes))), "{}", row.cell);
         }
         assert!(text.ends_with("not measured: x/y by fa2: gone\n"));
     }

@@ -14,13 +14,14 @@ use super::{
 use crate::{
     error::Result,
     problem::Problem,
-    report::{Bound, Report, Row, digits},
+    report::{Bound, Rate, Report, Row, Unit, digits},
 };
 
 /// One chart's worth: cells that differ in one number, or in whether they are paged or quantised.
 pub struct Family<'r> {
     pub name: String,
-    unit: &'static str,
+    rate: Rate,
+    unit: Unit,
     device: &'r str,
     /// Names under the groups.
     pub groups: Vec<String>,
@@ -41,23 +42,24 @@ pub fn bars(report: &Report) -> Result<Vec<(String, String)>> {
     families.iter().map(|family| Ok((family.name.replace(['/', ' '], "-"), family.draw()?))).collect()
 }
 
-/// The family of a cell, its name there, and the unit of its rate.
-fn place(report: &Report, row: &Row) -> (String, String, &'static str) {
+/// The family of a cell, its name there, and what its rate counts.
+fn place(report: &Report, row: &Row) -> (String, String, Rate) {
     match row.problem {
         Problem::Gemm(gemm) => {
             // How few rows are few depends on the device; without ceilings nobody knows better than the problem.
             let bound = report.bound(row);
             let few = bound.map_or(!row.problem.is_compute(), |bound| bound == Bound::Memory);
-            let (name, unit) = if few { ("gemm of few rows", "TB/s") } else { ("gemm", "TFLOP/s") };
+            let (name, rate) =
+                if few { ("gemm of few rows", Rate::Bytes) } else { ("gemm", Rate::Operations) };
             let cell = row.cell.rsplit('/').next().unwrap_or_default();
             let model = model(row).map_or(String::new(), |model| format!(" {model}"));
-            (format!("{name} {}{model}", gemm.weights.name()), cell.to_string(), unit)
+            (format!("{name} {}{model}", gemm.weights.name()), cell.to_string(), rate)
         }
         Problem::Prefill(_) | Problem::Decode(_) => {
             let (family, group) = row.beside.rsplit_once('/').unwrap_or(("", &row.beside));
-            (family.trim_end_matches("/bf16").to_string(), group.to_string(), row.rate().1)
+            (family.trim_end_matches("/bf16").to_string(), group.to_string(), row.telling())
         }
-        _ => ("rows".to_string(), row.cell.clone(), row.rate().1),
+        _ => ("rows".to_string(), row.cell.clone(), row.telling()),
     }
 }
 
@@ -68,18 +70,18 @@ fn model(row: &Row) -> Option<&str> {
 }
 
 /// The places of rows. Families of one name each are one family of their operation, or each would be a chart of one bar.
-fn places(report: &Report, rows: &[&Row]) -> Vec<(String, String, &'static str)> {
+fn places(report: &Report, rows: &[&Row]) -> Vec<(String, String, Rate)> {
     let places: Vec<_> = rows.iter().map(|row| place(report, row)).collect();
     let is_alone = |family: &str| {
         let mut groups = places.iter().filter(|(name, ..)| name == family).map(|(_, group, _)| group);
         let first = groups.next();
         groups.all(|group| Some(group) == first)
     };
-    let merged = |(name, group, unit): &(String, String, &'static str)| match name.split_once('/') {
+    let merged = |(name, group, rate): &(String, String, Rate)| match name.split_once('/') {
         Some((operation, rest)) if is_alone(name) => {
-            (operation.to_string(), format!("{rest}/{group}"), *unit)
+            (operation.to_string(), format!("{rest}/{group}"), *rate)
         }
-        _ => (name.clone(), group.clone(), *unit),
+        _ => (name.clone(), group.clone(), *rate),
     };
     places.iter().map(merged).collect()
 }
@@ -96,18 +98,19 @@ pub fn families(report: &Report) -> Vec<Family<'_>> {
     // This project's first, in every legend.
     let of = |ours| report.results.iter().filter(move |row| row.ours == ours);
     let rows: Vec<&Row> = of(true).chain(of(false)).collect();
-    for (row, (name, group, unit)) in rows.iter().zip(places(report, &rows)) {
+    for (row, (name, group, rate)) in rows.iter().zip(places(report, &rows)) {
         let index = families.iter().position(|family| family.name == name).unwrap_or_else(|| {
             let (groups, series, bars) = (Vec::new(), Vec::new(), Vec::new());
-            families.push(Family { name, unit, device: &report.machine.device, groups, series, bars });
+            let (unit, device) = (report.unit(rate), &*report.machine.device);
+            families.push(Family { name, rate, unit, device, groups, series, bars });
             families.len() - 1
         });
         let family = &mut families[index];
         let group = position(&mut family.groups, group);
         let series = position(&mut family.series, (series_name(row), row.ours));
         let beside = report.results.iter().find(|other| other.cell == row.beside).unwrap_or(row);
-        let work = if family.unit == "TB/s" { beside.cost.bytes } else { beside.cost.flops };
-        family.bars.push((group, series, work as f64 / row.time.median_us / 1e6, row));
+        let per_second = beside.work(family.rate) as f64 / row.time.median_us * 1e6;
+        family.bars.push((group, series, family.unit.of(per_second), row));
     }
     families
 }
@@ -136,8 +139,11 @@ impl Family<'_> {
             Problem::Decode(_) => format!("Attention of new tokens over cached ones{of}"),
             Problem::Gemm(gemm) => {
                 let model = model(row).map_or(String::new(), |model| format!(" of {model}"));
-                let rows =
-                    if self.unit == "TB/s" { "few rows, as in decoding" } else { "many rows, as in prompts" };
+                let rows = if self.rate == Rate::Bytes {
+                    "few rows, as in decoding"
+                } else {
+                    "many rows, as in prompts"
+                };
                 format!("Matrix products{model}: {}, {rows}", gemm.weights.in_words())
             }
             _ if self.bars.iter().all(|(.., row)| matches!(row.problem, Problem::RopeAppend(_))) => {
@@ -163,7 +169,7 @@ impl Family<'_> {
             false => "",
         };
         let hollow = if self.bars.iter().any(|(.., row)| row.disturbed) { HOLLOW } else { "" };
-        format!("{} on {}{by}\nunder the bars: {under}{hollow}", self.unit, self.device)
+        format!("{} on {}{by}\nunder the bars: {under}{hollow}", self.unit.name, self.device)
     }
 
     fn draw(&self) -> Result<String> {
@@ -309,13 +315,13 @@ mod tests {
         let mut report = sample();
         report.results.retain(|row| row.ours && matches!(row.problem, Problem::Gemm(_)));
         for family in families(&report) {
-            let expected = if family.unit == "TB/s" { Bound::Memory } else { Bound::Compute };
+            let expected = if family.rate == Rate::Bytes { Bound::Memory } else { Bound::Compute };
             assert!(
                 family.bars.iter().all(|(.., row)| report.bound(row) == Some(expected)),
                 "{}",
                 family.name
             );
-            assert_eq!(family.name.contains("few rows"), family.unit == "TB/s");
+            assert_eq!(family.name.contains("few rows"), family.rate == Rate::Bytes);
         }
     }
 
@@ -349,7 +355,7 @@ mod tests {
         }
         for (family, (name, svg)) in families.iter().zip(&svgs) {
             let says = |text: &str| svg.contains(&format!("\n{text}\n"));
-            assert!(says(&format!("{} on an imaginary GPU", family.unit)) || name == "decode", "{name}");
+            assert!(says(&format!("{} on an imaginary GPU", family.unit.name)) || name == "decode", "{name}");
             assert!(svg.contains("\nunder the bars: "), "{name}");
             assert_eq!(titles.iter().filter(|title| **title == family.title()).count(), 1, "{name}");
         }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::{
     error::Result,
-    report::{Limit, Report, Row, digits, multiplies_bytes},
+    report::{Limit, Rate, Report, Row, digits, multiplies_bytes},
 };
 
 /// Pixels of the plot's height, its axis included.
@@ -26,15 +26,18 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
     let (Some(bandwidth), Some(flops)) = (report.ceiling(Limit::Bandwidth), report.compute_ceiling()) else {
         return Ok(None);
     };
-    let (bandwidth, flops) = (bandwidth / 1e12, flops / 1e12);
+    let units = [Rate::Bytes, Rate::Operations].map(|rate| report.unit(rate));
+    let rate = |row: &Row| units[1].of(row.per_second(Rate::Operations));
+    let ceilings = [units[0].in_words(bandwidth), units[1].in_words(flops)];
+    let (bandwidth, flops) = (units[0].of(bandwidth), units[1].of(flops));
     let rows: Vec<&Row> =
         report.results.iter().filter(|row| row.cost.flops > 0 && shown(report, row)).collect();
     let Some((left, right)) = extent(rows.iter().map(|row| intensity(row))) else { return Ok(None) };
     let (left, right) = (left.min(0.5) / 1.5, right.max(4.0 * flops / bandwidth) * 1.5);
-    let lowest = rows.iter().map(|row| row.tflops()).fold(left * bandwidth, f64::min);
+    let lowest = rows.iter().map(|row| rate(row)).fold(left * bandwidth, f64::min);
     let kinds = kinds(&rows);
-    let head = head(report, &rows, &kinds, (bandwidth, flops));
-    let highest = rows.iter().map(|row| row.tflops()).fold(flops, f64::max);
+    let head = head(report, &rows, &kinds, &ceilings);
+    let highest = rows.iter().map(|row| rate(row)).fold(flops, f64::max);
     let mut svg = String::new();
     let size = (head.width as u32, (head.height() + PLOT) as u32);
     let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
@@ -63,7 +66,7 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
             .label_style(ink(12.0))
             .axis_desc_style(ink(13.0))
             .x_desc("operations a byte")
-            .y_desc("TFLOP/s")
+            .y_desc(units[1].name)
             .x_label_formatter(&|value| tick(*value))
             .y_label_formatter(&|value| tick(*value))
             .draw(),
@@ -71,7 +74,7 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
     let ridge = flops / bandwidth;
     let roof = [(left, left * bandwidth), (ridge, flops), (right, flops)];
     drawn(chart.draw_series(LineSeries::new(roof, INK.stroke_width(2))))?;
-    points(&mut chart, &rows, &kinds)?;
+    points(&mut chart, &rows, &kinds, rate)?;
     drop((chart, below));
     drawn(root.present())?;
     drop(root);
@@ -121,7 +124,7 @@ fn colour(kind: usize) -> RGBColor {
 }
 
 /// The title and the legend, which stands over the plot: in it there is no place where no point can be.
-fn head(report: &Report, rows: &[&Row], kinds: &[&str], (bandwidth, flops): (f64, f64)) -> Head {
+fn head(report: &Report, rows: &[&Row], kinds: &[&str], [bandwidth, flops]: &[String; 2]) -> Head {
     let mut names: Vec<String> = kinds.iter().map(|kind| kind.to_string()).collect();
     if rows.iter().any(|row| !row.ours) {
         names.push(PEER.to_string());
@@ -129,9 +132,8 @@ fn head(report: &Report, rows: &[&Row], kinds: &[&str], (bandwidth, flops): (f64
     let bytes = rows.iter().any(|row| multiplies_bytes(row));
     let title = format!("Roofline of {}", report.machine.device);
     let note = format!(
-        "a point a timing: TFLOP/s over operations a byte; the lines are what was measured, {} TB/s and {} TFLOP/s{}{}",
-        digits(bandwidth),
-        digits(flops),
+        "a point a timing: {} over operations a byte; the lines are what was measured, {bandwidth} and {flops}{}{}",
+        report.unit(Rate::Operations).name,
         if bytes { "\nproducts of int8 have another roof, which was not measured" } else { "" },
         if rows.iter().any(|row| row.disturbed) { HOLLOW } else { "" },
     );
@@ -139,10 +141,15 @@ fn head(report: &Report, rows: &[&Row], kinds: &[&str], (bandwidth, flops): (f64
 }
 
 /// The rows, each kind in a colour of its own.
-fn points<'a>(chart: &mut Plot<'a, 'a>, rows: &[&Row], kinds: &[&str]) -> Result<()> {
+fn points<'a>(
+    chart: &mut Plot<'a, 'a>,
+    rows: &[&Row],
+    kinds: &[&str],
+    rate: impl Fn(&Row) -> f64,
+) -> Result<()> {
     for (index, of) in kinds.iter().enumerate() {
         let of_kind = |ours| rows.iter().filter(move |row| row.ours == ours && kind(row) == *of);
-        let at = |row: &&Row| (intensity(row), row.tflops());
+        let at = |row: &&Row| (intensity(row), rate(row));
         let peers = of_kind(false).map(|row| Cross::new(at(row), 4, colour(index).stroke_width(1)));
         drawn(chart.draw_series(peers))?;
         let ours = of_kind(true).map(|row| Circle::new(at(row), 4, fill(colour(index), row)));
