@@ -240,11 +240,8 @@ fn write_outputs(args: &Args, report: &Report) -> Result<()> {
     }
     if let Some(folder) = &args.svg {
         std::fs::create_dir_all(folder).map_err(|source| Error::File { path: folder.clone(), source })?;
-        for (name, svg) in report::bars(report)? {
-            write(&folder.join(format!("{name}.svg")), &svg)?;
-        }
-        if let Some(svg) = report::roofline(report)? {
-            write(&folder.join("roofline.svg"), &svg)?;
+        for chart in report::bars(report)?.into_iter().chain(report::roofline(report)?) {
+            write(&folder.join(format!("{}.svg", chart.name)), &chart.svg)?;
         }
     }
     Ok(())

@@ -1,13 +1,15 @@
 use std::fmt::Write as _;
 
-use super::{Bound, Rate, Report, bars, roofline, table::of_most};
+use super::{Bound, Chart, Rate, Report, bars, roofline, table::of_most};
 use crate::error::Result;
 
-/// Charts stand beside each other where there is room; what a narrow window has no room for is scrolled within its own frame.
-const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1216px;margin:2em auto;padding:0 1em;color:#24292f;background:#fff}\
-    .charts{display:flex;flex-wrap:wrap;gap:12px}\
+/// Charts stand beside each other where there is room, and are drawn as large as that is, up to half as large again; what a narrow window
+/// has no room for is scrolled within its own frame.
+const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1440px;margin:2em auto;padding:0 1em;color:#24292f;background:#fff}\
+    .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(600px,100%),1fr));gap:12px}\
     figure{margin:0 0 12px}.frame{max-width:100%;overflow-x:auto}\
-    svg{display:block;box-sizing:border-box;border:1px solid #e1e4e8;max-width:100%;min-width:600px;height:auto}\
+    .narrow{max-width:900px}.wide{max-width:1290px;grid-column:1/-1}\
+    svg{display:block;box-sizing:border-box;border:1px solid #e1e4e8;width:100%;min-width:600px;height:auto}\
     p{max-width:72em}\
     code{overflow-wrap:anywhere}\
     table{border-collapse:collapse;font-size:13px}\
@@ -55,7 +57,7 @@ pub fn page(report: &Report) -> Result<String> {
     push(&mut page, "</ul>\n");
     end_to_end(&mut page, report);
     let (products, others): (Vec<_>, Vec<_>) =
-        bars(report)?.into_iter().partition(|(name, _)| name.starts_with("gemm"));
+        bars(report)?.into_iter().partition(|chart| chart.name.starts_with("gemm"));
     charts(&mut page, "Attention and rows", &others);
     charts(&mut page, "Matrix products", &products);
     timings(&mut page, report)?;
@@ -73,17 +75,18 @@ fn push(page: &mut String, text: &str) {
 }
 
 /// Charts of one kind, by their names.
-fn charts(page: &mut String, title: &str, charts: &[(String, String)]) {
+fn charts(page: &mut String, title: &str, charts: &[Chart]) {
     if charts.is_empty() {
         return;
     }
     push(page, &format!("<h2>{title}</h2>\n<div class=\"charts\">\n"));
-    charts.iter().for_each(|(_, svg)| figure(page, svg));
+    charts.iter().for_each(|chart| figure(page, chart));
     push(page, "</div>\n");
 }
 
-fn figure(page: &mut String, svg: &str) {
-    push(page, &format!("<figure class=\"frame\">{svg}</figure>\n"));
+fn figure(page: &mut String, chart: &Chart) {
+    let width = if chart.is_wide { "wide" } else { "narrow" };
+    push(page, &format!("<figure class=\"frame {width}\">{}</figure>\n", chart.svg));
 }
 
 /// What the caches held when a run began: of all rows, or that each says so itself.
@@ -112,8 +115,8 @@ fn timings(page: &mut String, report: &Report) -> Result<()> {
     for remark in report.remarks() {
         push(page, &format!("<p class=\"note\">{remark}</p>\n"));
     }
-    if let Some(svg) = roofline(report)? {
-        figure(page, &svg);
+    if let Some(chart) = roofline(report)? {
+        figure(page, &chart);
     }
     rows(page, report);
     Ok(())

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tilewright::plan::Bound;
 
 pub use self::{
-    chart::{Ratio, bars, ratios, roofline},
+    chart::{Chart, Ratio, bars, ratios, roofline},
     html::{escaped, page},
     rates::{Rate, Unit},
     table::table,

@@ -6,8 +6,8 @@ use plotters::{
 };
 
 use super::{
-    GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
-    head::{Area, MARK},
+    Chart, GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
+    head::{Area, MARK, NARROW},
     ink,
     layout::{BAR, GAP, GROUP, LEFT, Layout, shown},
 };
@@ -31,15 +31,14 @@ pub struct Family<'r> {
     pub bars: Vec<(usize, usize, f64, &'r Row)>,
 }
 
-/// A chart of grouped bars for each family of cells, by a name that serves as a file's.
+/// A chart of grouped bars for each family of cells.
 ///
 /// A cell that stands beside another's peers is a bar in that cell's group, its rate counted as if it did that cell's work.
 ///
 /// # Errors
 /// [`crate::Error::Chart`].
-pub fn bars(report: &Report) -> Result<Vec<(String, String)>> {
-    let families = families(report);
-    families.iter().map(|family| Ok((family.name.replace(['/', ' '], "-"), family.draw()?))).collect()
+pub fn bars(report: &Report) -> Result<Vec<Chart>> {
+    families(report).iter().map(Family::draw).collect()
 }
 
 /// The family of a cell, its name there, and what its rate counts.
@@ -172,7 +171,7 @@ impl Family<'_> {
         format!("{} on {}{by}\nunder the bars: {under}{hollow}", self.unit.name, self.device)
     }
 
-    fn draw(&self) -> Result<String> {
+    fn draw(&self) -> Result<Chart> {
         let layout = Layout::of(self);
         let mut svg = String::new();
         let root = SVGBackend::with_string(&mut svg, (layout.head.width as u32, layout.height() as u32));
@@ -188,7 +187,7 @@ impl Family<'_> {
         }
         drawn(root.present())?;
         drop(root);
-        Ok(svg)
+        Ok(Chart { name: self.name.replace(['/', ' '], "-"), svg, is_wide: layout.head.width > NARROW })
     }
 
     /// The cost that a row's bar was reckoned by.
@@ -260,7 +259,7 @@ mod tests {
         let bars: usize = families.iter().map(|family| family.bars.len()).sum();
         assert_eq!(bars, report.results.len());
         for family in &families {
-            let svg = family.draw().expect("a chart");
+            let svg = family.draw().expect("a chart").svg;
             // The background, the legend and the bars.
             assert_eq!(svg.matches("<rect").count(), 1 + family.series.len() + family.bars.len());
             for (group, _, value, row) in &family.bars {
@@ -301,8 +300,11 @@ mod tests {
         let mut report = sample();
         let hollow = |report: &Report| {
             let svgs = bars(report).expect("charts");
-            let charts = svgs.iter().filter(|(_, svg)| svg.contains(HOLLOW.trim())).count();
-            (charts, svgs.iter().map(|(_, svg)| svg.matches("fill=\"none\" stroke=").count()).sum::<usize>())
+            let charts = svgs.iter().filter(|chart| chart.svg.contains(HOLLOW.trim())).count();
+            (
+                charts,
+                svgs.iter().map(|chart| chart.svg.matches("fill=\"none\" stroke=").count()).sum::<usize>(),
+            )
         };
         let (charts, lines) = hollow(&report);
         assert_eq!(charts, 0);
@@ -353,7 +355,7 @@ mod tests {
         ] {
             assert!(titles.iter().any(|other| other == title), "{title} is not in {titles:?}");
         }
-        for (family, (name, svg)) in families.iter().zip(&svgs) {
+        for (family, Chart { name, svg, .. }) in families.iter().zip(&svgs) {
             let says = |text: &str| svg.contains(&format!("\n{text}\n"));
             assert!(says(&format!("{} on an imaginary GPU", family.unit.name)) || name == "decode", "{name}");
             assert!(svg.contains("\nunder the bars: "), "{name}");

@@ -16,6 +16,16 @@ pub use self::{
 use super::Row;
 use crate::error::Error;
 
+/// A drawing that scales with the room it is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chart {
+    /// Serves as a file's.
+    pub name: String,
+    pub svg: String,
+    /// Whether it takes the place of two beside each other.
+    pub is_wide: bool,
+}
+
 const FONT: &str = "sans-serif";
 /// Text and lines.
 const INK: RGBColor = RGBColor(36, 41, 47);

@@ -1,7 +1,7 @@
 use plotters::{coord::combinators::LogCoord, prelude::*};
 
 use super::{
-    GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
+    Chart, GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
     head::{Head, MARK, WIDE},
     ink,
 };
@@ -22,7 +22,7 @@ type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, 
 ///
 /// # Errors
 /// [`crate::Error::Chart`].
-pub fn roofline(report: &Report) -> Result<Option<String>> {
+pub fn roofline(report: &Report) -> Result<Option<Chart>> {
     let (Some(bandwidth), Some(flops)) = (report.ceiling(Limit::Bandwidth), report.compute_ceiling()) else {
         return Ok(None);
     };
@@ -78,7 +78,7 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
     drop((chart, below));
     drawn(root.present())?;
     drop(root);
-    Ok(Some(svg))
+    Ok(Some(Chart { name: "roofline".into(), svg, is_wide: true }))
 }
 
 /// A number of an axis, which is a round one but for what logarithms leave of it.
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn every_cell_that_counts_operations_is_a_point() {
         let mut report = sample();
-        let svg = roofline(&report).expect("a chart").expect("both ceilings are there");
+        let svg = roofline(&report).expect("a chart").expect("both ceilings are there").svg;
         let ours = report.results.iter().filter(|row| row.ours && row.cost.flops > 0);
         let mut kinds: Vec<&str> = ours.clone().filter_map(|row| row.cell.split('/').next()).collect();
         kinds.dedup();
@@ -187,7 +187,7 @@ mod tests {
         assert!(!svg.contains(HOLLOW.trim()));
         let point = report.results.iter().position(|row| row.cost.flops > 0).expect("a point");
         report.results[point].disturbed = true;
-        let svg = roofline(&report).expect("a chart").expect("both ceilings are there");
+        let svg = roofline(&report).expect("a chart").expect("both ceilings are there").svg;
         assert!(!svg.contains(PEER) && svg.contains(HOLLOW.trim()));
         report.ceilings.clear();
         assert_eq!(roofline(&report).expect("nothing to draw"), None);
