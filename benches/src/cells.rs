@@ -20,6 +20,19 @@ pub enum Mode {
     Events,
     /// A graph of several runs, an event before and after each replay.
     Graph,
+    /// The host's clock before and after runs that take long enough for it: a CPU's.
+    Clock,
+}
+
+impl Mode {
+    /// In words.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Events => "events",
+            Mode::Graph => "graph",
+            Mode::Clock => "clock",
+        }
+    }
 }
 
 /// One problem that is timed, whoever solves it.

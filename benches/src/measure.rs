@@ -35,7 +35,8 @@ pub fn times_us(
 ) -> Result<Vec<f64>> {
     let run = |index: usize| sets[index % sets.len()].run();
     match mode {
-        Mode::Events => {
+        // A GPU has a clock of its own.
+        Mode::Events | Mode::Clock => {
             let times = after_warming(driver, effort, run)?;
             Ok(times.into_iter().map(microseconds).collect())
         }

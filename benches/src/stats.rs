@@ -1,5 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+/// The widest spread of what is a result. That of a machine with nothing else to do is some percent.
+pub(crate) const WIDEST_SPREAD: f64 = 0.5;
+
 /// What a number of timings come to, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Stats {
@@ -41,6 +44,11 @@ impl Stats {
     pub fn spread(&self) -> f64 {
         (self.p90_us - self.p10_us) / self.median_us
     }
+
+    /// Whether they lie so far apart that the machine must have done something else: then they are no result.
+    pub fn is_disturbed(&self) -> bool {
+        self.spread() > WIDEST_SPREAD
+    }
 }
 
 /// To a tenth of a nanosecond, far below what a timer resolves: short in JSON, and the same number when read back.
@@ -58,6 +66,18 @@ mod tests {
         assert_eq!(stats, Stats { median_us: 3.0, min_us: 1.0, p10_us: 1.4, p90_us: 4.6, samples: 5 });
         assert!((stats.spread() - 3.2 / 3.0).abs() < 1e-12);
         assert_eq!(Stats::of(&[2.0, 4.0]).map(|stats| stats.median_us), Some(3.0));
+    }
+
+    #[test]
+    fn timings_far_apart_are_no_result() {
+        let disturbed = |times: &[f64]| Stats::of(times).expect("timings").is_disturbed();
+        assert!(!disturbed(&[1.0]) && !disturbed(&[1.0, 1.1, 1.2]) && disturbed(&[1.0, 1.1, 2.0]));
+        // One turn of twenty that was lost to another program is no matter to the median.
+        let mut times = vec![1.0; 20];
+        times[7] = 160.0;
+        assert!(!disturbed(&times));
+        times[..4].fill(160.0);
+        assert!(disturbed(&times));
     }
 
     #[test]

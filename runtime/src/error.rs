@@ -1,7 +1,9 @@
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong between a checkpoint's folder and the text it generates. Each message is one line that names what and where.
-#[derive(Debug, thiserror::Error)]
+/// What can go wrong between a checkpoint's folder and the text it generates. Each message is one line that names what and where, also
+/// where `{:?}` prints it: that is what a `main` does that answers it.
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file or folder can't be read.
@@ -69,6 +71,12 @@ pub enum Error {
 /// A result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 impl Error {
     /// The same for another who met it. What a device refused stays what it was; all else becomes a request's refusal.
     pub(crate) fn for_another(&self) -> Error {
@@ -114,4 +122,25 @@ impl Error {
 /// Messages of libraries may have several lines; ours have one.
 fn one_line(text: &impl ToString) -> String {
     text.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{DeviceChoice, Error, Model};
+
+    #[test]
+    fn what_main_answers_is_printed_as_the_message() {
+        let missing = Model::load("no/such/folder", DeviceChoice::Cpu).map(drop).expect_err("no such folder");
+        let device = Error::from(tilewright_host::Error::Shape {
+            op: "linear",
+            what: "x",
+            expected: "4 columns".into(),
+            found: "5".into(),
+        });
+        for (error, begin) in [(missing, "no/such/folder"), (device, "linear: x: expected 4 columns")] {
+            let printed = format!("{error:?}");
+            assert!(printed.starts_with(begin) && !printed.contains('\n'), "{printed}");
+            assert_eq!(printed, error.to_string());
+        }
+    }
 }

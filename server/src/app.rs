@@ -1,5 +1,6 @@
 //! What all requests share.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +22,8 @@ use crate::turns::Turns;
 /// What is expected of a text where nothing makes it into tokens.
 pub(crate) const IDS_ALONE: &str = "token ids, as the model has no tokenizer";
 
-/// Why a server can't start, or ended. Each message is one line.
-#[derive(Debug, thiserror::Error)]
+/// Why a server can't start, or ended. Each message is one line, also where `{:?}` prints it, as it is of [`tilewright::Error`].
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
     /// A checkpoint's chat template can't be used.
@@ -54,6 +55,12 @@ pub enum ServeError {
         /// What was given.
         found: String,
     },
+}
+
+impl fmt::Debug for ServeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 impl ServeError {

@@ -120,8 +120,7 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     if let Some(path) = &args.from {
         let report = load(path)?;
-        print!("{}", report::table(&report));
-        write_outputs(args, &report)?;
+        show(args, &report)?;
         return Ok(true);
     }
     let mut cells = cells::select(&args.only, &args.cell)?;
@@ -175,12 +174,13 @@ fn measure(args: &Args, cells: &[Cell]) -> Result<bool> {
     eprintln!("ceilings after {:.1} s", began.elapsed().as_secs_f64());
     for cell in cells {
         runner.cell(cell, |report, row| {
-            let (rate, unit) = row.rate();
+            let rate = row.telling();
+            let rate = report.unit(rate).in_words(row.per_second(rate));
             let speedup =
                 report.speedup(row).map_or(String::new(), |speedup| format!(", {speedup:.2}x the best peer"));
             let seconds = began.elapsed().as_secs_f64();
             eprintln!(
-                "{seconds:6.1} s  {} {}: {:.2} us, {rate:.3} {unit}{speedup}",
+                "{seconds:6.1} s  {} {}: {:.2} us, {rate}{speedup}",
                 row.cell, row.by, row.time.median_us
             );
         })?;
@@ -188,8 +188,7 @@ fn measure(args: &Args, cells: &[Cell]) -> Result<bool> {
             save(path, runner.report())?;
         }
     }
-    print!("{}", report::table(runner.report()));
-    write_outputs(args, runner.report())?;
+    show(args, runner.report())?;
     Ok(runner.wrong() == 0)
 }
 
@@ -200,11 +199,14 @@ fn measure(_: &Args, _: &[Cell]) -> Result<bool> {
 
 fn load(path: &Path) -> Result<Report> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::File { path: path.into(), source })?;
-    serde_json::from_str(&text).map_err(|source| Error::Json {
+    let mut report: Report = serde_json::from_str(&text).map_err(|source| Error::Json {
         origin: path.display().to_string(),
         expected: "a report of this program",
         source,
-    })
+    })?;
+    // Earlier reports don't say it.
+    report.results.iter_mut().for_each(|row| row.disturbed = row.time.is_disturbed());
+    Ok(report)
 }
 
 fn save(path: &Path, report: &Report) -> Result<()> {
@@ -221,6 +223,14 @@ fn write(path: &Path, text: &str) -> Result<()> {
     std::fs::write(path, text).map_err(|source| Error::File { path: path.into(), source })
 }
 
+fn show(args: &Args, report: &Report) -> Result<()> {
+    print!("{}", report::table(report));
+    if let Some(note) = report.disturbance() {
+        eprintln!("note: {note}");
+    }
+    write_outputs(args, report)
+}
+
 fn write_outputs(args: &Args, report: &Report) -> Result<()> {
     if let Some(path) = &args.json {
         save(path, report)?;
@@ -230,11 +240,8 @@ fn write_outputs(args: &Args, report: &Report) -> Result<()> {
     }
     if let Some(folder) = &args.svg {
         std::fs::create_dir_all(folder).map_err(|source| Error::File { path: folder.clone(), source })?;
-        for (name, svg) in report::bars(report)? {
-            write(&folder.join(format!("{name}.svg")), &svg)?;
-        }
-        if let Some(svg) = report::roofline(report)? {
-            write(&folder.join("roofline.svg"), &svg)?;
+        for chart in report::bars(report)?.into_iter().chain(report::roofline(report)?) {
+            write(&folder.join(format!("{}.svg", chart.name)), &chart.svg)?;
         }
     }
     Ok(())

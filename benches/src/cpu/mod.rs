@@ -167,7 +167,7 @@ impl CpuRunner {
             self.report.failures.push(Failure { cell: cell.key.clone(), by: by.into(), reason });
             return Ok(());
         };
-        let mut row = Row::new(cell, by, true, Mode::Events, 1, false, time);
+        let mut row = Row::new(cell, by, true, Mode::Clock, 1, false, time);
         row.cost = cost(&cell.problem);
         self.report.results.push(row);
         self.report.apply_ceilings();

@@ -1,19 +1,21 @@
 use std::fmt::Write as _;
 
-use super::{Bound, Limit, Report, bars, digits, roofline};
+use super::{Bound, Chart, Rate, Report, bars, roofline, table::of_most};
 use crate::error::Result;
 
-/// Charts stand beside each other where there is room; what a narrow window has no room for is scrolled within its own frame.
-const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1216px;margin:2em auto;padding:0 1em;color:#24292f;background:#fff}\
-    .charts{display:flex;flex-wrap:wrap;gap:12px}\
+/// Charts stand beside each other where there is room, and are drawn as large as that is, up to half as large again; what a narrow window
+/// has no room for is scrolled within its own frame.
+const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1440px;margin:2em auto;padding:0 1em;color:#24292f;background:#fff}\
+    .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(600px,100%),1fr));gap:12px}\
     figure{margin:0 0 12px}.frame{max-width:100%;overflow-x:auto}\
-    svg{display:block;box-sizing:border-box;border:1px solid #e1e4e8;max-width:100%;min-width:600px;height:auto}\
+    .narrow{max-width:900px}.wide{max-width:1290px;grid-column:1/-1}\
+    svg{display:block;box-sizing:border-box;border:1px solid #e1e4e8;width:100%;min-width:600px;height:auto}\
     p{max-width:72em}\
     code{overflow-wrap:anywhere}\
     table{border-collapse:collapse;font-size:13px}\
     td,th{padding:2px 8px;border-bottom:1px solid #e1e4e8;text-align:right;white-space:nowrap}\
     td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}\
-    tr.ours{background:#eef4ff}";
+    tr.ours{background:#eef4ff}tr.disturbed{color:#8c959f}";
 
 /// What a column of the table holds.
 const MOST: &str = "Of most: the least time that the ceilings above allow, over the median. Bound: which of them holds a row up.";
@@ -48,14 +50,14 @@ pub fn page(report: &Report) -> Result<String> {
         ),
     );
     for ceiling in &report.ceilings {
-        let unit = if ceiling.limit == Limit::Bandwidth { "TB/s" } else { "TFLOP/s" };
-        let (name, by, rate) = (escaped(&ceiling.name), escaped(&ceiling.by), ceiling.per_second / 1e12);
-        push(&mut page, &format!("<li>ceiling: {name} by {by}, {rate:.4} {unit}</li>\n"));
+        let rate = report.unit(ceiling.limit.rate()).in_words(ceiling.per_second);
+        let (name, by) = (escaped(&ceiling.name), escaped(&ceiling.by));
+        push(&mut page, &format!("<li>ceiling: {name} by {by}, {rate}</li>\n"));
     }
     push(&mut page, "</ul>\n");
     end_to_end(&mut page, report);
     let (products, others): (Vec<_>, Vec<_>) =
-        bars(report)?.into_iter().partition(|(name, _)| name.starts_with("gemm"));
+        bars(report)?.into_iter().partition(|chart| chart.name.starts_with("gemm"));
     charts(&mut page, "Attention and rows", &others);
     charts(&mut page, "Matrix products", &products);
     timings(&mut page, report)?;
@@ -73,17 +75,18 @@ fn push(page: &mut String, text: &str) {
 }
 
 /// Charts of one kind, by their names.
-fn charts(page: &mut String, title: &str, charts: &[(String, String)]) {
+fn charts(page: &mut String, title: &str, charts: &[Chart]) {
     if charts.is_empty() {
         return;
     }
     push(page, &format!("<h2>{title}</h2>\n<div class=\"charts\">\n"));
-    charts.iter().for_each(|(_, svg)| figure(page, svg));
+    charts.iter().for_each(|chart| figure(page, chart));
     push(page, "</div>\n");
 }
 
-fn figure(page: &mut String, svg: &str) {
-    push(page, &format!("<figure class=\"frame\">{svg}</figure>\n"));
+fn figure(page: &mut String, chart: &Chart) {
+    let width = if chart.is_wide { "wide" } else { "narrow" };
+    push(page, &format!("<figure class=\"frame {width}\">{}</figure>\n", chart.svg));
 }
 
 /// What the caches held when a run began: of all rows, or that each says so itself.
@@ -112,8 +115,8 @@ fn timings(page: &mut String, report: &Report) -> Result<()> {
     for remark in report.remarks() {
         push(page, &format!("<p class=\"note\">{remark}</p>\n"));
     }
-    if let Some(svg) = roofline(report)? {
-        figure(page, &svg);
+    if let Some(chart) = roofline(report)? {
+        figure(page, &chart);
     }
     rows(page, report);
     Ok(())
@@ -124,16 +127,22 @@ fn rows(page: &mut String, report: &Report) {
     let alone = report.peers.is_empty();
     let to_peer = if alone { "" } else { "<th>to the best peer" };
     let caches = if mixed { "<th>caches" } else { "" };
+    let [operations, bytes] = [Rate::Operations, Rate::Bytes].map(|rate| report.unit(rate).name);
     push(
         page,
         &format!(
-            "<div class=\"frame\"><table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>TFLOP/s<th>TB/s<th>of most<th>bound{to_peer}{caches}</tr>\n"
+            "<div class=\"frame\"><table>\n<tr><th>cell<th>by<th>median, us<th>min<th>p10<th>p90<th>{operations}<th>{bytes}<th>of most<th>bound{to_peer}{caches}</tr>\n"
         ),
     );
     for row in &report.results {
-        let class = if row.ours { " class=\"ours\"" } else { "" };
+        let class = match (row.ours, row.disturbed) {
+            (true, true) => " class=\"ours disturbed\"",
+            (true, false) => " class=\"ours\"",
+            (false, true) => " class=\"disturbed\"",
+            (false, false) => "",
+        };
         let time = &row.time;
-        let fraction = row.fraction.map_or("-".into(), |fraction| format!("{:.1}%", 100.0 * fraction));
+        let fraction = of_most(row);
         let speedup = report.speedup(row).map_or("-".into(), |speedup| format!("{speedup:.2}x"));
         let speedup = if alone { String::new() } else { format!("<td>{speedup}") };
         let caches = match row.cold {
@@ -151,8 +160,8 @@ fn rows(page: &mut String, report: &Report) {
                 time.min_us,
                 time.p10_us,
                 time.p90_us,
-                digits(row.tflops()),
-                digits(row.terabytes()),
+                report.rate(row, Rate::Operations),
+                report.rate(row, Rate::Bytes),
                 report.bound(row).map_or("-", Bound::name),
             ),
         );

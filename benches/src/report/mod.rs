@@ -2,6 +2,7 @@
 
 mod chart;
 mod html;
+mod rates;
 mod remarks;
 mod table;
 
@@ -9,10 +10,12 @@ use serde::{Deserialize, Serialize};
 use tilewright::plan::Bound;
 
 pub use self::{
-    chart::{Ratio, bars, ratios, roofline},
+    chart::{Chart, Ratio, bars, ratios, roofline},
     html::{escaped, page},
+    rates::{Rate, Unit},
     table::table,
 };
+use self::{rates::digits, remarks::NO_RESULT};
 use crate::{
     cells::{Cell, Mode},
     machine::{Clocks, Machine},
@@ -99,6 +102,9 @@ pub struct Row {
     /// Input sets that were rotated.
     pub sets: usize,
     pub time: Stats,
+    /// Whether the timings lie so far apart that they are no result: what stands here of them is what a busy machine did.
+    #[serde(default)]
+    pub disturbed: bool,
     pub cost: Cost,
     /// The least time by the ceilings over the median; absent where a ceiling that it takes was not measured.
     pub fraction: Option<f64>,
@@ -127,25 +133,11 @@ impl Row {
             cold,
             sets,
             time,
+            disturbed: time.is_disturbed(),
             cost: cell.problem.cost(),
             fraction: None,
             clocks: None,
         }
-    }
-
-    /// TFLOP/s by the median.
-    pub fn tflops(&self) -> f64 {
-        self.cost.flops as f64 / self.time.median_us / 1e6
-    }
-
-    /// TB/s by the median.
-    pub fn terabytes(&self) -> f64 {
-        self.cost.bytes as f64 / self.time.median_us / 1e6
-    }
-
-    /// The rate that tells most, and its unit.
-    pub fn rate(&self) -> (f64, &'static str) {
-        if self.problem.is_compute() { (self.tflops(), "TFLOP/s") } else { (self.terabytes(), "TB/s") }
     }
 }
 
@@ -198,9 +190,10 @@ impl Report {
         peers.min_by(|a, b| a.time.median_us.total_cmp(&b.time.median_us))
     }
 
-    /// How many times faster than the fastest peer one of our rows is.
+    /// How many times faster than the fastest peer one of our rows is, where both are results.
     pub fn speedup(&self, row: &Row) -> Option<f64> {
-        self.best_peer(&row.beside).filter(|_| row.ours).map(|peer| peer.time.median_us / row.time.median_us)
+        let peer = self.best_peer(&row.beside).filter(|_| row.ours)?;
+        (!row.disturbed && !peer.disturbed).then(|| peer.time.median_us / row.time.median_us)
     }
 }
 
@@ -209,21 +202,12 @@ fn multiplies_bytes(row: &Row) -> bool {
     matches!(row.problem, Problem::Gemm(gemm) if gemm.weights == GemmWeights::Int8)
 }
 
-/// A rate in three digits or more: 0.0512, 4.17, 782.
-pub(crate) fn digits(value: f64) -> String {
-    let decimals = match value {
-        value if value >= 100.0 => 0,
-        value if value >= 1.0 || value <= 0.0 => 2,
-        value => (2.0 - value.log10().floor()).min(9.0) as usize,
-    };
-    format!("{value:.decimals$}")
-}
-
 /// A report of made-up numbers in every kind of cell, for looking at the charts and for tests.
 #[doc(hidden)]
 pub fn sample() -> Report {
     let cells = crate::cells::all();
-    let machine = Machine { device: "an imaginary GPU".into(), driver: "none".into(), ..Machine::default() };
+    let machine =
+        Machine { device: "an imaginary GPU".into(), driver: "imaginary, too".into(), ..Machine::default() };
     let ceiling = |name: &str, limit, per_second| Ceiling {
         name: name.into(),
         by: "made up".into(),
@@ -289,8 +273,8 @@ mod tests {
         let mut report = sample();
         report.apply_ceilings();
         for row in &report.results {
-            let bytes = row.terabytes() / 4.2;
-            let flops = row.tflops() / 780.0;
+            let bytes = row.per_second(Rate::Bytes) / 4.2e12;
+            let flops = row.per_second(Rate::Operations) / 780e12;
             if multiplies_bytes(row) {
                 // Where arithmetic holds it up there is no ceiling of its arithmetic to be a fraction of.
                 let memory = report.bound(row) == Some(Bound::Memory);

@@ -1,6 +1,10 @@
 //! What is to be said of figures that would be taken for something else without.
 
 use super::{Bound, EndToEnd, Report, Row};
+use crate::stats::WIDEST_SPREAD;
+
+/// What stands in the place of a row's part of the ceilings where the machine did something else.
+pub(super) const NO_RESULT: &str = "no result";
 
 /// What is to be said where a row passes the ceiling of memory and its inputs were not rotated past the caches; on a CPU and elsewhere, as
 /// with all pairs here.
@@ -34,10 +38,10 @@ const WHOLE_OVER: [&str; 2] = [
 ];
 
 impl Report {
-    /// What is to be said of rows that pass a ceiling.
-    pub(super) fn remarks(&self) -> Vec<&'static str> {
+    /// What is to be said of rows that pass a ceiling, and of those that are no results.
+    pub(super) fn remarks(&self) -> Vec<String> {
         let over = |bound, cold: &[bool]| {
-            let over = |row: &Row| row.fraction.is_some_and(|fraction| fraction > 1.0);
+            let over = |row: &Row| !row.disturbed && row.fraction.is_some_and(|fraction| fraction > 1.0);
             let mut rows = self.results.iter().filter(|row| over(row) && cold.contains(&row.cold));
             rows.any(|row| self.bound(row) == Some(bound))
         };
@@ -46,7 +50,19 @@ impl Report {
             (Bound::Memory, &[true], READS),
             (Bound::Compute, &[false, true], ARITHMETIC[self.on()]),
         ];
-        remarks.into_iter().filter(|&(bound, cold, _)| over(bound, cold)).map(|(.., remark)| remark).collect()
+        let remarks = remarks.into_iter().filter(|&(bound, cold, _)| over(bound, cold));
+        let disturbed = self.results.iter().any(|row| row.disturbed).then(no_result);
+        remarks.map(|(.., remark)| remark.to_string()).chain(disturbed).collect()
+    }
+
+    /// What is to be said at the end where most rows are no results.
+    pub fn disturbance(&self) -> Option<String> {
+        let (rows, none) = (self.results.len(), self.results.iter().filter(|row| row.disturbed).count());
+        (2 * none > rows).then(|| {
+            format!(
+                "{none} of {rows} rows are no results: the machine did something else while they were timed"
+            )
+        })
     }
 
     /// What is to be said of whole models.
@@ -65,6 +81,14 @@ impl Report {
     fn on(&self) -> usize {
         usize::from(!self.machine.is_cpu())
     }
+}
+
+/// What is to be said where rows are no results.
+fn no_result() -> String {
+    format!(
+        "No result: the outer tenths of a row's timings lie more than {:.0}% of their median apart; the machine did something else.",
+        100.0 * WIDEST_SPREAD
+    )
 }
 
 #[cfg(test)]
@@ -108,6 +132,43 @@ mod tests {
         assert_eq!(told(&report), (true, false, false));
         report.results[compute].fraction = Some(1.2);
         assert_eq!(told(&report), (true, false, true));
+    }
+
+    #[test]
+    fn rows_of_a_busy_machine_are_no_results() {
+        let mut report = sample();
+        let rows = report.results.len();
+        let ours = report.results.iter().position(|row| report.speedup(row).is_some()).expect("a row");
+        let peer = report.best_peer(&report.results[ours].beside).expect("a peer").by.clone();
+        let told = |report: &Report| {
+            let (page, text) = (page(report).expect("a page"), table(report));
+            assert_eq!(page.contains(&no_result()), text.contains(&no_result()));
+            assert_eq!(page.matches(&format!("<td>{NO_RESULT}<")).count(), text.matches(NO_RESULT).count());
+            (text.contains(&no_result()), text.matches(NO_RESULT).count())
+        };
+        assert_eq!(told(&report), (false, 0));
+        let mut disturb = |index: usize| {
+            report.results[index].disturbed = true;
+            // What it would be part of isn't said, whatever it is.
+            report.results[index].fraction = Some(160.0);
+        };
+        disturb(ours);
+        assert_eq!(told(&report), (true, 1));
+        assert_eq!((report.speedup(&report.results[ours]), report.disturbance()), (None, None));
+        assert!(!table(&report).contains("Over 100%"));
+        // Nor is anything compared with a peer's that is none.
+        report.results[ours].disturbed = false;
+        assert!(report.speedup(&report.results[ours]).is_some());
+        let of = report.results[ours].beside.clone();
+        let theirs = report.results.iter().position(|row| row.by == peer && row.cell == of).expect("it");
+        report.results[theirs].disturbed = true;
+        assert_eq!(report.speedup(&report.results[ours]), None);
+        report.results.iter_mut().enumerate().for_each(|(index, row)| row.disturbed = 2 * index > rows);
+        let none = report.results.iter().filter(|row| row.disturbed).count();
+        assert_eq!((report.disturbance(), 2 * none < rows), (None, true));
+        report.results.iter_mut().enumerate().for_each(|(index, row)| row.disturbed = 2 * index <= rows);
+        let note = report.disturbance().expect("more than half");
+        assert!(note.starts_with(&format!("{} of {rows} rows are no results", rows - none)), "{note}");
     }
 
     #[test]

@@ -1,30 +1,24 @@
-use super::{Bound, Limit, Report, Row, digits};
-use crate::cells::Mode;
+use super::{Bound, NO_RESULT, Rate, Report, Row};
 
 /// The report as text: the machine, the ceilings, a line a timing.
 pub fn table(report: &Report) -> String {
     let machine = &report.machine;
     let mut lines = vec![format!("{}, {}", machine.device, machine.origin(&report.commit, &report.date))];
     for ceiling in &report.ceilings {
-        let unit = if ceiling.limit == Limit::Bandwidth { "TB/s" } else { "TFLOP/s" };
-        lines.push(format!(
-            "ceiling {} by {}: {:.4} {unit}",
-            ceiling.name,
-            ceiling.by,
-            ceiling.per_second / 1e12,
-        ));
+        let rate = report.unit(ceiling.limit.rate()).in_words(ceiling.per_second);
+        lines.push(format!("ceiling {} by {}: {rate}", ceiling.name, ceiling.by));
     }
     let cell_width = report.results.iter().map(|row| row.cell.len()).max().unwrap_or(0).max(4);
     let by_width = report.results.iter().map(|row| row.by.len()).max().unwrap_or(0).max(2);
     lines.push(format!(
-        "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>6}  {:>8}  {:>8}  {:>7}  {:7}  {:>7}  {}",
+        "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>7}  {:>8}  {:>8}  {:>9}  {:7}  {:>7}  {}",
         "cell",
         "by",
         "median us",
         "min us",
         "spread",
-        "TFLOP/s",
-        "TB/s",
+        report.unit(Rate::Operations).name,
+        report.unit(Rate::Bytes).name,
         "of most",
         "bound",
         "to peer",
@@ -32,24 +26,24 @@ pub fn table(report: &Report) -> String {
     ));
     for row in &report.results {
         let time = &row.time;
-        let percent = row.fraction.map_or("-".to_string(), |fraction| format!("{:.1}%", 100.0 * fraction));
+        let percent = of_most(row);
         let speedup = report.speedup(row).map_or("-".to_string(), |speedup| format!("{speedup:.2}x"));
         lines.push(format!(
-            "{:cell_width$}  {:by_width$}  {:10.2}  {:10.2}  {:5.1}%  {:>8}  {:>8}  {:>7}  {:7}  {:>7}  {}",
+            "{:cell_width$}  {:by_width$}  {:10.2}  {:10.2}  {:6.1}%  {:>8}  {:>8}  {:>9}  {:7}  {:>7}  {}",
             row.cell,
             row.by,
             time.median_us,
             time.min_us,
             100.0 * time.spread(),
-            digits(row.tflops()),
-            digits(row.terabytes()),
+            report.rate(row, Rate::Operations),
+            report.rate(row, Rate::Bytes),
             percent,
             report.bound(row).map_or("-", Bound::name),
             speedup,
             how(row)
         ));
     }
-    lines.extend(report.remarks().into_iter().map(str::to_string));
+    lines.extend(report.remarks());
     for end in &report.end_to_end {
         let of = end.ceiling.map_or(String::new(), |ceiling| {
             format!(
@@ -66,9 +60,18 @@ pub fn table(report: &Report) -> String {
     lines.join("\n") + "\n"
 }
 
+/// The part of the ceilings that a row reaches, if it is a result.
+pub(super) fn of_most(row: &Row) -> String {
+    match row.fraction {
+        _ if row.disturbed => NO_RESULT.to_string(),
+        Some(fraction) => format!("{:.1}%", 100.0 * fraction),
+        None => "-".to_string(),
+    }
+}
+
 /// How a row was timed.
 fn how(row: &Row) -> String {
-    let mode = if row.mode == Mode::Graph { "graph" } else { "events" };
+    let mode = row.mode.name();
     let sets = if row.sets == 1 { String::new() } else { format!(", {} sets", row.sets) };
     let clock = row.clocks.map(|clocks| format!(", {:.0} MHz {:.0} W", clocks.sm_mhz, clocks.power_watts));
     let cache = if row.cold { "cold" } else { "warm" };
@@ -88,7 +91,7 @@ mod tests {
         assert_eq!(text.lines().count(), 2 + report.ceilings.len() + report.results.len() + 1);
         for row in &report.results {
             let line = text.lines().find(|line| line.starts_with(&row.cell) && line.contains(&row.by));
-            assert!(line.is_some_and(|line| line.contains(&digits(row.terabytes()))), "{}", row.cell);
+            assert!(line.is_some_and(|line| line.contains(&report.rate(row, Rate::Bytes))), "{}", row.cell);
         }
         assert!(text.ends_with("not measured: x/y by fa2: gone\n"));
     }

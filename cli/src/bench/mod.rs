@@ -122,6 +122,9 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     } else {
         print_line(table(&report).trim_end())?;
     }
+    if let Some(note) = report.disturbance() {
+        eprintln!("note: {note}");
+    }
     Ok(if wrong == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -7,7 +7,7 @@ use super::{CPU, ROUNDS, Report, device_name, measured, trial};
 use crate::output::Failure;
 
 const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em auto;padding:0 1em;color:#24292f}\
-    svg{max-width:100%;height:auto;border:1px solid #e1e4e8;margin:.6em 0}\
+    svg{box-sizing:border-box;width:100%;height:auto;border:1px solid #e1e4e8;margin:.6em 0}\
     table{border-collapse:collapse;font-size:14px}\
     td,th{padding:4px 10px;border-bottom:1px solid #e1e4e8;text-align:left;vertical-align:top}\
     .met{color:#1a7f37}.partly{color:#9a6700}.not_here{color:#57606a}small{color:#57606a}";

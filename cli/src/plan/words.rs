@@ -1,7 +1,7 @@
 use std::fmt::Write;
 
 use tilewright::config::ModelConfig;
-use tilewright::plan::{DeviceKind, DeviceProfile, Phase, Plan};
+use tilewright::plan::{DeviceKind, DeviceProfile, Phase, Plan, ReadRate};
 
 /// The plan as a page of text.
 pub fn in_words(name: &str, config: &ModelConfig, plan: &Plan) -> String {
@@ -47,10 +47,8 @@ fn levels(device: &DeviceProfile) -> String {
     ] {
         parts.extend(bytes.map(|bytes| format!("{what} {}", binary(bytes))));
     }
-    // Of sizes with one rate the largest.
-    let faster = device.read_again.windows(2).filter(|two| two[0].bytes_per_second > two[1].bytes_per_second);
-    parts.extend(faster.map(|two| {
-        let (bytes, rate) = (binary(two[0].bytes), rate(two[0].bytes_per_second, "B/s"));
+    parts.extend(faster_than_memory(device).map(|read| {
+        let (bytes, rate) = (binary(read.bytes), rate(read.bytes_per_second, "B/s"));
         format!("the same {bytes} again and again at {rate}")
     }));
     match device.kind {
@@ -66,6 +64,19 @@ fn levels(device: &DeviceProfile) -> String {
         }
     }
     parts.join("; ")
+}
+
+/// Of sizes with about one rate the largest.
+fn faster_than_memory(device: &DeviceProfile) -> impl Iterator<Item = &ReadRate> {
+    let mut told = device.bytes_per_second;
+    let mut faster: Vec<&ReadRate> = device.read_again.iter().collect();
+    faster.reverse();
+    faster.retain(|read| {
+        let is_faster = read.bytes_per_second > 1.1 * told;
+        told = if is_faster { read.bytes_per_second } else { told };
+        is_faster
+    });
+    faster.into_iter().rev()
 }
 
 fn memory(text: &mut String, plan: &Plan) {
@@ -138,20 +149,20 @@ fn phases(text: &mut String, plan: &Plan) {
     line!(text, "");
     line!(
         text,
-        "roofline with {} weights: below {:.0} operations a byte (the ridge point) a product waits for memory, above it for arithmetic",
+        "roofline with {} weights: below {} operations a byte (the ridge point) a product waits for memory, above it for arithmetic",
         plan.format.name(),
-        plan.ridge
+        figure(plan.ridge)
     );
     for phase in &plan.phases {
         line!(text, "  {}", title(phase));
         for part in &phase.parts {
             line!(
                 text,
-                "    {:12} {:>9} {:>10}  {:>9.1} a byte   at least {:>10}  {}-bound",
+                "    {:12} {:>9} {:>10}  {:>9} a byte   at least {:>10}  {}-bound",
                 part.name,
                 operations(part.flops),
                 decimal(part.bytes as u64),
-                part.intensity,
+                figure(part.intensity),
                 time(part.seconds),
                 part.bound.name()
             );
@@ -233,12 +244,18 @@ fn scaled(mut amount: f64, step: f64, units: &[&str]) -> String {
         amount /= step;
         unit += 1;
     }
+    let number = if amount.fract() == 0.0 { format!("{amount:.0}") } else { figure(amount) };
+    format!("{number} {}", units[unit])
+}
+
+/// Three digits at least.
+fn figure(amount: f64) -> String {
     let decimals = match amount {
-        amount if amount >= 100.0 || amount.fract() == 0.0 => 0,
+        amount if amount >= 100.0 => 0,
         amount if amount >= 10.0 => 1,
         _ => 2,
     };
-    format!("{amount:.decimals$} {}", units[unit])
+    format!("{amount:.decimals$}")
 }
 
 fn time(seconds: f64) -> String {
@@ -251,6 +268,8 @@ fn time(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tilewright::plan::{Given, device};
+
     use super::*;
 
     #[test]
@@ -260,5 +279,24 @@ mod tests {
         assert_eq!(both(0), "0 B (0 B)");
         assert_eq!(rate(3.35e12, "B/s"), "3.35 TB/s");
         assert_eq!(time(0.0005), "500.0 us");
+    }
+
+    #[test]
+    fn few_operations_a_byte_are_told_in_parts() {
+        assert_eq!([0.974, 3.917, 29.53, 295.4].map(figure), ["0.97", "3.92", "29.5", "295"]);
+    }
+
+    #[test]
+    fn of_sizes_with_one_rate_the_largest_is_told() {
+        let given =
+            Given { memory_bytes: Some(1 << 34), bytes_per_second: Some(1e10), flops_per_second: Some(1e11) };
+        let of = |mib: u64, bytes_per_second| ReadRate { bytes: mib << 20, bytes_per_second };
+        let mut cpu = device("cpu", given).expect("given");
+        cpu.read_again =
+            vec![of(1, 3.1e10), of(4, 3e10), of(16, 3e10), of(32, 2e10), of(64, 1.05e10), of(256, 1e10)];
+        let told: Vec<u64> = faster_than_memory(&cpu).map(|read| read.bytes >> 20).collect();
+        assert_eq!(told, [16, 32]);
+        cpu.read_again.clear();
+        assert_eq!(faster_than_memory(&cpu).count(), 0);
     }
 }

@@ -37,7 +37,7 @@ pub struct LadderOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The measurement is within the claim, or better.
+    /// The measurement is within the claim, or better; what is claimed to be up to so many times is so many.
     Met,
     /// It is a gain, but less than claimed.
     Partly,
@@ -62,7 +62,7 @@ impl Verdict {
 pub enum Claim {
     /// A gain of `from` to `to` times.
     Times {
-        /// The least.
+        /// The least: 1 where up to so many are claimed.
         from: f64,
         /// The most.
         to: f64,
@@ -115,8 +115,10 @@ impl Rung {
         measured: f64,
         of: String,
     ) -> Rung {
+        // To gain nothing is no claim: one without a lower end is held to its upper one.
+        let least = if from > 1.0 { from } else { to };
         let verdict = match measured {
-            times if times >= from => Verdict::Met,
+            times if times >= least => Verdict::Met,
             // What is within a few percent of nothing is nothing.
             times if times > 1.05 => Verdict::Partly,
             _ => Verdict::NotHere,
@@ -298,7 +300,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_claim_is_judged_by_its_lower_end() {
+    fn a_claim_is_judged_by_its_lower_end_if_it_has_one() {
         let verdict = |times| {
             Rung::times("x", "2 to 4 times", [2.0, 4.0], times, String::new()).because("small").verdict
         };
@@ -306,6 +308,8 @@ mod tests {
             use Verdict::{Met, NotHere, Partly};
             [Met, Met, Partly, Partly, NotHere, NotHere, NotHere]
         });
+        let up_to = |times| Rung::times("x", "up to 4 times", [1.0, 4.0], times, String::new()).verdict;
+        assert_eq!([4.0, 3.9, 1.0].map(up_to), [Verdict::Met, Verdict::Partly, Verdict::NotHere]);
         let loss = |percent| Rung::loss("x", "under 1%", 1.0, percent, String::new()).verdict;
         assert_eq!([-0.1, 0.99, 1.0, f64::NAN].map(loss), {
             use Verdict::{Met, NotHere};

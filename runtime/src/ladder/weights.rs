@@ -67,7 +67,7 @@ pub(super) fn rungs(bench: &Bench<'_>) -> Result<Vec<Rung>> {
         found.size("INT8, size", INT8_SIZE, WeightFormat::Int8)?,
         found.speed("INT8, speed", INT8_SPEED, WeightFormat::Int8, [2.0, 2.0]),
         found.size("INT4, size", INT4_SIZE, WeightFormat::Int4)?,
-        found.speed("INT4, speed", INT4_SPEED, WeightFormat::Int4, [2.0, 4.0]),
+        found.speed("INT4, speed", INT4_SPEED, WeightFormat::Int4, [1.0, 4.0]),
         found.int4_loss(),
     ])
 }

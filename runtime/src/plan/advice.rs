@@ -217,8 +217,9 @@ impl Planner<'_> {
         let cost = verify.seconds / chosen.decode.seconds;
         let Some(part) = chosen.decode.part("projections") else { return Ok(Vec::new()) };
         let room = format!(
-            "one sequence does {:.1} operations a byte of weights where the device could do {:.0}: a step that verifies {DRAFTS} drafts takes at least {cost:.2}x the time of one without",
-            part.intensity, part.ridge
+            "one sequence does {:.1} operations a byte of weights where the device could do {}: a step that verifies {DRAFTS} drafts takes at least {cost:.2}x the time of one without",
+            part.intensity,
+            operations(part.ridge)
         );
         Ok(vec![match cost < 1.0 + DRAFTS as f64 / 2.0 {
             true => format!("{room}, so speculate ('--draft' or '--ngram')"),
@@ -265,6 +266,12 @@ impl Planner<'_> {
         }
         reasons
     }
+}
+
+/// Operations a byte: a GPU's hundreds, a CPU's few.
+fn operations(number: f64) -> String {
+    let decimals = if number >= 100.0 { 0 } else { 1 + usize::from(number < 10.0) };
+    format!("{number:.decimals$}")
 }
 
 fn gigabytes(bytes: u64) -> String {

@@ -38,7 +38,7 @@ pub struct DeviceProfile {
     pub memory_bytes: u64,
     /// Bytes a second between memory and multiprocessors.
     pub bytes_per_second: f64,
-    /// Of a CPU that was measured: rates of ever more bytes, up to those that are memory's.
+    /// Of a CPU that was measured: rates of ever more bytes, up to as many as are memory's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub read_again: Vec<ReadRate>,
     /// f32 operations a second, outside of tensor cores.
@@ -214,7 +214,7 @@ fn this_cpu(given: Given) -> DeviceProfile {
 
 /// Rates of as many bytes as caches have, and memory's. None is below that of more bytes: what a step can be held to isn't, either.
 fn rates_up_to_memory(device: &CpuDevice, memory: f64) -> Vec<ReadRate> {
-    const MIB: [u64; 4] = [1, 4, 16, 64];
+    const MIB: [u64; 7] = [1, 4, 8, 16, 32, 64, 128];
     let mut rates = vec![ReadRate { bytes: READ_BYTES as u64, bytes_per_second: memory }];
     let mut best = memory;
     for bytes in MIB.iter().rev().map(|mib| mib << 20) {
@@ -256,10 +256,18 @@ impl DeviceProfile {
         self
     }
 
-    /// Bytes a second at most where every step reads the same `bytes`: the rate of as many, or of the next fewer that was measured.
+    /// Bytes a second where every step reads the same `bytes`. Between two sizes that were measured, each byte more takes the same time.
     pub fn read_rate(&self, bytes: f64) -> f64 {
-        let fewer = self.read_again.iter().rev().find(|rate| rate.bytes as f64 <= bytes);
-        fewer.or(self.read_again.first()).map_or(self.bytes_per_second, |rate| rate.bytes_per_second)
+        let seconds = |rate: &ReadRate| rate.bytes as f64 / rate.bytes_per_second;
+        let more = self.read_again.partition_point(|rate| rate.bytes as f64 <= bytes);
+        match (self.read_again[..more].last(), self.read_again.get(more)) {
+            (Some(fewer), Some(more)) => {
+                let part = (bytes - fewer.bytes as f64) / (more.bytes - fewer.bytes) as f64;
+                bytes / (seconds(fewer) + part * (seconds(more) - seconds(fewer)))
+            }
+            (None, Some(least)) => least.bytes_per_second,
+            (_, None) => self.bytes_per_second,
+        }
     }
 
     /// Operations a second of products with weights of a format.
@@ -335,9 +343,14 @@ mod tests {
         assert!(cpu.read_again.is_sorted_by(|a, b| a.bytes_per_second >= b.bytes_per_second), "{cpu:?}");
         assert_eq!(cpu.read_rate(1e12), cpu.bytes_per_second);
         let of = |mib: u64, bytes_per_second| ReadRate { bytes: mib << 20, bytes_per_second };
-        let cpu = DeviceProfile { read_again: vec![of(4, 9e10), of(16, 3e10), of(256, 1e10)], ..cpu };
-        let rates = [0, 4, 15, 16, 255, 256, 9999].map(|mib| cpu.read_rate((mib << 20) as f64));
-        assert_eq!(rates, [9e10, 9e10, 9e10, 3e10, 3e10, 1e10, 1e10]);
+        let read_again = vec![of(4, 9e10), of(16, 3e10), of(256, 1e10)];
+        let cpu = DeviceProfile { read_again, bytes_per_second: 1e10, ..cpu };
+        let rate = |mib: u64| cpu.read_rate((mib << 20) as f64);
+        assert_eq!([0, 3, 4, 16, 256, 9999].map(rate), [9e10, 9e10, 9e10, 3e10, 1e10, 1e10]);
+        // 4 MiB at 90 GB/s, and half of what another 12 take.
+        let seconds = |mib: u64| (mib << 20) as f64 / rate(mib);
+        assert!((2.0 * seconds(10) / (seconds(4) + seconds(16)) - 1.0).abs() < 1e-12);
+        assert!((1..300).collect::<Vec<u64>>().is_sorted_by(|a, b| rate(*a) >= rate(*b)));
         // What the user says is what counts.
         let given = cpu.with(Given { bytes_per_second: Some(2e10), ..Given::default() });
         assert_eq!([0.0, 1e12].map(|bytes| given.read_rate(bytes)), [2e10; 2]);

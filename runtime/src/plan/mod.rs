@@ -14,8 +14,8 @@
 //! ```
 //!
 //! Bytes of the cache are those that the engine allocates. Times are the least that the device's bandwidth and peaks allow: what a kernel
-//! can be held to, not what it will reach. On a CPU that was measured, bandwidth is the rate of reading about as many bytes as a step does again
-//! and again, since caches keep what fits them from step to step.
+//! can be held to, not what it will reach. On a CPU that was measured, bandwidth is the rate of reading as many bytes as a step does again and
+//! again, since caches keep what fits them from step to step.
 
 mod advice;
 mod cache;

@@ -6,21 +6,22 @@ use plotters::{
 };
 
 use super::{
-    GRID, INK, OURS, PEERS, drawn,
-    head::{Area, MARK},
+    Chart, GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
+    head::{Area, MARK, NARROW},
     ink,
     layout::{BAR, GAP, GROUP, LEFT, Layout, shown},
 };
 use crate::{
     error::Result,
     problem::Problem,
-    report::{Bound, Report, Row, digits},
+    report::{Bound, Rate, Report, Row, Unit, digits},
 };
 
 /// One chart's worth: cells that differ in one number, or in whether they are paged or quantised.
 pub struct Family<'r> {
     pub name: String,
-    unit: &'static str,
+    rate: Rate,
+    unit: Unit,
     device: &'r str,
     /// Names under the groups.
     pub groups: Vec<String>,
@@ -30,34 +31,34 @@ pub struct Family<'r> {
     pub bars: Vec<(usize, usize, f64, &'r Row)>,
 }
 
-/// A chart of grouped bars for each family of cells, by a name that serves as a file's.
+/// A chart of grouped bars for each family of cells.
 ///
 /// A cell that stands beside another's peers is a bar in that cell's group, its rate counted as if it did that cell's work.
 ///
 /// # Errors
 /// [`crate::Error::Chart`].
-pub fn bars(report: &Report) -> Result<Vec<(String, String)>> {
-    let families = families(report);
-    families.iter().map(|family| Ok((family.name.replace(['/', ' '], "-"), family.draw()?))).collect()
+pub fn bars(report: &Report) -> Result<Vec<Chart>> {
+    families(report).iter().map(Family::draw).collect()
 }
 
-/// The family of a cell, its name there, and the unit of its rate.
-fn place(report: &Report, row: &Row) -> (String, String, &'static str) {
+/// The family of a cell, its name there, and what its rate counts.
+fn place(report: &Report, row: &Row) -> (String, String, Rate) {
     match row.problem {
         Problem::Gemm(gemm) => {
             // How few rows are few depends on the device; without ceilings nobody knows better than the problem.
             let bound = report.bound(row);
             let few = bound.map_or(!row.problem.is_compute(), |bound| bound == Bound::Memory);
-            let (name, unit) = if few { ("gemm of few rows", "TB/s") } else { ("gemm", "TFLOP/s") };
+            let (name, rate) =
+                if few { ("gemm of few rows", Rate::Bytes) } else { ("gemm", Rate::Operations) };
             let cell = row.cell.rsplit('/').next().unwrap_or_default();
             let model = model(row).map_or(String::new(), |model| format!(" {model}"));
-            (format!("{name} {}{model}", gemm.weights.name()), cell.to_string(), unit)
+            (format!("{name} {}{model}", gemm.weights.name()), cell.to_string(), rate)
         }
         Problem::Prefill(_) | Problem::Decode(_) => {
             let (family, group) = row.beside.rsplit_once('/').unwrap_or(("", &row.beside));
-            (family.trim_end_matches("/bf16").to_string(), group.to_string(), row.rate().1)
+            (family.trim_end_matches("/bf16").to_string(), group.to_string(), row.telling())
         }
-        _ => ("rows".to_string(), row.cell.clone(), row.rate().1),
+        _ => ("rows".to_string(), row.cell.clone(), row.telling()),
     }
 }
 
@@ -68,18 +69,18 @@ fn model(row: &Row) -> Option<&str> {
 }
 
 /// The places of rows. Families of one name each are one family of their operation, or each would be a chart of one bar.
-fn places(report: &Report, rows: &[&Row]) -> Vec<(String, String, &'static str)> {
+fn places(report: &Report, rows: &[&Row]) -> Vec<(String, String, Rate)> {
     let places: Vec<_> = rows.iter().map(|row| place(report, row)).collect();
     let is_alone = |family: &str| {
         let mut groups = places.iter().filter(|(name, ..)| name == family).map(|(_, group, _)| group);
         let first = groups.next();
         groups.all(|group| Some(group) == first)
     };
-    let merged = |(name, group, unit): &(String, String, &'static str)| match name.split_once('/') {
+    let merged = |(name, group, rate): &(String, String, Rate)| match name.split_once('/') {
         Some((operation, rest)) if is_alone(name) => {
-            (operation.to_string(), format!("{rest}/{group}"), *unit)
+            (operation.to_string(), format!("{rest}/{group}"), *rate)
         }
-        _ => (name.clone(), group.clone(), *unit),
+        _ => (name.clone(), group.clone(), *rate),
     };
     places.iter().map(merged).collect()
 }
@@ -96,18 +97,19 @@ pub fn families(report: &Report) -> Vec<Family<'_>> {
     // This project's first, in every legend.
     let of = |ours| report.results.iter().filter(move |row| row.ours == ours);
     let rows: Vec<&Row> = of(true).chain(of(false)).collect();
-    for (row, (name, group, unit)) in rows.iter().zip(places(report, &rows)) {
+    for (row, (name, group, rate)) in rows.iter().zip(places(report, &rows)) {
         let index = families.iter().position(|family| family.name == name).unwrap_or_else(|| {
             let (groups, series, bars) = (Vec::new(), Vec::new(), Vec::new());
-            families.push(Family { name, unit, device: &report.machine.device, groups, series, bars });
+            let (unit, device) = (report.unit(rate), &*report.machine.device);
+            families.push(Family { name, rate, unit, device, groups, series, bars });
             families.len() - 1
         });
         let family = &mut families[index];
         let group = position(&mut family.groups, group);
         let series = position(&mut family.series, (series_name(row), row.ours));
         let beside = report.results.iter().find(|other| other.cell == row.beside).unwrap_or(row);
-        let work = if family.unit == "TB/s" { beside.cost.bytes } else { beside.cost.flops };
-        family.bars.push((group, series, work as f64 / row.time.median_us / 1e6, row));
+        let per_second = beside.work(family.rate) as f64 / row.time.median_us * 1e6;
+        family.bars.push((group, series, family.unit.of(per_second), row));
     }
     families
 }
@@ -136,8 +138,11 @@ impl Family<'_> {
             Problem::Decode(_) => format!("Attention of new tokens over cached ones{of}"),
             Problem::Gemm(gemm) => {
                 let model = model(row).map_or(String::new(), |model| format!(" of {model}"));
-                let rows =
-                    if self.unit == "TB/s" { "few rows, as in decoding" } else { "many rows, as in prompts" };
+                let rows = if self.rate == Rate::Bytes {
+                    "few rows, as in decoding"
+                } else {
+                    "many rows, as in prompts"
+                };
                 format!("Matrix products{model}: {}, {rows}", gemm.weights.in_words())
             }
             _ if self.bars.iter().all(|(.., row)| matches!(row.problem, Problem::RopeAppend(_))) => {
@@ -162,10 +167,11 @@ impl Family<'_> {
             true => "; quantised caches by the bytes of bf16",
             false => "",
         };
-        format!("{} on {}{by}\nunder the bars: {under}", self.unit, self.device)
+        let hollow = if self.bars.iter().any(|(.., row)| row.disturbed) { HOLLOW } else { "" };
+        format!("{} on {}{by}\nunder the bars: {under}{hollow}", self.unit.name, self.device)
     }
 
-    fn draw(&self) -> Result<String> {
+    fn draw(&self) -> Result<Chart> {
         let layout = Layout::of(self);
         let mut svg = String::new();
         let root = SVGBackend::with_string(&mut svg, (layout.head.width as u32, layout.height() as u32));
@@ -181,7 +187,7 @@ impl Family<'_> {
         }
         drawn(root.present())?;
         drop(root);
-        Ok(svg)
+        Ok(Chart { name: self.name.replace(['/', ' '], "-"), svg, is_wide: layout.head.width > NARROW })
     }
 
     /// The cost that a row's bar was reckoned by.
@@ -199,10 +205,10 @@ impl Family<'_> {
             here.sort_by_key(|(_, series, ..)| *series);
             // Bars that a group lacks leave no holes.
             let start = first + (width - GAP - BAR * here.len() as i32) / 2;
-            for (place, (_, series, value, _)) in here.iter().enumerate() {
+            for (place, (_, series, value, row)) in here.iter().enumerate() {
                 let left = start + BAR * place as i32;
                 let corners = [(left + 1, y(*value)), (left + BAR - 1, y(0.0))];
-                drawn(root.draw(&Rectangle::new(corners, self.colour(*series).filled())))?;
+                drawn(root.draw(&Rectangle::new(corners, fill(self.colour(*series), row))))?;
                 let upright = ink(11.0).transform(FontTransform::Rotate270);
                 let upright = upright.pos(Pos::new(HPos::Left, VPos::Center));
                 let text = digits(*value);
@@ -253,7 +259,7 @@ mod tests {
         let bars: usize = families.iter().map(|family| family.bars.len()).sum();
         assert_eq!(bars, report.results.len());
         for family in &families {
-            let svg = family.draw().expect("a chart");
+            let svg = family.draw().expect("a chart").svg;
             // The background, the legend and the bars.
             assert_eq!(svg.matches("<rect").count(), 1 + family.series.len() + family.bars.len());
             for (group, _, value, row) in &family.bars {
@@ -290,17 +296,34 @@ mod tests {
     }
 
     #[test]
+    fn bars_of_what_is_no_result_are_hollow() {
+        let mut report = sample();
+        let hollow = |report: &Report| {
+            let svgs = bars(report).expect("charts");
+            let charts = svgs.iter().filter(|chart| chart.svg.contains(HOLLOW.trim())).count();
+            (
+                charts,
+                svgs.iter().map(|chart| chart.svg.matches("fill=\"none\" stroke=").count()).sum::<usize>(),
+            )
+        };
+        let (charts, lines) = hollow(&report);
+        assert_eq!(charts, 0);
+        report.results[0].disturbed = true;
+        assert_eq!(hollow(&report), (1, lines + 1));
+    }
+
+    #[test]
     fn products_are_told_by_what_holds_them_up() {
         let mut report = sample();
         report.results.retain(|row| row.ours && matches!(row.problem, Problem::Gemm(_)));
         for family in families(&report) {
-            let expected = if family.unit == "TB/s" { Bound::Memory } else { Bound::Compute };
+            let expected = if family.rate == Rate::Bytes { Bound::Memory } else { Bound::Compute };
             assert!(
                 family.bars.iter().all(|(.., row)| report.bound(row) == Some(expected)),
                 "{}",
                 family.name
             );
-            assert_eq!(family.name.contains("few rows"), family.unit == "TB/s");
+            assert_eq!(family.name.contains("few rows"), family.rate == Rate::Bytes);
         }
     }
 
@@ -332,9 +355,9 @@ mod tests {
         ] {
             assert!(titles.iter().any(|other| other == title), "{title} is not in {titles:?}");
         }
-        for (family, (name, svg)) in families.iter().zip(&svgs) {
+        for (family, Chart { name, svg, .. }) in families.iter().zip(&svgs) {
             let says = |text: &str| svg.contains(&format!("\n{text}\n"));
-            assert!(says(&format!("{} on an imaginary GPU", family.unit)) || name == "decode", "{name}");
+            assert!(says(&format!("{} on an imaginary GPU", family.unit.name)) || name == "decode", "{name}");
             assert!(svg.contains("\nunder the bars: "), "{name}");
             assert_eq!(titles.iter().filter(|title| **title == family.title()).count(), 1, "{name}");
         }

@@ -13,7 +13,18 @@ pub use self::{
     ratios::{Ratio, ratios},
     roofline::roofline,
 };
+use super::Row;
 use crate::error::Error;
+
+/// A drawing that scales with the room it is given.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Chart {
+    /// Serves as a file's.
+    pub name: String,
+    pub svg: String,
+    /// Whether it takes the place of two beside each other.
+    pub is_wide: bool,
+}
 
 const FONT: &str = "sans-serif";
 /// Text and lines.
@@ -31,6 +42,14 @@ const OURS: [RGBColor; 5] = [
 /// Peers: warm colours and grey, likewise.
 const PEERS: [RGBColor; 4] =
     [RGBColor(235, 130, 50), RGBColor(150, 155, 160), RGBColor(90, 160, 70), RGBColor(200, 70, 90)];
+
+/// What a note ends with where bars or discs are no results.
+const HOLLOW: &str = "\nhollow: no result";
+
+/// A bar or a disc of a row's.
+fn fill(colour: RGBColor, row: &Row) -> ShapeStyle {
+    if row.disturbed { colour.stroke_width(1) } else { colour.filled() }
+}
 
 fn drawn<T, E: std::error::Error>(result: std::result::Result<T, E>) -> Result<T, Error> {
     result.map_err(|error| Error::Chart(error.to_string().replace('\n', " ")))

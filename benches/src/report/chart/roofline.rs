@@ -1,13 +1,13 @@
 use plotters::{coord::combinators::LogCoord, prelude::*};
 
 use super::{
-    GRID, INK, OURS, PEERS, drawn,
+    Chart, GRID, HOLLOW, INK, OURS, PEERS, drawn, fill,
     head::{Head, MARK, WIDE},
     ink,
 };
 use crate::{
     error::Result,
-    report::{Limit, Report, Row, digits, multiplies_bytes},
+    report::{Limit, Rate, Report, Row, digits, multiplies_bytes},
 };
 
 /// Pixels of the plot's height, its axis included.
@@ -22,19 +22,22 @@ type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<LogCoord<f64>, 
 ///
 /// # Errors
 /// [`crate::Error::Chart`].
-pub fn roofline(report: &Report) -> Result<Option<String>> {
+pub fn roofline(report: &Report) -> Result<Option<Chart>> {
     let (Some(bandwidth), Some(flops)) = (report.ceiling(Limit::Bandwidth), report.compute_ceiling()) else {
         return Ok(None);
     };
-    let (bandwidth, flops) = (bandwidth / 1e12, flops / 1e12);
+    let units = [Rate::Bytes, Rate::Operations].map(|rate| report.unit(rate));
+    let rate = |row: &Row| units[1].of(row.per_second(Rate::Operations));
+    let ceilings = [units[0].in_words(bandwidth), units[1].in_words(flops)];
+    let (bandwidth, flops) = (units[0].of(bandwidth), units[1].of(flops));
     let rows: Vec<&Row> =
         report.results.iter().filter(|row| row.cost.flops > 0 && shown(report, row)).collect();
     let Some((left, right)) = extent(rows.iter().map(|row| intensity(row))) else { return Ok(None) };
     let (left, right) = (left.min(0.5) / 1.5, right.max(4.0 * flops / bandwidth) * 1.5);
-    let lowest = rows.iter().map(|row| row.tflops()).fold(left * bandwidth, f64::min);
+    let lowest = rows.iter().map(|row| rate(row)).fold(left * bandwidth, f64::min);
     let kinds = kinds(&rows);
-    let head = head(report, &rows, &kinds, (bandwidth, flops));
-    let highest = rows.iter().map(|row| row.tflops()).fold(flops, f64::max);
+    let head = head(report, &rows, &kinds, &ceilings);
+    let highest = rows.iter().map(|row| rate(row)).fold(flops, f64::max);
     let mut svg = String::new();
     let size = (head.width as u32, (head.height() + PLOT) as u32);
     let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
@@ -63,7 +66,7 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
             .label_style(ink(12.0))
             .axis_desc_style(ink(13.0))
             .x_desc("operations a byte")
-            .y_desc("TFLOP/s")
+            .y_desc(units[1].name)
             .x_label_formatter(&|value| tick(*value))
             .y_label_formatter(&|value| tick(*value))
             .draw(),
@@ -71,11 +74,11 @@ pub fn roofline(report: &Report) -> Result<Option<String>> {
     let ridge = flops / bandwidth;
     let roof = [(left, left * bandwidth), (ridge, flops), (right, flops)];
     drawn(chart.draw_series(LineSeries::new(roof, INK.stroke_width(2))))?;
-    points(&mut chart, &rows, &kinds)?;
+    points(&mut chart, &rows, &kinds, rate)?;
     drop((chart, below));
     drawn(root.present())?;
     drop(root);
-    Ok(Some(svg))
+    Ok(Some(Chart { name: "roofline".into(), svg, is_wide: true }))
 }
 
 /// A number of an axis, which is a round one but for what logarithms leave of it.
@@ -121,7 +124,7 @@ fn colour(kind: usize) -> RGBColor {
 }
 
 /// The title and the legend, which stands over the plot: in it there is no place where no point can be.
-fn head(report: &Report, rows: &[&Row], kinds: &[&str], (bandwidth, flops): (f64, f64)) -> Head {
+fn head(report: &Report, rows: &[&Row], kinds: &[&str], [bandwidth, flops]: &[String; 2]) -> Head {
     let mut names: Vec<String> = kinds.iter().map(|kind| kind.to_string()).collect();
     if rows.iter().any(|row| !row.ours) {
         names.push(PEER.to_string());
@@ -129,22 +132,27 @@ fn head(report: &Report, rows: &[&Row], kinds: &[&str], (bandwidth, flops): (f64
     let bytes = rows.iter().any(|row| multiplies_bytes(row));
     let title = format!("Roofline of {}", report.machine.device);
     let note = format!(
-        "a point a timing: TFLOP/s over operations a byte; the lines are what was measured, {} TB/s and {} TFLOP/s{}",
-        digits(bandwidth),
-        digits(flops),
+        "a point a timing: {} over operations a byte; the lines are what was measured, {bandwidth} and {flops}{}{}",
+        report.unit(Rate::Operations).name,
         if bytes { "\nproducts of int8 have another roof, which was not measured" } else { "" },
+        if rows.iter().any(|row| row.disturbed) { HOLLOW } else { "" },
     );
     Head::new(&title, &note, names, WIDE)
 }
 
 /// The rows, each kind in a colour of its own.
-fn points<'a>(chart: &mut Plot<'a, 'a>, rows: &[&Row], kinds: &[&str]) -> Result<()> {
+fn points<'a>(
+    chart: &mut Plot<'a, 'a>,
+    rows: &[&Row],
+    kinds: &[&str],
+    rate: impl Fn(&Row) -> f64,
+) -> Result<()> {
     for (index, of) in kinds.iter().enumerate() {
         let of_kind = |ours| rows.iter().filter(move |row| row.ours == ours && kind(row) == *of);
-        let at = |row: &&Row| (intensity(row), row.tflops());
+        let at = |row: &&Row| (intensity(row), rate(row));
         let peers = of_kind(false).map(|row| Cross::new(at(row), 4, colour(index).stroke_width(1)));
         drawn(chart.draw_series(peers))?;
-        let ours = of_kind(true).map(|row| Circle::new(at(row), 4, colour(index).filled()));
+        let ours = of_kind(true).map(|row| Circle::new(at(row), 4, fill(colour(index), row)));
         drawn(chart.draw_series(ours))?;
     }
     Ok(())
@@ -164,7 +172,7 @@ mod tests {
     #[test]
     fn every_cell_that_counts_operations_is_a_point() {
         let mut report = sample();
-        let svg = roofline(&report).expect("a chart").expect("both ceilings are there");
+        let svg = roofline(&report).expect("a chart").expect("both ceilings are there").svg;
         let ours = report.results.iter().filter(|row| row.ours && row.cost.flops > 0);
         let mut kinds: Vec<&str> = ours.clone().filter_map(|row| row.cell.split('/').next()).collect();
         kinds.dedup();
@@ -176,8 +184,11 @@ mod tests {
         assert!(svg.contains("4.20 TB/s and 780 TFLOP/s"));
         assert!(svg.contains(PEER));
         report.results.retain(|row| row.ours);
-        let svg = roofline(&report).expect("a chart").expect("both ceilings are there");
-        assert!(!svg.contains(PEER));
+        assert!(!svg.contains(HOLLOW.trim()));
+        let point = report.results.iter().position(|row| row.cost.flops > 0).expect("a point");
+        report.results[point].disturbed = true;
+        let svg = roofline(&report).expect("a chart").expect("both ceilings are there").svg;
+        assert!(!svg.contains(PEER) && svg.contains(HOLLOW.trim()));
         report.ceilings.clear();
         assert_eq!(roofline(&report).expect("nothing to draw"), None);
     }
