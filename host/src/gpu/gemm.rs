@@ -2,7 +2,7 @@
 //!
 //! | weights | rows of generated tokens | rows of prompts |
 //! |---|---|---|
-//! | bf16 on Hopper | one `gemm_whole`, others `gemm_few`, `k` split over warps or blocks: the same bits | `gemm_sm90` |
+//! | bf16 on Hopper | one, or several of few columns, `gemm_whole`, others `gemm_few`, `k` split over warps or blocks: the same bits | `gemm_sm90` |
 //! | 4 bits on Hopper, 8 bits in halves of 4 ([`super::int4`]) | `gemm_whole` or `gemm_few`, as of bf16 | `dequantize_int4`, then `gemm_sm90` |
 //! | bytes on Hopper, of activations of bytes too ([`super::int8`]) | `gemm_few`, `k` split | `gemm_sm90` |
 //! | bf16 elsewhere, or rows of weights no multiple of 8 | `gemm_bf16` | `gemm_bf16` |
