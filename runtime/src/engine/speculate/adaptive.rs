@@ -27,7 +27,7 @@ const JUDGED: u32 = 4;
 const JUDGED_OF_NONE: u32 = 8;
 /// All steps of a trial.
 const LONGEST_TRIAL: u32 = 64;
-/// Debt at which there are no more drafts, in steps without: steps whose sizes are new all the time never pay.
+/// Debt at which there are no more drafts, and the most that is paid off, in steps without: steps whose sizes are new all the time never pay.
 const MOST_DEBT: f64 = 24.0;
 /// A trial that costs so many times as much is given up after a few steps, which are also those that a time is known by.
 const HOPELESS: f64 = 1.1;
@@ -223,8 +223,10 @@ impl Adaptive {
         let is_as_asked = size(step.sequences) == self.size && step.tokens > 0;
         let Some(search) = self.searches.get_mut(&self.size).filter(|_| is_as_asked) else { return };
         self.rates.add(ARMS[search.asked()], &step);
-        self.debt = (self.debt + search.lost(&step) - TRIALS_SHARE * step.seconds).max(0.0);
-        search.record(&step, &self.rates, self.debt);
+        let debt = self.debt + search.lost(&step) - TRIALS_SHARE * step.seconds;
+        search.record(&step, &self.rates, debt);
+        // The first step of all may wait for a compiler.
+        self.debt = debt.min(search.most_debt()).max(0.0);
         search.begin(self.arms, &self.rates, self.debt > 0.0);
     }
 }
@@ -248,13 +250,18 @@ impl Search {
         usual.seconds_of(step) - step.tokens as f64 * self.times[0].per_sequence()
     }
 
+    /// Seconds.
+    fn most_debt(&self) -> f64 {
+        if self.times[0].is_known() { MOST_DEBT * self.times[0].per_step() } else { f64::INFINITY }
+    }
+
     /// Takes a step in. Of `debt` seconds.
     fn record(&mut self, step: &Timed, rates: &Rates, debt: f64) {
         if step.verified.sequences == 0 && self.asked() > 0 {
             // Nobody had a draft.
             return;
         }
-        let bankrupt = self.times[0].is_known() && debt > MOST_DEBT * self.times[0].per_step();
+        let bankrupt = debt > self.most_debt();
         let here = self.per_token(self.arm, rates);
         let Some(trial) = &mut self.trial else {
             if step.is_steady {

@@ -359,3 +359,21 @@ fn none_are_timed_again_while_there_are_drafts() {
     }
     assert!((16..100).contains(&drafted), "{drafted} of 2000 steps");
 }
+
+#[test]
+fn a_step_that_waits_for_a_compiler_is_not_paid_off_for_ever() {
+    let mut adaptive = Adaptive::new(8, true);
+    let mut first = None;
+    let mut drafted = 0;
+    for step in 0..10_000 {
+        let drafts = adaptive.drafts(1);
+        let is_first = drafts > 0 && *first.get_or_insert(step) == step;
+        let mut verified = Verified::default();
+        verified.add(drafts, drafts);
+        let seconds = if is_first { 2000.0 } else { 1.0 + 0.2 * drafts as f64 };
+        let tokens = 1 + drafts;
+        adaptive.record(Timed { sequences: 1, tokens, verified, seconds, is_steady: !is_first });
+        drafted += usize::from(drafts > 0);
+    }
+    assert!(drafted > 6000, "{drafted} of 10 000 steps");
+}
