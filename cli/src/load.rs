@@ -91,6 +91,13 @@ fn utf8(name: &str, bytes: Vec<u8>) -> Result<String, Failure> {
     })
 }
 
+/// Says on standard error, where that is a terminal, what takes its time.
+pub fn measuring(what: impl std::fmt::Display) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("measuring: {what}");
+    }
+}
+
 /// A bar on standard error where that is a terminal, told of parts that are done; it is gone once `work` is.
 pub fn with_bar<T>(template: &str, work: impl FnOnce(&mut (dyn FnMut(usize, usize) + Send)) -> T) -> T {
     let bar = ProgressBar::no_length();

@@ -16,7 +16,7 @@ use tilewright_benches::cpu::{CpuRunner, Effort};
 use tilewright_benches::peers;
 use tilewright_benches::report::{Report, page, table};
 
-use crate::load::model_dir;
+use crate::load::{measuring, model_dir};
 use crate::output::{Failure, check_writable, print_json, print_line, write_file};
 
 /// What is timed.
@@ -111,7 +111,7 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         },
     };
     if args.runs_models() {
-        eprintln!("measuring: whole models");
+        measuring("whole models");
         report.end_to_end = end_to_end::measure(args, &report)?;
     }
     if let Some(path) = &args.html {
@@ -175,10 +175,10 @@ fn on_cpu(args: &BenchArgs) -> Result<(Report, usize), Failure> {
         iters: if args.quick { 3 } else { args.iters as usize },
         warm: Duration::from_millis(if args.quick { 1 } else { args.warm_ms }),
     };
-    eprintln!("measuring: what this CPU can do");
+    measuring("what this CPU can do");
     let mut runner = CpuRunner::start(effort, None, command());
     for cell in &cells {
-        eprintln!("measuring: {}", cell.key);
+        measuring(&cell.key);
         runner.cell(cell).map_err(failure)?;
     }
     take_peers(args, &mut runner.report, &cells)?;
@@ -207,7 +207,7 @@ fn on_gpu(args: &BenchArgs, index: usize) -> Result<(Report, usize), Failure> {
     let mut runner = Runner::start(options, &cells, command()).map_err(failure)?;
     runner.ceilings().map_err(failure)?;
     for cell in &cells {
-        eprintln!("measuring: {}", cell.key);
+        measuring(&cell.key);
         runner.cell(cell, |_, _| {}).map_err(failure)?;
     }
     let (mut report, wrong) = (runner.report().clone(), runner.wrong());

@@ -11,7 +11,7 @@ use tilewright::DeviceChoice;
 use tilewright::ladder::{Claim, Ladder, LadderOptions, Rung, measure};
 use tilewright_benches::machine::{Machine, commit, driver_version, now};
 
-use crate::load::{default_draft_dir, model_dir, model_name};
+use crate::load::{default_draft_dir, measuring, model_dir, model_name};
 use crate::output::{Failure, check_writable, print_json, print_line, write_file};
 
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
     };
     check_writable(args.html.as_deref())?;
     let (commit, date) = (commit(None), now());
-    let ladder = measure(&options, &mut |what| eprintln!("measuring: {what}"))?;
+    let ladder = measure(&options, &mut |what| measuring(what))?;
     let report = Report::new(ladder, commit, date);
     let model = model_name(args.model.as_ref());
     if let Some(path) = &args.html {
