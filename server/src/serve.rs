@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tilewright::Engine;
-use tilewright::engine::EngineStats;
+use tilewright::engine::{EngineStats, Request};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -183,13 +183,23 @@ fn check(limits: &Limits) -> Result<(), ServeError> {
         ("drain time", limits.drain_time),
     ];
     for (what, found) in times {
+        // Who serves may end at once.
+        if found.is_zero() && what != "drain time" {
+            let expected = "some time".to_string();
+            return Err(ServeError::Config { what, expected, found: "none".to_string() });
+        }
         if found > MAX_TIME {
             let expected = format!("at most {} seconds", MAX_TIME.as_secs());
             return Err(ServeError::Config { what, expected, found: found.as_secs().to_string() });
         }
     }
-    let most = Semaphore::MAX_PERMITS / 2;
-    for (what, found) in [("connections", limits.connections), ("queue", limits.queue)] {
+    let permits = Semaphore::MAX_PERMITS / 2;
+    let counts = [
+        ("connections", limits.connections, permits),
+        ("queue", limits.queue, permits),
+        ("choices", limits.choices, Request::MAX_ANSWERS),
+    ];
+    for (what, found, most) in counts {
         if found > most {
             return Err(ServeError::Config {
                 what,

@@ -27,8 +27,9 @@ const ARITHMETIC: [&str; 2] = [
 /// What the ceiling of a whole model is.
 const WHOLE: [&str; 2] = [
     "Ceiling of a whole model: the time of its operations and of the bytes that a step reads at least. Their rate was measured by reading as \
-     many again and again, since caches keep what fits them from step to step.",
-    "Ceiling of a whole model: the time of its operations and of the bytes that a step reads at least, by the ceilings above.",
+     many again and again, since caches keep what fits them from step to step. Rates are those of the fastest of up to five runs, of many sequences three.",
+    "Ceiling of a whole model: the time of its operations and of the bytes that a step reads at least, by the ceilings above. Rates are those of the \
+     fastest of up to five runs, of many sequences three.",
 ];
 
 /// What is to be said where a whole model passes its ceiling.

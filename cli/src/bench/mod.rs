@@ -114,14 +114,17 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         measuring("whole models");
         report.end_to_end = end_to_end::measure(args, &report)?;
     }
-    if let Some(path) = &args.html {
-        write_file(path, &page(&report).map_err(failure)?)?;
-    }
+    // What was measured is told even where the page can't be written.
+    let written = match &args.html {
+        Some(path) => write_file(path, &page(&report).map_err(failure)?),
+        None => Ok(()),
+    };
     if args.json {
         print_json(&report)?;
     } else {
         print_line(table(&report).trim_end())?;
     }
+    written?;
     if let Some(note) = report.disturbance() {
         eprintln!("note: {note}");
     }

@@ -48,14 +48,17 @@ pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
     let ladder = measure(&options, &mut |what| measuring(what))?;
     let report = Report::new(ladder, commit, date);
     let model = model_name(args.model.as_ref());
-    if let Some(path) = &args.html {
-        write_file(path, &page::page(&report, &model)?)?;
-    }
+    // What was measured is told even where the page can't be written.
+    let written = match &args.html {
+        Some(path) => write_file(path, &page::page(&report, &model)?),
+        None => Ok(()),
+    };
     if args.json {
         print_json(&report)?;
     } else {
         print_line(&in_words(&report, &model))?;
     }
+    written?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -71,6 +71,18 @@ fn the_bench_checks_times_and_judges() {
 }
 
 #[test]
+#[cfg(target_os = "linux")]
+fn what_was_measured_is_told_where_the_page_cannot_be_written() {
+    for command in [&["bench", "kv"][..], &["ladder"]] {
+        let output = tilewright(&[command, &["--quick", "--device", "cpu", "--html", "/dev/full"]].concat());
+        let [told, why] =
+            [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).expect("UTF-8"));
+        assert!(told.lines().count() > 4 && why.contains("error: /dev/full: "), "{command:?}: {told} {why}");
+        assert!(!output.status.success());
+    }
+}
+
+#[test]
 fn the_machine_is_examined() {
     let report = json(&["doctor", "--device", "cpu", "--json"]);
     assert_eq!(report["passed"], true);

@@ -166,6 +166,14 @@ fn a_server_that_cannot_be_is_refused() {
         let expected = format!("{flag}: expected at most 31622400 seconds, found 18446744073709551615");
         assert_refused(&["serve", "--device", "cpu", flag, "18446744073709551615"], &[&expected]);
     }
+    for flag in ["--request-timeout", "--head-timeout"] {
+        let expected = format!("{flag}: expected some time, found none");
+        assert_refused(&["serve", "--device", "cpu", flag, "0"], &[&expected]);
+    }
+    assert_refused(
+        &["serve", "--device", "cpu", "--max-choices", "9223372036854775808"],
+        &["--max-choices: expected at most 256, found 9223372036854775808"],
+    );
     assert_refused(
         &["serve", "--device", "cpu", "--max-running", "0"],
         &["--max-running: expected at least 1"],

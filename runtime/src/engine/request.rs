@@ -5,9 +5,6 @@ use crate::generate::{check_length, check_tokens};
 use crate::sampling::{Logprobs, Penalties};
 use crate::{Error, FinishReason, Model, Result, SamplingParams};
 
-/// Answers at most to one request.
-const MAX_ANSWERS: usize = 256;
-
 /// What to continue, and how.
 ///
 /// ```
@@ -47,6 +44,9 @@ pub struct Request {
 }
 
 impl Request {
+    /// Answers at most to one request.
+    pub const MAX_ANSWERS: usize = 256;
+
     /// Greedy continuation of token ids.
     pub fn new(prompt: impl Into<Vec<u32>>) -> Request {
         Request {
@@ -87,7 +87,7 @@ impl Request {
             return Err(Error::request("logit_bias", "finite numbers, or -inf to forbid a token", bias));
         }
         for (what, value, most) in
-            [("max_tokens", self.max_tokens, usize::MAX), ("answers", self.answers, MAX_ANSWERS)]
+            [("max_tokens", self.max_tokens, usize::MAX), ("answers", self.answers, Request::MAX_ANSWERS)]
         {
             if !(1..=most).contains(&value) {
                 let expected = if most == usize::MAX { "at least 1".into() } else { format!("1 to {most}") };
