@@ -24,7 +24,7 @@ const SEVERAL_ROWS_BYTES: u64 = 20 << 10;
 pub fn choose_bf16(shape: [u32; 3], splits: u32, multiprocessors: u32) -> Option<u32> {
     let [m, n, k] = shape;
     let row_groups = row_groups(Plan::BF16, shape, splits, multiprocessors)?;
-    let are_few = m == 1 || u64::from(m) * u64::from(k) * 2 <= SEVERAL_ROWS_BYTES;
+    let are_few = m == 1 || m > 0 && u64::from(m) * u64::from(k) * 2 <= SEVERAL_ROWS_BYTES;
     (are_few && blocks(n, row_groups) <= multiprocessors).then_some(row_groups)
 }
 
@@ -103,6 +103,7 @@ mod tests {
         assert_eq!(of_bf16(1, 28_672, 4096), Some((1, 14, 128)));
         assert_eq!(of_bf16(1, 4096, 14_336), Some((8, 2, 128)));
         assert_eq!(of_bf16(3, 4096, 4096), None);
+        assert_eq!(of_bf16(0, 384, 384), None);
         assert_eq!(of_bf16(8, 384, 384).map(|(_, groups, _)| groups), Some(1));
         assert_eq!(of_bf16(1, 128_256, 4096), None);
     }
