@@ -103,6 +103,16 @@ pub fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     std::fs::write(path, text).map_err(|error| Failure::Message(format!("{}: {error}", path.display())))
 }
 
+/// Writes the page of `--html` where there is one to write, and prints what was measured, in words or as JSON, even where that fails.
+pub fn print_and_write(
+    print: impl FnOnce() -> Result<(), Failure>,
+    page: Option<(&Path, String)>,
+) -> Result<(), Failure> {
+    let written = page.map_or(Ok(()), |(path, page)| write_file(path, &page));
+    print()?;
+    written
+}
+
 /// Bytes in words.
 pub fn bytes_in_words(bytes: usize) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];

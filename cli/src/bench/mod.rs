@@ -17,7 +17,7 @@ use tilewright_benches::peers;
 use tilewright_benches::report::{Report, page, table};
 
 use crate::load::{measuring, model_dir};
-use crate::output::{Failure, check_writable, print_json, print_line, write_file};
+use crate::output::{Failure, check_writable, print_and_write, print_json, print_line};
 
 /// What is timed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -114,17 +114,12 @@ pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         measuring("whole models");
         report.end_to_end = end_to_end::measure(args, &report)?;
     }
-    // What was measured is told even where the page can't be written.
-    let written = match &args.html {
-        Some(path) => write_file(path, &page(&report).map_err(failure)?),
-        None => Ok(()),
+    let page = match &args.html {
+        Some(path) => Some((&**path, page(&report).map_err(failure)?)),
+        None => None,
     };
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print_line(table(&report).trim_end())?;
-    }
-    written?;
+    let print = || if args.json { print_json(&report) } else { print_line(table(&report).trim_end()) };
+    print_and_write(print, page)?;
     if let Some(note) = report.disturbance() {
         eprintln!("note: {note}");
     }

@@ -12,7 +12,7 @@ use tilewright::ladder::{Claim, Ladder, LadderOptions, Rung, measure};
 use tilewright_benches::machine::{Machine, commit, driver_version, now};
 
 use crate::load::{default_draft_dir, measuring, model_dir, model_name};
-use crate::output::{Failure, check_writable, print_json, print_line, write_file};
+use crate::output::{Failure, check_writable, print_and_write, print_json, print_line};
 
 #[derive(Debug, Args)]
 pub struct LadderArgs {
@@ -48,17 +48,12 @@ pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
     let ladder = measure(&options, &mut |what| measuring(what))?;
     let report = Report::new(ladder, commit, date);
     let model = model_name(args.model.as_ref());
-    // What was measured is told even where the page can't be written.
-    let written = match &args.html {
-        Some(path) => write_file(path, &page::page(&report, &model)?),
-        None => Ok(()),
+    let page = match &args.html {
+        Some(path) => Some((&**path, page::page(&report, &model)?)),
+        None => None,
     };
-    if args.json {
-        print_json(&report)?;
-    } else {
-        print_line(&in_words(&report, &model))?;
-    }
-    written?;
+    let print = || if args.json { print_json(&report) } else { print_line(&in_words(&report, &model)) };
+    print_and_write(print, page)?;
     Ok(ExitCode::SUCCESS)
 }
 
