@@ -26,7 +26,12 @@ pub const TAKEN: AttentionDecode = AttentionDecode { name: "attention_decode", r
 
 /// The same kernel under other rules of where sequences are cut, called by the chunk's keys and the most chunks: timed where they are named.
 /// Those without short chunks cut sequences of 513 to 1024 keys like longer ones.
-pub const TRIALS: [AttentionDecode; 8] = [
+pub const TRIALS: [AttentionDecode; 13] = [
+    trial("attention_decode_512x32_no_short", 0, 512, 32),
+    trial("attention_decode_640x32_no_short", 0, 640, 32),
+    trial("attention_decode_768x32", 1024, 768, 32),
+    trial("attention_decode_768x32_no_short", 0, 768, 32),
+    trial("attention_decode_896x32", 1024, 896, 32),
     trial("attention_decode_640x48", 1024, 640, 48),
     trial("attention_decode_896x48", 1024, 896, 48),
     trial("attention_decode_512x32", 1024, 512, 32),

@@ -15,11 +15,18 @@ const CODE: [&str; 4] = [
 ];
 /// Code that repeats itself.
 const REPETITIVE: &str = "match token {\n    Token::Plus => Op::Plus,\n    Token::Minus => Op::Minus,\n    Token::Star => Op::Star,\n    Token::Slash => Op::Slash,\n    Token::Percent => Op::Percent,\n    Token::Caret => Op::Caret,\n    Token::And => Op::And,\n    Token::Or => Op::Or,\n    Token::";
-const TOKENS: usize = 160;
 /// As many drafts a step as are tried beside as many as pay.
 const FIXED: [usize; 6] = [1, 2, 3, 4, 6, 8];
 /// At most so many, where as many as pay are drafted.
 const MOST: usize = 8;
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub struct Size {
+    pub rounds: usize,
+    /// Of an answer.
+    pub tokens: usize,
+}
 
 fn engine(target: &Model, draft: &Model, speculation: Speculation) -> Result<Engine> {
     let config =
@@ -28,10 +35,10 @@ fn engine(target: &Model, draft: &Model, speculation: Speculation) -> Result<Eng
 }
 
 /// Tokens a second over all prompts at once.
-fn rate(engine: &Engine, prompts: &[Vec<u32>]) -> Result<f64> {
+fn rate(engine: &Engine, prompts: &[Vec<u32>], max_tokens: usize) -> Result<f64> {
     let began = Instant::now();
     let request =
-        |prompt: &Vec<u32>| Request { max_tokens: TOKENS, ignore_eos: true, ..Request::new(prompt.clone()) };
+        |prompt: &Vec<u32>| Request { max_tokens, ignore_eos: true, ..Request::new(prompt.clone()) };
     let streams = prompts.iter().map(|prompt| engine.submit(request(prompt))).collect::<Result<Vec<_>>>()?;
     let mut tokens = 0;
     for stream in streams {
@@ -76,18 +83,19 @@ fn row(
     what: &str,
     prompts: &[Vec<u32>],
     of: fn(DraftLength) -> Speculation,
-    rounds: usize,
+    size: Size,
 ) -> Result<()> {
     let none = engine(models[0], models[1], Speculation::Off)?;
     let column = |length| Column::new(models, of(length));
     let mut fixed = FIXED.map(DraftLength::Fixed).map(column).into_iter().collect::<Result<Vec<_>>>()?;
     let mut adaptive = column(DraftLength::Adaptive(MOST))?;
     let mut rates = Vec::new();
-    for _ in 0..rounds {
-        let fixed_rates = fixed.iter().map(|it| rate(&it.engine, prompts)).collect::<Result<Vec<_>>>()?;
-        let before = rate(&none, prompts)?;
-        let adaptive_rate = rate(&adaptive.engine, prompts)?;
-        let off = 2.0 / (1.0 / before + 1.0 / rate(&none, prompts)?);
+    let rate = |engine: &Engine| rate(engine, prompts, size.tokens);
+    for _ in 0..size.rounds {
+        let fixed_rates = fixed.iter().map(|it| rate(&it.engine)).collect::<Result<Vec<_>>>()?;
+        let before = rate(&none)?;
+        let adaptive_rate = rate(&adaptive.engine)?;
+        let off = 2.0 / (1.0 / before + 1.0 / rate(&none)?);
         for (column, rate) in fixed.iter_mut().zip(fixed_rates) {
             column.ratios.push(rate / off);
         }
@@ -105,13 +113,13 @@ fn row(
 }
 
 /// The table of both kinds of drafts, a row once it is measured.
-pub fn measure(target: &Model, draft: &Model, rounds: usize) -> Result<()> {
+pub fn measure(target: &Model, draft: &Model, size: Size) -> Result<()> {
     let Some(tokenizer) = target.tokenizer() else { return Ok(()) };
     let encode = |text: &str| tokenizer.encode(text);
     let code = CODE.iter().map(|text| encode(text)).collect::<Result<Vec<_>>>()?;
     let many: Vec<_> = code.iter().cycle().take(16).cloned().collect();
     let repetitive = [encode(REPETITIVE)?];
-    println!("greedy, {TOKENS} tokens a sequence, {rounds} rounds");
+    println!("greedy, {} tokens a sequence, {} rounds", size.tokens, size.rounds);
     println!("speed over no drafts, share of drafts that stood, tokens of a step that had some");
     let fixed = FIXED.map(|drafts| format!(" K = {drafts} |")).concat();
     println!(
@@ -120,8 +128,8 @@ pub fn measure(target: &Model, draft: &Model, rounds: usize) -> Result<()> {
     );
     for prompts in [&code[..1], &code, &many] {
         let what = format!("model, {}", prompts.len());
-        row([target, draft], &what, prompts, Speculation::DraftModel, rounds)?;
+        row([target, draft], &what, prompts, Speculation::DraftModel, size)?;
     }
-    row([target, draft], "lookup, repetitive code", &repetitive, Speculation::NGram, rounds)?;
-    row([target, draft], "lookup, code", &code[..1], Speculation::NGram, rounds)
+    row([target, draft], "lookup, repetitive code", &repetitive, Speculation::NGram, size)?;
+    row([target, draft], "lookup, code", &code[..1], Speculation::NGram, size)
 }
