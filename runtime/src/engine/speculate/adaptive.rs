@@ -27,8 +27,11 @@ const JUDGED: u32 = 4;
 const JUDGED_OF_NONE: u32 = 8;
 /// All steps of a trial.
 const LONGEST_TRIAL: u32 = 64;
-/// Debt at which there are no more drafts, and the most that is paid off, in steps without: steps whose sizes are new all the time never pay.
+/// Debt at which a trial ends, and the most that is paid off of one, in steps without drafts.
 const MOST_DEBT: f64 = 24.0;
+/// Debt at which drafts that are in use are given up, likewise: each size of step that they bring costs some ten steps once, which is paid
+/// off by what they save; steps whose sizes are new all the time never pay.
+const MOST_INVESTED: f64 = 160.0;
 /// A trial that costs so many times as much is given up after a few steps, which are also those that a time is known by.
 const HOPELESS: f64 = 1.1;
 const FEW: u32 = 3;
@@ -224,9 +227,10 @@ impl Adaptive {
         let Some(search) = self.searches.get_mut(&self.size).filter(|_| is_as_asked) else { return };
         self.rates.add(ARMS[search.asked()], &step);
         let debt = self.debt + search.lost(&step) - TRIALS_SHARE * step.seconds;
+        // The first step of all may wait for a compiler; what drafts in use came to is paid off whole.
+        let most = search.most_debt().max(self.debt);
         search.record(&step, &self.rates, debt);
-        // The first step of all may wait for a compiler.
-        self.debt = debt.min(search.most_debt()).max(0.0);
+        self.debt = debt.min(most).max(0.0);
         search.begin(self.arms, &self.rates, self.debt > 0.0);
     }
 }
@@ -252,7 +256,8 @@ impl Search {
 
     /// Seconds.
     fn most_debt(&self) -> f64 {
-        if self.times[0].is_known() { MOST_DEBT * self.times[0].per_step() } else { f64::INFINITY }
+        let steps = if self.arm > 0 { MOST_INVESTED } else { MOST_DEBT };
+        if self.times[0].is_known() { steps * self.times[0].per_step() } else { f64::INFINITY }
     }
 
     /// Takes a step in. Of `debt` seconds.
