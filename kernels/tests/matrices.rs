@@ -255,6 +255,8 @@ impl Batch {
                 softcap: self.softcap,
                 window: self.window as u32,
                 short_tokens: Rule::SIXTEEN_BITS.short_tokens,
+                short_chunk_tokens: Rule::SIXTEEN_BITS.short_chunk_tokens,
+                middle_tokens: Rule::SIXTEEN_BITS.middle_tokens,
                 chunk_tokens: Rule::SIXTEEN_BITS.chunk_tokens,
                 max_chunks: Rule::SIXTEEN_BITS.max_chunks,
                 ..AttentionDecode::default()

@@ -24,26 +24,30 @@ pub struct AttentionDecode {
 /// As it is launched.
 pub const TAKEN: AttentionDecode = AttentionDecode { name: "attention_decode", rule: None };
 
-/// The same kernel under other rules of where sequences are cut, called by the chunk's keys and the most chunks: timed where they are named.
-/// Those without short chunks cut sequences of 513 to 1024 keys like longer ones.
-pub const TRIALS: [AttentionDecode; 13] = [
-    trial("attention_decode_512x32_no_short", 0, 512, 32),
-    trial("attention_decode_640x32_no_short", 0, 640, 32),
-    trial("attention_decode_768x32", 1024, 768, 32),
-    trial("attention_decode_768x32_no_short", 0, 768, 32),
-    trial("attention_decode_896x32", 1024, 896, 32),
-    trial("attention_decode_640x48", 1024, 640, 48),
-    trial("attention_decode_896x48", 1024, 896, 48),
-    trial("attention_decode_512x32", 1024, 512, 32),
-    trial("attention_decode_512x48", 1024, 512, 48),
-    trial("attention_decode_768x48", 1024, 768, 48),
-    trial("attention_decode_1024x32", 1024, 1024, 32),
+/// The same kernel under other rules of where sequences are cut, called by the chunk's keys and the most chunks, and by the short chunk's
+/// keys where that isn't the chunk: timed where they are named.
+pub const TRIALS: [AttentionDecode; 11] = [
+    trial("attention_decode_256_512x32", 256, 512, 32),
+    trial("attention_decode_384_512x32", 384, 512, 32),
+    trial("attention_decode_512x32", 512, 512, 32),
+    trial("attention_decode_384_640x32", 384, 640, 32),
+    trial("attention_decode_384_768x32", 384, 768, 32),
+    trial("attention_decode_384_896x32", 384, 896, 32),
+    trial("attention_decode_256_768x48", 256, 768, 48),
+    trial("attention_decode_384_768x48", 384, 768, 48),
+    trial("attention_decode_512_768x48", 512, 768, 48),
+    trial("attention_decode_256_1024x48", 256, 1024, 48),
     trial("attention_decode_1024x48", 1024, 1024, 48),
-    trial("attention_decode_1024x48_no_short", 0, 1024, 48),
 ];
 
-const fn trial(name: &'static str, short_tokens: u32, chunk_tokens: u32, max_chunks: u32) -> AttentionDecode {
-    let rule = Rule { short_tokens, chunk_tokens, max_chunks };
+const fn trial(
+    name: &'static str,
+    short_chunk_tokens: u32,
+    chunk_tokens: u32,
+    max_chunks: u32,
+) -> AttentionDecode {
+    let rule =
+        Rule { short_tokens: 1024, short_chunk_tokens, middle_tokens: 0, chunk_tokens, max_chunks };
     assert!(rule.holds());
     AttentionDecode { name, rule: Some(rule) }
 }
@@ -106,6 +110,8 @@ pub(super) fn params<D: Driver>(
         seqs: seqs as u32,
         row_tiles: row_tiles as u32,
         short_tokens: rule.short_tokens,
+        short_chunk_tokens: rule.short_chunk_tokens,
+        middle_tokens: rule.middle_tokens,
         chunk_tokens: rule.chunk_tokens,
         max_chunks: rule.max_chunks,
         ..tensors(prepared, problem, seed)?

@@ -161,6 +161,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
             softcap: shared.softcap,
             window: shared.window,
             short_tokens: rule.short_tokens,
+            short_chunk_tokens: rule.short_chunk_tokens,
+            middle_tokens: rule.middle_tokens,
             chunk_tokens: rule.chunk_tokens,
             max_chunks: rule.max_chunks,
         };
@@ -195,13 +197,13 @@ mod tests {
         ];
         let (work, [records, wide]) = DecodeWork::records(&spans).expect("a valid batch");
         assert_eq!((work.seqs, work.max_queries), (3, 2));
-        assert_eq!(work.cuts.map(|cut| cut.items), [3 + 1 + 3, 3 + 1 + 2]);
-        assert_eq!(wide[3].first_item, 6);
+        assert_eq!(work.cuts.map(|cut| cut.items), [2 + 1 + 3, 2 + 1 + 2]);
+        assert_eq!(wide[3].first_item, 5);
         let record = |r: &DecodeSequence| (r.first_item, r.query_start, r.kv_len, r.row_and_queries);
         assert_eq!(record(&records[0]), (0, 5, 600, 1 << 5 | 1));
-        assert_eq!(record(&records[1]), (3, 6, 40, 2 << 5 | 2));
-        assert_eq!(record(&records[2]), (4, 10, 1100, 4 << 5 | 1));
-        assert_eq!(record(&records[3]), (7, 0, 0, 0));
+        assert_eq!(record(&records[1]), (2, 6, 40, 2 << 5 | 2));
+        assert_eq!(record(&records[2]), (3, 10, 1100, 4 << 5 | 1));
+        assert_eq!(record(&records[3]), (6, 0, 0, 0));
         let masks = DecodeWork::masks(&spans).expect("some drafts");
         assert_eq!(masks, [0, 0, 0, 0, 0, 0, 1, 3, 0, 0, 0, 0]);
         assert_eq!(DecodeWork::masks(&spans[..2]), None);

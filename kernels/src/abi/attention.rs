@@ -143,6 +143,10 @@ params! {
         /// The fields of the launch's [`Rule`](crate::attention_decode::split::Rule), which holds.
         pub short_tokens: u32,
         /// See `short_tokens`.
+        pub short_chunk_tokens: u32,
+        /// See `short_tokens`.
+        pub middle_tokens: u32,
+        /// See `short_tokens`.
         pub chunk_tokens: u32,
         /// See `short_tokens`.
         pub max_chunks: u32,

@@ -48,8 +48,13 @@ impl Item {
         }
         let queries = row_and_queries & ((1 << DecodeSequence::QUERY_BITS) - 1);
         let chunk = item - first_item;
-        let rule =
-            Rule { short_tokens: p.short_tokens, chunk_tokens: p.chunk_tokens, max_chunks: p.max_chunks };
+        let rule = Rule {
+            short_tokens: p.short_tokens,
+            short_chunk_tokens: p.short_chunk_tokens,
+            middle_tokens: p.middle_tokens,
+            chunk_tokens: p.chunk_tokens,
+            max_chunks: p.max_chunks,
+        };
         let tokens = rule.tokens(kv_len);
         let visible = split::first_visible(kv_len, queries, p.window);
         let first_chunk = visible / tokens;

@@ -176,6 +176,8 @@ pub(super) fn params<D: Driver>(
         softcap: case.softcap,
         window: case.window,
         short_tokens: rule.short_tokens,
+        short_chunk_tokens: rule.short_chunk_tokens,
+        middle_tokens: rule.middle_tokens,
         chunk_tokens: rule.chunk_tokens,
         max_chunks: rule.max_chunks,
         ..abi::AttentionDecode::default()
