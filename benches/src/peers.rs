@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tilewright::checkpoint::read_at_most;
+use tilewright::checkpoint::read_any;
 
 use crate::{
     cells::{Cell, Mode},
@@ -89,14 +89,14 @@ pub fn parse(line: &str, origin: &str) -> Result<Answer> {
     })
 }
 
-/// The answers in a file.
+/// The answers in a file or a pipe, which is read to its end.
 ///
 /// # Errors
 /// A file that can't be read or is no text; [`Error::Json`] naming the line.
 pub fn read(path: &Path) -> Result<Vec<Answer>> {
     let no_text =
         |error| Error::File { path: path.into(), source: io::Error::new(ErrorKind::InvalidData, error) };
-    let text = String::from_utf8(read_at_most(path, MAX_BYTES)?).map_err(no_text)?;
+    let text = String::from_utf8(read_any(path, MAX_BYTES)?).map_err(no_text)?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| parse(line, &format!("{}, line {}", path.display(), index + 1))).collect()
 }

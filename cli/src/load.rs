@@ -3,7 +3,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tilewright::checkpoint::read_at_most;
+use tilewright::checkpoint::read_any;
 use tilewright::config::ModelConfig;
 use tilewright::{DeviceChoice, Model};
 
@@ -15,7 +15,7 @@ const DEMO: &str = "models/demo/target";
 /// Where its draft model does.
 const DEMO_DRAFT: &str = "models/demo/draft";
 
-/// Bytes of a file of text, which is made into tokens as a whole: that takes some 200 to 300 times as much memory.
+/// Bytes of a text, which is made into tokens as a whole: that takes some 200 to 300 times as much memory.
 const MAX_TEXT_BYTES: u64 = 64 << 20;
 /// Bytes of a prompt: some four million tokens.
 const MAX_PROMPT_BYTES: u64 = 16 << 20;
@@ -66,9 +66,9 @@ fn built_in(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("")).join(path)
 }
 
-/// A file of UTF-8 text that `flag` names.
+/// UTF-8 text of a file, or of a pipe, that `flag` names.
 pub fn read_text(flag: &str, path: &Path) -> Result<String, Failure> {
-    let bytes = read_at_most(path, MAX_TEXT_BYTES);
+    let bytes = read_any(path, MAX_TEXT_BYTES);
     let bytes = bytes.map_err(|error| Failure::Message(format!("{flag}: {error}")))?;
     utf8(&format!("{flag}: {}", path.display()), bytes)
 }

@@ -13,7 +13,7 @@ use tilewright::config::ModelConfig;
 use tilewright::{DeviceChoice, KvDType};
 use tilewright_benches::cells::Cell;
 use tilewright_benches::cpu::{CpuRunner, Effort};
-use tilewright_benches::peers;
+use tilewright_benches::peers::{self, Answer};
 use tilewright_benches::report::{Report, page, table};
 
 use crate::load::{measuring, model_dir};
@@ -96,17 +96,18 @@ impl BenchArgs {
 pub fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     check(args)?;
     check_writable(args.html.as_deref())?;
+    let peers = peers_of(args)?;
     let (mut report, wrong) = match args.device {
-        DeviceChoice::Cpu | DeviceChoice::CpuBf16 => on_cpu(args)?,
-        DeviceChoice::Cuda(index) => on_gpu(args, index)?,
-        DeviceChoice::Auto => match on_gpu(args, 0) {
+        DeviceChoice::Cpu | DeviceChoice::CpuBf16 => on_cpu(args, peers)?,
+        DeviceChoice::Cuda(index) => on_gpu(args, index, peers)?,
+        DeviceChoice::Auto => match on_gpu(args, 0, peers.clone()) {
             Ok(done) => done,
             Err(Failure::BrokenPipe) => return Err(Failure::BrokenPipe),
             Err(Failure::Message(reason)) => {
                 if cfg!(feature = "cuda") {
                     eprintln!("note: running on the CPU: {reason}");
                 }
-                on_cpu(args)?
+                on_cpu(args, peers)?
             }
         },
     };
@@ -130,11 +131,8 @@ fn failure(error: tilewright_benches::Error) -> Failure {
     Failure::Message(error.to_string())
 }
 
-/// Refuses, before anything is measured for nothing, what can't be read, sizes of no tokens, and those that no machine has memory for.
+/// Refuses, before anything is measured for nothing, sizes of no tokens, and those that no machine has memory for.
 fn check(args: &BenchArgs) -> Result<(), Failure> {
-    if let Some(path) = &args.peers {
-        peers::read(path).map_err(|error| Failure::Message(format!("--peers: {error}")))?;
-    }
     if args.runs_models() {
         ModelConfig::load(&model_dir(args.model.as_ref())?)?;
     }
@@ -154,12 +152,15 @@ fn check(args: &BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn take_peers(args: &BenchArgs, report: &mut Report, cells: &[Cell]) -> Result<(), Failure> {
-    if let Some(path) = &args.peers {
-        peers::read(path).map_err(failure)?.into_iter().for_each(|answer| report.take(answer, cells));
-        report.apply_ceilings();
-    }
-    Ok(())
+/// What the peers answered, which a pipe tells once.
+fn peers_of(args: &BenchArgs) -> Result<Vec<Answer>, Failure> {
+    let Some(path) = &args.peers else { return Ok(Vec::new()) };
+    peers::read(path).map_err(|error| Failure::Message(format!("--peers: {error}")))
+}
+
+fn take_peers(peers: Vec<Answer>, report: &mut Report, cells: &[Cell]) {
+    peers.into_iter().for_each(|answer| report.take(answer, cells));
+    report.apply_ceilings();
 }
 
 fn command() -> String {
@@ -167,7 +168,7 @@ fn command() -> String {
 }
 
 /// The report, and how many operations were wrong.
-fn on_cpu(args: &BenchArgs) -> Result<(Report, usize), Failure> {
+fn on_cpu(args: &BenchArgs, peers: Vec<Answer>) -> Result<(Report, usize), Failure> {
     let cells = cells::of(args, false)?;
     let effort = Effort {
         iters: if args.quick { 3 } else { args.iters as usize },
@@ -179,13 +180,13 @@ fn on_cpu(args: &BenchArgs) -> Result<(Report, usize), Failure> {
         measuring(&cell.key);
         runner.cell(cell).map_err(failure)?;
     }
-    take_peers(args, &mut runner.report, &cells)?;
+    take_peers(peers, &mut runner.report, &cells);
     let wrong = runner.wrong();
     Ok((runner.report, wrong))
 }
 
 #[cfg(feature = "cuda")]
-fn on_gpu(args: &BenchArgs, index: usize) -> Result<(Report, usize), Failure> {
+fn on_gpu(args: &BenchArgs, index: usize, peers: Vec<Answer>) -> Result<(Report, usize), Failure> {
     use tilewright_benches::runner::{Options, Runner};
 
     let cells = cells::of(args, true)?;
@@ -209,12 +210,12 @@ fn on_gpu(args: &BenchArgs, index: usize) -> Result<(Report, usize), Failure> {
         runner.cell(cell, |_, _| {}).map_err(failure)?;
     }
     let (mut report, wrong) = (runner.report().clone(), runner.wrong());
-    take_peers(args, &mut report, &cells)?;
+    take_peers(peers, &mut report, &cells);
     Ok((report, wrong))
 }
 
 #[cfg(not(feature = "cuda"))]
-fn on_gpu(_: &BenchArgs, index: usize) -> Result<(Report, usize), Failure> {
+fn on_gpu(_: &BenchArgs, index: usize, _: Vec<Answer>) -> Result<(Report, usize), Failure> {
     Err(Failure::Message(format!(
         "cuda:{index}: this program was built without CUDA; build it with --features cuda"
     )))

@@ -1,5 +1,6 @@
 //! Runs the binary, and makes checkpoints to run it on.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -24,6 +25,18 @@ pub fn tilewright(args: &[&str]) -> Output {
 pub fn json(args: &[&str]) -> Value {
     let output = tilewright(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON on standard output")
+}
+
+/// As [`json`], with `text` on a pipe at standard input.
+pub fn json_of_pipe(args: &[&str], text: &str) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tilewright"));
+    let command = command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary starts");
+    let written = child.stdin.take().expect("a pipe").write_all(text.as_bytes());
+    let output = child.wait_with_output().expect("an end");
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    written.expect("written");
     serde_json::from_slice(&output.stdout).expect("JSON on standard output")
 }
 

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use crate::common::{json, tilewright, workspace};
+use crate::common::{json, json_of_pipe, tilewright, workspace};
 use serde_json::Value;
 
 const PROMPT: &str = "fn main() {\n    let mut v = Vec::new();\n";
@@ -297,6 +297,25 @@ fn evaluation_and_inspection_report() {
     assert_eq!(inspect["config"]["architecture"], "llama");
     assert_eq!(inspect["kv_bytes_per_token"], 2 * 2 * 8 * 2 * 64);
     assert_eq!(inspect["tensors"].as_array().map(Vec::len), Some(2 + 8 * 9));
+}
+
+/// As a shell's `<(command)` gives it: once, and without a length.
+#[cfg(unix)]
+#[test]
+fn texts_come_through_pipes() {
+    let readme = workspace("models/demo/README.md");
+    let path = readme.to_str().expect("UTF-8");
+    let nll = |report: Value| report["nll"].as_f64().expect("nats");
+    let args = |file| ["eval", file, "--ctx", "32", "--json", "--device", "cpu"];
+    let text = std::fs::read_to_string(&readme).expect("read");
+    assert_eq!(nll(json_of_pipe(&args("/dev/stdin"), &text)), nll(json(&args(path))));
+    let bert = workspace("tests/fixtures/bert");
+    let bert = ["embed", "-m", bert.to_str().expect("UTF-8"), "--ids", "--json", "--device", "cpu"];
+    let through = json_of_pipe(&[&bert[..], &["--file", "/dev/stdin"]].concat(), "5,6,7\n9\n");
+    assert_eq!(through["embeddings"], json(&[&bert[..], &["5,6,7", "9"]].concat())["embeddings"]);
+    let bench = ["bench", "kv", "--quick", "--device", "cpu", "--json", "--peers", "/dev/stdin"];
+    let ready = r#"{"kind": "ready", "versions": ["peer 1.0"]}"#;
+    assert_eq!(json_of_pipe(&bench, ready)["peers"][0], "peer 1.0");
 }
 
 #[test]

@@ -37,13 +37,35 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>> {
 /// # Errors
 /// As there.
 pub fn read_at_most(path: &Path, most: u64) -> Result<Vec<u8>> {
-    let file = open_file(path)?;
-    let found = file.metadata().map_err(Error::io(path))?.len();
-    if found > most {
-        return Err(Error::file(path, "length", format!("at most {most} bytes"), found));
+    up_to(open_file(path)?, path, most)
+}
+
+/// The bytes of what a user names, of `most` at most, whatever gives them: a file, a pipe of another program's, a device. The reader waits
+/// for a pipe's end, and takes a byte beyond the limit at most of what has none.
+///
+/// # Errors
+/// A folder; more bytes; what can't be read.
+pub fn read_any(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let found = file.metadata().map_err(Error::io(path))?.file_type();
+    if found.is_dir() {
+        return Err(Error::file(path, "type", "a file or a pipe", name(found)));
+    }
+    up_to(file, path, most)
+}
+
+fn up_to(file: File, path: &Path, most: u64) -> Result<Vec<u8>> {
+    let too_long = |found: &str| Error::file(path, "length", format!("at most {most} bytes"), found);
+    // What has no end, or none yet, has no length either.
+    let told = file.metadata().map_err(Error::io(path))?.len();
+    if told > most {
+        return Err(too_long(&told.to_string()));
     }
     let mut bytes = Vec::new();
-    file.take(most).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    file.take(most + 1).read_to_end(&mut bytes).map_err(Error::io(path))?;
+    if bytes.len() as u64 > most {
+        return Err(too_long("more"));
+    }
     Ok(bytes)
 }
 
@@ -102,5 +124,36 @@ mod tests {
             refusal.ends_with("long: length: expected at most 1073741824 bytes, found 3221225472"),
             "{refusal}"
         );
+    }
+
+    #[test]
+    fn what_a_user_names_is_read_whatever_gives_it_up_to_a_limit() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (file, pipe) = (dir.path().join("file"), dir.path().join("pipe"));
+        std::fs::write(&file, "text").expect("written");
+        assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+        // A pipe is opened once both its ends are.
+        let through_pipe = |text: &'static str, most| {
+            let writer = std::thread::spawn({
+                let pipe = pipe.clone();
+                move || std::fs::write(pipe, text)
+            });
+            let read = read_any(&pipe, most);
+            writer.join().expect("no panic").expect("written");
+            read
+        };
+        assert_eq!(read_any(&file, 4).expect("read"), b"text");
+        assert_eq!(through_pipe("text", 4).expect("read"), b"text");
+        let refusals = [
+            (read_any(&file, 3), "length: expected at most 3 bytes, found 4"),
+            (through_pipe("text", 3), "length: expected at most 3 bytes, found more"),
+            (read_any(Path::new("/dev/zero"), 1 << 20), "length: expected at most 1048576 bytes, found more"),
+            (read_any(dir.path(), 4), "type: expected a file or a pipe, found a folder"),
+            (read_any(&dir.path().join("nowhere"), 4), "No such file"),
+        ];
+        for (read, expected) in refusals {
+            let refusal = read.expect_err("refused").to_string();
+            assert!(refusal.contains(expected), "{refusal}");
+        }
     }
 }
