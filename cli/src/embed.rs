@@ -5,7 +5,7 @@ use serde::Serialize;
 use tilewright::{EmbedOptions, Embedder, Pooling};
 
 use crate::args::EmbedArgs;
-use crate::load::{read_text, tell_why_no_gpu};
+use crate::load::{check_dir, read_text, tell_why_no_gpu};
 use crate::output::{Failure, print_json, print_line};
 use crate::run::parse_ids;
 
@@ -26,6 +26,7 @@ struct Embedding {
 }
 
 pub fn run(args: &EmbedArgs) -> Result<ExitCode, Failure> {
+    check_dir("--model", &args.model)?;
     let texts = texts(args)?;
     let embedder = Embedder::load(&args.model, args.device)?;
     tell_why_no_gpu(embedder.no_gpu());
@@ -61,7 +62,8 @@ fn texts(args: &EmbedArgs) -> Result<Vec<String>, Failure> {
     let Some(path) = &args.file else { return Ok(args.texts.clone()) };
     let lines: Vec<String> = read_text("--file", path)?.lines().map(str::to_owned).collect();
     if lines.is_empty() {
-        return Err(Failure::Message(format!("{}: expected a text a line, found none", path.display())));
+        let path = path.display();
+        return Err(Failure::Message(format!("--file: {path}: expected a text a line, found none")));
     }
     Ok(lines)
 }

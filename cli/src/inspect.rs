@@ -6,6 +6,7 @@ use tilewright::checkpoint::{Checkpoint, TensorSummary};
 use tilewright::config::{EncoderConfig, EncoderInput, ModelConfig, Positions};
 
 use crate::args::InspectArgs;
+use crate::load::check_dir;
 use crate::output::{Failure, bytes_in_words, print_json, print_line};
 
 /// What a checkpoint is a model of.
@@ -28,6 +29,7 @@ struct Report {
 }
 
 pub fn run(args: &InspectArgs) -> Result<ExitCode, Failure> {
+    check_dir("DIR", &args.dir)?;
     let config = match EncoderConfig::describes(&args.dir)? {
         true => Config::Encoder(EncoderConfig::load(&args.dir)?),
         false => Config::Decoder(Box::new(ModelConfig::load(&args.dir)?)),

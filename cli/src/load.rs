@@ -3,7 +3,7 @@ use std::io::{IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tilewright::checkpoint::read_any;
+use tilewright::checkpoint::{check_folder, read_any};
 use tilewright::config::ModelConfig;
 use tilewright::{DeviceChoice, Model};
 
@@ -25,14 +25,23 @@ const DEMO_CONFIG: &str = include_str!("../../models/demo/target/config.json");
 
 /// The folder asked for, or the demo model's, where that is still to be found.
 pub fn model_dir(asked: Option<&PathBuf>) -> Result<PathBuf, Failure> {
-    let dir = asked.cloned().unwrap_or_else(default_model_dir);
-    if asked.is_none() && !dir.exists() {
+    if let Some(dir) = asked {
+        check_dir("--model", dir)?;
+        return Ok(dir.clone());
+    }
+    let dir = default_model_dir();
+    if !dir.exists() {
         return Err(Failure::Message(format!(
             "--model: expected a folder, as the demo model is neither where this program was built ({}) nor below the current folder; found none",
             built_in(DEMO).display()
         )));
     }
     Ok(dir)
+}
+
+/// Refuses a path that `flag` gave where there is no folder.
+pub fn check_dir(flag: &str, path: &Path) -> Result<(), Failure> {
+    check_folder(path).map_err(|error| Failure::Message(format!("{flag}: {error}")))
 }
 
 /// What a page calls the model: the folder as the user gave it.

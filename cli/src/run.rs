@@ -9,7 +9,7 @@ use tilewright::engine::Speculation;
 use tilewright::{FinishReason, GenerateParams, Model, Prompt, Timings};
 
 use crate::args::RunArgs;
-use crate::load::{load, load_beside, read_stdin};
+use crate::load::{check_dir, load, load_beside, read_stdin};
 use crate::output::{Failure, print_json};
 use speculate::Drafted;
 
@@ -46,6 +46,9 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     };
     // Before the weights are loaded: a slip in a flag is answered at once.
     params.validate()?;
+    if let Some(dir) = &args.draft {
+        check_dir("--draft", dir)?;
+    }
     let text = match &args.prompt {
         Some(text) => text.clone(),
         None => read_stdin()?,

@@ -4,11 +4,18 @@ use tilewright::config::FrequencyPrecision;
 use tilewright::verify::{GreedyVerdict, Verification, verify};
 
 use crate::args::VerifyArgs;
-use crate::load::tell_why_no_gpu;
+use crate::load::{check_dir, tell_why_no_gpu};
 use crate::output::{Failure, print_json, print_line};
 
 pub fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
-    let verification = verify(&args.dir, args.expected.as_deref(), args.device)?;
+    check_dir("DIR", &args.dir)?;
+    let expected = args.expected.as_deref();
+    let verification = verify(&args.dir, expected, args.device).map_err(|error| {
+        match expected.is_some() && error.path() == expected {
+            true => Failure::Message(format!("--expected: {error}")),
+            false => Failure::from(error),
+        }
+    })?;
     tell_why_no_gpu(verification.no_gpu.as_deref());
     if args.json {
         print_json(&verification)?;

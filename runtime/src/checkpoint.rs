@@ -15,7 +15,7 @@ use serde::Serialize;
 use tilewright_host::DType;
 
 pub(crate) use file::open_file;
-pub use file::{is_there, read_any, read_at_most, read_file};
+pub use file::{check_folder, is_there, read_any, read_at_most, read_file};
 
 use crate::{Error, Result};
 

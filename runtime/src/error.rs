@@ -78,6 +78,17 @@ impl fmt::Debug for Error {
 }
 
 impl Error {
+    /// The file or folder that it names, where it names one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Error::Io { path, .. }
+            | Error::File { path, .. }
+            | Error::Field { path, .. }
+            | Error::Tensor { path, .. } => Some(path),
+            Error::Request { .. } | Error::Stopped | Error::Device(_) => None,
+        }
+    }
+
     /// The same for another who met it. What a device refused stays what it was; all else becomes a request's refusal.
     pub(crate) fn for_another(&self) -> Error {
         match self {

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use tilewright::doctor::{CheckpointReport, examine};
 
 use crate::args::DoctorArgs;
+use crate::load::check_dir;
 use crate::output::{Failure, print_json, print_line};
 
 pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
@@ -18,6 +19,7 @@ pub fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 }
 
 fn checkpoint(args: &DoctorArgs, dir: &Path) -> Result<ExitCode, Failure> {
+    check_dir("DIR", dir)?;
     let report = examine(dir, args.device)?;
     if args.json {
         print_json(&report)?;

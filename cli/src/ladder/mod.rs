@@ -11,7 +11,7 @@ use tilewright::DeviceChoice;
 use tilewright::ladder::{Claim, Ladder, LadderOptions, Rung, measure};
 use tilewright_benches::machine::{Machine, commit, driver_version, now};
 
-use crate::load::{default_draft_dir, measuring, model_dir, model_name};
+use crate::load::{check_dir, default_draft_dir, measuring, model_dir, model_name};
 use crate::output::{Failure, check_writable, print_and_write, print_json, print_line};
 
 #[derive(Debug, Args)]
@@ -43,6 +43,10 @@ pub fn run(args: &LadderArgs) -> Result<ExitCode, Failure> {
         device: args.device,
         quick: args.quick,
     };
+    // One that isn't there costs its rung alone.
+    if options.draft.exists() {
+        check_dir("--draft", &options.draft)?;
+    }
     check_writable(args.html.as_deref())?;
     let (commit, date) = (commit(None), now());
     let ladder = measure(&options, &mut |what| measuring(what))?;

@@ -11,7 +11,7 @@ use tilewright::plan::{
     Given, Goal, KvFormat, Plan, PlanRequest, WeightFormat, device, plan, preset, presets,
 };
 
-use crate::load::{demo_config, model_name};
+use crate::load::{check_dir, demo_config, model_name};
 use crate::output::{Failure, print_json, print_line};
 
 #[derive(Debug, Args)]
@@ -85,10 +85,15 @@ fn shape(args: &PlanArgs) -> Result<(String, ModelConfig), Failure> {
         return Ok((name.clone(), preset(name)?));
     }
     if let Some(path) = &args.config {
-        return Ok((path.display().to_string(), ModelConfig::read(path)?));
+        let config = ModelConfig::read(path);
+        let config = config.map_err(|error| Failure::Message(format!("--config: {error}")))?;
+        return Ok((path.display().to_string(), config));
     }
     let config = match &args.model {
-        Some(dir) => ModelConfig::load(dir)?,
+        Some(dir) => {
+            check_dir("--model", dir)?;
+            ModelConfig::load(dir)?
+        }
         None => demo_config()?,
     };
     Ok((model_name(args.model.as_ref()), config))

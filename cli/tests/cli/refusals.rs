@@ -98,6 +98,47 @@ fn files_without_an_end_are_refused() {
 
 #[cfg(unix)]
 #[test]
+fn what_is_no_folder_or_not_what_was_expected_is_named_by_its_flag() {
+    let zeros = "/dev/zero: type: expected a folder, or a link to one, found a device";
+    for (flag, args) in [
+        ("--model", &["run", "fn", "-m"][..]),
+        ("--draft", &["run", "fn", "--draft"]),
+        ("--model", &["serve", "-m"]),
+        ("--model", &["embed", "fn", "-m"]),
+        ("--model", &["plan", "-m"]),
+        ("--model", &["bench", "e2e", "-m"]),
+        ("--draft", &["ladder", "--quick", "--draft"]),
+        ("DIR", &["inspect"]),
+        ("DIR", &["verify"]),
+        ("DIR", &["doctor"]),
+    ] {
+        assert_refused(&[args, &["/dev/zero"]].concat(), &[&format!("error: {flag}: {zeros}")]);
+    }
+    assert_refused(
+        &["plan", "--config", "/dev/zero"],
+        &["error: --config: /dev/zero: type: expected a regular file, or a link to one, found a device"],
+    );
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let fixture = workspace("tests/fixtures/qwen2-bias");
+    for (name, expected) in [
+        ("text", "contents: expected a whole safetensors file"),
+        ("cases.json", "cases: expected JSON with input_ids and greedy_ids in each"),
+        ("nowhere", "No such file"),
+    ] {
+        let path = dir.path().join(name);
+        if name != "nowhere" {
+            std::fs::write(&path, "text").expect("written");
+        }
+        let path = path.to_str().expect("UTF-8");
+        assert_refused(
+            &["verify", fixture.to_str().expect("UTF-8"), "--expected", path, "--device", "cpu"],
+            &[&format!("error: --expected: {path}: {expected}")],
+        );
+    }
+}
+
+#[cfg(unix)]
+#[test]
 fn texts_without_an_end_are_refused() {
     let bert = workspace("tests/fixtures/bert");
     let bert = bert.to_str().expect("UTF-8");

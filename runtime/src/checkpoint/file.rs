@@ -14,6 +14,18 @@ pub fn is_there(path: &Path) -> bool {
     path.symlink_metadata().is_ok()
 }
 
+/// Refuses what is no folder.
+///
+/// # Errors
+/// A file of any type; nothing at all.
+pub fn check_folder(path: &Path) -> Result<()> {
+    let found = metadata(path).map_err(Error::io(path))?;
+    match found.is_dir() {
+        true => Ok(()),
+        false => Err(Error::file(path, "type", "a folder, or a link to one", name(found.file_type()))),
+    }
+}
+
 /// Opens a file that is read to its end: one that has an end, whatever links lead to it. A pipe would keep its reader waiting, and a device
 /// may give bytes for ever.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
@@ -83,7 +95,11 @@ fn name(found: FileType) -> &'static str {
             return "a device";
         }
     }
-    if found.is_dir() { "a folder" } else { "another type" }
+    match (found.is_dir(), found.is_file()) {
+        (true, _) => "a folder",
+        (_, true) => "a file",
+        _ => "another type",
+    }
 }
 
 #[cfg(all(test, unix))]
@@ -107,6 +123,11 @@ mod tests {
         let _socket = std::os::unix::net::UnixListener::bind(at("socket")).expect("bound");
         for name in ["file", "link", "link to a link"] {
             assert_eq!(read_file(&at(name)).expect("read"), b"text");
+        }
+        assert!(check_folder(&at("")).is_ok() && check_folder(&at("nowhere")).is_err());
+        for (name, found) in [("link", "a file"), ("pipe", "a pipe"), ("zeros", "a device")] {
+            let refusal = check_folder(&at(name)).expect_err("refused").to_string();
+            assert!(refusal.ends_with(&format!("type: expected a folder, or a link to one, found {found}")));
         }
         for (name, found) in
             [("pipe", "a pipe"), ("zeros", "a device"), ("socket", "a socket"), ("", "a folder")]
