@@ -234,11 +234,12 @@ pub(crate) async fn tell(
 
 /// A request's body, which must say that it's JSON: a web page can't post that elsewhere without being asked.
 async fn read_body(limits: &Limits, request: Request) -> ApiResult<Vec<u8>> {
-    let kind = request.headers().get(header::CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
-    let kind = kind.split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
+    let told = request.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let kind = told.unwrap_or_default().split(|&byte| byte == b';').next().unwrap_or_default().trim_ascii();
     if !kind.eq_ignore_ascii_case(b"application/json") {
-        let found: String = String::from_utf8_lossy(kind).chars().take(60).collect();
-        let message = format!("Content-Type: expected application/json, found {found:?}");
+        let quoted = || format!("{:?}", String::from_utf8_lossy(kind).chars().take(60).collect::<String>());
+        let found = told.map_or("none".to_string(), |_| quoted());
+        let message = format!("Content-Type: expected application/json, found {found}");
         return Err(ApiError::refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
     }
     let body = request.into_body();

@@ -297,6 +297,16 @@ fn a_template_too_deep_to_read_is_refused() {
 }
 
 #[test]
+fn a_template_that_is_no_text_is_refused() {
+    let dir = checkpoint("");
+    let path = dir.path().join("chat_template.jinja");
+    fs::write(&path, b"a\xff").expect("written");
+    let dir = dir.path().to_str().expect("UTF-8");
+    let found = "expected UTF-8 text, found invalid utf-8 sequence of 1 bytes from index 1";
+    assert_refused(&["serve", "--device", "cpu", "-m", dir], &[&format!("{}: {found}", path.display())]);
+}
+
+#[test]
 fn a_template_that_repeats_a_chat_has_the_bounds_of_a_body() {
     let (server, _dir) = Served::of("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}");
     for (bytes, said) in [

@@ -120,7 +120,8 @@ fn read(path: &Path) -> Result<Option<String>, ServeError> {
         return Ok(None);
     }
     let bytes = read_at_most(path, MAX_FILE_BYTES)?;
-    String::from_utf8(bytes).map(Some).map_err(|error| ServeError::template(path, error.to_string()))
+    let wrong = |error| ServeError::template(path, format!("expected UTF-8 text, found {error}"));
+    String::from_utf8(bytes).map(Some).map_err(|error| wrong(error.utf8_error()))
 }
 
 /// `chat_template` is a template, or several with names.

@@ -156,6 +156,14 @@ async fn bodies_that_are_no_requests_are_refused() {
     }
     let refusal = server.send(&server.request("POST", TEXT, "text/plain", b"{}")).await;
     assert_eq!(refusal.status, 415);
+    let head = format!("POST {TEXT} HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nConnection: close\r\n");
+    for (kind, found) in
+        [("", "none"), ("Content-Type:\r\n", "\"\""), ("Content-Type: a/b; c\r\n", "\"a/b\"")]
+    {
+        let refusal = server.send(format!("{head}{kind}\r\n{{}}").as_bytes()).await;
+        let expected = format!("Content-Type: expected application/json, found {found}");
+        assert_eq!((refusal.status, &refusal.json()["error"]["message"]), (415, &expected.into()));
+    }
     for (method, path, status) in [
         ("GET", "/", 404),
         ("POST", "/v1/nothing", 404),
