@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use serde::Serialize;
-use tilewright::engine::Speculation;
+use tilewright::engine::{EngineConfig, Speculation};
 use tilewright::{FinishReason, GenerateParams, Model, Prompt, Timings};
 
 use crate::args::RunArgs;
@@ -46,6 +46,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     };
     // Before the weights are loaded: a slip in a flag is answered at once.
     params.validate()?;
+    EngineConfig { speculation: args.speculation(), max_running: 1, ..EngineConfig::default() }.validate()?;
     if let Some(dir) = &args.draft {
         check_dir("--draft", dir)?;
     }

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use tilewright::config::EncoderConfig;
+use tilewright::config::{EncoderConfig, ModelConfig};
 use tilewright::engine::EngineConfig;
 use tilewright::{Embedder, Engine};
 use tilewright_server::{Limits, ServeError, Server, ServerConfig};
 
 use crate::args::ServeArgs;
-use crate::load::{load, load_beside, model_dir, tell_why_no_gpu};
+use crate::load::{check_dir, load, load_beside, model_dir, tell_why_no_gpu};
 use crate::output::Failure;
 
 /// Where the key is looked for when no flag gives it: a command line is there for all to see.
@@ -41,18 +41,25 @@ pub fn run(args: &ServeArgs) -> Result<ExitCode, Failure> {
         .with_ansi(std::io::stderr().is_terminal())
         .with_env_filter(filter)
         .init();
+    // Before the weights are loaded: a slip in a flag is answered at once.
+    let limits = limits(args);
+    limits.validate()?;
+    if let Some(dir) = &args.draft {
+        check_dir("--draft", dir)?;
+    }
     let dir = model_dir(args.model.model.as_ref())?;
     let name = args.name.first().cloned().unwrap_or_else(|| name_of(args, &dir));
     let config = ServerConfig {
         aliases: args.name.iter().skip(1).cloned().collect(),
         api_key,
-        limits: limits(args),
+        limits,
         renderer: renderer()?,
         ..ServerConfig::new(name.clone())
     };
     let is_open = config.api_key.is_none();
     let embeds = EncoderConfig::describes(&dir)?;
-    let (server, device) = if embeds { embedding(args, &dir, config)? } else { generating(args, config)? };
+    let (server, device) =
+        if embeds { embedding(args, &dir, config)? } else { generating(args, &dir, config)? };
     let answers = match (embeds, server.has_chat_template()) {
         (true, _) => "embeddings",
         (false, true) => "the checkpoint's chat template",
@@ -88,10 +95,20 @@ pub fn render_chats() -> Result<ExitCode, Failure> {
 }
 
 /// A decoder behind an engine, and its device.
-fn generating(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String), Failure> {
+fn generating(args: &ServeArgs, dir: &Path, server: ServerConfig) -> Result<(Server, String), Failure> {
+    let config = engine_config(args, ModelConfig::load(dir)?.context)?;
     let model = load(&args.model)?;
     let draft = args.draft.as_ref().map(|dir| load_beside(dir, args.model.device)).transpose()?;
-    let context = model.config().context;
+    let device = model.device();
+    let engine = match &draft {
+        Some(draft) => Engine::with_draft(model, draft, config)?,
+        None => Engine::new(model, config)?,
+    };
+    Ok((Server::generating(engine, server)?, device))
+}
+
+/// The engine's sizes, by the flags and the model's context.
+fn engine_config(args: &ServeArgs, context: usize) -> Result<EngineConfig, Failure> {
     let wanted = (context / CACHE_SHARE).saturating_mul(args.max_running).max(context);
     if args.cache_tokens.is_none() && wanted > u32::MAX as usize {
         let expected =
@@ -110,12 +127,8 @@ fn generating(args: &ServeArgs, server: ServerConfig) -> Result<(Server, String)
         kv_dtype: args.kv_dtype,
         ..defaults
     };
-    let device = model.device();
-    let engine = match &draft {
-        Some(draft) => Engine::with_draft(model, draft, config)?,
-        None => Engine::new(model, config)?,
-    };
-    Ok((Server::generating(engine, server)?, device))
+    config.validate()?;
+    Ok(config)
 }
 
 /// A BERT-like model, and its device.

@@ -1,6 +1,16 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
+use tilewright::engine::Request;
+use tokio::sync::Semaphore;
+
+use crate::app::ServeError;
+
+/// Least bytes of a head that the HTTP parser can be held to.
+const MIN_HEAD_BYTES: usize = 8192;
+/// A limit of time at most, so that there is an instant when it's over: a year.
+const MAX_TIME: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// What a server is called, who may use it, and how much it takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerConfig {
@@ -85,5 +95,63 @@ impl Default for Limits {
             request_time: Duration::from_secs(600),
             drain_time: Duration::from_secs(30),
         }
+    }
+}
+
+impl Limits {
+    /// Refuses what can't be kept, before a model is loaded for it.
+    ///
+    /// # Errors
+    /// Names the limit.
+    pub fn validate(&self) -> Result<(), ServeError> {
+        let counts = [
+            ("connections", self.connections, 1),
+            ("head bytes", self.head_bytes, MIN_HEAD_BYTES),
+            ("headers", self.headers, 1),
+            ("body bytes", self.body_bytes, 1),
+            ("choices", self.choices, 1),
+            ("prompts", self.prompts, 1),
+            ("messages", self.messages, 1),
+            ("text bytes", self.text_bytes, 1),
+        ];
+        for (what, found, least) in counts {
+            if found < least {
+                let (expected, found) = (format!("at least {least}"), found.to_string());
+                return Err(ServeError::Config { what, expected, found });
+            }
+        }
+        let times = [
+            ("head time", self.head_time),
+            ("body time", self.body_time),
+            ("request time", self.request_time),
+            ("drain time", self.drain_time),
+        ];
+        for (what, found) in times {
+            // Who serves may end at once.
+            if found.is_zero() && what != "drain time" {
+                let expected = "some time".to_string();
+                return Err(ServeError::Config { what, expected, found: "none".to_string() });
+            }
+            if found > MAX_TIME {
+                let expected = format!("at most {} seconds", MAX_TIME.as_secs());
+                return Err(ServeError::Config { what, expected, found: found.as_secs().to_string() });
+            }
+        }
+        let permits = Semaphore::MAX_PERMITS / 2;
+        let counts = [
+            ("connections", self.connections, permits),
+            ("queue", self.queue, permits),
+            ("choices", self.choices, Request::MAX_ANSWERS),
+        ];
+        for (what, found, most) in counts {
+            if found > most {
+                return Err(ServeError::Config {
+                    what,
+                    expected: format!("at most {most}"),
+                    found: found.to_string(),
+                });
+            }
+        }
+        Ok(())
     }
 }

@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tilewright::Engine;
-use tilewright::engine::{EngineStats, Request};
+use tilewright::engine::EngineStats;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
@@ -21,8 +21,6 @@ use crate::embed::Embed;
 use crate::http::router;
 use crate::stalls::Stalls;
 
-/// Least bytes of a head that the HTTP parser can be held to.
-const MIN_HEAD_BYTES: usize = 8192;
 /// Wait after a failed accept: of file descriptors, say, of which others will be given back.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often recorded times move from lists into histograms.
@@ -32,8 +30,6 @@ const SETTLING_LOOKS: usize = 1000;
 const SETTLING_PAUSE: Duration = Duration::from_millis(5);
 /// Time at most for what a thread does that nobody waits for any more: texts that are made into tokens, prompts that are judged.
 const ABANDONED_TIME: Duration = Duration::from_secs(5);
-/// A limit of time at most, so that there is an instant when it's over: a year.
-const MAX_TIME: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 /// Time at most for the refusals of those to go out who wait for an answer when the time to finish is nearly over.
 const LAST_CALL: Duration = Duration::from_secs(1);
 /// Threads that read requests and judge prompts.
@@ -50,7 +46,7 @@ impl Server {
     /// # Errors
     /// A chat template that can't be used, or that no [`renderer`](ServerConfig::renderer) is there for; a limit that can't be kept.
     pub fn generating(engine: Engine, config: ServerConfig) -> Result<Server, ServeError> {
-        check(&config.limits)?;
+        config.limits.validate()?;
         let generator = Generator::new(engine, &config)?;
         Ok(Server { app: Arc::new(App::new(config, Backend::Generates(Box::new(generator)))) })
     }
@@ -60,7 +56,7 @@ impl Server {
     /// # Errors
     /// A limit that can't be kept.
     pub fn embedding(embedder: Box<dyn Embed>, config: ServerConfig) -> Result<Server, ServeError> {
-        check(&config.limits)?;
+        config.limits.validate()?;
         Ok(Server { app: Arc::new(App::new(config, Backend::Embeds(embedder))) })
     }
 
@@ -157,58 +153,6 @@ pub fn run(
     let left = ends_by.map_or(Duration::ZERO, |by| by.saturating_duration_since(Instant::now()));
     runtime.shutdown_timeout(left.min(ABANDONED_TIME));
     stats
-}
-
-fn check(limits: &Limits) -> Result<(), ServeError> {
-    let counts = [
-        ("connections", limits.connections, 1),
-        ("head bytes", limits.head_bytes, MIN_HEAD_BYTES),
-        ("headers", limits.headers, 1),
-        ("body bytes", limits.body_bytes, 1),
-        ("choices", limits.choices, 1),
-        ("prompts", limits.prompts, 1),
-        ("messages", limits.messages, 1),
-        ("text bytes", limits.text_bytes, 1),
-    ];
-    for (what, found, least) in counts {
-        if found < least {
-            let (expected, found) = (format!("at least {least}"), found.to_string());
-            return Err(ServeError::Config { what, expected, found });
-        }
-    }
-    let times = [
-        ("head time", limits.head_time),
-        ("body time", limits.body_time),
-        ("request time", limits.request_time),
-        ("drain time", limits.drain_time),
-    ];
-    for (what, found) in times {
-        // Who serves may end at once.
-        if found.is_zero() && what != "drain time" {
-            let expected = "some time".to_string();
-            return Err(ServeError::Config { what, expected, found: "none".to_string() });
-        }
-        if found > MAX_TIME {
-            let expected = format!("at most {} seconds", MAX_TIME.as_secs());
-            return Err(ServeError::Config { what, expected, found: found.as_secs().to_string() });
-        }
-    }
-    let permits = Semaphore::MAX_PERMITS / 2;
-    let counts = [
-        ("connections", limits.connections, permits),
-        ("queue", limits.queue, permits),
-        ("choices", limits.choices, Request::MAX_ANSWERS),
-    ];
-    for (what, found, most) in counts {
-        if found > most {
-            return Err(ServeError::Config {
-                what,
-                expected: format!("at most {most}"),
-                found: found.to_string(),
-            });
-        }
-    }
-    Ok(())
 }
 
 fn builder(limits: &Limits) -> http1::Builder {

@@ -203,3 +203,28 @@ fn a_server_that_cannot_be_is_refused() {
         &["tokenizer.json: contents: expected a tokenizer"],
     );
 }
+
+#[test]
+fn a_slip_in_a_flag_is_told_before_weights_are_loaded() {
+    // There are none.
+    let dir = tempfile::tempdir().expect("a folder");
+    std::fs::copy(workspace("models/demo/draft/config.json"), dir.path().join("config.json"))
+        .expect("copied");
+    let dir = dir.path().to_str().expect("UTF-8");
+    assert_refused(&["serve", "--device", "cpu", "-m", dir], &["expected model.safetensors"]);
+    for (flags, expected) in [
+        (&["--request-timeout", "0"][..], "--request-timeout: expected some time, found none"),
+        (&["--max-choices", "257"], "--max-choices: expected at most 256, found 257"),
+        (&["--max-body-bytes", "0"], "--max-body-bytes: expected at least 1, found 0"),
+        (&["--max-running", "0"], "--max-running: expected at least 1, found 0"),
+        (&["--max-running", "1000000000"], "--max-running: expected --cache-tokens beside it, or at most"),
+        (&["--cache-tokens", "1"], "--cache-tokens: expected at least a page, found 1"),
+        (&["--cache-tokens", "4294967296"], "--cache-tokens: expected below 2^32, found 4294967296"),
+        (&["--ngram", "--speculate", "16"], "--speculate: expected 1 to 15, found 16"),
+        (&["--draft", "no/such"], "--draft: no/such: No such file"),
+    ] {
+        assert_refused(&[&["serve", "--device", "cpu", "-m", dir], flags].concat(), &[expected]);
+    }
+    let run = ["run", "fn", "--device", "cpu", "-m", dir, "--ngram", "--speculate", "16"];
+    assert_refused(&run, &["--speculate: expected 1 to 15, found 16"]);
+}
