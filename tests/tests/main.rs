@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     let skipped = trials.iter().filter(|trial| trial.has_ignored_flag()).count();
     let conclusion = libtest_mimic::run(&arguments, trials);
     if let Some(reason) = reason {
-        println!("skipped: {skipped} GPU suites, no CUDA device: {reason}\n");
+        println!("skipped: {skipped} GPU suites, which need a GPU and '--features cuda': {reason}\n");
     }
     conclusion.exit_code()
 }

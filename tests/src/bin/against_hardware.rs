@@ -73,6 +73,6 @@ fn run(args: &Args) -> ExitCode {
 
 fn skipped(args: &Args, reason: &str) -> ExitCode {
     let suites = if args.kernels.is_empty() { "all suites".to_string() } else { args.kernels.join(", ") };
-    println!("skipped: nothing compared of {suites}; no CUDA device: {reason}");
+    println!("skipped: nothing compared of {suites}, which needs a GPU and '--features cuda': {reason}");
     ExitCode::SUCCESS
 }
