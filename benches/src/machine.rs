@@ -24,8 +24,12 @@ pub struct Machine {
     pub device: String,
     pub compute_capability: String,
     pub multiprocessors: u32,
-    pub memory_bytes: u64,
-    pub l2_bytes: u64,
+    /// A GPU's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// A GPU's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub l2_bytes: Option<u64>,
     /// NVIDIA's driver, or "unknown"; a CPU's is "none".
     pub driver: String,
     /// Before the first timing.
@@ -180,6 +184,20 @@ mod tests {
         };
         assert_eq!(of("580.1"), "driver 580.1, commit abc, today");
         assert_eq!(of("none"), "commit abc, today");
+    }
+
+    #[test]
+    fn what_a_cpu_has_none_of_is_left_out() {
+        let cpu = Machine { driver: "none".into(), ..Machine::default() };
+        let gpu = Machine { memory_bytes: Some(1 << 37), l2_bytes: Some(50 << 20), ..cpu.clone() };
+        for (machine, is_told) in [(&cpu, false), (&gpu, true)] {
+            let json = serde_json::to_value(machine).expect("JSON");
+            let back: Machine = serde_json::from_value(json.clone()).expect("what was just written");
+            assert_eq!(&back, machine);
+            for field in ["memory_bytes", "l2_bytes"] {
+                assert_eq!(json.get(field).is_some(), is_told, "{field}");
+            }
+        }
     }
 
     #[test]

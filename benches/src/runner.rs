@@ -92,8 +92,8 @@ impl Runner {
             device: info.name.clone(),
             compute_capability: format!("{}.{}", info.compute_capability.0, info.compute_capability.1),
             multiprocessors: info.multiprocessors,
-            memory_bytes: info.memory_bytes,
-            l2_bytes: l2_bytes as u64,
+            memory_bytes: Some(info.memory_bytes),
+            l2_bytes: Some(l2_bytes as u64),
             driver: driver_version().unwrap_or_else(|| "unknown".into()),
             idle: sampler.latest(),
         };
