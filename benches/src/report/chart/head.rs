@@ -74,9 +74,15 @@ impl Head {
     }
 }
 
-/// Pixels that a text takes, about, in a wide font.
+/// Pixels that a text takes, about, in a wide font: DejaVu Sans.
 pub fn text_width(text: &str, pixels: f64) -> i32 {
-    let of = |letter: char| if " ,;:.|'il".contains(letter) { 0.33 } else { 0.64 };
+    let of = |letter: char| match letter {
+        ' ' | ',' | ';' | ':' | '.' | '|' | '\'' | 'i' | 'j' | 'l' | 'I' => 0.33,
+        'f' | 'r' | 't' | '(' | ')' | '-' | '/' => 0.41,
+        'm' | 'w' | 'M' | 'W' | '%' => 0.97,
+        'A'..='Z' => 0.76,
+        _ => 0.63,
+    };
     (text.chars().map(of).sum::<f64>() * pixels).ceil() as i32
 }
 
@@ -137,6 +143,22 @@ mod tests {
             }
             let of_one = Head::new("a title", "", names[..1].to_vec(), body);
             assert!(of_one.height() < head.height());
+        }
+    }
+
+    #[test]
+    fn a_text_takes_what_its_letters_do() {
+        // By the advances of DejaVu Sans at 13 pixels: names stand as far apart as each other in a legend, and don't meet.
+        for (text, real) in [
+            ("prefill", 37.0),
+            ("gemm", 41.5),
+            ("rope_append", 85.0),
+            ("the fastest peer", 103.5),
+            ("attention_prefill_sm90", 145.3),
+            ("Roofline of NVIDIA H200", 157.7),
+        ] {
+            let width = f64::from(text_width(text, 13.0));
+            assert!((real..1.1 * real).contains(&width), "{text}: {width}");
         }
     }
 
