@@ -8,9 +8,32 @@ pub fn table(report: &Report) -> String {
         let rate = report.unit(ceiling.limit.rate()).in_words(ceiling.per_second);
         lines.push(format!("ceiling {} by {}: {rate}", ceiling.name, ceiling.by));
     }
+    lines.extend(rows(report));
+    lines.extend(report.remarks());
+    for end in &report.end_to_end {
+        let of = end.ceiling.map_or(String::new(), |ceiling| {
+            format!(
+                ", {:.1}% of the {ceiling:.0} that the ceilings allow",
+                100.0 * end.tokens_per_second / ceiling
+            )
+        });
+        lines.push(format!("{}, {}: {:.1} tok/s{of}", end.model, end.what, end.tokens_per_second));
+    }
+    lines.extend(report.whole_models().into_iter().map(str::to_string));
+    for failure in &report.failures {
+        lines.push(format!("not measured: {} by {}: {}", failure.cell, failure.by, failure.reason));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A line a timing under what stands in it, where there is one.
+fn rows(report: &Report) -> Vec<String> {
+    if report.results.is_empty() {
+        return Vec::new();
+    }
     let cell_width = report.results.iter().map(|row| row.cell.len()).max().unwrap_or(0).max(4);
     let by_width = report.results.iter().map(|row| row.by.len()).max().unwrap_or(0).max(2);
-    lines.push(format!(
+    let mut lines = vec![format!(
         "{:cell_width$}  {:by_width$}  {:>10}  {:>10}  {:>7}  {:>8}  {:>8}  {:>9}  {:7}  {:>7}  {}",
         "cell",
         "by",
@@ -23,7 +46,7 @@ pub fn table(report: &Report) -> String {
         "bound",
         "to peer",
         "how"
-    ));
+    )];
     for row in &report.results {
         let time = &row.time;
         let percent = of_most(row);
@@ -43,21 +66,7 @@ pub fn table(report: &Report) -> String {
             how(row)
         ));
     }
-    lines.extend(report.remarks());
-    for end in &report.end_to_end {
-        let of = end.ceiling.map_or(String::new(), |ceiling| {
-            format!(
-                ", {:.1}% of the {ceiling:.0} that the ceilings allow",
-                100.0 * end.tokens_per_second / ceiling
-            )
-        });
-        lines.push(format!("{}, {}: {:.1} tok/s{of}", end.model, end.what, end.tokens_per_second));
-    }
-    lines.extend(report.whole_models().into_iter().map(str::to_string));
-    for failure in &report.failures {
-        lines.push(format!("not measured: {} by {}: {}", failure.cell, failure.by, failure.reason));
-    }
-    lines.join("\n") + "\n"
+    lines
 }
 
 /// The part of the ceilings that a row reaches, if it is a result.
@@ -94,5 +103,13 @@ mod tests {
             assert!(line.is_some_and(|line| line.contains(&report.rate(row, Rate::Bytes))), "{}", row.cell);
         }
         assert!(text.ends_with("not measured: x/y by fa2: gone\n"));
+    }
+
+    #[test]
+    fn nothing_stands_under_no_heading() {
+        let mut report = sample();
+        assert!(table(&report).contains("median us"));
+        report.results.clear();
+        assert_eq!(table(&report).lines().count(), 1 + report.ceilings.len());
     }
 }
