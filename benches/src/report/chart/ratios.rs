@@ -15,8 +15,6 @@ const RIGHT: i32 = 80;
 const TOP: i32 = 48;
 const BOTTOM: i32 = 40;
 const WIDTH: i32 = 960;
-/// Room for a value.
-const VALUE: i32 = 60;
 /// The band of a claim.
 const CLAIM: RGBColor = RGBColor(250, 220, 160);
 
@@ -70,10 +68,9 @@ pub fn ratios(title: &str, ratios: &[Ratio]) -> Result<String> {
         drawn(root.draw(&Rectangle::new(bar, OURS[0].mix(0.85).filled())))?;
         let name = ink(12.0).pos(Pos::new(HPos::Right, VPos::Center));
         drawn(root.draw(&Text::new(ratio.name.clone(), (LEFT - 12, middle), name)))?;
+        // Beside the bar, above a band that may be there: that is pale enough to read on.
         let value = ink(12.0).pos(Pos::new(HPos::Left, VPos::Center));
-        // Beside the bar, or beyond the band where it would lie on that.
-        let after = end.max(one);
-        let at = (if after + VALUE < from { after } else { after.max(to) } + 8, middle);
+        let at = (end.max(one) + 8, middle);
         drawn(root.draw(&Text::new(format!("{:.2}x", ratio.measured), at, value)))?;
     }
     drawn(root.present())?;
@@ -100,8 +97,33 @@ mod tests {
             assert!(svg.contains(text), "{text}");
         }
         assert!(!svg.contains("NaN"));
+        // Values stand beside their bars, above the bands: of the ratio that ends before its band too.
+        let beside: Vec<i32> = svg.split("<rect ").skip(3).step_by(2).map(|rect| end(rect) + 8).collect();
+        assert_eq!((beside.len(), beside), (all.len(), values(&svg)));
         // Nothing, and what is no ratio, can be drawn.
         assert!(ratios("none", &[]).is_ok());
         assert!(ratios("bad", &[ratio("nan", 2.0, 4.0, f64::NAN)]).is_ok());
+    }
+
+    /// The right edge of a rectangle.
+    fn end(rect: &str) -> i32 {
+        let of = |name: &str| -> i32 {
+            let text = rect.split(&format!("{name}=\"")).nth(1).and_then(|rest| rest.split('"').next());
+            text.and_then(|text| text.parse().ok()).expect("pixels")
+        };
+        of("x") + of("width")
+    }
+
+    /// Where the values begin, in their order.
+    fn values(svg: &str) -> Vec<i32> {
+        let is_value = |text: &&str| {
+            let shown = text.split('>').nth(1).unwrap_or_default().trim();
+            shown.contains('.') && shown.contains("x\n")
+        };
+        let texts = svg.split("<text ").skip(1).filter(is_value);
+        let left = |text: &str| {
+            text.split("x=\"").nth(1).and_then(|rest| rest.split('"').next()).map(str::to_string)
+        };
+        texts.map(|text| left(text).and_then(|left| left.parse().ok()).expect("pixels")).collect()
     }
 }
