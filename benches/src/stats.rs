@@ -1,7 +1,5 @@
 use serde::{Deserialize, Serialize};
-
-/// The widest spread of what is a result. That of a machine with nothing else to do is some percent.
-pub(crate) const WIDEST_SPREAD: f64 = 0.5;
+use tilewright::ladder::{WIDEST_SPREAD, quantile};
 
 /// What a number of timings come to, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -26,16 +24,12 @@ impl Stats {
         }
         let mut sorted = times_us.to_vec();
         sorted.sort_by(f64::total_cmp);
-        let at = |fraction: f64| {
-            let place = fraction * (sorted.len() - 1) as f64;
-            let (below, above) = (sorted[place.floor() as usize], sorted[place.ceil() as usize]);
-            below + (above - below) * place.fract()
-        };
+        let at = |part| rounded(quantile(&sorted, part));
         Some(Stats {
-            median_us: rounded(at(0.5)),
-            min_us: rounded(sorted[0]),
-            p10_us: rounded(at(0.1)),
-            p90_us: rounded(at(0.9)),
+            median_us: at(0.5),
+            min_us: at(0.0),
+            p10_us: at(0.1),
+            p90_us: at(0.9),
             samples: sorted.len(),
         })
     }

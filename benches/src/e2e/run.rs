@@ -6,6 +6,7 @@ use serde::Serialize;
 use tilewright::{
     Engine, Model, Penalties, SamplingParams,
     engine::{EngineConfig, EngineStats, Request},
+    ladder::{WIDEST_SPREAD, quantile, spread},
 };
 
 use super::shape::{token_bytes, weight_bytes};
@@ -71,6 +72,10 @@ pub struct Cell {
     pub launches_per_step: f64,
     /// Of them those that went to the device one by one, not as part of a graph.
     pub single_launches_per_step: f64,
+    /// How far apart the outer tenths of `seconds` or of `prompt_seconds` are, whichever are farther, as a part of the median.
+    pub spread: f64,
+    /// Whether that is so far that the machine must have done something else: then this is no result.
+    pub disturbed: bool,
 }
 
 /// Launches so far: all of them, and those outside of graphs.
@@ -139,8 +144,9 @@ fn measure_batch(
     let a_step = |which: usize| {
         timed.launches[which].saturating_sub(timed_prompt.launches[which]) as f64 / decode_steps
     };
-    let seconds = median(&whole[1..]);
-    let prompt_seconds = median(&prompts[1..]);
+    let (seconds, of_whole) = median_and_spread(&whole[1..]);
+    let (prompt_seconds, of_prompts) = median_and_spread(&prompts[1..]);
+    let spread = of_whole.max(of_prompts);
     // Prompts are timed by themselves: on a busy machine they may seem to take longer than prompts and answers did.
     let decoding = if seconds > prompt_seconds { seconds - prompt_seconds } else { seconds };
     let config = model.config();
@@ -164,6 +170,8 @@ fn measure_batch(
         host_share: timed.host_seconds / timed.step_seconds.max(f64::MIN_POSITIVE),
         launches_per_step: a_step(0),
         single_launches_per_step: a_step(1),
+        spread,
+        disturbed: spread > WIDEST_SPREAD,
     };
     Ok((cell, answers.into_iter().next().unwrap_or_default()))
 }
@@ -237,11 +245,11 @@ fn run(
     })
 }
 
-fn median(runs: &[Run]) -> f64 {
+/// Of what runs took.
+fn median_and_spread(runs: &[Run]) -> (f64, f64) {
     let mut seconds: Vec<f64> = runs.iter().map(|run| run.seconds).collect();
     seconds.sort_by(f64::total_cmp);
-    let middle = seconds.len() / 2;
-    if seconds.len() % 2 == 1 { seconds[middle] } else { (seconds[middle - 1] + seconds[middle]) / 2.0 }
+    (quantile(&seconds, 0.5), spread(&seconds))
 }
 
 fn different(which: String, expected: &[u32], found: &[u32]) -> Error {
@@ -278,9 +286,30 @@ mod tests {
                 assert!(cell.seconds > 0.0 && cell.prompt_seconds > 0.0, "{cell:?}");
                 let tokens = (cell.batch * 5) as f64;
                 assert!((cell.tokens_per_second * cell.seconds / tokens - 1.0).abs() < 1e-9, "{cell:?}");
+                // Of one run there is nothing to compare it with.
+                assert!(cell.spread == 0.0 && !cell.disturbed, "{cell:?}");
                 assert!(cell.of_wall.is_finite() && cell.of_wall_with_cache > cell.of_wall, "{cell:?}");
             }
         }
+    }
+
+    #[test]
+    fn times_have_a_median_and_a_spread() {
+        let run = |seconds| Run {
+            seconds,
+            answers: Vec::new(),
+            steps: 1,
+            host_seconds: 0.0,
+            step_seconds: 0.0,
+            launches: [0; 2],
+        };
+        let of = |seconds: &[f64]| {
+            median_and_spread(&seconds.iter().map(|&seconds| run(seconds)).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[2.0]), (2.0, 0.0));
+        assert_eq!(of(&[3.0, 1.0]).0, 2.0);
+        let (median, spread) = of(&[1.0, 4.0, 2.0]);
+        assert!(median == 2.0 && (spread - 1.2).abs() < 1e-12, "{spread}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{observe::Operation, run::Cell, shape::Weights};
-use crate::machine::Machine;
+use crate::{machine::Machine, report::NO_RESULT};
 
 /// What a model came to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,11 +62,15 @@ pub fn table(measured: &Measured) -> String {
         measured.weight_bytes / 1e9,
         measured.load_seconds
     );
-    text += "| batch | in/out | tok/s | decode tok/s | ms/step | wall tok/s | of wall | with cache | host | launches/step (single) | prompts s |\n";
-    text += "|---|---|---|---|---|---|---|---|---|---|---|\n";
+    text += "| batch | in/out | tok/s | decode tok/s | ms/step | wall tok/s | of wall | with cache | spread | host | launches/step (single) | prompts s |\n";
+    text += "|---|---|---|---|---|---|---|---|---|---|---|---|\n";
     for cell in &measured.cells {
+        let of = |part: f64| match cell.disturbed {
+            true => NO_RESULT.to_string(),
+            false => format!("{:.1}%", 100.0 * part),
+        };
         text += &format!(
-            "| {} | {}/{} | {:.1} | {:.1} | {:.3} | {:.1} | {:.1}% | {:.1}% | {:.1}% | {:.0} ({:.0}) | {:.4} |\n",
+            "| {} | {}/{} | {:.1} | {:.1} | {:.3} | {:.1} | {} | {} | {:.1}% | {:.1}% | {:.0} ({:.0}) | {:.4} |\n",
             cell.batch,
             cell.prompt,
             cell.new_tokens,
@@ -74,8 +78,9 @@ pub fn table(measured: &Measured) -> String {
             cell.decode_tokens_per_second,
             cell.milliseconds_per_step,
             cell.wall_tokens_per_second,
-            cell.of_wall * 100.0,
-            cell.of_wall_with_cache * 100.0,
+            of(cell.of_wall),
+            of(cell.of_wall_with_cache),
+            cell.spread * 100.0,
             cell.host_share * 100.0,
             cell.launches_per_step,
             cell.single_launches_per_step,
@@ -102,4 +107,46 @@ pub fn profile(profile: &Profile) -> String {
         );
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_of_a_busy_machine_is_no_result() {
+        let cell = |disturbed| Cell {
+            batch: 1,
+            prompt: 4,
+            new_tokens: 2,
+            seconds: 1.0,
+            prompt_seconds: 0.5,
+            tokens_per_second: 2.0,
+            decode_tokens_per_second: 2.0,
+            milliseconds_per_step: 500.0,
+            wall_tokens_per_second: 4.0,
+            of_wall: 0.5,
+            of_wall_with_cache: 0.625,
+            host_share: 0.1,
+            launches_per_step: 3.0,
+            single_launches_per_step: 0.0,
+            spread: if disturbed { 0.75 } else { 0.01 },
+            disturbed,
+        };
+        let measured = Measured {
+            shape: "tiny".into(),
+            weights: Weights::Bf16,
+            append_apart: false,
+            weight_bytes: 1e6,
+            load_seconds: 1.0,
+            cells: vec![cell(false), cell(true)],
+            profiles: Vec::new(),
+        };
+        let text = table(&measured);
+        let lines: Vec<&str> = text.lines().skip(3).collect();
+        assert!(lines[0].contains("| 50.0% | 62.5% | 1.0% |"), "{text}");
+        assert!(lines[1].contains("| no result | no result | 75.0% |"), "{text}");
+        let columns = |line: &str| line.matches('|').count();
+        assert!(text.lines().skip(1).all(|line| columns(line) == columns(lines[0])), "{text}");
+    }
 }

@@ -1,6 +1,6 @@
 use std::fmt::Write as _;
 
-use super::{Bound, Chart, Rate, Report, bars, roofline, table::of_most};
+use super::{Bound, Chart, NO_RESULT, Rate, Report, bars, roofline, table::of_most};
 use crate::error::Result;
 
 /// Charts stand beside each other where there is room, and are drawn as large as that is, up to half as large again; what a narrow window
@@ -179,18 +179,24 @@ fn end_to_end(page: &mut String, report: &Report) {
     }
     push(
         page,
-        "<div class=\"frame\"><table>\n<tr class=\"end\"><th>model<th>what<th>tok/s<th>ceiling, tok/s<th>of it</tr>\n",
+        "<div class=\"frame\"><table>\n<tr class=\"end\"><th>model<th>what<th>tok/s<th>runs<th>spread<th>ceiling, tok/s<th>of it</tr>\n",
     );
     for end in &report.end_to_end {
-        let (ceiling, part) = match end.ceiling {
-            None => ("-".to_string(), "-".to_string()),
-            Some(most) => (format!("{most:.0}"), format!("{:.1}%", 100.0 * end.tokens_per_second / most)),
+        let ceiling = end.ceiling.map_or("-".to_string(), |most| format!("{most:.0}"));
+        let part = match end.ceiling {
+            _ if end.disturbed => NO_RESULT.to_string(),
+            None => "-".to_string(),
+            Some(most) => format!("{:.1}%", 100.0 * end.tokens_per_second / most),
         };
+        let class = if end.disturbed { "end disturbed" } else { "end" };
         let (model, what) = (escaped(&end.model), escaped(&end.what));
-        let rate = end.tokens_per_second;
+        let (rate, runs) = (end.tokens_per_second, end.runs);
+        let spread = format!("{:.1}%", 100.0 * end.spread);
         push(
             page,
-            &format!("<tr class=\"end\"><td>{model}<td>{what}<td>{rate:.1}<td>{ceiling}<td>{part}</tr>\n"),
+            &format!(
+                "<tr class=\"{class}\"><td>{model}<td>{what}<td>{rate:.1}<td>{runs}<td>{spread}<td>{ceiling}<td>{part}</tr>\n"
+            ),
         );
     }
     push(page, "</table></div>\n");

@@ -9,13 +9,14 @@ mod table;
 use serde::{Deserialize, Serialize};
 use tilewright::plan::Bound;
 
+use self::rates::digits;
+pub(crate) use self::remarks::NO_RESULT;
 pub use self::{
     chart::{Chart, Ratio, bars, ratios, roofline},
     html::{escaped, page},
     rates::{Rate, Unit},
     table::table,
 };
-use self::{rates::digits, remarks::NO_RESULT};
 use crate::{
     cells::{Cell, Mode},
     machine::{Clocks, Machine},
@@ -54,10 +55,32 @@ pub struct EndToEnd {
     pub what: String,
     /// The model.
     pub model: String,
-    /// Tokens a second, of all sequences.
+    /// Tokens a second, of all sequences, of the fastest run.
     pub tokens_per_second: f64,
     /// At most, by the ceilings.
     pub ceiling: Option<f64>,
+    /// Runs that were timed.
+    #[serde(default)]
+    pub runs: usize,
+    /// How far apart the outer tenths of their times are, as a part of the median.
+    #[serde(default)]
+    pub spread: f64,
+    /// Whether that is so far that they are no result.
+    #[serde(default)]
+    pub disturbed: bool,
+}
+
+impl EndToEnd {
+    /// Of what repeated runs came to, in tokens a second.
+    pub fn new(what: String, model: &str, rates: &[f64], ceiling: Option<f64>) -> EndToEnd {
+        let times_us: Vec<f64> = rates.iter().map(|rate| 1e6 / rate).collect();
+        // Rates that are none are no result either.
+        let (spread, disturbed) =
+            Stats::of(&times_us).map_or((0.0, true), |time| (time.spread(), time.is_disturbed()));
+        let tokens_per_second = rates.iter().copied().fold(0.0, f64::max);
+        let (model, runs) = (model.to_string(), rates.len());
+        EndToEnd { what, model, tokens_per_second, ceiling, runs, spread, disturbed }
+    }
 }
 
 /// What a ceiling limits.

@@ -1,10 +1,11 @@
 //! What is to be said of figures that would be taken for something else without.
 
+use tilewright::ladder::WIDEST_SPREAD;
+
 use super::{Bound, EndToEnd, Report, Row};
-use crate::stats::WIDEST_SPREAD;
 
 /// What stands in the place of a row's part of the ceilings where the machine did something else.
-pub(super) const NO_RESULT: &str = "no result";
+pub(crate) const NO_RESULT: &str = "no result";
 
 /// What is to be said where a row passes the ceiling of memory and its inputs were not rotated past the caches; on a CPU and elsewhere, as
 /// with all pairs here.
@@ -27,9 +28,9 @@ const ARITHMETIC: [&str; 2] = [
 /// What the ceiling of a whole model is.
 const WHOLE: [&str; 2] = [
     "Ceiling of a whole model: the time of its operations and of the bytes that a step reads at least. Their rate was measured by reading as \
-     many again and again, since caches keep what fits them from step to step. Rates are those of the fastest of up to five runs, of many sequences three.",
+     many again and again, since caches keep what fits them from step to step. Rates are those of the fastest of three to five runs.",
     "Ceiling of a whole model: the time of its operations and of the bytes that a step reads at least, by the ceilings above. Rates are those of the \
-     fastest of up to five runs, of many sequences three.",
+     fastest of three to five runs.",
 ];
 
 /// What is to be said where a whole model passes its ceiling.
@@ -58,7 +59,9 @@ impl Report {
 
     /// What is to be said at the end where most rows are no results.
     pub fn disturbance(&self) -> Option<String> {
-        let (rows, none) = (self.results.len(), self.results.iter().filter(|row| row.disturbed).count());
+        let kernels = self.results.iter().map(|row| row.disturbed);
+        let disturbed: Vec<bool> = kernels.chain(self.end_to_end.iter().map(|end| end.disturbed)).collect();
+        let (rows, none) = (disturbed.len(), disturbed.iter().filter(|disturbed| **disturbed).count());
         (2 * none > rows).then(|| {
             format!(
                 "{none} of {rows} rows are no results: the machine did something else while they were timed"
@@ -67,15 +70,17 @@ impl Report {
     }
 
     /// What is to be said of whole models.
-    pub(super) fn whole_models(&self) -> Vec<&'static str> {
+    pub(super) fn whole_models(&self) -> Vec<String> {
         let has_ceiling = |end: &EndToEnd| end.ceiling.is_some();
-        let over = |end: &EndToEnd| end.ceiling.is_some_and(|most| end.tokens_per_second > most);
+        let over =
+            |end: &EndToEnd| !end.disturbed && end.ceiling.is_some_and(|most| end.tokens_per_second > most);
         let on = self.on();
         let notes = [
             (self.end_to_end.iter().any(has_ceiling), WHOLE[on]),
             (self.end_to_end.iter().any(over), WHOLE_OVER[on]),
         ];
-        notes.into_iter().filter(|(said, _)| *said).map(|(_, note)| note).collect()
+        let notes = notes.into_iter().filter(|(said, _)| *said).map(|(_, note)| note.to_string());
+        notes.chain(self.end_to_end.iter().any(|end| end.disturbed).then(no_result)).collect()
     }
 
     /// Which of a pair of remarks holds.
@@ -178,8 +183,7 @@ mod tests {
             let mut report = sample();
             report.machine.driver = driver.into();
             let mut told = |ceiling| {
-                let (what, model) = ("decode".into(), "demo".into());
-                report.end_to_end = vec![EndToEnd { what, model, tokens_per_second: 100.0, ceiling }];
+                report.end_to_end = vec![EndToEnd::new("decode".into(), "demo", &[99.0, 100.0], ceiling)];
                 let (page, table) = (page(&report).expect("a page"), table(&report));
                 [WHOLE[on], WHOLE_OVER[on]].map(|note| (page.contains(note), table.contains(note)))
             };
@@ -188,5 +192,39 @@ mod tests {
             assert_eq!(told(Some(200.0)), [yes, no]);
             assert_eq!(told(Some(90.0)), [yes, yes]);
         }
+    }
+
+    #[test]
+    fn whole_models_of_a_busy_machine_are_no_results() {
+        let mut report = sample();
+        report.results.clear();
+        let end = |rates: &[f64]| EndToEnd::new("decode".into(), "demo", rates, Some(90.0));
+        let told = |report: &Report| {
+            let (page, text) = (page(report).expect("a page"), table(report));
+            let said = text.matches(NO_RESULT).count();
+            assert_eq!(page.matches(&format!("<td>{NO_RESULT}<")).count(), said, "{text}");
+            assert_eq!(page.matches("class=\"end disturbed\"").count(), said);
+            assert_eq!(page.contains(&no_result()), text.contains(&no_result()));
+            (said, text.contains(&no_result()), text.contains("Over 100%"))
+        };
+        report.end_to_end = vec![end(&[100.0, 95.0, 98.0]), end(&[80.0, 79.0, 81.0])];
+        assert_eq!((told(&report), report.disturbance()), ((0, false, true), None));
+        // What it would be part of isn't said, nor why it is more than that.
+        report.end_to_end[0] = end(&[100.0, 50.0, 30.0]);
+        assert_eq!((told(&report), report.disturbance()), ((1, true, false), None));
+        let json = serde_json::to_value(&report).expect("JSON");
+        assert_eq!(json["end_to_end"][0]["disturbed"], true);
+        assert_eq!(
+            (&json["end_to_end"][1]["disturbed"], &json["end_to_end"][1]["runs"]),
+            (&false.into(), &3.into())
+        );
+        // A rate that is none.
+        report.end_to_end[1] = end(&[0.0, 80.0]);
+        let note = report.disturbance().expect("all of them");
+        assert!(note.starts_with("2 of 2 rows are no results"), "{note}");
+        // Beside kernels' rows the reason is told once.
+        report.results = sample().results;
+        report.results[0].disturbed = true;
+        assert_eq!(table(&report).matches(&no_result()).count(), 1);
     }
 }

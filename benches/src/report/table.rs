@@ -1,4 +1,4 @@
-use super::{Bound, NO_RESULT, Rate, Report, Row};
+use super::{Bound, EndToEnd, NO_RESULT, Rate, Report, Row};
 
 /// The report as text: the machine, the ceilings, a line a timing.
 pub fn table(report: &Report) -> String {
@@ -10,16 +10,12 @@ pub fn table(report: &Report) -> String {
     }
     lines.extend(rows(report));
     lines.extend(report.remarks());
-    for end in &report.end_to_end {
-        let of = end.ceiling.map_or(String::new(), |ceiling| {
-            format!(
-                ", {:.1}% of the {ceiling:.0} that the ceilings allow",
-                100.0 * end.tokens_per_second / ceiling
-            )
-        });
-        lines.push(format!("{}, {}: {:.1} tok/s{of}", end.model, end.what, end.tokens_per_second));
+    lines.extend(report.end_to_end.iter().map(whole_model));
+    for note in report.whole_models() {
+        if !lines.contains(&note) {
+            lines.push(note);
+        }
     }
-    lines.extend(report.whole_models().into_iter().map(str::to_string));
     for failure in &report.failures {
         lines.push(format!("not measured: {} by {}: {}", failure.cell, failure.by, failure.reason));
     }
@@ -67,6 +63,21 @@ fn rows(report: &Report) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// A whole model's rate, and what it is part of, if it is a result.
+fn whole_model(end: &EndToEnd) -> String {
+    let of = match end.ceiling {
+        _ if end.disturbed => {
+            format!(", {NO_RESULT}: {} runs whose spread is {:.1}%", end.runs, 100.0 * end.spread)
+        }
+        None => String::new(),
+        Some(ceiling) => {
+            let percent = 100.0 * end.tokens_per_second / ceiling;
+            format!(", {percent:.1}% of the {ceiling:.0} that the ceilings allow")
+        }
+    };
+    format!("{}, {}: {:.1} tok/s{of}", end.model, end.what, end.tokens_per_second)
 }
 
 /// The part of the ceilings that a row reaches, if it is a result.

@@ -14,6 +14,8 @@ use crate::output::Failure;
 
 /// Sequences served at a time.
 const RUNNING: usize = 16;
+/// Tokens of answers that warm up, at most.
+const WARM_TOKENS: usize = 8;
 
 /// A prompt, one sequence, many: each beside what the measured ceilings allow.
 pub fn measure(args: &BenchArgs, report: &Report) -> Result<Vec<EndToEnd>, Failure> {
@@ -25,7 +27,7 @@ pub fn measure(args: &BenchArgs, report: &Report) -> Result<Vec<EndToEnd>, Failu
     let context = model.config().context;
     let (prompt, answer) = if args.quick { (32, 8) } else { (512, 128) };
     let (prompt, answer) = (prompt.min(context / 2).max(1), answer.min(context / 2).max(1));
-    let rounds = if args.quick { 1 } else { 5 };
+    let rounds = if args.quick { 3 } else { 5 };
     let ceiling = |phase: &str, context: usize, batch: usize| {
         let profile = profile.as_ref()?;
         let kv = Some(KvFormat::of(args.kv_dtype, profile.kind));
@@ -44,20 +46,20 @@ pub fn measure(args: &BenchArgs, report: &Report) -> Result<Vec<EndToEnd>, Failu
         let bytes_per_second = read_rate(bytes as usize).max(profile.bytes_per_second);
         at(&DeviceProfile { bytes_per_second, ..profile.clone() }).map(|of| of.tokens_per_second)
     };
-    let (prefill, decode) = best_of(rounds, || one(&model, prompt, answer, args.kv_dtype))?;
-    let (served, _) = best_of(rounds.min(3), || Ok((many(&model, answer, args.kv_dtype)?, 0.0)))?;
-    let row = |what: String, rate, ceiling| EndToEnd {
-        what,
-        model: name.clone(),
-        tokens_per_second: rate,
-        ceiling,
-    };
+    // What is slow the first time is done: kernels are loaded, weights are in memory.
+    let short = answer.min(WARM_TOKENS);
+    one(&model, prompt, short, args.kv_dtype)?;
+    let alone = repeated(rounds, || one(&model, prompt, answer, args.kv_dtype))?;
+    let (prefill, decode): (Vec<f64>, Vec<f64>) = alone.into_iter().unzip();
+    many(&model, short, args.kv_dtype)?;
+    let served = repeated(rounds.min(3), || many(&model, answer, args.kv_dtype))?;
+    let row = |what, rates: &[f64], ceiling| EndToEnd::new(what, &name, rates, ceiling);
     Ok(vec![
-        row(format!("a prompt of {prompt} tokens"), prefill, ceiling("prefill", prompt, 1)),
-        row(format!("{answer} tokens after it"), decode, ceiling("decode", prompt + answer / 2, 1)),
+        row(format!("a prompt of {prompt} tokens"), &prefill, ceiling("prefill", prompt, 1)),
+        row(format!("{answer} tokens after it"), &decode, ceiling("decode", prompt + answer / 2, 1)),
         row(
             format!("{RUNNING} sequences, {answer} tokens each"),
-            served,
+            &served,
             ceiling("decode", (answer / 2).max(1), RUNNING),
         ),
     ])
@@ -80,16 +82,8 @@ fn profile(report: &Report) -> Option<DeviceProfile> {
     device(name, given).ok()
 }
 
-fn best_of(
-    rounds: usize,
-    mut run: impl FnMut() -> Result<(f64, f64), Failure>,
-) -> Result<(f64, f64), Failure> {
-    let mut best = (0.0_f64, 0.0_f64);
-    for _ in 0..rounds {
-        let found = run()?;
-        best = (best.0.max(found.0), best.1.max(found.1));
-    }
-    Ok(best)
+fn repeated<T>(rounds: usize, run: impl FnMut() -> Result<T, Failure>) -> Result<Vec<T>, Failure> {
+    std::iter::repeat_with(run).take(rounds).collect()
 }
 
 /// Prompt tokens and generated tokens a second of one sequence.

@@ -10,14 +10,15 @@ const STYLE: &str = "body{font:15px/1.5 sans-serif;max-width:1200px;margin:2em a
     svg{box-sizing:border-box;width:100%;height:auto;border:1px solid #e1e4e8;margin:.6em 0}\
     table{border-collapse:collapse;font-size:14px}\
     td,th{padding:4px 10px;border-bottom:1px solid #e1e4e8;text-align:left;vertical-align:top}\
-    .met{color:#1a7f37}.partly{color:#9a6700}.not_here{color:#57606a}small{color:#57606a}";
+    .met{color:#1a7f37}.partly{color:#9a6700}.not_here{color:#57606a}.no_result{color:#8c959f}small{color:#57606a}";
 
 /// The ladder as one page that needs nothing beside it.
 pub(super) fn page(report: &Report, model: &str) -> Result<String, Failure> {
     let ladder = &report.ladder;
     let bar = |rung: &Rung| match (rung.limits, rung.measured) {
         (Claim::Times { from, to }, Some(measured)) => {
-            Some(Ratio { name: rung.name.to_string(), from, to, measured })
+            let disturbed = rung.verdict == Verdict::NoResult;
+            Some(Ratio { name: rung.name.to_string(), from, to, measured, disturbed })
         }
         _ => None,
     };
@@ -27,7 +28,8 @@ pub(super) fn page(report: &Report, model: &str) -> Result<String, Failure> {
         name => name,
     };
     let title = format!("What each optimisation is worth on {name}");
-    let chart = ratios("Times gained: measured, and the claim as a band", &bars)
+    let hollow = if bars.iter().any(|bar| bar.disturbed) { "; hollow: no result" } else { "" };
+    let chart = ratios(&format!("Times gained: measured, and the claim as a band{hollow}"), &bars)
         .map_err(|error| Failure::Message(error.to_string()))?;
     let mut page = format!(
         "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\"><title>{0}</title>\n<style>{STYLE}</style>\n<h1>{0}</h1>\n<p>{1}; {2}.<br>Model: {3}{4}; {5:.0} s.</p>\n{chart}\n<p>{ROUNDS}</p>\n<table>\n<tr><th>what<th>claim<th>measured<th>verdict<th>of what</tr>\n",
@@ -43,6 +45,7 @@ pub(super) fn page(report: &Report, model: &str) -> Result<String, Failure> {
             Verdict::Met => "met",
             Verdict::Partly => "partly",
             Verdict::NotHere => "not_here",
+            Verdict::NoResult => "no_result",
         };
         let mut of = escaped(&rung.of);
         for also in &rung.also {

@@ -59,7 +59,13 @@ fn the_bench_checks_times_and_judges() {
         (time("p90_us") - time("p10_us")) / time("median_us")
     };
     assert!(results.iter().all(|row| row["disturbed"].as_bool() == Some(spread(row) > 0.5)), "{results:?}");
-    assert_eq!(report["end_to_end"].as_array().map(Vec::len), Some(3));
+    let ends = report["end_to_end"].as_array().expect("whole models");
+    assert_eq!(ends.len(), 3);
+    for end in ends {
+        let spread = end["spread"].as_f64().expect("a part");
+        assert!(end["runs"] == 3 && end["disturbed"].as_bool() == Some(spread > 0.5), "{end}");
+    }
+    assert!(report["machine"].get("l2_bytes").is_none(), "{}", report["machine"]);
     let page = std::fs::read_to_string(page).expect("a page");
     assert!(page.contains("Roofline") && page.contains("Whole models") && page.contains("peer 1.0"));
     let output = tilewright(&["bench", "kv", "--quick", "--device", "cpu", "--preset", "qwen3-0.6b"]);

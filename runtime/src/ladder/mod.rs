@@ -1,20 +1,25 @@
 //! What each well-known optimisation is worth on this machine: the claim beside the measurement.
 //!
 //! A rung is one claim. Both sides of a comparison take turns, and the median of the rounds' ratios counts, so that whatever else the
-//! machine does falls on both. A claim that this device, or a model this small, can't show is said to be so, with the reason.
+//! machine does falls on both. A claim that this device, or a model this small, can't show is said to be so, with the reason; so is a gain
+//! whose rounds lie too far apart.
 
 mod attention;
 mod cache;
 mod paths;
 mod product;
 mod serving;
+mod spread;
 pub mod trace;
 mod weights;
 
-pub use self::attention::{AttentionComparison, AttentionShape, Errors as AttentionErrors, attention_on};
+pub use self::{
+    attention::{AttentionComparison, AttentionShape, Errors as AttentionErrors, attention_on},
+    spread::{WIDEST_SPREAD, quantile, spread},
+};
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -43,6 +48,8 @@ pub enum Verdict {
     Partly,
     /// It is no gain here, or can't be had here.
     NotHere,
+    /// Its rounds lie so far apart ([`WIDEST_SPREAD`]) that the machine must have done something else.
+    NoResult,
 }
 
 impl Verdict {
@@ -52,6 +59,7 @@ impl Verdict {
             Verdict::Met => "met",
             Verdict::Partly => "partly",
             Verdict::NotHere => "not on this device",
+            Verdict::NoResult => "no result",
         }
     }
 }
@@ -82,6 +90,9 @@ pub struct Also {
     /// As a sentence has it.
     pub value: String,
 }
+
+/// Why a gain is no result.
+const DISTURBED: &str = "the outer tenths of the rounds' gains lie more than half of their median apart; the machine did something else";
 
 /// One claim and what became of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -152,18 +163,23 @@ impl Rung {
 
     /// With a reason, where the claim isn't met.
     fn because(mut self, reason: impl Into<String>) -> Rung {
-        if self.verdict != Verdict::Met {
+        if matches!(self.verdict, Verdict::Partly | Verdict::NotHere) {
             self.reason = Some(reason.into());
         }
         self
     }
 
-    /// With the rounds that the gain is the median of, where there was more than one: they tell how steady it was.
-    fn of_rounds(self, turns: &Turns) -> Rung {
+    /// With the rounds that the gain is the median of, where there was more than one: they tell how steady it was, and whether it is a
+    /// result.
+    fn of_rounds(mut self, turns: &Turns) -> Rung {
         let (Some(least), Some(most), 2..) = (turns.ratios.first(), turns.ratios.last(), turns.ratios.len())
         else {
             return self;
         };
+        if spread(&turns.ratios) > WIDEST_SPREAD {
+            self.verdict = Verdict::NoResult;
+            self.reason = Some(DISTURBED.to_string());
+        }
         let rounds = turns.ratios.len();
         self.also("gain in each round", format!("median of {rounds}, {least:.2}x to {most:.2}x"))
     }
@@ -266,9 +282,18 @@ impl Turns {
 }
 
 /// Of each measurement what it came to; ratios are to the first one's.
-fn in_turns(rounds: usize, mut rates: Vec<Rate<'_>>) -> Result<Vec<Turns>> {
+fn in_turns(rounds: usize, rates: Vec<Rate<'_>>) -> Result<Vec<Turns>> {
+    in_turns_within(Duration::MAX, rounds, rates)
+}
+
+/// As [`in_turns`], of fewer rounds where `time` is over before the next one begins.
+fn in_turns_within(time: Duration, rounds: usize, mut rates: Vec<Rate<'_>>) -> Result<Vec<Turns>> {
     let mut found = vec![(Vec::new(), Vec::new()); rates.len()];
-    for _ in 0..rounds.max(1) {
+    let began = Instant::now();
+    for round in 0..rounds.max(1) {
+        if round > 0 && began.elapsed() >= time {
+            break;
+        }
         let mut first = f64::NAN;
         for (index, (rate, (values, ratios))) in rates.iter_mut().zip(&mut found).enumerate() {
             let value = rate()?;
@@ -335,7 +360,30 @@ mod tests {
         assert_eq!(steps(&[0.5, 1.0, 4.0]).inverse(), steps(&[0.25, 1.0, 2.0]));
         let rung = || Rung::times("x", "", [2.0, 4.0], 3.0, String::new());
         assert!(rung().of_rounds(&steps(&[3.0])).also.is_empty());
+        let once = vec![Box::new(|| Ok(1.0)) as Rate<'_>];
+        let once = in_turns_within(Duration::ZERO, 3, once).expect("numbers");
+        assert_eq!(once[0].ratios.len(), 1);
         assert_eq!(rung().of_rounds(&steps(&[2.0, 3.0, 3.5])).also[0].value, "median of 3, 2.00x to 3.50x");
+    }
+
+    #[test]
+    fn rounds_far_apart_are_no_result() {
+        let rung = |ratios: &[f64]| {
+            let turns = Turns { rate: 1.0, ratios: ratios.to_vec() };
+            let rung = Rung::times("x", "", [2.0, 4.0], turns.ratio(), String::new());
+            let rung = rung.of_rounds(&turns).because("small");
+            (rung.verdict, rung.reason)
+        };
+        let none = (Verdict::NoResult, Some(DISTURBED.to_string()));
+        assert_eq!(rung(&[1.0, 3.0, 3.0]), none);
+        assert_eq!(rung(&[0.5, 1.0, 1.5]), none);
+        assert_eq!(rung(&[2.7, 3.0, 3.3]), (Verdict::Met, None));
+        assert_eq!(rung(&[1.3, 1.5, 1.6]), (Verdict::Partly, Some("small".to_string())));
+        // One round in five that another program had a part of.
+        assert_eq!(rung(&[3.0, 3.0, 3.0, 3.1, 9.0]).0, Verdict::NoResult);
+        assert_eq!(rung(&[2.4, 3.0, 3.0, 3.0, 3.9]).0, Verdict::Met);
+        // How far apart one round is from itself, nobody knows.
+        assert_eq!(rung(&[3.0]), (Verdict::Met, None));
     }
 
     #[test]

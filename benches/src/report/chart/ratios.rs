@@ -29,6 +29,8 @@ pub struct Ratio {
     pub to: f64,
     /// What was measured.
     pub measured: f64,
+    /// Whether that is no result: its bar is hollow.
+    pub disturbed: bool,
 }
 
 /// A bar a ratio on a logarithmic axis, the claim a band behind it; a claim of one number is a line.
@@ -65,7 +67,8 @@ pub fn ratios(title: &str, ratios: &[Ratio]) -> Result<String> {
         drawn(root.draw(&Rectangle::new(band, CLAIM.filled())))?;
         let (one, end) = (x(1.0), x(ratio.measured));
         let bar = [(one.min(end), middle - BAR / 2), (one.max(end), middle + BAR / 2)];
-        drawn(root.draw(&Rectangle::new(bar, OURS[0].mix(0.85).filled())))?;
+        let fill = if ratio.disturbed { OURS[0].stroke_width(1) } else { OURS[0].mix(0.85).filled() };
+        drawn(root.draw(&Rectangle::new(bar, fill)))?;
         let name = ink(12.0).pos(Pos::new(HPos::Right, VPos::Center));
         drawn(root.draw(&Text::new(ratio.name.clone(), (LEFT - 12, middle), name)))?;
         // Beside the bar, above a band that may be there: that is pale enough to read on.
@@ -84,8 +87,14 @@ mod tests {
 
     #[test]
     fn each_ratio_has_its_name_value_band_and_bar() {
-        let ratio = |name: &str, from, to, measured| Ratio { name: name.into(), from, to, measured };
-        let all = [
+        let ratio = |name: &str, from, to, measured| Ratio {
+            name: name.into(),
+            from,
+            to,
+            measured,
+            disturbed: false,
+        };
+        let mut all = [
             ratio("cache", 10.0, 100.0, 31.5),
             ratio("drafts", 2.0, 4.0, 0.83),
             ratio("size", 2.0, 2.0, 1.94),
@@ -100,6 +109,9 @@ mod tests {
         // Values stand beside their bars, above the bands: of the ratio that ends before its band too.
         let beside: Vec<i32> = svg.split("<rect ").skip(3).step_by(2).map(|rect| end(rect) + 8).collect();
         assert_eq!((beside.len(), beside), (all.len(), values(&svg)));
+        all[1].disturbed = true;
+        let hollow = ratios("Times gained", &all).expect("a chart");
+        assert_eq!(hollow.matches("fill=\"none\"").count(), 1 + svg.matches("fill=\"none\"").count());
         // Nothing, and what is no ratio, can be drawn.
         assert!(ratios("none", &[]).is_ok());
         assert!(ratios("bad", &[ratio("nan", 2.0, 4.0, f64::NAN)]).is_ok());
