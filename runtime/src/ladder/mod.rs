@@ -11,15 +11,17 @@ mod product;
 mod serving;
 mod spread;
 pub mod trace;
+mod turns;
 mod weights;
 
+use self::turns::{Turns, in_turns, in_turns_within};
 pub use self::{
     attention::{AttentionComparison, AttentionShape, Errors as AttentionErrors, attention_on},
     spread::{WIDEST_SPREAD, quantile, spread},
 };
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -259,69 +261,10 @@ impl Bench<'_> {
 /// A measurement that can be repeated: the larger the better.
 type Rate<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
 
-/// What a measurement came to over rounds in which all have their turn.
-#[derive(Debug, Clone, PartialEq)]
-struct Turns {
-    /// The median of its values.
-    rate: f64,
-    /// Its ratio to the first measurement in each round, in order of size.
-    ratios: Vec<f64>,
-}
-
-impl Turns {
-    /// The median of the ratios.
-    fn ratio(&self) -> f64 {
-        middle(&self.ratios)
-    }
-
-    /// What the first measurement gained over this one.
-    fn inverse(&self) -> Turns {
-        let ratios = self.ratios.iter().rev().map(|ratio| 1.0 / ratio).collect();
-        Turns { rate: self.rate, ratios }
-    }
-}
-
-/// Of each measurement what it came to; ratios are to the first one's.
-fn in_turns(rounds: usize, rates: Vec<Rate<'_>>) -> Result<Vec<Turns>> {
-    in_turns_within(Duration::MAX, rounds, rates)
-}
-
-/// As [`in_turns`], of fewer rounds where `time` is over before the next one begins.
-fn in_turns_within(time: Duration, rounds: usize, mut rates: Vec<Rate<'_>>) -> Result<Vec<Turns>> {
-    let mut found = vec![(Vec::new(), Vec::new()); rates.len()];
-    let began = Instant::now();
-    for round in 0..rounds.max(1) {
-        if round > 0 && began.elapsed() >= time {
-            break;
-        }
-        let mut first = f64::NAN;
-        for (index, (rate, (values, ratios))) in rates.iter_mut().zip(&mut found).enumerate() {
-            let value = rate()?;
-            if index == 0 {
-                first = value;
-            }
-            values.push(value);
-            ratios.push(value / first);
-        }
-    }
-    let sorted = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values
-    };
-    let turns = |(values, ratios): (Vec<f64>, Vec<f64>)| Turns {
-        rate: middle(&sorted(values)),
-        ratios: sorted(ratios),
-    };
-    Ok(found.into_iter().map(turns).collect())
-}
-
-/// The median of what is sorted.
-fn middle(sorted: &[f64]) -> f64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
