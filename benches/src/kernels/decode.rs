@@ -46,8 +46,7 @@ const fn trial(
     chunk_tokens: u32,
     max_chunks: u32,
 ) -> AttentionDecode {
-    let rule =
-        Rule { short_tokens: 1024, short_chunk_tokens, middle_tokens: 0, chunk_tokens, max_chunks };
+    let rule = Rule { short_tokens: 1024, short_chunk_tokens, middle_tokens: 0, chunk_tokens, max_chunks };
     assert!(rule.holds());
     AttentionDecode { name, rule: Some(rule) }
 }

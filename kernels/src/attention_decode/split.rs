@@ -127,7 +127,13 @@ mod tests {
 
     #[test]
     fn chunks_cover_the_keys_and_are_few() {
-        let one = Rule { short_tokens: 0, short_chunk_tokens: 128, middle_tokens: 0, chunk_tokens: 128, max_chunks: 1 };
+        let one = Rule {
+            short_tokens: 0,
+            short_chunk_tokens: 128,
+            middle_tokens: 0,
+            chunk_tokens: 128,
+            max_chunks: 1,
+        };
         for rule in [Rule::SIXTEEN_BITS, Rule::EIGHT_BITS, one] {
             assert!(rule.holds());
             for kv_len in (0..70_000).chain((70_000..(1 << 31) - 1).step_by(9_999_991)) {
