@@ -107,7 +107,7 @@ fn prepare_whole<D: Driver>(
     let [m, n, k] = shape.map(|size| size as u32);
     let splits = splits(n, k, layout::TILE_K);
     let multiprocessors = prepared.driver().info().multiprocessors;
-    let Some((variant, row_groups)) = gemm_whole::launch::choose(weights, [m, n, k], splits, multiprocessors)
+    let Some((kernel, row_groups)) = gemm_whole::launch::choose(weights, [m, n, k], splits, multiprocessors)
     else {
         return Ok(false);
     };
@@ -126,6 +126,6 @@ fn prepare_whole<D: Driver>(
         ..Default::default()
     };
     let blocks = gemm_whole::launch::blocks(n, row_groups);
-    prepared.launch(&variant.one, [blocks, 1, 1], &params);
+    prepared.launch(kernel, [blocks, 1, 1], &params);
     Ok(true)
 }

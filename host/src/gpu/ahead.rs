@@ -24,7 +24,7 @@ pub(super) fn bring_next_weights(launches: &mut [Launch]) {
     let mut next: Option<Follower> = None;
     for launch in launches.iter_mut().rev() {
         let name = launch.spec.name;
-        if gemm_whole::VARIANTS.iter().any(|variant| variant.one.name == name) {
+        if gemm_whole::VARIANTS.iter().any(|variant| variant.names().contains(&name)) {
             next = followed_by::<GemmWhole>(launch, next);
         } else if gemm_whole::CHAINS.iter().any(|chain| chain.name == name) {
             next = followed_by::<GemmChain>(launch, next);

@@ -5,7 +5,10 @@
 use bytemuck::{Pod, bytes_of, try_pod_read_unaligned};
 use tilewright_kernels::{
     abi::{GemmChain, GemmWhole, KernelSpec, RmsNorm},
-    gemm_whole::{self, MOST_PHASES},
+    gemm_whole::{
+        self, MOST_PHASES,
+        launch::{as_phase, blocks, follows},
+    },
     rms_norm::RMS_NORM,
 };
 
@@ -16,8 +19,8 @@ use crate::Result;
 enum Part {
     /// Of rows as they are, into others.
     Norm(RmsNorm),
-    /// Its chain's entry, and with how many blocks.
-    Product(&'static KernelSpec, GemmWhole, u32),
+    /// As a phase of its chain's entry.
+    Product(&'static KernelSpec, GemmWhole),
     Other,
 }
 
@@ -26,18 +29,14 @@ fn params<P: Pod>(launch: &Launch) -> Option<P> {
 }
 
 impl Part {
-    fn of(launch: &Launch) -> Part {
+    fn of(launch: &Launch, multiprocessors: u32) -> Part {
         let name = launch.spec.name;
         if name == RMS_NORM.name {
             let norm = params::<RmsNorm>(launch).filter(|norm| norm.residual == 0 && norm.out != norm.x);
             return norm.map_or(Part::Other, Part::Norm);
         }
-        let variant = gemm_whole::VARIANTS.iter().find(|variant| variant.one.name == name);
-        let chain = variant.and_then(|variant| variant.chain);
-        match chain.zip(params(launch)) {
-            Some((chain, product)) => Part::Product(chain, product, launch.grid[0]),
-            None => Part::Other,
-        }
+        let product = params(launch).and_then(|product| as_phase(name, product, multiprocessors));
+        product.map_or(Part::Other, |(chain, product)| Part::Product(chain, product))
     }
 }
 
@@ -56,12 +55,13 @@ fn longest(launches: &[Launch], most_blocks: u32) -> Option<Chain> {
     let (mut kind, mut taken, mut most) = (None::<&'static KernelSpec>, 0, 0);
     while (params.count as usize) < MOST_PHASES {
         let mut rest = launches[taken..].iter();
-        let mut part = || rest.next().map_or(Part::Other, Part::of);
+        let mut part = || rest.next().map_or(Part::Other, |launch| Part::of(launch, most_blocks));
         let (norm, next) = match part() {
             Part::Norm(norm) => (Some(norm), part()),
             other => (None, other),
         };
-        let Part::Product(spec, mut product, blocks) = next else { break };
+        let Part::Product(spec, mut product) = next else { break };
+        let blocks = blocks(product.n, product.row_groups);
         if let Some(norm) = norm {
             if norm.out != product.a || norm.rows != product.m || norm.cols != product.k {
                 break;
@@ -70,7 +70,7 @@ fn longest(launches: &[Launch], most_blocks: u32) -> Option<Chain> {
         }
         let is_of_kind = kind.is_none_or(|kind| kind.name == spec.name);
         let before = &params.phases[..params.count as usize];
-        if blocks > most_blocks || !is_of_kind || !gemm_whole::launch::follows(before, &product) {
+        if blocks > most_blocks || !is_of_kind || !follows(before, &product) {
             break;
         }
         params.phases[params.count as usize] = product;

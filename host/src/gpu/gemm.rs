@@ -358,13 +358,13 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let Product { a, a_scales, w_scales, bias, residual, out, out_f32, out_stride, gated, m, n, k } =
             product;
         let multiprocessors = self.driver.info().multiprocessors;
-        if let Some((variant, row_groups)) =
+        if let Some((kernel, row_groups)) =
             gemm_whole::launch::choose(weights, [m, n, k], operand.splits, multiprocessors)
         {
             let params = whole(product, &operand, row_groups);
             let blocks = gemm_whole::launch::blocks(n, row_groups);
             // SAFETY: as below, without scratch.
-            return unsafe { self.launch(&variant.one, [blocks, 1, 1], params) };
+            return unsafe { self.launch(kernel, [blocks, 1, 1], params) };
         }
         let variant = gemm_few::launch::choose(weights, m)
             .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;

@@ -38,7 +38,11 @@ impl Stored {
                     let weights = Weights::Int4 { groups: part.groups, activations: Activations::Bf16 };
                     kernels.extend(few(weights));
                     let whole = gemm_whole::VARIANTS.iter().filter(|variant| variant.weights == weights);
-                    kernels.extend(whole.flat_map(|variant| [Some(&variant.one), variant.chain]).flatten());
+                    kernels.extend(
+                        whole
+                            .flat_map(|variant| [Some(&variant.one), Some(&variant.half), variant.chain])
+                            .flatten(),
+                    );
                 }
                 kernels
             }

@@ -1,7 +1,7 @@
 //! Device code of [`super::VARIANTS`].
 
 use super::{
-    PHASE_BYTES, PHASE_MAIL_BYTES, PIECES, Plan, WARPS,
+    HALF_WARPS, PHASE_BYTES, PHASE_MAIL_BYTES, PIECES, Plan, WARPS,
     finish::{End, SUMS, finish},
     rows::{Rows, norm_weights},
     weights::{Cursor, Part, Slots, next_weights},
@@ -180,7 +180,7 @@ unsafe fn run<E: Nibbles, const GROUPS: usize>(phases: Phases<'_>, plan: Plan) {
             // too.
             let ask = |cursor: &Cursor| {
                 if is_last && cursor.is_at_end(count) && ptx::lane() == 0 {
-                    next_weights(&p);
+                    next_weights(&p, plan);
                 }
             };
             ask(&cursor);
@@ -299,18 +299,24 @@ unsafe fn multiply<E: Nibbles, const GROUPS: usize, const ZEROS: bool>(
 }
 
 macro_rules! entries {
-    ($($one:ident, $chain:ident, $f16:ident: $groups:literal,)*) => {
+    ($($one:ident, $half:ident, $chain:ident, $f16:ident, $f16_half:ident: $groups:literal,)*) => {
         $(
             kernel! {
                 /// See [`GemmWhole`].
                 pub fn $one(p: GemmWhole) {
-                    run::<Bf16, $groups>(Phases::One(&p), Plan::four_bits($groups));
+                    run::<Bf16, $groups>(Phases::One(&p), Plan::four_bits($groups, WARPS));
+                }
+            }
+            kernel! {
+                /// See [`GemmWhole`].
+                pub fn $half(p: GemmWhole) {
+                    run::<Bf16, $groups>(Phases::One(&p), Plan::four_bits($groups, HALF_WARPS));
                 }
             }
             kernel! {
                 /// See [`GemmChain`].
                 pub fn $chain(p: GemmChain) {
-                    let plan = Plan::four_bits($groups);
+                    let plan = Plan::four_bits($groups, WARPS);
                     copy_phases(param_address!($chain, p), plan);
                     ptx::bar_sync();
                     run::<Bf16, $groups>(Phases::Chain(&p, plan), plan);
@@ -319,7 +325,13 @@ macro_rules! entries {
             kernel! {
                 /// See [`GemmWhole`].
                 pub fn $f16(p: GemmWhole) {
-                    run::<F16, $groups>(Phases::One(&p), Plan::four_bits($groups));
+                    run::<F16, $groups>(Phases::One(&p), Plan::four_bits($groups, WARPS));
+                }
+            }
+            kernel! {
+                /// See [`GemmWhole`].
+                pub fn $f16_half(p: GemmWhole) {
+                    run::<F16, $groups>(Phases::One(&p), Plan::four_bits($groups, HALF_WARPS));
                 }
             }
         )*
@@ -327,7 +339,7 @@ macro_rules! entries {
 }
 
 entries! {
-    gemm_whole_int4_g128, gemm_whole_chain_int4_g128, gemm_whole_int4_g128_f16: 1,
-    gemm_whole_int4_g64, gemm_whole_chain_int4_g64, gemm_whole_int4_g64_f16: 2,
-    gemm_whole_int4_g32, gemm_whole_chain_int4_g32, gemm_whole_int4_g32_f16: 4,
+    gemm_whole_int4_g128, gemm_whole_half_int4_g128, gemm_whole_chain_int4_g128, gemm_whole_int4_g128_f16, gemm_whole_half_int4_g128_f16: 1,
+    gemm_whole_int4_g64, gemm_whole_half_int4_g64, gemm_whole_chain_int4_g64, gemm_whole_int4_g64_f16, gemm_whole_half_int4_g64_f16: 2,
+    gemm_whole_int4_g32, gemm_whole_half_int4_g32, gemm_whole_chain_int4_g32, gemm_whole_int4_g32_f16, gemm_whole_half_int4_g32_f16: 4,
 }

@@ -1,18 +1,36 @@
-use super::{MOST_ROW_BYTES, Plan, TOKENS, VARIANTS, Variant, WARPS};
+use super::{MOST_ROW_BYTES, Plan, TOKENS, VARIANTS};
 use crate::{
-    abi::GemmWhole,
+    abi::{GemmWhole, KernelSpec},
     gemm_few::{Weights, layout},
 };
 
-/// The entries for `m` rows and 4-bit weights `[n, k]`, and their [`row_groups`], where there are any.
+/// The entry for `m` rows and 4-bit weights `[n, k]`, and its [`row_groups`], where there are any. H200, 2026-11-30, one row: half blocks 5.1 us for
+/// 4096 x 4096 and 10.0 for 14336 x 4096 (n x k), where blocks take 5.4 and 10.9; as long for 4096 x 14336 and 28672 x 8192.
 pub fn choose(
     weights: Weights,
     shape: [u32; 3],
     splits: u32,
     multiprocessors: u32,
-) -> Option<(&'static Variant, u32)> {
+) -> Option<(&'static KernelSpec, u32)> {
     let variant = VARIANTS.iter().find(|variant| variant.weights == weights)?;
-    Some((variant, row_groups(variant.plan, shape, splits, multiprocessors)?))
+    let whole = row_groups(variant.plan, shape, splits, multiprocessors)?;
+    let half = row_groups(variant.half_plan, shape, splits, multiprocessors).filter(|_| shape[0] == 1);
+    Some(half.map_or((&variant.one, whole), |half| (&variant.half, half)))
+}
+
+/// A product of [`choose`]'s entry `name` as a phase of a chain: the chain's entry and the product in blocks of the chain's size, or none.
+pub fn as_phase(
+    name: &str,
+    product: GemmWhole,
+    multiprocessors: u32,
+) -> Option<(&'static KernelSpec, GemmWhole)> {
+    let variant = VARIANTS.iter().find(|variant| variant.names().contains(&name))?;
+    let GemmWhole { m, n, k, splits, .. } = product;
+    let row_groups = match name == variant.half.name {
+        true => row_groups(variant.plan, [m, n, k], splits, multiprocessors)?,
+        false => product.row_groups,
+    };
+    Some((variant.chain?, GemmWhole { row_groups, ..product }))
 }
 
 /// Bytes of several rows of `a` up to which whole blocks are faster than blocks that split `k`, with bf16 weights. H200, 2026-11-30: steps of
@@ -36,11 +54,12 @@ pub fn row_groups(plan: Plan, [m, n, k]: [u32; 3], splits: u32, multiprocessors:
         return None;
     }
     let row_groups = n.div_ceil(layout::PIECE_ROWS);
-    // As many rounds of blocks as they must be, of blocks as small as they may be.
-    let most = WARPS / splits.max(1);
-    let rounds = row_groups.div_ceil(multiprocessors.max(1) * most.max(1));
-    let share = row_groups.div_ceil(multiprocessors.max(1) * rounds.max(1));
-    let is_one_round = most > 0 && (rounds == 1 || splits == 1);
+    // As many rounds of blocks as they must be, of blocks as small as they may be: one of the device, or two of its halves.
+    let most = plan.warps / splits.max(1);
+    let places = multiprocessors.max(1) * plan.blocks();
+    let rounds = row_groups.div_ceil(places * most.max(1));
+    let share = row_groups.div_ceil(places * rounds.max(1));
+    let is_one_round = most > 0 && (rounds <= plan.blocks() || splits == 1);
     is_one_round.then_some(share.max(1))
 }
 
@@ -81,20 +100,23 @@ mod tests {
     fn blocks_are_one_round_of_the_device() {
         let of = |m, n, k| {
             let splits = splits(n, k, layout::TILE_K);
-            let (_, row_groups) = choose(WEIGHTS, [m, n, k], splits, 132)?;
-            Some((row_groups, blocks(n, row_groups)))
+            let (spec, row_groups) = choose(WEIGHTS, [m, n, k], splits, 132)?;
+            Some((spec.min_blocks, row_groups, blocks(n, row_groups)))
         };
-        assert_eq!(of(1, 4096, 4096), Some((2, 128)));
-        assert_eq!(of(4, 14_336, 4096), Some((7, 128)));
-        assert_eq!(of(1, 4096, 14_336), Some((2, 128)));
-        assert_eq!(of(1, 6144, 4096), Some((3, 128)));
-        assert_eq!(of(2, 28_672, 8192), Some((14, 128)));
+        assert_eq!(of(1, 4096, 4096), Some((2, 1, 256)));
+        assert_eq!(of(4, 14_336, 4096), Some((1, 7, 128)));
+        assert_eq!(of(1, 14_336, 4096), Some((2, 4, 224)));
+        assert_eq!(of(1, 4096, 14_336), Some((2, 1, 256)));
+        assert_eq!(of(1, 6144, 4096), Some((2, 1, 384)));
+        assert_eq!(of(2, 28_672, 8192), Some((1, 14, 128)));
+        // More splits than a half block has warps.
+        assert_eq!(of(1, 896, 4864), Some((1, 1, 56)));
         // More of `a` than is worth it; more rows of weights than warps.
         assert_eq!(of(2, 4096, 14_336), None);
         assert_eq!(of(8, 4096, 4096), None);
         assert_eq!(of(1, 4352, 4096), None);
         // Several rounds where nothing is joined.
-        assert_eq!(of(1, 128_256, 4096), Some((16, 501)));
+        assert_eq!(of(1, 128_256, 4096), Some((2, 8, 1002)));
         let of_bf16 = |m, n, k| {
             let splits = splits(n, k, Plan::BF16.step_k);
             choose_bf16([m, n, k], splits, 132).map(|groups| (splits, groups, blocks(n, groups)))
@@ -155,7 +177,7 @@ mod tests {
 
     #[test]
     fn rows_have_room() {
-        let of_four_bits = VARIANTS.iter().map(|variant| (variant.plan, &variant.one));
+        let of_four_bits = VARIANTS.iter().flat_map(|it| [(it.plan, &it.one), (it.half_plan, &it.half)]);
         for (plan, spec) in of_four_bits.chain([(Plan::BF16, &BF16)]) {
             assert!(plan.a() + MOST_ROW_BYTES <= spec.shared_bytes, "{}", spec.name);
         }

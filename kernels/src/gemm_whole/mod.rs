@@ -33,8 +33,10 @@ mod rows;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod weights;
 
-/// Warps of a block.
+/// Warps of a block: one a group of 16 rows and split of `k`.
 pub const WARPS: u32 = 16;
+/// Warps of a half block, of which two share a multiprocessor: the next launch's first weights come while this one's last are multiplied.
+pub const HALF_WARPS: u32 = WARPS / 2;
 /// Rows of `a` at most.
 pub const TOKENS: u32 = 8;
 /// Products of a launch at most.
@@ -49,8 +51,9 @@ pub(crate) const PHASE_BYTES: u32 = (MOST_PHASES * size_of::<GemmWhole>()) as u3
 pub(crate) const PAD: u32 = 64;
 /// Bytes of what a warp works on.
 pub(crate) const PART_BYTES: u32 = 32;
-/// All that a block may have.
+/// All that a block may have, and a half block.
 const SHARED_BYTES: u32 = 226 << 10;
+const HALF_SHARED_BYTES: u32 = 112 << 10;
 /// Bytes of rows of `a`, of which every block reads all, that are worth that blocks don't wait for each other. H200, 2026-11-30: 64 KiB took longer than a split `k`.
 pub const MOST_ROW_BYTES: u32 = 40 << 10;
 
@@ -62,6 +65,8 @@ pub const MAIL_BYTES: u32 = (MOST_PHASES as u32 - 1) * PHASE_MAIL_BYTES;
 /// What a block keeps in shared memory, in bytes from its start: rings of its warps, their barriers, sums, rows of `a`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
+    /// Warps of a block.
+    pub warps: u32,
     /// Bytes of a slot of a warp's ring.
     pub slot_bytes: u32,
     /// Slots of the ring, a power of two.
@@ -73,27 +78,31 @@ pub struct Plan {
 impl Plan {
     /// bf16: a slot is a line of each of 16 rows. 128 KiB of a block's weights are on their way at once, twice what memory takes to answer.
     pub const BF16: Plan =
-        Plan { slot_bytes: layout::PIECE_ROWS * LINE_BYTES, slots: 4, step_k: LINE_BYTES / 2 };
+        Plan { warps: WARPS, slot_bytes: layout::PIECE_ROWS * LINE_BYTES, slots: 4, step_k: LINE_BYTES / 2 };
 
-    /// 4 bits, of so many groups to 128 of `k`: 1, 2 or 4.
-    pub const fn four_bits(groups: u32) -> Plan {
-        Plan { slot_bytes: PIECES * piece_stride(groups), slots: 2, step_k: layout::TILE_K }
+    /// 4 bits, of so many groups to 128 of `k`: 1, 2 or 4; of a block of so many warps.
+    pub const fn four_bits(groups: u32, warps: u32) -> Plan {
+        Plan { warps, slot_bytes: PIECES * piece_stride(groups), slots: 2, step_k: layout::TILE_K }
+    }
+    /// Blocks that share a multiprocessor.
+    pub const fn blocks(self) -> u32 {
+        WARPS / self.warps
     }
     /// `full[warps][slots]`: the slot has landed.
     pub const fn full(self) -> u32 {
-        WARPS * self.slots * self.slot_bytes
+        self.warps * self.slots * self.slot_bytes
     }
     /// Sums of the warps.
     pub const fn sums(self) -> u32 {
-        self.full() + WARPS * self.slots * 8
+        self.full() + self.warps * self.slots * 8
     }
     /// Sums of squares: a word a warp.
     pub const fn squares(self) -> u32 {
-        self.sums() + WARPS * SUM_BYTES
+        self.sums() + self.warps * SUM_BYTES
     }
     /// A chain's phases.
     pub const fn phases(self) -> u32 {
-        self.squares() + WARPS * 4
+        self.squares() + self.warps * 4
     }
     /// The warps' parts of each phase.
     pub const fn parts(self) -> u32 {
@@ -101,7 +110,7 @@ impl Plan {
     }
     /// The rows of `a`.
     pub const fn a(self) -> u32 {
-        self.parts() + MOST_PHASES as u32 * WARPS * PART_BYTES
+        self.parts() + MOST_PHASES as u32 * self.warps * PART_BYTES
     }
     /// Bytes of the columns of a step.
     pub const fn step_bytes(self) -> u32 {
@@ -122,10 +131,29 @@ pub struct Variant {
     pub weights: Weights,
     /// One product.
     pub one: KernelSpec,
+    /// One product by half blocks.
+    pub half: KernelSpec,
     /// Several, one after the other, where there is such an entry: of the runtime's activations.
     pub chain: Option<&'static KernelSpec>,
-    /// What a block keeps.
+    /// What a block keeps, and a half block.
     pub plan: Plan,
+    pub half_plan: Plan,
+}
+
+impl Variant {
+    /// Of the entries of one product.
+    pub const fn names(&self) -> [&'static str; 2] {
+        [self.one.name, self.half.name]
+    }
+}
+
+const fn half(name: &'static str) -> KernelSpec {
+    KernelSpec {
+        threads: HALF_WARPS * 32,
+        min_blocks: 2,
+        shared_bytes: HALF_SHARED_BYTES,
+        ..entry(name, false)
+    }
 }
 
 const fn entry(name: &'static str, waits_for_all: bool) -> KernelSpec {
@@ -142,14 +170,28 @@ const fn entry(name: &'static str, waits_for_all: bool) -> KernelSpec {
     }
 }
 
-const fn bf16(one: &'static str, chain: &'static KernelSpec, groups: u32) -> Variant {
-    let weights = Weights::Int4 { groups, activations: Activations::Bf16 };
-    Variant { weights, one: entry(one, false), chain: Some(chain), plan: Plan::four_bits(groups) }
+const fn variant(
+    names: [&'static str; 2],
+    chain: Option<&'static KernelSpec>,
+    groups: u32,
+    activations: Activations,
+) -> Variant {
+    Variant {
+        weights: Weights::Int4 { groups, activations },
+        one: entry(names[0], false),
+        half: half(names[1]),
+        chain,
+        plan: Plan::four_bits(groups, WARPS),
+        half_plan: Plan::four_bits(groups, HALF_WARPS),
+    }
 }
 
-const fn f16(one: &'static str, groups: u32) -> Variant {
-    let weights = Weights::Int4 { groups, activations: Activations::F16 };
-    Variant { weights, one: entry(one, false), chain: None, plan: Plan::four_bits(groups) }
+const fn bf16(names: [&'static str; 2], chain: &'static KernelSpec, groups: u32) -> Variant {
+    variant(names, Some(chain), groups, Activations::Bf16)
+}
+
+const fn f16(names: [&'static str; 2], groups: u32) -> Variant {
+    variant(names, None, groups, Activations::F16)
 }
 
 /// All entries of several products.
@@ -164,12 +206,12 @@ pub static BF16: KernelSpec = entry("gemm_whole_bf16", false);
 
 /// All entries of one product of 4-bit weights, and the chains that go with them.
 pub static VARIANTS: [Variant; 6] = [
-    bf16("gemm_whole_int4_g128", &CHAINS[0], 1),
-    bf16("gemm_whole_int4_g64", &CHAINS[1], 2),
-    bf16("gemm_whole_int4_g32", &CHAINS[2], 4),
-    f16("gemm_whole_int4_g128_f16", 1),
-    f16("gemm_whole_int4_g64_f16", 2),
-    f16("gemm_whole_int4_g32_f16", 4),
+    bf16(["gemm_whole_int4_g128", "gemm_whole_half_int4_g128"], &CHAINS[0], 1),
+    bf16(["gemm_whole_int4_g64", "gemm_whole_half_int4_g64"], &CHAINS[1], 2),
+    bf16(["gemm_whole_int4_g32", "gemm_whole_half_int4_g32"], &CHAINS[2], 4),
+    f16(["gemm_whole_int4_g128_f16", "gemm_whole_half_int4_g128_f16"], 1),
+    f16(["gemm_whole_int4_g64_f16", "gemm_whole_half_int4_g64_f16"], 2),
+    f16(["gemm_whole_int4_g32_f16", "gemm_whole_half_int4_g32_f16"], 4),
 ];
 
 /// What the launcher decides.

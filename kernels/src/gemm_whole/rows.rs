@@ -1,6 +1,6 @@
 //! Rows of `a` in shared memory, as they are or normalised.
 
-use super::{PAD, Plan, WARPS};
+use super::{PAD, Plan};
 use crate::{
     abi::GemmWhole,
     ptx,
@@ -9,8 +9,6 @@ use crate::{
     vector::{load_f32x8, pack8, unpack8},
 };
 
-/// Threads of a block.
-const THREADS: u32 = WARPS * 32;
 /// Threads that normalise a row: as many as `rms_norm` has, for the same sum of squares.
 const OF_ROW: u32 = rms_norm::THREADS;
 /// Loads of a thread that are on their way at once.
@@ -72,6 +70,12 @@ impl Rows {
     #[inline(always)]
     pub(super) fn new(p: &GemmWhole, plan: Plan) -> Rows {
         Rows { plan, pitch: plan.a_pitch(p.steps), m: p.m }
+    }
+
+    /// Threads of the block.
+    #[inline(always)]
+    fn threads(self) -> u32 {
+        self.plan.warps * 32
     }
 
     /// Columns of whole steps.
@@ -140,7 +144,7 @@ impl Rows {
             for i in 0..LOADS {
                 places[i] = next;
                 is_there[i] = next.token < self.m && next.col < source.k;
-                next = Eight { col: next.col + THREADS * 8, ..next }.in_row(self);
+                next = Eight { col: next.col + self.threads() * 8, ..next }.in_row(self);
             }
             // SAFETY: inside of the rows.
             let chunks = unsafe { source.load(places, is_there) };
@@ -228,7 +232,7 @@ impl Rows {
                 // The next rows' sums take the place of these.
                 ptx::bar_sync();
             }
-            first += THREADS / OF_ROW;
+            first += self.threads() / OF_ROW;
         }
     }
 

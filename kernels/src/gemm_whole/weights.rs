@@ -1,6 +1,6 @@
 //! A warp's part of a product's weights, and the ring that brings it.
 
-use super::{PART_BYTES, PIECES, Plan, WARPS};
+use super::{PART_BYTES, PIECES, Plan};
 use crate::{
     abi::GemmWhole,
     gemm_few::layout,
@@ -39,7 +39,7 @@ impl Part {
 
     #[inline(always)]
     fn place(plan: Plan, index: u32, warp: u32) -> u32 {
-        ptx::shared_base() + plan.parts() + (index * WARPS + warp) * PART_BYTES
+        ptx::shared_base() + plan.parts() + (index * plan.warps + warp) * PART_BYTES
     }
 
     /// Notes those of all warps in all phases, `phase_of(index)` of `count`.
@@ -49,7 +49,7 @@ impl Part {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
     pub(super) unsafe fn note_all(plan: Plan, phase_of: impl Fn(u32) -> GemmWhole, count: u32) {
-        let (index, warp) = (ptx::tid_x() / WARPS, ptx::tid_x() % WARPS);
+        let (index, warp) = (ptx::tid_x() / plan.warps, ptx::tid_x() % plan.warps);
         if index < count {
             let part = Part::new(&phase_of(index), warp);
             let s_part = Part::place(plan, index, warp);
@@ -215,12 +215,12 @@ impl Cursor {
 /// # Safety
 /// One lane of each warp calls it.
 #[inline(always)]
-pub(super) unsafe fn next_weights(p: &GemmWhole) {
+pub(super) unsafe fn next_weights(p: &GemmWhole, plan: Plan) {
     if p.next_packed == 0 {
         return;
     }
     let splits = p.next_splits.max(1);
-    let mut item = ptx::ctaid_x() * WARPS + ptx::tid_x() / 32;
+    let mut item = ptx::ctaid_x() * plan.warps + ptx::tid_x() / 32;
     while item < p.next_items {
         let of_rows = layout::divide(item, splits);
         let (first, end) = layout::split_steps(p.next_steps, splits, item - of_rows * splits);
@@ -229,6 +229,6 @@ pub(super) unsafe fn next_weights(p: &GemmWhole) {
         let g_pieces = p.next_packed + piece * u64::from(p.next_piece_bytes);
         // SAFETY: pieces of weights, which no launch writes.
         unsafe { ptx::bulk_prefetch_l2(g_pieces, pieces * p.next_piece_bytes) };
-        item += WARPS * ptx::nctaid_x();
+        item += plan.warps * ptx::nctaid_x();
     }
 }

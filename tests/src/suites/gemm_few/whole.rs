@@ -34,28 +34,37 @@ pub(super) fn blocks_agree<D: Driver>(
                 let plan = gemm_whole::Plan::BF16;
                 (&gemm_whole::BF16, gemm_whole::launch::row_groups(plan, shape, splits, multiprocessors)?)
             }
-            _ => {
-                let (variant, row_groups) =
-                    gemm_whole::launch::choose(weights, shape, splits, multiprocessors)?;
-                (&variant.one, row_groups)
-            }
+            _ => gemm_whole::launch::choose(weights, shape, splits, multiprocessors)?,
         };
         Some((m, spec, row_groups))
     };
-    // As many as a block has room for.
+    // As many as a block has room for, and one, which half blocks may have.
     let most = case.m.min(gemm_whole::TOKENS as usize);
-    let Some((m, spec, row_groups)) = (1..=most).rev().find_map(of_rows) else { return Ok(()) };
+    for (m, spec, row_groups) in (1..=most).rev().find_map(of_rows).into_iter().chain(of_rows(1)) {
+        check_last(harness, case, input, actual, (m, spec, [splits, row_groups]))?;
+    }
+    Ok(())
+}
+
+/// Whether the last `m` rows are those that blocks of all of `k` make of them.
+fn check_last<D: Driver>(
+    harness: &Harness<D>,
+    case: &Case,
+    input: &Input,
+    actual: &[u8],
+    (m, spec, sizes): (usize, &'static abi::KernelSpec, [u32; 2]),
+) -> Result<(), Failure> {
     let first = case.m - m;
     let few = Input {
         a: input.a[first * case.k..].to_vec(),
         residual: input.residual.as_ref().map(|residual| residual[first * case.out_cols()..].to_vec()),
         packed: input.packed.clone(),
         bias: input.bias.clone(),
-        w: if weights == Weights::Bf16 { input.w.clone() } else { Vec::new() },
+        w: if case.variant().weights == Weights::Bf16 { input.w.clone() } else { Vec::new() },
         a_scales: Vec::new(),
         w_scales: Vec::new(),
     };
-    let rows = run(harness, &Case { m, ..case.clone() }, &few, spec, [splits, row_groups])?;
+    let rows = run(harness, &Case { m, ..case.clone() }, &few, spec, sizes)?;
     same_bits("rows by blocks of all of k", &actual[actual.len() - rows.len()..], &rows)
 }
 
