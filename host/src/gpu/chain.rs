@@ -114,6 +114,26 @@ mod tests {
         Launch { spec, grid: [blocks, 1, 1], params: bytes_of(params).to_vec() }
     }
 
+    /// Of four groups of 16 rows.
+    fn in_blocks(product: GemmWhole, blocks: u32) -> GemmWhole {
+        GemmWhole { row_groups: 4 / blocks, ..product }
+    }
+
+    #[test]
+    fn half_blocks_are_a_phase_in_whole_ones() {
+        let of = |name: &str, n: u32| {
+            let product = GemmWhole { row_groups: 1, m: 1, n, k: 4096, splits: 8, ..GemmWhole::default() };
+            as_phase(name, product, 132).map(|(chain, product)| (chain.name, product.row_groups))
+        };
+        let chain = |row_groups| Some(("gemm_whole_chain_int4_g128", row_groups));
+        assert_eq!(of("gemm_whole_half_int4_g128", 4096), chain(2));
+        assert_eq!(of("gemm_whole_int4_g128", 4096), chain(1));
+        // More than one round of whole blocks; activations of which there is no chain; another kernel.
+        assert_eq!(of("gemm_whole_half_int4_g128", 4352), None);
+        assert_eq!(of("gemm_whole_half_int4_g128_f16", 4096), None);
+        assert_eq!(of("gemm_few_int4_g128_8", 4096), None);
+    }
+
     #[test]
     fn chains_end_where_one_launch_would_do_something_else() {
         let product = GemmWhole {
@@ -126,10 +146,11 @@ mod tests {
             out_stride: 64,
             ..GemmWhole::default()
         };
-        let g128 = |blocks| launch("gemm_whole_int4_g128", blocks, &product);
+        let g128 = |blocks| launch("gemm_whole_int4_g128", blocks, &in_blocks(product, blocks));
         let g64 = launch("gemm_whole_int4_g64", 4, &product);
-        let first = &launch("gemm_whole_int4_g128", 2, &GemmWhole { a: 9, ..product });
-        let straight = &launch("gemm_whole_int4_g128", 2, &GemmWhole { a: 3, ..product });
+        let in_two = in_blocks(product, 2);
+        let first = &launch("gemm_whole_int4_g128", 2, &GemmWhole { a: 9, ..in_two });
+        let straight = &launch("gemm_whole_int4_g128", 2, &GemmWhole { a: 3, ..in_two });
         let norm = |params: RmsNorm| launch("rms_norm", 1, &params);
         let fitting = RmsNorm { x: 3, out: 7, rows: 1, cols: 64, ..RmsNorm::default() };
         let found = |launches: &[&Launch]| {
@@ -141,7 +162,7 @@ mod tests {
             })
         };
         let (few, more) = (&g128(2), &g128(4));
-        let many = &launch("gemm_whole_int4_g128", 5, &GemmWhole { a: 3, ..product });
+        let many = &launch("gemm_whole_int4_g128", 5, &GemmWhole { a: 3, n: 80, ..product });
         let of = |norms, blocks, taken| Some(("gemm_whole_chain_int4_g128", norms, blocks, taken));
         let between = &norm(fitting);
         assert_eq!(found(&[first, between, more, straight, between, few]), of(vec![0, 3, 0, 3], 4, 6));

@@ -1,4 +1,4 @@
-use super::{MOST_ROW_BYTES, Plan, TOKENS, VARIANTS};
+use super::{Plan, TOKENS, VARIANTS};
 use crate::{
     abi::{GemmWhole, KernelSpec},
     gemm_few::{Weights, layout},
@@ -50,7 +50,7 @@ pub fn choose_bf16(shape: [u32; 3], splits: u32, multiprocessors: u32) -> Option
 /// its share of the rows.
 pub fn row_groups(plan: Plan, [m, n, k]: [u32; 3], splits: u32, multiprocessors: u32) -> Option<u32> {
     let a_bytes = u64::from(m) * u64::from(plan.a_pitch(k.div_ceil(plan.step_k)));
-    if m > TOKENS || a_bytes > u64::from(MOST_ROW_BYTES) {
+    if m > TOKENS || a_bytes > u64::from(plan.most_row_bytes()) {
         return None;
     }
     let row_groups = n.div_ceil(layout::PIECE_ROWS);
@@ -179,7 +179,8 @@ mod tests {
     fn rows_have_room() {
         let of_four_bits = VARIANTS.iter().flat_map(|it| [(it.plan, &it.one), (it.half_plan, &it.half)]);
         for (plan, spec) in of_four_bits.chain([(Plan::BF16, &BF16)]) {
-            assert!(plan.a() + MOST_ROW_BYTES <= spec.shared_bytes, "{}", spec.name);
+            assert!(plan.a() + plan.most_row_bytes() <= spec.shared_bytes, "{}", spec.name);
+            assert!(plan.most_row_bytes() >= 20 << 10, "{}", spec.name);
         }
     }
 }

@@ -84,6 +84,11 @@ impl Plan {
     pub const fn four_bits(groups: u32, warps: u32) -> Plan {
         Plan { warps, slot_bytes: PIECES * piece_stride(groups), slots: 2, step_k: layout::TILE_K }
     }
+    /// Bytes of rows of `a` that a block has room for, and are worth it.
+    pub const fn most_row_bytes(self) -> u32 {
+        let room = if self.warps == WARPS { SHARED_BYTES } else { HALF_SHARED_BYTES } - self.a();
+        if room < MOST_ROW_BYTES { room } else { MOST_ROW_BYTES }
+    }
     /// Blocks that share a multiprocessor.
     pub const fn blocks(self) -> u32 {
         WARPS / self.warps

@@ -176,7 +176,7 @@ fn qwen2_with_biases_on_hopper() {
 fn llama_quantised_by_gptq_on_hopper() {
     let gemms = verifies("llama-gptq-g128", hopper());
     // The head is bf16, the layers are not.
-    for family in ["gemm_whole_int4_g128", "gemm_whole_chain_int4_g128", "gemm_sm90_bf16"] {
+    for family in ["gemm_whole_half_int4_g128", "gemm_whole_chain_int4_g128", "gemm_sm90_bf16"] {
         assert!(gemms.iter().any(|name| name.starts_with(family)), "no {family} in {gemms:?}");
     }
 }
@@ -185,7 +185,7 @@ fn llama_quantised_by_gptq_on_hopper() {
 fn llama_quantised_by_gptq_in_act_order_on_hopper() {
     let gemms = verifies("llama-gptq-actorder-g64", hopper());
     // The head is bf16, the layers are not.
-    for family in ["gemm_whole_int4_g64", "gemm_sm90_bf16"] {
+    for family in ["gemm_whole_half_int4_g64", "gemm_sm90_bf16"] {
         assert!(gemms.iter().any(|name| name.starts_with(family)), "no {family} in {gemms:?}");
     }
 }

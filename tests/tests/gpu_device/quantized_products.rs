@@ -130,8 +130,8 @@ fn packed_weights_stay_packed() {
     assert_eq!(case(40, 2, part(16, 576, 256, f16, false)), both("gemm_whole_int4_g128"));
     assert_eq!(case(40, 40, part(16, 576, 256, f16, false)), ["gemm_few_int4_g128_64"]);
     // A scale a row, of whatever length.
-    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), both("gemm_whole_int4_g128"));
-    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), both("gemm_whole_int4_g128"));
+    assert_eq!(case(2, 1, part(24, 192, 192, bf16, true)), both("gemm_whole_half_int4_g128"));
+    assert_eq!(case(2, 1, part(24, 64, 64, f16, false)), both("gemm_whole_half_int4_g128"));
 }
 
 #[test]
@@ -165,8 +165,9 @@ fn parts_that_differ_stay_packed() {
         let order = (0..spec.cols).map(|col| ((col * step + 5) % spec.cols) as u32).collect();
         QuantizedSpec { permutation: Some(order), ..spec }
     };
-    let both = ["dequantize_int4", "gather_columns", "gemm_sm90_bf16_128x128", "gemm_whole_int4_g64"];
-    assert_eq!(case(3, 1, vec![ordered(37, good(264, 64))]), both);
+    let kernels = |whole| ["dequantize_int4", "gather_columns", "gemm_sm90_bf16_128x128", whole];
+    assert_eq!(case(3, 1, vec![ordered(37, good(264, 64))]), kernels("gemm_whole_half_int4_g64"));
+    let both = kernels("gemm_whole_int4_g64");
     assert_eq!(case(20, 20, vec![ordered(37, good(24, 64))]), ["gather_columns", "gemm_few_int4_g64_128"]);
     // Each part in an order of its own, and one in that of the activations.
     assert_eq!(
@@ -213,7 +214,7 @@ fn eight_bits_are_two_halves_of_four() {
     };
     let [f16, bf16] = [DType::F16, DType::Bf16];
     let both = |few| vec!["dequantize_int4_halves", "gather_columns", "gemm_sm90_bf16_128x128", few];
-    assert_eq!(case(3, 1, vec![eight(24, 320, 64, f16)]), both("gemm_whole_int4_g64"));
+    assert_eq!(case(3, 1, vec![eight(24, 320, 64, f16)]), both("gemm_whole_half_int4_g64"));
     assert_eq!(case(9, 9, vec![eight(24, 192, 192, bf16)]), ["gather_columns", "gemm_few_int4_g128_16"]);
     assert_eq!(case(4, 2, vec![eight(16, 512, 256, f16)]), both("gemm_whole_int4_g128"));
     assert_eq!(
