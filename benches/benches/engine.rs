@@ -1,5 +1,5 @@
 //! The host's part of a step of the engine, over a driver that does nothing: planning, what the device waits for between
-//! (drafts, batch, metadata, choices), and committing, each for one step of so many sequences of the demo model.
+//! (drafts, batch, metadata, choices), committing, and delivering, each for one step of so many sequences of the demo model.
 //!
 //! `cargo bench -p tilewright-benches --bench engine`.
 
@@ -58,10 +58,12 @@ fn serve(model: &Model, sequences: usize) -> EngineStats {
 
 type Seconds = fn(&EngineStats) -> f64;
 
-const PARTS: [(&str, Seconds); 3] = [
+const PARTS: [(&str, Seconds); 5] = [
     ("planning", |stats| stats.schedule_seconds),
     ("batch, metadata, choices", |stats| stats.run_seconds),
     ("committing", |stats| stats.commit_seconds),
+    ("delivering", |stats| stats.deliver_seconds),
+    ("delivering with nothing under way", |stats| stats.deliver_seconds - stats.hidden_seconds),
 ];
 
 /// Whatever else the machine does makes some rounds slower, and none faster.

@@ -187,6 +187,10 @@ pub trait Device: Send + Sync + Sized + 'static {
 
     /// The device in words: name, threads or compute capability, memory.
     fn describe(&self) -> String;
+    /// Whether operations that don't wait may return before they are done, so that the host has time until one that does.
+    fn is_asynchronous(&self) -> bool {
+        false
+    }
     /// The least head size from `head_dim` on that attention takes: heads filled up with zeros to it have the scores and the outputs
     /// that they would have had. `head_dim` itself where there is none.
     fn padded_head_dim(&self, head_dim: usize) -> usize {

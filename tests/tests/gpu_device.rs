@@ -8,6 +8,7 @@ mod gpu_device {
     pub mod errors;
     pub mod host_part;
     pub mod models;
+    pub mod outbox;
     pub mod products;
     pub mod quantized_products;
     pub mod replay;

@@ -66,7 +66,8 @@ pub struct Cell {
     pub of_wall: f64,
     /// The same of a wall that counts the keys and values that a step reads.
     pub of_wall_with_cache: f64,
-    /// Of the time of all steps, that of planning and committing.
+    /// Of the time of all steps, that in which the device had nothing to do for certain: planning, committing, and telling with no step
+    /// under way.
     pub host_share: f64,
     /// Launches a step that decodes; 0 where they aren't counted.
     pub launches_per_step: f64,
@@ -85,7 +86,7 @@ struct Run {
     seconds: f64,
     answers: Vec<Vec<u32>>,
     steps: usize,
-    /// Of planning and committing.
+    /// As [`EngineStats::host_seconds`].
     host_seconds: f64,
     /// Of whole steps.
     step_seconds: f64,
@@ -233,14 +234,13 @@ fn run(
         stats = engine.stats();
     }
     let after = launches();
-    let host = |stats: &EngineStats| stats.schedule_seconds + stats.commit_seconds;
-    let host_seconds = host(&stats) - host(&stats_before);
+    let since = |seconds: fn(&EngineStats) -> f64| seconds(&stats) - seconds(&stats_before);
     Ok(Run {
         seconds,
         answers,
         steps: stats.steps - stats_before.steps,
-        host_seconds,
-        step_seconds: host_seconds + stats.run_seconds - stats_before.run_seconds,
+        host_seconds: since(EngineStats::host_seconds),
+        step_seconds: since(EngineStats::step_seconds),
         launches: [0, 1].map(|which| after[which] - before[which]),
     })
 }

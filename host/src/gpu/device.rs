@@ -92,6 +92,10 @@ impl<Dr: Driver> Device for GpuDevice<Dr> {
         )
     }
 
+    fn is_asynchronous(&self) -> bool {
+        true
+    }
+
     fn padded_head_dim(&self, head_dim: usize) -> usize {
         HEAD_DIMS.into_iter().find(|&served| served >= head_dim).unwrap_or(head_dim)
     }

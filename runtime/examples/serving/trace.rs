@@ -13,10 +13,9 @@ fn report(name: &str, seconds: f64, tokens: &[Vec<f64>], stats: &EngineStats) {
     let count: usize = tokens.iter().map(Vec::len).sum();
     let [first, between] = latencies(tokens);
     let ms = |sorted: &[f64]| [0.5, 0.9, 0.99].map(|share| 1e3 * percentile(sorted, share));
-    let planning =
-        stats.schedule_seconds / (stats.schedule_seconds + stats.run_seconds + stats.commit_seconds);
+    let share = |seconds: f64| 100.0 * seconds / stats.step_seconds().max(f64::MIN_POSITIVE);
     println!(
-        "{name:10} {:7.1} tok/s   first token p50/p90/p99 {:6.0} {:6.0} {:6.0} ms   between tokens {:5.1} {:5.1} {:5.1} ms   of a step {:.2}% planned, {:.2}% planned and answered, {:.1} rows a step",
+        "{name:10} {:7.1} tok/s   first token p50/p90/p99 {:6.0} {:6.0} {:6.0} ms   between tokens {:5.1} {:5.1} {:5.1} ms   of a step {:.2}% planned, {:.2}% committed, {:.2}% delivered ({:.2}% beside the device), {:.2}% run, {:.1} rows a step",
         count as f64 / seconds,
         ms(&first)[0],
         ms(&first)[1],
@@ -24,8 +23,11 @@ fn report(name: &str, seconds: f64, tokens: &[Vec<f64>], stats: &EngineStats) {
         ms(&between)[0],
         ms(&between)[1],
         ms(&between)[2],
-        100.0 * planning,
-        100.0 * stats.host_share(),
+        share(stats.schedule_seconds),
+        share(stats.commit_seconds),
+        share(stats.deliver_seconds),
+        share(stats.hidden_seconds),
+        share(stats.run_seconds),
         stats.rows as f64 / stats.steps.max(1) as f64,
     );
 }

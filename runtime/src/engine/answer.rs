@@ -1,12 +1,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::request::{Output, Request};
+use super::outbox::{Listener, Voice};
+use super::request::Request;
 use super::track::Id;
+use crate::FinishReason;
 use crate::generate::StopMatcher;
 use crate::sampling::{Adjustment, DrawKey, Logprobs};
 use crate::tokenizer::{TextStream, Tokenizer};
-use crate::{FinishReason, Result};
 
 /// What answers take from the model they are made with.
 pub(crate) struct Language {
@@ -16,13 +17,10 @@ pub(crate) struct Language {
     pub context: usize,
 }
 
-/// Hears what comes of a request's answers; says whether anybody still listens.
-pub(crate) type Listener = Arc<dyn Fn(Result<Output>) -> bool + Send + Sync>;
-
 /// Those that are being written, by their sequences.
 pub(crate) type Answers = BTreeMap<Id, Answer>;
 
-/// An answer that is being written.
+/// An answer that is being written: what decides how it goes on. Whom it is told to is the [`Outbox`](super::outbox::Outbox)'s part.
 pub(crate) struct Answer {
     pub request: Arc<Request>,
     /// What penalties and biases do to its next token's logits.
@@ -30,35 +28,37 @@ pub(crate) struct Answer {
     pub key: DrawKey,
     /// Its tokens so far.
     pub len: usize,
-    index: usize,
-    text: Option<TextStream>,
-    stop: StopMatcher,
-    listener: Listener,
+    /// Its text, where a stop string in it may end the answer.
+    watched: Option<(TextStream, StopMatcher)>,
 }
 
-/// Whether an answer goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    GoesOn,
-    Ends,
-    /// Nobody listens any more.
-    Unheard,
+/// A token of an answer, with what becomes of the answer by it.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub token: u32,
+    pub logprobs: Option<Logprobs>,
+    /// The text that it brings to light; none yet where that decides nothing.
+    pub text: Option<String>,
+    /// Why the answer ends here, if it does.
+    pub finish: Option<FinishReason>,
 }
 
 impl Answer {
-    /// The answer of number `index` to a request.
-    pub fn new(request: Arc<Request>, index: usize, language: &Language, listener: Listener) -> Answer {
+    /// The answer of number `index` to a request, and how it is told.
+    pub fn new(
+        request: Arc<Request>,
+        index: usize,
+        language: &Language,
+        listener: Listener,
+    ) -> (Answer, Voice) {
         let key = DrawKey { seed: request.sampling.seed, request: request.key, choice: index as u32 };
-        Answer {
-            key,
-            adjustment: Adjustment::new(request.penalties, &request.logit_bias, &request.prompt),
-            len: 0,
-            index,
-            text: language.tokenizer.as_ref().map(|tokenizer| tokenizer.stream(&request.prompt)),
-            stop: StopMatcher::new(&request.stop),
-            request,
-            listener,
-        }
+        let mut text = language.tokenizer.as_ref().map(|tokenizer| tokenizer.stream(&request.prompt));
+        let watched = match request.stop.is_empty() {
+            true => None,
+            false => text.take().map(|text| (text, StopMatcher::new(&request.stop))),
+        };
+        let adjustment = Adjustment::new(request.penalties, &request.logit_bias, &request.prompt);
+        (Answer { request, adjustment, key, len: 0, watched }, Voice { index, text, listener })
     }
 
     /// Drafts that are worth verifying: the answer takes no more tokens than it may have, and the context no more than it holds.
@@ -68,8 +68,8 @@ impl Answer {
         in_answer.min(language.context.saturating_sub(tokens))
     }
 
-    /// The answer's next token goes out.
-    pub fn say(&mut self, token: u32, logprobs: Option<Logprobs>, language: &Language) -> Then {
+    /// The answer goes on by a token.
+    pub fn say(&mut self, token: u32, logprobs: Option<Logprobs>, language: &Language) -> Said {
         self.len += 1;
         self.adjustment.push(token);
         let mut finish = None;
@@ -80,36 +80,33 @@ impl Answer {
         } else if self.request.prompt.len() + self.len > language.context {
             finish = Some(FinishReason::Context);
         }
-        let text = self.reveal(token, &mut finish, language);
-        let output = Output { answer: self.index, id: token, text, logprobs, finish };
-        match ((self.listener)(Ok(output)), finish) {
-            (false, _) => Then::Unheard,
-            (true, Some(_)) => Then::Ends,
-            (true, None) => Then::GoesOn,
-        }
+        let text = self.watch(token, &mut finish, language);
+        Said { token, logprobs, text, finish }
     }
 
-    /// The text that `token` brings to light; a stop string in it is a reason to finish.
-    fn reveal(&mut self, token: u32, finish: &mut Option<FinishReason>, language: &Language) -> String {
-        let (Some(stream), Some(tokenizer)) = (&mut self.text, &language.tokenizer) else {
-            return String::new();
-        };
-        let mut piece = stream.push(tokenizer, token);
-        if finish.is_some() {
-            piece += &stream.finish(tokenizer);
-        }
-        let (mut text, stopped) = self.stop.push(&piece);
+    /// The text that `token` brings to light where stop strings are looked for; one in it is a reason to finish.
+    fn watch(
+        &mut self,
+        token: u32,
+        finish: &mut Option<FinishReason>,
+        language: &Language,
+    ) -> Option<String> {
+        let ((stream, stop), tokenizer) = (self.watched.as_mut()?, language.tokenizer.as_ref()?);
+        let (mut text, stopped) = stop.push(&reveal(stream, tokenizer, token, finish.is_some()));
         if stopped {
             *finish = Some(FinishReason::Stop);
         } else if finish.is_some() {
-            text += &self.stop.finish();
+            text += &stop.finish();
         }
-        text
+        Some(text)
     }
+}
 
-    /// Nothing more comes, for this reason.
-    pub fn fail(&self, error: crate::Error) {
-        // Whoever doesn't listen needs no telling.
-        let _ = (self.listener)(Err(error));
+/// The text that `token` brings to light, with all that was held back if it's the last.
+pub(super) fn reveal(stream: &mut TextStream, tokenizer: &Tokenizer, token: u32, is_last: bool) -> String {
+    let mut text = stream.push(tokenizer, token);
+    if is_last {
+        text += &stream.finish(tokenizer);
     }
+    text
 }

@@ -6,12 +6,13 @@ use std::time::Instant;
 
 use tilewright_host::Pace;
 
-use super::answer::{Answer, Answers, Language, Listener, Then};
+use super::answer::{Answer, Answers, Language};
 use super::config::EngineConfig;
+use super::outbox::{Listener, Outbox};
 use super::request::Request;
 use super::schedule::{Plan, Scheduler};
 use super::speculate::{Speculator, Timed, Verified};
-use super::stats::EngineStats;
+use super::stats::{EngineStats, Times};
 use super::step::{Outcome, Step, assemble, choose};
 use super::track::{Id, Track};
 use crate::model::Runner;
@@ -27,9 +28,9 @@ struct Ran {
     is_steady: bool,
 }
 
-/// What a step said.
+/// What was committed of a step.
 #[derive(Default)]
-struct Said {
+struct Committed {
     tokens: usize,
     verified: Verified,
 }
@@ -41,6 +42,7 @@ pub(crate) struct Core {
     speculator: Speculator,
     language: Language,
     answers: Answers,
+    outbox: Outbox,
     page_size: u32,
     pub stats: EngineStats,
 }
@@ -63,6 +65,7 @@ impl Core {
             speculator,
             language,
             answers: Answers::new(),
+            outbox: Outbox::default(),
             page_size: config.page_size as u32,
             stats,
         }
@@ -79,24 +82,36 @@ impl Core {
                 leader: (index > 0).then_some(first),
                 ..Track::default()
             };
-            let answer = Answer::new(request.clone(), index, &self.language, listener.clone());
+            let (answer, voice) = Answer::new(request.clone(), index, &self.language, listener.clone());
             self.answers.insert(id, answer);
+            self.outbox.open(id, voice);
             self.scheduler.submit(track, request.priority);
         }
     }
 
     /// Ends a sequence that nobody wants any more.
     pub fn cancel(&mut self, id: Id) {
-        self.scheduler.remove(id, true);
-        self.answers.remove(&id);
+        self.outbox.close(id);
+        self.forget(id);
+        if self.is_idle() {
+            // No step comes in which others could be told.
+            self.deliver();
+        }
     }
 
     /// Ends all of them, with an error.
     pub fn stop(&mut self) {
-        for (id, answer) in std::mem::take(&mut self.answers) {
-            answer.fail(Error::Stopped);
+        for id in std::mem::take(&mut self.answers).into_keys() {
+            self.outbox.fail(id, Error::Stopped);
             self.scheduler.remove(id, true);
         }
+        self.deliver();
+    }
+
+    /// The same engine over another runner.
+    #[cfg(test)]
+    pub fn with_runner(self, wrap: impl FnOnce(Box<dyn Runner>) -> Box<dyn Runner>) -> Core {
+        Core { runner: wrap(self.runner), ..self }
     }
 
     /// Whether there's nothing to do.
@@ -104,30 +119,39 @@ impl Core {
         self.scheduler.is_empty()
     }
 
-    /// One step.
+    /// One step. What it says is told in the next one, once that keeps the device busy; at once where that comes to nothing.
     pub fn step(&mut self) {
         let began = Instant::now();
+        self.outbox.take_spent();
         self.speculator.wish(&mut self.scheduler, &self.answers, &self.language);
         let plan = self.scheduler.plan();
         let planned = Instant::now();
         let result = self.run(&plan);
+        let hidden = self.outbox.take_spent();
         let ran = Instant::now();
         self.scheduler.end_step();
-        let is_steady = result.as_ref().is_ok_and(|ran| ran.is_steady);
-        let said = match result {
+        self.hang_up();
+        let (has_failed, is_steady) = (result.is_err(), result.as_ref().is_ok_and(|ran| ran.is_steady));
+        let Committed { tokens, verified } = match result {
             Ok(ran) => self.commit(&plan, ran),
             Err(error) => {
                 self.fail(&plan, &error);
-                Said::default()
+                Committed::default()
             }
         };
+        let committed = Instant::now();
+        if has_failed || self.is_idle() || !self.runner.is_asynchronous() {
+            self.deliver();
+        }
         if plan.works.iter().all(|work| work.is_last && work.len == 1) {
             let (sequences, seconds) = (plan.works.len(), began.elapsed().as_secs_f64());
-            let Said { tokens, verified } = said;
             self.speculator.record(Timed { sequences, tokens, verified, seconds, is_steady });
         }
         self.count();
-        self.stats.add(&plan, said.tokens, [began, planned, ran, Instant::now()]);
+        let delivered = self.outbox.take_spent();
+        let times =
+            Times { plan: planned - began, run: ran - planned, hidden, commit: committed - ran, delivered };
+        self.stats.add(&plan, tokens, times);
     }
 
     /// Brings up to date what the statistics say of who is here now.
@@ -137,24 +161,27 @@ impl Core {
         (self.stats.running, self.stats.waiting) = self.scheduler.counts();
     }
 
-    /// Copies, drafts, the forward pass, the choice of tokens.
+    /// Copies, drafts, the forward pass, the choice of tokens. What waits to be told is told once the device is at work, before the host
+    /// waits for it.
     fn run(&mut self, plan: &Plan) -> Result<Ran> {
         if plan.works.is_empty() && plan.copies.is_empty() {
             return Ok(Ran::default());
         }
+        let mut deliver = || self.outbox.deliver(self.language.tokenizer.as_deref());
         self.runner.copy_pages(&plan.copies)?;
-        let drafts = self.speculator.propose(plan, &self.scheduler, &mut self.answers)?;
+        let drafts = self.speculator.propose(plan, &self.scheduler, &mut self.answers, &mut deliver)?;
         let step: Step = assemble(plan, &drafts, self.page_size, |work| self.scheduler.track(work.id));
         let pace = self.runner.forward(&step.batch)?;
+        deliver();
         self.speculator.follow(plan, &self.scheduler)?;
         let outcomes = choose(&mut *self.runner, plan, &step, &drafts, &mut self.answers)?;
         let is_steady = pace == Pace::Steady && self.speculator.is_steady();
         Ok(Ran { drafts, outcomes, is_steady })
     }
 
-    /// Tokens go to their sequences and out to who waits for them.
-    fn commit(&mut self, plan: &Plan, ran: Ran) -> Said {
-        let mut said = Said::default();
+    /// Tokens go to their sequences, and into the outbox.
+    fn commit(&mut self, plan: &Plan, ran: Ran) -> Committed {
+        let mut committed = Committed::default();
         for ((work, drafts), outcome) in plan.works.iter().zip(&ran.drafts).zip(ran.outcomes) {
             let end = work.start + work.len;
             match outcome {
@@ -167,12 +194,12 @@ impl Core {
                     self.stats.drafts += drafts.len();
                     self.stats.accepted += tokens.len() - 1;
                     self.stats.verified += usize::from(!drafts.is_empty());
-                    said.verified.add(drafts.len(), tokens.len() - 1);
-                    said.tokens += self.say(work.id, end, tokens);
+                    committed.verified.add(drafts.len(), tokens.len() - 1);
+                    committed.tokens += self.say(work.id, end, tokens);
                 }
             }
         }
-        said
+        committed
     }
 
     /// An answer goes on by `tokens`, of which all but the last have their keys and values behind the first `end`; returns how many
@@ -182,9 +209,11 @@ impl Core {
         let mut new = Vec::with_capacity(tokens.len());
         for (token, logprobs) in tokens {
             new.push(token);
-            if answer.say(token, logprobs, &self.language) != Then::GoesOn {
-                self.answers.remove(&id);
-                self.scheduler.remove(id, true);
+            let said = answer.say(token, logprobs, &self.language);
+            let ends = said.finish.is_some();
+            self.outbox.say(id, said);
+            if ends {
+                self.forget(id);
                 return new.len();
             }
         }
@@ -209,9 +238,27 @@ impl Core {
     }
 
     fn end(&mut self, id: Id, error: Error) {
-        if let Some(answer) = self.answers.remove(&id) {
-            answer.fail(error);
-        }
+        self.outbox.fail(id, error);
+        self.answers.remove(&id);
         self.scheduler.remove(id, false);
+    }
+
+    /// A sequence needs nothing more; its pages may serve others.
+    fn forget(&mut self, id: Id) {
+        self.answers.remove(&id);
+        self.scheduler.remove(id, true);
+    }
+
+    /// Tells all that is queued.
+    fn deliver(&mut self) {
+        self.outbox.deliver(self.language.tokenizer.as_deref());
+        self.hang_up();
+    }
+
+    /// Ends the answers that nobody listens to any more.
+    fn hang_up(&mut self) {
+        for id in self.outbox.take_unheard() {
+            self.forget(id);
+        }
     }
 }

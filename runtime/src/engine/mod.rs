@@ -1,8 +1,9 @@
 //! Serving many requests at once: a paged KV cache, continuous batching, speculative decoding.
 //!
 //! An [`Engine`] owns a thread that repeats three verbs. *Schedule* decides which tokens of which sequences the next step computes;
-//! *run* computes them in one forward pass and chooses tokens from its logits; *commit* hands those out and moves sequences on. Data
-//! flows one way: requests, a plan, a batch, logits, tokens.
+//! *run* computes them in one forward pass and chooses tokens from its logits; *commit* moves sequences on by them. Data
+//! flows one way: requests, a plan, a batch, logits, tokens. Tokens are told to who waits for them while the device computes the next
+//! step, as soon as that is launched, or at once where no step follows or the device does nothing by itself.
 //!
 //! An answer depends on its request alone, bit for bit on one device: not on who else is served, how its prompt is cut into chunks,
 //! the size of pages, what the prefix cache knows, whether it was computed anew after giving its pages up, or, where it's
@@ -46,13 +47,14 @@
 //! | `track`, `schedule` | sequences as the scheduler sees them; the plan of a step |
 //! | `step` | a plan becomes a batch, logits become tokens |
 //! | `speculate` | drafts: of a smaller model, of what was said before; how many |
-//! | `answer` | tokens become text, and reach whoever waits |
+//! | `answer`, `outbox` | what decides when an answer ends; its tokens become text, and reach whoever waits |
 //! | `core`, `service` | the three verbs; the thread and its handles |
 
 mod answer;
 mod config;
 mod core;
 mod memory;
+mod outbox;
 mod pages;
 mod prefix;
 mod request;

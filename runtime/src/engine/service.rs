@@ -6,9 +6,10 @@ use std::sync::mpsc::{Receiver, RecvError, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use super::answer::{Language, Listener};
+use super::answer::Language;
 use super::config::{EngineConfig, Speculation};
 use super::core::Core;
+use super::outbox::Listener;
 use super::request::{Output, Request};
 use super::speculate::{DraftModel, Speculator};
 use super::stats::EngineStats;
@@ -82,8 +83,9 @@ impl Engine {
     }
 
     /// Submits a request whose tokens go to `listener` as they are made, on the engine's thread, which does nothing else meanwhile: it
-    /// had better hand them on at once. An answer ends early where it returns false; an error ends the one answer that met it. It is
-    /// dropped when nothing more comes, be it because the engine is gone.
+    /// had better hand them on at once. On a device that works by itself that is while it computes the next ones. An answer ends early
+    /// where it returns false, and it hears no more of that one; an error ends the one answer that met it. It is dropped when nothing
+    /// more comes, be it because the engine is gone.
     ///
     /// # Errors
     /// As [`Engine::submit`].

@@ -2,6 +2,7 @@
 
 mod harness;
 mod invariance;
+mod outbox;
 mod requests;
 mod service;
 mod speculation;

@@ -42,6 +42,8 @@ pub(crate) trait Runner: Send {
     /// # Errors
     /// If the device fails.
     fn read_rows(&self, rows: &[u32]) -> Result<Vec<f32>>;
+    /// As [`Device::is_asynchronous`].
+    fn is_asynchronous(&self) -> bool;
     /// Logits a row.
     fn vocab(&self) -> usize;
     /// Bytes of the cache.
@@ -97,6 +99,10 @@ impl<D: Device> Runner for DecoderRunner<D> {
 
     fn read_rows(&self, rows: &[u32]) -> Result<Vec<f32>> {
         Ok(self.model.device().read_logit_rows(&self.scratch.logits, rows)?)
+    }
+
+    fn is_asynchronous(&self) -> bool {
+        self.model.device().is_asynchronous()
     }
 
     fn vocab(&self) -> usize {

@@ -55,12 +55,13 @@ impl DraftModel {
         self.runner.copy_pages(copies)
     }
 
-    /// Drafts for each work that has rows reserved for some.
+    /// Drafts for each work that has rows reserved for some. `meanwhile` is called between a launch and the wait for what it computes.
     pub fn propose(
         &mut self,
         plan: &Plan,
         scheduler: &Scheduler,
         answers: &mut Answers,
+        meanwhile: &mut dyn FnMut(),
     ) -> Result<Vec<Vec<Draft>>> {
         self.drafted.clear();
         self.is_steady = true;
@@ -92,6 +93,7 @@ impl DraftModel {
         }
         while !open.is_empty() {
             self.forward(&batch)?;
+            meanwhile();
             let found = self.draw(plan, &open, &drafts, answers)?;
             batch = Batch::default();
             open = open

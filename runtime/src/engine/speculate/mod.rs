@@ -68,18 +68,20 @@ impl Speculator {
         }
     }
 
-    /// The drafts of each work of the plan, at most as many as it has rows reserved for.
+    /// The drafts of each work of the plan, at most as many as it has rows reserved for. Where a device computes them, `meanwhile` is
+    /// called after every launch, before the wait.
     pub fn propose(
         &mut self,
         plan: &Plan,
         scheduler: &Scheduler,
         answers: &mut Answers,
+        meanwhile: &mut dyn FnMut(),
     ) -> Result<Vec<Vec<Draft>>> {
         match &mut self.source {
             Source::Nothing => Ok(vec![Vec::new(); plan.works.len()]),
             Source::Model(model) => {
                 model.copy_pages(&plan.copies)?;
-                model.propose(plan, scheduler, answers)
+                model.propose(plan, scheduler, answers, meanwhile)
             }
             Source::NGram(found) => {
                 let found = std::mem::take(found);

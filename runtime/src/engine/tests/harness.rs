@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 
-use super::super::answer::Listener;
 use super::super::core::Core;
+use super::super::outbox::Listener;
 use super::super::service::assemble;
 use super::super::{EngineConfig, Output, Request};
 use crate::{DeviceChoice, FinishReason, KvDType, Model, Penalties, Result, SamplingParams};
@@ -78,10 +78,16 @@ impl Bench {
     pub fn submit(&mut self, model: &Model, request: &Request) {
         request.validate(model, &self.config).expect("a valid request");
         let (out, stream) = channel();
-        let listener: Listener = Arc::new(move |output| out.send(output).is_ok());
-        self.core.submit(request.clone(), self.next, &listener);
-        self.next += request.answers as u64;
+        self.submit_to(request, Arc::new(move |output| out.send(output).is_ok()));
         self.streams.push(stream);
+    }
+
+    /// Submits a request that is valid; returns the number of its first answer's sequence.
+    pub fn submit_to(&mut self, request: &Request, listener: Listener) -> u64 {
+        let first = self.next;
+        self.core.submit(request.clone(), first, &listener);
+        self.next += request.answers as u64;
+        first
     }
 
     pub fn run(&mut self) {
