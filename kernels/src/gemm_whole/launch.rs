@@ -5,7 +5,8 @@ use crate::{
 };
 
 /// The entry for `m` rows and 4-bit weights `[n, k]`, and its [`row_groups`], where there are any. H200, 2026-11-30, one row: half blocks 5.1 us for
-/// 4096 x 4096 and 10.0 for 14336 x 4096 (n x k), where blocks take 5.4 and 10.9; as long for 4096 x 14336 and 28672 x 8192.
+/// 4096 x 4096 and 10.0 for 14336 x 4096 (n x k), where blocks take 5.4 and 10.9; as long for 4096 x 14336 and 28672 x 8192. Not where they are
+/// more than run at a time, which wasn't timed.
 pub fn choose(
     weights: Weights,
     shape: [u32; 3],
@@ -14,7 +15,9 @@ pub fn choose(
 ) -> Option<(&'static KernelSpec, u32)> {
     let variant = VARIANTS.iter().find(|variant| variant.weights == weights)?;
     let whole = row_groups(variant.plan, shape, splits, multiprocessors)?;
-    let half = row_groups(variant.half_plan, shape, splits, multiprocessors).filter(|_| shape[0] == 1);
+    let half = row_groups(variant.half_plan, shape, splits, multiprocessors);
+    let is_one_round = |half: &u32| blocks(shape[1], *half) <= multiprocessors * variant.half_plan.blocks();
+    let half = half.filter(|half| shape[0] == 1 && is_one_round(half));
     Some(half.map_or((&variant.one, whole), |half| (&variant.half, half)))
 }
 
@@ -54,12 +57,12 @@ pub fn row_groups(plan: Plan, [m, n, k]: [u32; 3], splits: u32, multiprocessors:
         return None;
     }
     let row_groups = n.div_ceil(layout::PIECE_ROWS);
-    // As many rounds of blocks as they must be, of blocks as small as they may be: one of the device, or two of its halves.
+    // As many rounds of blocks as they must be, of blocks as small as they may be.
     let most = plan.warps / splits.max(1);
     let places = multiprocessors.max(1) * plan.blocks();
     let rounds = row_groups.div_ceil(places * most.max(1));
     let share = row_groups.div_ceil(places * rounds.max(1));
-    let is_one_round = most > 0 && (rounds <= plan.blocks() || splits == 1);
+    let is_one_round = most > 0 && (rounds == 1 || splits == 1);
     is_one_round.then_some(share.max(1))
 }
 
@@ -107,7 +110,7 @@ mod tests {
         assert_eq!(of(4, 14_336, 4096), Some((1, 7, 128)));
         assert_eq!(of(1, 14_336, 4096), Some((2, 4, 224)));
         assert_eq!(of(1, 4096, 14_336), Some((2, 1, 256)));
-        assert_eq!(of(1, 6144, 4096), Some((2, 1, 384)));
+        assert_eq!(of(1, 6144, 4096), Some((1, 3, 128)));
         assert_eq!(of(2, 28_672, 8192), Some((1, 14, 128)));
         // More splits than a half block has warps.
         assert_eq!(of(1, 896, 4864), Some((1, 1, 56)));
@@ -116,7 +119,7 @@ mod tests {
         assert_eq!(of(8, 4096, 4096), None);
         assert_eq!(of(1, 4352, 4096), None);
         // Several rounds where nothing is joined.
-        assert_eq!(of(1, 128_256, 4096), Some((2, 8, 1002)));
+        assert_eq!(of(1, 128_256, 4096), Some((1, 16, 501)));
         let of_bf16 = |m, n, k| {
             let splits = splits(n, k, Plan::BF16.step_k);
             choose_bf16([m, n, k], splits, 132).map(|groups| (splits, groups, blocks(n, groups)))

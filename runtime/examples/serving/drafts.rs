@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use tilewright::engine::{DraftLength, Engine, EngineConfig, Request, Speculation};
-use tilewright::ladder::trace::percentile;
+use tilewright::ladder::quantile;
 use tilewright::{Model, Result};
 
 /// Code of the kind that the demo models were trained on.
@@ -52,7 +52,7 @@ fn rate(engine: &Engine, prompts: &[Vec<u32>], max_tokens: usize) -> Result<f64>
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    percentile(&values, 0.5)
+    quantile(&values, 0.5)
 }
 
 /// A number of drafts, and its tokens a second over none's, of each round.

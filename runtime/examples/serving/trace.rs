@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use tilewright::engine::{Batching, Engine, EngineConfig, EngineStats};
-use tilewright::ladder::trace::{TraceSpec, answer_tokens, latencies, percentile, serve};
+use tilewright::ladder::quantile;
+use tilewright::ladder::trace::{TraceSpec, answer_tokens, latencies, serve};
 use tilewright::{Model, Result};
 
 /// Rounds in which both ways have their turn.
@@ -12,7 +13,7 @@ const ROUNDS: usize = 3;
 fn report(name: &str, seconds: f64, tokens: &[Vec<f64>], stats: &EngineStats) {
     let count: usize = tokens.iter().map(Vec::len).sum();
     let [first, between] = latencies(tokens);
-    let ms = |sorted: &[f64]| [0.5, 0.9, 0.99].map(|share| 1e3 * percentile(sorted, share));
+    let ms = |sorted: &[f64]| [0.5, 0.9, 0.99].map(|share| 1e3 * quantile(sorted, share));
     let share = |seconds: f64| 100.0 * seconds / stats.step_seconds().max(f64::MIN_POSITIVE);
     println!(
         "{name:10} {:7.1} tok/s   first token p50/p90/p99 {:6.0} {:6.0} {:6.0} ms   between tokens {:5.1} {:5.1} {:5.1} ms   of a step {:.2}% planned, {:.2}% committed, {:.2}% delivered ({:.2}% beside the device), {:.2}% run, {:.1} rows a step",
@@ -66,6 +67,6 @@ pub fn measure(model: &Model) -> Result<()> {
         ratios.push(rates[1] / rates[0]);
     }
     ratios.sort_by(f64::total_cmp);
-    println!("continuous / static: {:.2}x, the median of {ROUNDS} rounds", percentile(&ratios, 0.5));
+    println!("continuous / static: {:.2}x, the median of {ROUNDS} rounds", quantile(&ratios, 0.5));
     Ok(())
 }

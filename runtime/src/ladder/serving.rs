@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::time::Instant;
 
-use super::trace::{Arrival, TraceSpec, answer_tokens, latencies, percentile, serve};
-use super::{Bench, Claim, Rate, Rung, in_turns};
+use super::trace::{Arrival, TraceSpec, answer_tokens, latencies, serve};
+use super::{Bench, Claim, Rate, Rung, in_turns, quantile};
 use crate::engine::{Batching, DraftLength, Engine, EngineConfig, Request, Speculation};
 use crate::{Model, Result};
 
@@ -86,7 +86,7 @@ fn served(bench: &Bench<'_>, batching: Batching, trace: &[Arrival]) -> Result<(f
 
 /// "9.0 ms (99 of 100: 27.1 ms)" of sorted times in seconds.
 fn in_words(sorted: &[f64]) -> String {
-    let [median, most] = [0.5, 0.99].map(|share| 1e3 * percentile(sorted, share));
+    let [median, most] = [0.5, 0.99].map(|share| 1e3 * quantile(sorted, share));
     format!("{median:.1} ms (99 of 100: {most:.1} ms)")
 }
 

@@ -120,24 +120,9 @@ pub fn latencies(tokens: &[Vec<f64>]) -> [Vec<f64>; 2] {
     })
 }
 
-/// The value below which `share` of sorted values lie; NaN of none.
-pub fn percentile(sorted: &[f64], share: f64) -> f64 {
-    let at = (share * sorted.len() as f64) as usize;
-    sorted.get(at.min(sorted.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn latencies_are_told_apart_and_sorted() {
-        let [first, between] = latencies(&[vec![0.5, 0.75, 1.5], vec![], vec![0.25]]);
-        assert_eq!((&first[..], &between[..]), (&[0.25, 0.5][..], &[0.25, 0.75][..]));
-        let hundred: Vec<f64> = (0..100).map(f64::from).collect();
-        assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| percentile(&hundred, share)), [0.0, 50.0, 99.0, 99.0]);
-        assert!(percentile(&[], 0.5).is_nan());
-    }
 
     #[test]
     fn a_trace_is_the_same_each_time_and_within_bounds() {
@@ -155,5 +140,11 @@ mod tests {
         assert!(spec.at_once().draw(100).last().is_some_and(|last| last.seconds < 1e-3));
         let mean = trace.last().map_or(0.0, |last| last.seconds) / 96.0;
         assert!((mean * spec.rate - 1.0).abs() < 0.3, "{mean}");
+    }
+
+    #[test]
+    fn latencies_are_told_apart_and_sorted() {
+        let [first, between] = latencies(&[vec![0.5, 0.75, 1.5], vec![], vec![0.25]]);
+        assert_eq!((&first[..], &between[..]), (&[0.25, 0.5][..], &[0.25, 0.75][..]));
     }
 }

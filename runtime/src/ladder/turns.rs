@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Rate;
+use super::{Rate, quantile};
 use crate::Result;
 
 /// What a measurement came to over rounds in which all have their turn.
@@ -17,7 +17,7 @@ pub(super) struct Turns {
 impl Turns {
     /// The median of the ratios.
     pub fn ratio(&self) -> f64 {
-        middle(&self.ratios)
+        quantile(&self.ratios, 0.5)
     }
 
     /// What the first measurement gained over this one.
@@ -55,13 +55,8 @@ pub(super) fn in_turns_within(time: Duration, rounds: usize, mut rates: Vec<Rate
         values
     };
     let turns = |(values, ratios): (Vec<f64>, Vec<f64>)| Turns {
-        rate: middle(&sorted(values)),
+        rate: quantile(&sorted(values), 0.5),
         ratios: sorted(ratios),
     };
     Ok(found.into_iter().map(turns).collect())
-}
-
-/// The median of what is sorted.
-pub(super) fn middle(sorted: &[f64]) -> f64 {
-    sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
