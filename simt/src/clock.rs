@@ -14,22 +14,22 @@
 
 use crate::release::Releases;
 
-/// Bits of a stamp: 25 of cluster (of one block, where there are none), 13 of thread in it or agent, 1 for atomics, 25 of clock. 0
+/// Bits of a stamp: 24 of cluster (of one block, where there are none), 14 of thread in it or agent, 1 for atomics, 25 of clock. 0
 /// is older than everything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Stamp(u64);
 
 const THREAD_SHIFT: u32 = 26;
-const BLOCK_SHIFT: u32 = 39;
+const BLOCK_SHIFT: u32 = 40;
 const ATOMIC: u64 = 1 << 25;
 const CLOCK_MASK: u64 = ATOMIC - 1;
 /// The last serial of a cluster that fits a stamp.
-pub(crate) const LAST_SERIAL: u64 = (1 << 25) - 1;
+pub(crate) const LAST_SERIAL: u64 = (1 << 24) - 1;
 /// The floor of memory that no other block sees: whatever another block did to it is over.
 pub(crate) const OWN_MEMORY_FLOOR: u64 = u64::MAX;
 
 /// The most warps that run together: those of a cluster.
-pub(crate) const WARPS: usize = 160;
+pub(crate) const WARPS: usize = 320;
 /// Components of agents, which come first in a vector clock.
 const AGENTS: usize = 145;
 /// Components of a vector clock: agents, then warps.
@@ -79,7 +79,7 @@ impl Stamp {
     /// The thread, or from [`FIRST_AGENT`] on an agent.
     #[inline(always)]
     pub fn thread(self) -> u32 {
-        (self.0 >> THREAD_SHIFT) as u32 & 0x1fff
+        (self.0 >> THREAD_SHIFT) as u32 & 0x3fff
     }
     pub fn is_agent(self) -> bool {
         self.thread() >= FIRST_AGENT

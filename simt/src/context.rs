@@ -12,6 +12,7 @@ use crate::fault::{Fault, FaultKind, Place};
 use crate::global::Global;
 use crate::lane::{Collective, Copy, Lane, State};
 use crate::mbarrier::Mbarrier;
+use crate::polls::Sleepers;
 use crate::problem::Problem;
 use crate::random::Random;
 use crate::report::Report;
@@ -62,6 +63,8 @@ pub(crate) struct Context {
     pub last_accumulator: u32,
     /// Steps of lanes that looked whether another has written something: no sign that anything goes on.
     pub polls: u64,
+    /// Lanes that sleep until what they look at is written.
+    pub sleepers: Sleepers,
     /// Where the last of them was.
     pub last_poll: (usize, Site),
     /// Warps of which a blocked lane has become ready.
@@ -100,6 +103,7 @@ impl Context {
             flights: Vec::new(),
             last_flight: FIRST_FLIGHT,
             polls: 0,
+            sleepers: Sleepers::default(),
             last_poll: (0, Site::default()),
             products: Vec::new(),
             last_accumulator: 0,

@@ -176,7 +176,7 @@ impl Device {
     /// As [`Device::launch`], in clusters of `cluster_blocks` blocks, neighbours in x, that run together.
     ///
     /// # Errors
-    /// As [`Device::launch`]; of clusters, the grid must be whole ones of at most 16 blocks, whole warps, 5120 threads in all.
+    /// As [`Device::launch`]; of clusters, the grid must be whole ones of at most 16 blocks, whole warps, 10240 threads in all.
     pub fn launch_clusters(
         &mut self,
         launch: &Launch<'_>,
@@ -305,6 +305,7 @@ impl Context {
         self.products.clear();
         self.products.resize_with(threads.div_ceil(32), WarpProducts::default);
         self.woken.clear();
+        self.forget_polls();
         self.clocks.begin(serial, threads.div_ceil(32));
         self.states.clear();
         self.states.resize(threads, State::Ready);

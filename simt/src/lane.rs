@@ -8,6 +8,7 @@ use corosensei::Yielder;
 use crate::accumulators::Accumulator;
 use crate::bulk_store::Stores;
 use crate::matrix::Factors;
+use crate::polls::Found;
 use crate::release::Fenced;
 use crate::site::Site;
 
@@ -17,7 +18,7 @@ pub(crate) enum State {
     Ready,
     /// In a collective.
     Waiting,
-    /// At an mbarrier, on its own.
+    /// At an mbarrier, on its own, or until somebody writes where it polls.
     Blocked,
     Finished,
 }
@@ -128,6 +129,8 @@ pub(crate) struct Lane {
     pub groups: u32,
     pub stores: Stores,
     pub fenced: Fenced,
+    /// Where it polls.
+    pub found: Found,
     /// Blocked: the index of the mbarrier, and the parity of the phase.
     pub waits_for: (usize, u32),
 }
@@ -150,6 +153,7 @@ impl Default for Lane {
             groups: 0,
             stores: Stores::default(),
             fenced: Fenced::default(),
+            found: Found::default(),
             waits_for: (0, 0),
         }
     }

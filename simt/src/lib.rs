@@ -110,6 +110,7 @@ mod lane;
 mod matrix;
 mod mbarrier;
 mod operands;
+mod polls;
 mod problem;
 mod random;
 mod release;

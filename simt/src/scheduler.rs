@@ -153,8 +153,9 @@ impl Block {
                 if self.unstick()? {
                     continue;
                 }
+                let polls = context().wake_all_pollers();
                 diagnose(context())?;
-                return context().flights_at_end();
+                return if polls { Err(context().endless_poll()) } else { context().flights_at_end() };
             }
             self.land_at_random()?;
             let pick = match &mut self.random {
@@ -210,7 +211,7 @@ impl Block {
         }
     }
 
-    /// Nothing can run: copies that a lane waits for land; failing that, waits answer false, once. Whether anything changed.
+    /// Nothing can run: copies that a lane waits for land; failing that, waits answer false, once, and whoever polls looks once more. Whether anything changed.
     fn unstick(&mut self) -> Result<bool, Fault> {
         let context = context();
         if context.land_awaited()? {
@@ -224,7 +225,7 @@ impl Block {
             return Ok(false);
         }
         self.steps_at_give_up = steps;
-        let mut any = false;
+        let mut any = context.wake_all_pollers();
         for index in 0..context.mbarriers.len() {
             for thread in std::mem::take(&mut context.mbarriers[index].waiters) {
                 context.wake(thread, false);

@@ -296,7 +296,7 @@ fn addresses_and_shapes_that_mean_nothing() {
         ([4, 1, 1], 64, 0),
         ([34, 1, 1], 32, 17),
         ([4, 1, 1], 48, 2),
-        ([6, 1, 1], 1024, 6),
+        ([11, 1, 1], 1024, 11),
     ] {
         refused(&mut device, grid, threads, cluster);
     }

@@ -8,6 +8,7 @@ mod asynchronous;
 mod cluster;
 mod warpgroup;
 
+use std::array;
 use std::panic::Location;
 
 pub use asynchronous::*;
@@ -96,13 +97,28 @@ pub fn atom_add_acq_rel_gpu_u32(address: u64, value: u32) -> u32 {
 /// `st.relaxed.gpu.global.u32`: doesn't race with atomics and polls.
 #[track_caller]
 pub fn st_relaxed_gpu_u32(address: u64, value: u32) {
+    store_relaxed(address, [value]);
+}
+
+/// `st.relaxed.gpu.global.v4.u32`: as [`st_relaxed_gpu_u32`], each word by itself.
+#[track_caller]
+pub fn st_relaxed_gpu_v4_u32(address: u64, values: [u32; 4]) {
+    store_relaxed(address, values);
+}
+
+#[track_caller]
+fn store_relaxed<const N: usize>(address: u64, values: [u32; N]) {
     let c = step();
     let site = c.sites.encode(Location::caller());
-    c.requests.log(c.current, Kind::GlobalStore, address, 4, site);
-    match c.global.update(address, |_: u32| value, &c.clocks, site) {
-        Ok(_) => c.relaxed_store_at(address),
-        Err(problem) => stop(c.access_fault(problem, Space::Global(address), "global store", 4, site)),
+    c.requests.log(c.current, Kind::GlobalStore, address, N * 4, site);
+    for (i, value) in values.into_iter().enumerate() {
+        let word = address + i as u64 * 4;
+        match c.global.update(word, |_: u32| value, &c.clocks, site) {
+            Ok(_) => c.relaxed_store_at(word),
+            Err(problem) => stop(c.access_fault(problem, Space::Global(word), "global store", 4, site)),
+        }
     }
+    c.wake_pollers(address);
 }
 
 /// `ld.relaxed.gpu.global.v4.u32` of a lane that waits for values: others go on before it looks again.
@@ -111,20 +127,7 @@ pub fn poll_relaxed_gpu_v4_u32(address: u64) -> [u32; 4] {
     let c = step();
     let site = c.sites.encode(Location::caller());
     c.requests.log(c.current, Kind::GlobalLoad, address, 16, site);
-    let mut values = [0; 4];
-    for (i, value) in values.iter_mut().enumerate() {
-        let word = address + i as u64 * 4;
-        // Ordered among atomics, with which it doesn't race; the word stays what it is.
-        *value = match c.global.update(word, |value: u32| value, &c.clocks, site) {
-            Ok(value) => value,
-            Err(problem) => stop(c.access_fault(problem, Space::Global(word), "global load", 4, site)),
-        };
-        c.relaxed_load_at(word);
-    }
-    c.polls += 1;
-    c.last_poll = (c.current, site);
-    suspend();
-    values
+    poll(address, site, Context::relaxed_load_at)
 }
 
 /// `ld.acquire.gpu.global.u32` of a lane that waits for a value: others go on before it looks again.
@@ -133,16 +136,36 @@ pub fn poll_acquire_gpu_u32(address: u64) -> u32 {
     let c = step();
     let site = c.sites.encode(Location::caller());
     c.requests.log(c.current, Kind::GlobalLoad, address, 4, site);
-    // Ordered among atomics, with which it doesn't race; the word stays what it is.
-    let value = match c.global.update(address, |value: u32| value, &c.clocks, site) {
-        Ok(value) => value,
-        Err(problem) => stop(c.access_fault(problem, Space::Global(address), "global load", 4, site)),
+    let [value] = poll(address, site, Context::acquire_at);
+    value
+}
+
+/// What is at `address`, once it isn't what the lane found there before, or nobody can go on; others go on before the lane does. `seen` takes note of each word.
+fn poll<const N: usize>(address: u64, site: Site, seen: impl Fn(&mut Context, u64)) -> [u32; N] {
+    let look = || {
+        let c = context();
+        array::from_fn(|i| {
+            let word = address + i as u64 * 4;
+            // Ordered among atomics, with which it doesn't race; the word stays what it is.
+            let value = match c.global.update(word, |value: u32| value, &c.clocks, site) {
+                Ok(value) => value,
+                Err(problem) => stop(c.access_fault(problem, Space::Global(word), "global load", 4, site)),
+            };
+            seen(c, word);
+            value
+        })
     };
-    c.acquire_at(address);
+    let mut values = look();
+    if context().sleeps_at(address, &values, site) {
+        suspend();
+        values = look();
+    }
+    let c = context();
+    c.found(address, &values);
     c.polls += 1;
     c.last_poll = (c.current, site);
     suspend();
-    value
+    values
 }
 
 /// `fence.acq_rel.gpu`: turns the lane's later relaxed atomics into releases of what it has done and seen by now, and its
@@ -157,6 +180,7 @@ fn add_global<T: AtomicElement>(c: &mut Context, address: u64, value: T, site: S
     match c.global.update(address, |before: T| before.plus(value), &c.clocks, site) {
         Ok(before) => {
             c.atomic_at(address);
+            c.wake_pollers(address);
             before
         }
         Err(problem) => {
