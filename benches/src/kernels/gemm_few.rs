@@ -76,8 +76,8 @@ impl<D: Driver> Kernel<D> for Few {
         }
         // Many rows fill the device without.
         params.splits = if m > MOST_SPLIT { 1 } else { splits(n32, k32, stage_k) };
-        params.partials =
-            prepared.output("partials", partial_bytes(variant, params.m, n32, params.splits))?;
+        let partials = partial_bytes(variant, params.m, n32, params.splits);
+        params.partials = prepared.u32s("partials", vec![0; partials / 4])?;
         let counters = tiles(variant, params.m, n32) as usize;
         params.counters = prepared.u32s("counters", vec![0; counters])?;
         let grid = grid(variant, params.m, n32, params.splits, driver.info().multiprocessors);

@@ -35,17 +35,19 @@ const MOST_SPLIT_ROWS: u32 = 256;
 /// Rows of a box of `gemm_sm90`'s store.
 const STORE_ROWS: u32 = gemm_sm90::STORE_BOX_BYTES / gemm_sm90::LINE_BYTES;
 
-/// What launches use one after the other: sums of splits, counters that every launch leaves zero, and dequantised weights.
+/// What launches use one after the other: sums of splits, or sums as mail and counters, of which every launch leaves zeros, and dequantised weights.
 pub(super) struct GemmScratch<Dr: Driver> {
     partials: Scratch<Dr>,
+    mail: Scratch<Dr>,
     counters: Scratch<Dr>,
     pub dequantized: Scratch<Dr>,
 }
 
 impl<Dr: Driver> Default for GemmScratch<Dr> {
     fn default() -> Self {
-        let [partials, counters] = std::array::from_fn(|_| Scratch::new("linear", "the splits of products"));
-        Self { partials, counters, dequantized: Scratch::new("linear", "dequantised weights") }
+        let [partials, mail, counters] =
+            std::array::from_fn(|_| Scratch::new("linear", "the splits of products"));
+        Self { partials, mail, counters, dequantized: Scratch::new("linear", "dequantised weights") }
     }
 }
 
@@ -369,16 +371,14 @@ impl<Dr: Driver> GpuDevice<Dr> {
         let variant = gemm_few::launch::choose(weights, m)
             .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
         let mut held = scratch::lock(&self.gemm_scratch);
-        let (partials, counters) = match operand.splits {
-            1 => (0, 0),
-            splits => {
-                let partial_bytes = gemm_few::launch::partial_bytes(variant, m, n, splits);
-                let tiles = gemm_few::launch::tiles(variant, m, n) as usize;
-                (
-                    held.partials.at_least(self, partial_bytes, false)?,
-                    held.counters.at_least(self, tiles * WORD, true)?,
-                )
-            }
+        let tiles = gemm_few::launch::tiles(variant, m, n) as usize;
+        let (partials, counters) = match gemm_few::launch::partial_bytes(variant, m, n, operand.splits) {
+            0 => (0, 0),
+            bytes if variant.tile.is_mailed() => (held.mail.at_least(self, bytes, true)?, 0),
+            bytes => (
+                held.partials.at_least(self, bytes, false)?,
+                held.counters.at_least(self, tiles * WORD, true)?,
+            ),
         };
         let a_shape = MapShape::new(product.element().bytes(), m, k, variant.tile.tokens);
         let params = abi::GemmFew {
@@ -399,8 +399,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
         };
         let grid = gemm_few::launch::grid(variant, m, n, operand.splits, multiprocessors);
         // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
-        // are multiples of 8. Scratch is as large as the launcher says, and counters are zero: fresh ones are, and launches leave
-        // them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
+        // are multiples of 8. Scratch is as large as the launcher says; mail and counters are zeros: fresh ones are, and launches leave them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
         unsafe { self.launch(&variant.spec, grid, params) }
     }
 

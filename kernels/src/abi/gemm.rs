@@ -76,9 +76,9 @@ params! {
         pub a_scales: u64,
         /// f32 `[n]`, of bytes only.
         pub w_scales: u64,
-        /// f32 `[tiles, splits, tokens, rows of a block]`, scratch; not used where `splits` is 1.
+        /// f32 `[tiles, splits, tokens, rows of a block]`, scratch; of variants whose sums go by mail zeros before the launch, zeros after it. Not used where `splits` is 1.
         pub partials: u64,
-        /// u32 `[token tiles * row tiles]`: zeros before the launch, zeros after it; not used where `splits` is 1.
+        /// u32 `[token tiles * row tiles]`, of the other variants: zeros before the launch, zeros after it. Not used where `splits` is 1.
         pub counters: u64,
         /// 4-bit weights of the launch of this kind that follows: each block brings the first pieces of some of that one's items to the L2. 0 without.
         pub next_packed: u64,
@@ -139,7 +139,7 @@ params! {
         pub k: u32,
         /// Pieces along `k`.
         pub steps: u32,
-        /// At least 1, at most `steps`: ranges of `k` whose sums are joined in ascending order.
+        /// At least 1, at most `steps`: ranges of `k` whose sums are joined in pairs, these in ascending order.
         pub splits: u32,
         /// 16 rows each; so many that `row_groups * splits` is at most the block's warps.
         pub row_groups: u32,

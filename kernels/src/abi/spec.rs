@@ -26,7 +26,7 @@ pub struct KernelSpec {
 }
 
 /// Blocks of a row that may wait for each other, [`KernelSpec::waits_in_row`].
-pub const MOST_WAITING: u32 = 8;
+pub const MOST_WAITING: u32 = 16;
 
 /// Launch parameters that travel as plain bytes, passed by value as the entry's only parameter.
 #[cfg(not(target_arch = "nvptx64"))]

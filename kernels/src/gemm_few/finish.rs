@@ -1,149 +1,95 @@
 //! From a split's sums to the output.
 
-use super::{STASHED, Tile, item::Item, layout};
-use crate::{
-    abi::{GemmFew, MOST_WAITING},
-    element::Element,
-    ptx,
-    silu_mul::kernel::silu,
+use super::{
+    STASHED, Tile,
+    item::{Item, Place, Splits},
+    layout,
 };
+use crate::{abi::GemmFew, element::Element, ptx, silu_mul::kernel::silu};
 
 /// The barrier of all consumers.
 const CONSUMERS_BARRIER: u32 = 1;
 /// Sums of 16 rows by eight tokens: four a lane, and as many a unit of what splits join.
 const SUMS: usize = 4;
 
-/// Splits whose sums a join has on their way at once.
-const AHEAD: u32 = 8;
+/// Blocks of a tile that join what has come by mail, the first ones: others are gone, and the next launch's begin. H200, 2026-12-01, 8 and 16 rows: four are 5% faster than
+/// eight or two, 20% than one.
+const JOINERS: u32 = 4;
 
-/// Stores `N` sums a thread of a block that has all of `k`. Others leave them, and after their last split of the tile join all that were left; a block
-/// that has no part in the join is done then.
+/// `-0`, to which anything is added without a change.
+pub(crate) const NOTHING: f32 = -0.0;
+
+/// Stores `N` sums a thread of a block that has all of `k`. Others leave them, and after their last split of the tile join a part of all that were left.
 ///
 /// # Safety
-/// All consumers call it with what they computed of the block's `index`-th split, after those before.
+/// All consumers call it with what they computed at `place`, after the block's places before.
 #[inline(always)]
 pub(super) unsafe fn finish<E: Element, const N: usize, const SCALED: bool>(
     p: &GemmFew,
     plan: Tile,
-    index: u32,
+    place: Place,
     sums: &[f32; N],
 ) {
     // Found again rather than kept in registers through the products.
-    let item = Item::nth(p, plan, ptx::here(index));
+    let Place { tile, split } = Place { tile: ptx::here(place.tile), split: ptx::here(place.split) };
+    let item = Item::of(p, plan, Place { tile, split });
+    let own = Splits::own(p, plan);
+    let mut sums = *sums;
     // SAFETY: the caller's promise.
     unsafe {
-        // Blocks of the tile.
-        let ranks = if plan.is_persistent() { ptx::nctaid_x() } else { p.splits };
-        let scratch =
-            Scratch { g_sums: p.partials, plan, first: item.tile * p.splits, eights: (N / SUMS) as u32 };
-        if ranks > 1 {
-            scratch.leave(item.split, sums);
-            if !item.is_last {
+        let tokens = p.m - item.token_tile * plan.tokens;
+        let scratch = Scratch {
+            g_sums: p.partials,
+            plan,
+            first: tile * p.splits,
+            count: p.splits.div_ceil(own.together),
+            all: (N / SUMS) as u32,
+            eights: tokens.min(plan.tokens).div_ceil(8),
+        };
+        if plan.is_persistent() && own.together == 2 {
+            if !split.is_multiple_of(2) {
+                scratch.add_kept(split / 2, &mut sums);
+            } else if split + 1 < p.splits {
+                scratch.keep(split / 2, &sums);
                 return;
             }
-            let g_counter = p.counters + u64::from(item.tile) * 4;
-            if plan.joins_together() && ranks <= MOST_WAITING {
-                wait_for_all(plan, g_counter, ranks);
-                join_part::<E, N, SCALED>(p, item, scratch, ptx::ctaid_x(), ranks);
-                has_joined(g_counter, ranks);
-            } else if is_last(plan, g_counter, ranks) {
-                join_part::<E, N, SCALED>(p, item, scratch, 0, 1);
-            }
+        }
+        if scratch.count == 1 {
+            store::<E, N, SCALED>(p, plan, item, &sums);
             return;
         }
-        // A block that has all splits adds them as they come.
-        let mut sums = *sums;
-        if plan.is_persistent() && item.split > 0 {
-            scratch.add_before(&mut sums);
+        scratch.leave(split / own.together, &sums);
+        if split + 1 < own.end {
+            return;
         }
-        if item.is_last {
-            store::<E, N, SCALED>(p, plan, item, &sums);
-        } else {
-            scratch.leave(0, &sums);
+        // As much at a time as a thread has registers for: each time that a warp waits for sums is a trip to the L2.
+        if plan.is_mailed() {
+            join::<E, 1, 8, true, SCALED>(p, item, scratch, 1);
+            return;
         }
+        let g_counter = p.counters + u64::from(tile) * 4;
+        wait_for_all(plan, g_counter);
+        match (N / SUMS, plan.is_persistent()) {
+            (_, true) => join::<E, 4, 4, false, SCALED>(p, item, scratch, own.together),
+            _ if p.splits == 2 => join::<E, 4, 2, false, SCALED>(p, item, scratch, 1),
+            (16, _) => join::<E, 2, 8, false, SCALED>(p, item, scratch, 1),
+            _ => join::<E, 1, 8, false, SCALED>(p, item, scratch, 1),
+        }
+        has_joined(g_counter);
     }
 }
 
-/// What the splits of a tile leave: of each, `eights` times eight tokens, four sums a consumer.
-#[derive(Clone, Copy)]
-struct Scratch {
-    g_sums: u64,
-    plan: Tile,
-    /// The place of the tile's first split.
-    first: u32,
-    eights: u32,
-}
-
-impl Scratch {
-    /// Where a lane's four sums of a split are: of 16 rows of `warp`, of eight tokens.
-    #[inline(always)]
-    fn place(self, split: u32, eight: u32, warp: u32) -> u64 {
-        let eight = u64::from(self.first + split) * u64::from(self.eights) + u64::from(eight);
-        let thread = warp * 32 + ptx::here(ptx::lane());
-        self.g_sums + (eight * u64::from(self.plan.consumer_threads()) + u64::from(thread)) * 16
-    }
-
-    /// # Safety
-    /// As [`finish`].
-    #[inline(always)]
-    unsafe fn leave<const N: usize>(self, split: u32, sums: &[f32; N]) {
-        for eight in 0..N / SUMS {
-            let values = [0, 1, 2, 3].map(|i| sums[eight * SUMS + i].to_bits());
-            let at = self.place(split, eight as u32, ptx::here(ptx::tid_x()) / 32);
-            // SAFETY: the split's own part of the scratch.
-            unsafe { ptx::st_global_v4_b32(at, values) };
-        }
-    }
-
-    /// Adds the sums of the splits before, which the block has left in the place of the first: after 0, as [`join`] does.
-    ///
-    /// # Safety
-    /// As [`finish`].
-    #[inline(always)]
-    unsafe fn add_before<const N: usize>(self, sums: &mut [f32; N]) {
-        for eight in 0..N / SUMS {
-            let at = self.place(0, eight as u32, ptx::here(ptx::tid_x()) / 32);
-            // SAFETY: written by the thread itself.
-            let before = unsafe { ptx::ld_global_v4_b32(at) }.map(f32::from_bits);
-            for i in 0..SUMS {
-                sums[eight * SUMS + i] += 0.0 + before[i];
-            }
-        }
-    }
-}
-
-/// Whether the other `ranks` blocks of the tile have all been here before; the last leaves the counter as it was.
+/// Waits until all blocks of the tile have left their sums.
 ///
 /// # Safety
-/// As [`finish`], after [`Scratch::leave`].
+/// As [`finish`], after [`Scratch::leave`]; the blocks run at the same time.
 #[inline(always)]
-unsafe fn is_last(plan: Tile, g_counter: u64, ranks: u32) -> bool {
-    let s_may_join = ptx::shared_base() + plan.may_join();
-    // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; whoever comes last has then
-    // acquired what all released, and the second barrier hands it to the block.
+unsafe fn wait_for_all(plan: Tile, g_counter: u64) {
+    // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; what it finds is what the last addition of all released, and the
+    // second barrier hands that to the block.
     unsafe {
         ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
-        if ptx::tid_x() == 0 {
-            let last = ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == ranks - 1;
-            if last {
-                ptx::st_global_b32(g_counter, 0);
-            }
-            ptx::st_shared_b32(s_may_join, last as u32);
-        }
-        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
-        ptx::ld_shared_b32(s_may_join) != 0
-    }
-}
-
-/// Waits until all `ranks` blocks of the tile have left their sums.
-///
-/// # Safety
-/// As [`is_last`]; the blocks run at the same time.
-#[inline(always)]
-unsafe fn wait_for_all(plan: Tile, g_counter: u64, ranks: u32) {
-    // SAFETY: as in `is_last`: what thread 0 finds is what the last addition of all released.
-    unsafe {
-        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
+        let ranks = ptx::nctaid_x();
         if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) < ranks - 1 {
             while ptx::poll_acquire_gpu_u32(g_counter) < ranks {}
         }
@@ -156,99 +102,277 @@ unsafe fn wait_for_all(plan: Tile, g_counter: u64, ranks: u32) {
 /// # Safety
 /// As [`finish`], after [`wait_for_all`].
 #[inline(always)]
-unsafe fn has_joined(g_counter: u64, ranks: u32) {
+unsafe fn has_joined(g_counter: u64) {
     // SAFETY: one thread counts; the tile's counter is there.
     unsafe {
-        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == 2 * ranks - 1 {
+        if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) == 2 * ptx::nctaid_x() - 1 {
             ptx::st_global_b32(g_counter, 0);
         }
     }
 }
 
-/// Joins the `rank`-th of `ranks` parts of the tile, as many eights at a time as a thread has registers for: each time that a warp waits for sums is a trip to
-/// the L2.
-///
-/// # Safety
-/// As [`join`].
+/// Where a consumer's four sums of an eight are kept, or stashed.
 #[inline(always)]
-unsafe fn join_part<E: Element, const N: usize, const SCALED: bool>(
-    p: &GemmFew,
-    item: Item,
-    scratch: Scratch,
-    rank: u32,
-    ranks: u32,
-) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        match (N / SUMS, scratch.plan.is_persistent()) {
-            (1, _) => join::<E, 1, SCALED>(p, item, scratch, rank, ranks),
-            (_, false) => join::<E, 2, SCALED>(p, item, scratch, rank, ranks),
-            (_, true) => join::<E, 4, SCALED>(p, item, scratch, rank, ranks),
+fn stashed(plan: Tile, eight: usize) -> u32 {
+    let at = eight as u32 * plan.consumer_threads() + ptx::here(ptx::tid_x());
+    ptx::shared_base() + plan.stash() + at * (SUMS as u32 * 4)
+}
+
+/// A thread's sums of an eight. Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
+#[inline(always)]
+fn four<const N: usize>(sums: &[f32; N], j: usize) -> [f32; SUMS] {
+    [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]]
+}
+
+/// What the blocks of a tile leave for each other: of each split or pair, `all` times eight tokens, four sums a consumer; of these the first `eights`, whose tokens
+/// are there.
+#[derive(Clone, Copy)]
+struct Scratch {
+    g_sums: u64,
+    plan: Tile,
+    /// The place of the tile's first split.
+    first: u32,
+    /// Splits, or pairs.
+    count: u32,
+    all: u32,
+    eights: u32,
+}
+
+impl Scratch {
+    /// Where a lane's four sums of a split or pair are: of 16 rows of `warp`, of eight tokens.
+    #[inline(always)]
+    fn place(self, index: u32, eight: u32, warp: u32) -> u64 {
+        let eight = u64::from(self.first + index) * u64::from(self.all) + u64::from(eight);
+        let thread = warp * 32 + ptx::here(ptx::lane());
+        self.g_sums + (eight * u64::from(self.plan.consumer_threads()) + u64::from(thread)) * 16
+    }
+
+    /// Whether blocks leave sums of that split or pair, and eight.
+    #[inline(always)]
+    fn is_left(self, index: u32, eight: u32) -> bool {
+        index < self.count && eight < self.eights
+    }
+
+    /// Keeps the sums of the first of pair `index`: in shared memory, and what that has no room for in the place of a split, of which pairs take half.
+    ///
+    /// # Safety
+    /// As [`finish`].
+    #[inline(always)]
+    unsafe fn keep<const N: usize>(self, index: u32, sums: &[f32; N]) {
+        let warp = ptx::here(ptx::tid_x()) / 32;
+        for eight in 0..N / SUMS {
+            let words = four(sums, eight).map(f32::to_bits);
+            // SAFETY: the thread's own place.
+            unsafe {
+                if (eight as u32) < self.plan.stashed() {
+                    ptx::st_shared_v4_b32(stashed(self.plan, eight), words);
+                } else {
+                    ptx::st_global_v4_b32(self.place(self.count + index, eight as u32, warp), words);
+                }
+            }
+        }
+    }
+
+    /// Adds what was kept.
+    ///
+    /// # Safety
+    /// As [`Scratch::keep`], after it.
+    #[inline(always)]
+    unsafe fn add_kept<const N: usize>(self, index: u32, sums: &mut [f32; N]) {
+        let warp = ptx::here(ptx::tid_x()) / 32;
+        let mut kept = [0; N];
+        // What is far is asked for first.
+        for is_far in [true, false] {
+            for eight in 0..N / SUMS {
+                if is_far != (eight as u32 >= self.plan.stashed()) {
+                    continue;
+                }
+                // SAFETY: written by the thread itself.
+                let words = unsafe {
+                    match is_far {
+                        true => ptx::ld_global_v4_b32(self.place(self.count + index, eight as u32, warp)),
+                        false => ptx::ld_shared_v4_b32(stashed(self.plan, eight)),
+                    }
+                };
+                kept[eight * SUMS..][..SUMS].copy_from_slice(&words);
+            }
+        }
+        for i in 0..N {
+            sums[i] += f32::from_bits(kept[i]);
+        }
+    }
+
+    /// # Safety
+    /// As [`finish`].
+    #[inline(always)]
+    unsafe fn leave<const N: usize>(self, index: u32, sums: &[f32; N]) {
+        for eight in 0..N / SUMS {
+            // Mail that nobody takes would stay.
+            if !self.plan.is_mailed() || (eight as u32) < self.eights {
+                let words = four(sums, eight).map(f32::to_bits);
+                let at = self.place(index, eight as u32, ptx::here(ptx::tid_x()) / 32);
+                // SAFETY: the place is the thread's; of mail it is zeros.
+                unsafe {
+                    if self.plan.is_mailed() {
+                        // Of NaNs the one of only ones becomes another: no word is zero.
+                        ptx::st_relaxed_gpu_v4_u32(at, words.map(|word| !word.min(u32::MAX - 1)));
+                    } else {
+                        ptx::st_global_v4_b32(at, words);
+                    }
+                }
+            }
         }
     }
 }
 
-/// Adds the splits in ascending order and stores: of the tile's eights of tokens the `rank`-th of `ranks` parts, a warp its 16 rows.
+/// Adds what blocks left, splits in pairs and pairs in ascending order, and stores: the block's part of the tile, `EIGHTS` eights of tokens by a warp's 16 rows at a time, of
+/// which it has so many splits or pairs on their way at once.
 ///
 /// # Safety
-/// As [`finish`], once all splits have left their sums.
+/// As [`finish`], once the block has left its own sums and all blocks of the tile run, or have left theirs, too.
 #[inline(always)]
-unsafe fn join<E: Element, const AT_ONCE: usize, const SCALED: bool>(
+unsafe fn join<E: Element, const EIGHTS: usize, const AHEAD: usize, const MAIL: bool, const SCALED: bool>(
     p: &GemmFew,
     item: Item,
     scratch: Scratch,
-    rank: u32,
-    ranks: u32,
+    together: u32,
 ) {
     let plan = scratch.plan;
-    let warp = ptx::here(ptx::tid_x()) / 32;
-    let row = item.row_tile * plan.rows + warp * 16;
-    let first_token = item.token_tile * plan.tokens;
-    let (mut eight, end) = layout::split_steps(scratch.eights, ranks, rank);
-    // What is behind the part is another's.
-    let to = Output { m: p.m.min(first_token + end * 8), ..Output::of(p) };
-    while first_token + eight * 8 < to.m {
-        let token = first_token + eight * 8;
-        let is_there = |j: usize| token + (j as u32) * 8 < to.m;
+    let to = Output::of(p);
+    // Of all rows of the block the first eights of tokens, then the next.
+    let parts = scratch.eights.div_ceil(EIGHTS as u32) * plan.consumers();
+    let joiners = if MAIL { ptx::nctaid_x().min(JOINERS) } else { ptx::nctaid_x() };
+    if ptx::ctaid_x() >= joiners {
+        return;
+    }
+    let (first, end) = layout::split_steps(parts, joiners, ptx::ctaid_x());
+    let mut part = first + ptx::here(ptx::tid_x()) / 32;
+    while part < end {
+        let (warp, eight) = (part % plan.consumers(), part / plan.consumers() * EIGHTS as u32);
+        let (row, token) = (item.row_tile * plan.rows + warp * 16, item.token_tile * plan.tokens + eight * 8);
         // On its way with the sums.
-        let mut residual = [[0; 2]; AT_ONCE];
+        let mut residual = [[0; 2]; EIGHTS];
         if to.residual != 0 {
-            for eight in 0..AT_ONCE {
+            for eight in 0..EIGHTS {
                 for half in 0..2 {
                     // SAFETY: as below.
                     residual[eight][half] = unsafe { residual_of(&to, row, token + eight as u32 * 8, half) };
                 }
             }
         }
-        let mut sums = [[0.0; SUMS]; AT_ONCE];
-        let mut first = 0;
-        while first < p.splits {
-            let mut of_splits = [[[0u32; SUMS]; AHEAD as usize]; AT_ONCE];
-            for j in 0..AT_ONCE {
-                for i in 0..AHEAD {
-                    if is_there(j) && first + i < p.splits {
-                        let at = scratch.place(first + i, eight + j as u32, warp);
-                        // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
-                        of_splits[j][i as usize] = unsafe { ptx::ld_global_v4_b32(at) };
-                    }
+        let mut sums = [[NOTHING; SUMS]; EIGHTS];
+        let mut index = 0;
+        while index < scratch.count {
+            let mut words = [[[0; SUMS]; AHEAD]; EIGHTS];
+            // SAFETY: places of this tile; those of mail blocks write by relaxed stores, this thread last.
+            unsafe {
+                if MAIL {
+                    collect(scratch, index, eight, warp, &mut words);
+                } else {
+                    load(scratch, index, eight, warp, &mut words);
                 }
             }
-            for j in 0..AT_ONCE {
-                for i in 0..AHEAD {
-                    if first + i < p.splits {
-                        sums[j] =
-                            [0, 1, 2, 3].map(|k| sums[j][k] + f32::from_bits(of_splits[j][i as usize][k]));
-                    }
+            for j in 0..EIGHTS {
+                for i in 0..AHEAD / 2 {
+                    let [a, b] = [2 * i, 2 * i + 1].map(|i| words[j][i].map(f32::from_bits));
+                    sums[j] = match together {
+                        1 => [0, 1, 2, 3].map(|k| sums[j][k] + (a[k] + b[k])),
+                        _ => [0, 1, 2, 3].map(|k| sums[j][k] + a[k] + b[k]),
+                    };
                 }
             }
-            first += AHEAD;
+            index += AHEAD as u32;
         }
         // SAFETY: rows that aren't there are neither read nor written; warps stay whole.
         unsafe {
-            store_eights::<E, AT_ONCE, SCALED>(&to, row, token, sums, |eight, half| residual[eight][half]);
+            store_eights::<E, EIGHTS, SCALED>(&to, row, token, sums, |eight, half| residual[eight][half]);
         }
-        eight += AT_ONCE as u32;
+        part += plan.consumers();
     }
+}
+
+/// The words of splits or pairs from `index` and of eights from `eight` on; those that nobody leaves are [`NOTHING`]'s.
+///
+/// # Safety
+/// As [`join`], when all have been left.
+#[inline(always)]
+unsafe fn load<const EIGHTS: usize, const AHEAD: usize>(
+    scratch: Scratch,
+    index: u32,
+    eight: u32,
+    warp: u32,
+    words: &mut [[[u32; SUMS]; AHEAD]; EIGHTS],
+) {
+    for j in 0..EIGHTS {
+        for i in 0..AHEAD {
+            words[j][i] = [NOTHING.to_bits(); SUMS];
+            if scratch.is_left(index + i as u32, eight + j as u32) {
+                let at = scratch.place(index + i as u32, eight + j as u32, warp);
+                // SAFETY: written by the blocks of this tile. Not by way of the read-only cache: in this launch.
+                words[j][i] = unsafe { ptx::ld_global_v4_b32(at) };
+            }
+        }
+    }
+}
+
+/// As [`load`], of mail: waits for it. Each place is read by one thread, which leaves zeros.
+///
+/// # Safety
+/// As [`join`].
+#[inline(always)]
+unsafe fn collect<const EIGHTS: usize, const AHEAD: usize>(
+    scratch: Scratch,
+    index: u32,
+    eight: u32,
+    warp: u32,
+    words: &mut [[[u32; SUMS]; AHEAD]; EIGHTS],
+) {
+    let g_first = scratch.place(index, eight, warp);
+    // Found anew each time: addresses would take twice the registers that the words do.
+    let place = |j: usize, i: usize| {
+        let eights = (i as u32 * scratch.all + j as u32) * scratch.plan.consumer_threads();
+        ptx::address_here(g_first) + u64::from(eights) * 16
+    };
+    let is_left = |j: usize, i: usize| scratch.is_left(index + i as u32, eight + j as u32);
+    for j in 0..EIGHTS {
+        for i in 0..AHEAD {
+            words[j][i] = [if is_left(j, i) { 0 } else { !NOTHING.to_bits() }; SUMS];
+        }
+    }
+    // SAFETY: the caller's promise.
+    unsafe {
+        // All that hasn't come is asked for together: each time is a trip to the L2.
+        let mut is_missing = true;
+        while is_missing {
+            is_missing = false;
+            for j in 0..EIGHTS {
+                for i in 0..AHEAD {
+                    if has_hole(words[j][i]) {
+                        words[j][i] = ptx::poll_relaxed_gpu_v4_u32(place(j, i));
+                    }
+                }
+            }
+            for j in 0..EIGHTS {
+                for i in 0..AHEAD {
+                    is_missing |= has_hole(words[j][i]);
+                }
+            }
+        }
+        for j in 0..EIGHTS {
+            for i in 0..AHEAD {
+                if is_left(j, i) {
+                    ptx::st_relaxed_gpu_v4_u32(place(j, i), [0; SUMS]);
+                }
+                words[j][i] = words[j][i].map(|word| !word);
+            }
+        }
+    }
+}
+
+/// Whether one of the words is zero: mail that hasn't come.
+#[inline(always)]
+pub(crate) fn has_hole(words: [u32; 4]) -> bool {
+    words[0] == 0 || words[1] == 0 || words[2] == 0 || words[3] == 0
 }
 
 /// Scales, bias, SiLU and residual, and the store.
@@ -284,11 +408,8 @@ unsafe fn store_in_turns<E: Element, const N: usize, const AT_ONCE: usize, const
     item: Item,
     sums: &[f32; N],
 ) {
-    // Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.
-    let thread = ptx::here(ptx::tid_x());
-    let row = item.row_tile * plan.rows + thread / 32 * 16;
+    let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 * 16;
     let to = Output::of(p);
-    let four = |j: usize| [sums[4 * j], sums[4 * j + 1], sums[4 * j + 2], sums[4 * j + 3]];
     let store = |first: u32, fours: [[f32; SUMS]; AT_ONCE]| {
         let token = item.token_tile * plan.tokens + first * 8;
         if token < p.m {
@@ -300,30 +421,26 @@ unsafe fn store_in_turns<E: Element, const N: usize, const AT_ONCE: usize, const
             }
         }
     };
-    if plan.stash_bytes() == 0 {
+    if plan.stashed() == 0 {
         for turn in 0..N / SUMS / AT_ONCE {
-            store((turn * AT_ONCE) as u32, core::array::from_fn(|i| four(turn * AT_ONCE + i)));
+            store((turn * AT_ONCE) as u32, core::array::from_fn(|i| four(sums, turn * AT_ONCE + i)));
         }
         return;
     }
     // Registers have no index that a loop could count, and of many tokens the instructions of one after the other have to be fetched as they
     // are executed, which takes longer than they do. By way of memory there is one loop; as many eights a turn as hide what each waits for.
-    let s_stash = |i: usize| {
-        let at = i as u32 * plan.consumer_threads() + thread;
-        ptx::shared_base() + plan.stash() + at * (SUMS as u32 * 4)
-    };
     let mut turn = ptx::here(0);
     while turn < (N / SUMS / AT_ONCE) as u32 {
         for j in 0..N / SUMS {
             if (j / AT_ONCE) as u32 == turn {
                 // SAFETY: a thread's own part of the block's shared memory.
-                unsafe { ptx::st_shared_v4_b32(s_stash(j % AT_ONCE), four(j).map(f32::to_bits)) };
+                unsafe { ptx::st_shared_v4_b32(stashed(plan, j % AT_ONCE), four(sums, j).map(f32::to_bits)) };
             }
         }
         let mut fours = [[0.0; SUMS]; AT_ONCE];
         for i in 0..AT_ONCE {
             // SAFETY: written above, by the thread itself.
-            fours[i] = unsafe { ptx::ld_shared_v4_b32(s_stash(i)) }.map(f32::from_bits);
+            fours[i] = unsafe { ptx::ld_shared_v4_b32(stashed(plan, i)) }.map(f32::from_bits);
         }
         store(turn * AT_ONCE as u32, fours);
         turn += 1;

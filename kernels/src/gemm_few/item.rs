@@ -3,44 +3,84 @@
 use super::{Tile, layout};
 use crate::{abi::GemmFew, ptx};
 
-/// Some of a tile's splits of `k`, which follow each other.
+/// One of a block's splits of `k` of one of its tiles. It has one of each, or, of a persistent variant, several splits of one tile after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub tile: u32,
+    pub split: u32,
+}
+
+impl Place {
+    /// The block's first.
+    #[inline(always)]
+    pub(super) fn first(p: &GemmFew, plan: Tile) -> Place {
+        Place { tile: ptx::ctaid_y(), split: Splits::own(p, plan).first }
+    }
+
+    /// The one after it, which need not be inside of the launch.
+    #[inline(always)]
+    pub(super) fn next(self, p: &GemmFew, plan: Tile) -> Place {
+        let own = Splits::own(p, plan);
+        if self.split + 1 < own.end {
+            Place { split: self.split + 1, ..self }
+        } else {
+            Place { tile: self.tile + ptx::nctaid_y(), split: own.first }
+        }
+    }
+
+    /// Whether the launch has it.
+    #[inline(always)]
+    pub(super) fn is_inside(self, p: &GemmFew, plan: Tile) -> bool {
+        self.tile < p.m.div_ceil(plan.tokens) * p.n.div_ceil(plan.rows)
+    }
+}
+
+/// The block's splits of each of its tiles.
+#[derive(Clone, Copy)]
+pub(super) struct Splits {
+    pub first: u32,
+    /// One past the last.
+    pub end: u32,
+    /// Splits whose sums a block hands over together: 1, where each block has one, or 2, of which the first's are kept for the second.
+    pub together: u32,
+}
+
+impl Splits {
+    #[inline(always)]
+    pub(super) fn own(p: &GemmFew, plan: Tile) -> Splits {
+        let rank = ptx::ctaid_x();
+        let [ranks, splits] = [ptx::nctaid_x(), p.splits].map(ptx::here);
+        if !plan.is_persistent() || ranks == splits {
+            return Splits { first: rank, end: rank + 1, together: 1 };
+        }
+        let (first, end) = layout::split_steps(splits.div_ceil(2), ranks, rank);
+        Splits { first: first * 2, end: (end * 2).min(splits), together: 2 }
+    }
+}
+
+/// Stages of a tile.
 #[derive(Clone, Copy)]
 pub(super) struct Item {
-    pub tile: u32,
     /// In tiles of the block's rows.
     pub row_tile: u32,
     pub token_tile: u32,
-    /// The first split.
-    pub split: u32,
-    /// The splits' first stage of `k` and one past their last.
+    /// The first stage of `k` and one past the last.
     pub first: u32,
     pub end: u32,
-    /// Whether the block has no split of the tile behind these.
-    pub is_last: bool,
 }
 
 impl Item {
-    /// Tiles of a launch.
+    /// Those of one split.
     #[inline(always)]
-    pub(super) fn tiles(p: &GemmFew, plan: Tile) -> u32 {
-        p.m.div_ceil(plan.tokens) * p.n.div_ceil(plan.rows)
+    pub(super) fn of(p: &GemmFew, plan: Tile, place: Place) -> Item {
+        Item::new(p, plan, place.tile, place.split, place.split + 1)
     }
 
-    /// All that the block does of its `index`-th tile; of what isn't persistent that is one split of one tile.
+    /// Those of all that the block does of a tile.
     #[inline(always)]
-    pub(super) fn whole(p: &GemmFew, plan: Tile, index: u32) -> Item {
-        let (first, end) = own_splits(p, plan);
-        Item::new(p, plan, ptx::ctaid_y() + index * ptx::here(ptx::nctaid_y()), first, end)
-    }
-
-    /// The `index`-th split that the block works on, of one tile after the other.
-    #[inline(always)]
-    pub(super) fn nth(p: &GemmFew, plan: Tile, index: u32) -> Item {
-        let (first, end) = own_splits(p, plan);
-        let each = (end - first).max(1);
-        let (tiles, split) = (index / each, first + index % each);
-        let item = Item::new(p, plan, ptx::ctaid_y() + tiles * ptx::here(ptx::nctaid_y()), split, split + 1);
-        Item { is_last: split + 1 == end, ..item }
+    pub(super) fn whole(p: &GemmFew, plan: Tile, tile: u32) -> Item {
+        let own = Splits::own(p, plan);
+        Item::new(p, plan, tile, own.first, own.end)
     }
 
     /// Tiles that read the same weights stand beside each other.
@@ -53,18 +93,6 @@ impl Item {
         if plan.is_persistent() {
             (_, end) = layout::split_steps(p.steps, splits, end_split - 1);
         }
-        let (row_tile, token_tile) = (tile / token_tiles, tile % token_tiles);
-        Item { tile, row_tile, token_tile, split, first, end, is_last: true }
-    }
-}
-
-/// The block's splits of each of its tiles: the first and one past the last.
-#[inline(always)]
-fn own_splits(p: &GemmFew, plan: Tile) -> (u32, u32) {
-    let rank = ptx::ctaid_x();
-    if plan.is_persistent() {
-        layout::split_steps(p.splits, ptx::here(ptx::nctaid_x()), rank)
-    } else {
-        (rank, rank + 1)
+        Item { row_tile: tile / token_tiles, token_tile: tile % token_tiles, first, end }
     }
 }

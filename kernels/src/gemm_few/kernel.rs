@@ -4,7 +4,7 @@ use super::{
     Tile, Weights, dense,
     finish::finish,
     int4, int4_warp,
-    item::Item,
+    item::{Item, Place},
     nibbles::Nibbles,
     producer::{Source, produce},
 };
@@ -68,13 +68,14 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
         if is_consumer {
             // What it reads beside the stages, and where it writes, may be the launch's before.
             ptx::grid_wait();
-            let item = Item::nth(p, plan, 0);
+            let place = Place::first(p, plan);
+            let item = Item::of(p, plan, place);
             let acc = dense::multiply::<A>(plan, item, &mut Ring::new(), ptx::tid_x() / 128);
             let mut sums = [0.0f32; R];
             for r in 0..R {
                 sums[r] = acc.value(r);
             }
-            finish::<Bf16, R, SCALED>(p, plan, 0, &sums);
+            finish::<Bf16, R, SCALED>(p, plan, place, &sums);
         } else {
             lead(p, source, plan);
         }
@@ -97,8 +98,9 @@ unsafe fn int4_warp<E: Nibbles, const N: usize, const GROUPS: usize>(
         let (is_consumer, source) = begin(address, weights, plan);
         if is_consumer {
             ptx::grid_wait();
-            let sums = int4_warp::multiply::<E, N, GROUPS>(p, plan, Item::nth(p, plan, 0));
-            finish::<E, N, false>(p, plan, 0, &sums);
+            let place = Place::first(p, plan);
+            let sums = int4_warp::multiply::<E, N, GROUPS>(p, plan, Item::of(p, plan, place));
+            finish::<E, N, false>(p, plan, place, &sums);
         } else {
             lead(p, source, plan);
         }
@@ -125,23 +127,20 @@ unsafe fn int4<E: Nibbles, const R: usize, const GROUPS: usize, const REGISTERS:
             ptx::setmaxnreg::<REGISTERS, true>();
             ptx::grid_wait();
             let mut ring = Ring::new();
-            // All that an item is is found anew from this, before the products and behind them: they need the registers.
-            let mut index = 0;
-            loop {
-                let item = Item::nth(p, plan, ptx::here(index));
-                if item.tile >= Item::tiles(p, plan) {
-                    break;
-                }
+            // All that an item is is found anew from its place, before the products and behind them: they need the registers.
+            let mut place = Place::first(p, plan);
+            while place.is_inside(p, plan) {
+                let item = Item::of(p, plan, place);
                 let sums = match (plan.tokens > 64, GROUPS) {
                     (true, 1) => int4::multiply_ahead::<E, R, GROUPS, 4>(p, plan, item, &mut ring),
                     (true, 2) => int4::multiply_ahead::<E, R, GROUPS, 2>(p, plan, item, &mut ring),
                     _ => int4::multiply::<E, R, GROUPS>(p, plan, item, &mut ring),
                 };
-                finish::<E, R, false>(p, plan, index, &sums);
-                index += 1;
+                finish::<E, R, false>(p, plan, place, &sums);
                 if !plan.is_persistent() {
                     break;
                 }
+                place = place.next(p, plan);
             }
         } else {
             ptx::setmaxnreg::<PRODUCER_REGISTERS, false>();

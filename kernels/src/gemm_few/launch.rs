@@ -29,15 +29,18 @@ pub fn partial_bytes(variant: &Variant, m: u32, n: u32, splits: u32) -> usize {
 }
 
 /// The grid of a launch: a block for each split of each tile. Of a persistent variant as many as run at a time, and as many to a tile as make the fewest
-/// splits one after the other, or the fewest that do: blocks of a tile wait for each other once a tile.
+/// splits one after the other, or the fewest that do: blocks of a tile wait for each other once a tile. These have one split each, or pairs.
 pub fn grid(variant: &Variant, m: u32, n: u32, splits: u32, multiprocessors: u32) -> [u32; 3] {
     let (tiles, splits) = (tiles(variant, m, n), splits.max(1));
     if !variant.tile.is_persistent() {
         return [splits, tiles, 1];
     }
     let blocks = (multiprocessors * variant.spec.min_blocks).max(1);
-    let in_a_row = |ranks: &u32| tiles.div_ceil(blocks / ranks) * splits.div_ceil(*ranks);
-    let ranks = (1..=splits.min(blocks)).min_by_key(in_a_row).unwrap_or(1);
+    let pairs = splits.div_ceil(2);
+    let splits_of = |ranks: u32| if ranks == splits { 1 } else { 2 * pairs.div_ceil(ranks) };
+    let in_a_row = |ranks: &u32| tiles.div_ceil(blocks / ranks) * splits_of(*ranks);
+    let ranks =
+        (1..=pairs).chain([splits]).filter(|&ranks| ranks <= blocks).min_by_key(in_a_row).unwrap_or(1);
     [ranks, tiles.min(blocks / ranks), 1]
 }
 
@@ -164,7 +167,10 @@ mod tests {
     #[test]
     fn stages_fit_a_multiprocessor() {
         for variant in &VARIANTS {
-            assert!(variant.spec.shared_bytes * variant.spec.min_blocks <= 226 << 10, "{variant:?}");
+            assert!(
+                variant.spec.shared_bytes * variant.spec.min_blocks <= crate::gemm_few::MOST_SHARED_BYTES,
+                "{variant:?}"
+            );
         }
     }
 }

@@ -8,15 +8,19 @@
 //! ```text
 //! producer    w: k0 k1 k2 k3 | wait for the launch before | a: k0 k1 k2 k3 | w, a: k4 | k5 | ...     a ring of stages
 //! consumers   k0 | k1 | ...           4 bits: to 16 bits less the zero point (exact), products of a group, times its scale in f32
-//! end         the last block of a tile, or of many tokens each block a part of it, or the one that has them all, adds the splits in ascending order, then bias, SiLU,
-//!             residual, store
+//! end         sums of a split, or of a pair, to the tile's other blocks | each of these, or some, join a part of the tile: splits in pairs, pairs in ascending order, then bias,
+//!             SiLU, residual, store
 //! ```
+//!
+//! Sums of few tokens go by mail, as rows do in a chain of [`crate::gemm_whole`]: memory of zeros, to which they are stored with inverted bits, none of whose words is zero. Whoever
+//! joins them reads words until none is zero, and leaves zeros: a store and a load are the whole way, where a counter of blocks needs a fence and two trips more. Of many
+//! tokens, whose sums are too much to be read more than once, blocks wait at a counter.
 //!
 //! 4-bit weights of few tokens go through the warps' own products (`mma.sync`): what a warpgroup's product has to be given, converted in
 //! registers, is the same for 8 tokens as for 128. Where a block has room for the tokens' rows, [`crate::gemm_whole`] takes the place of these and of bf16's.
 //!
 //! `w` depends on no launch before, so its first stages are on their way while that launch still runs. Splits depend on the shape
-//! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` in the same order whatever `TOKENS` is, so that a row has
+//! of `w` alone ([`layout::splits`]), and a product adds the same steps of `k` and the same pairs of splits in the same order whatever `TOKENS` is, so that a row has
 //! the same bits in any batch. Shapes: any `m`, `n` a multiple of 8 (of 16 with SiLU), `k` of 16 bytes.
 
 use crate::abi::KernelSpec;
@@ -43,6 +47,8 @@ mod producer;
 pub const ROWS: u32 = 256;
 /// Bytes of a line of a tile in shared memory.
 pub const LINE_BYTES: u32 = 128;
+/// What a block may have.
+const MOST_SHARED_BYTES: u32 = 227 << 10;
 /// Eights of tokens whose sums are in shared memory at a time on their way to the output.
 const STASHED: usize = 4;
 
@@ -57,7 +63,7 @@ pub struct Tile {
     pub lines: u32,
     /// Bytes of `w`.
     pub w_bytes: u32,
-    /// Stages of the ring, a power of two.
+    /// Stages of the ring.
     pub stages: u32,
     /// Threads that come after the consumers: a warp, or a warpgroup that leaves its registers to them. A lane of each warp brings the stages.
     pub producers: u32,
@@ -102,6 +108,10 @@ impl Tile {
     pub const fn stages_ahead(self) -> u32 {
         if 2 * self.a_bytes() > self.w_bytes { self.stages / 2 } else { self.stages }
     }
+    /// Whether sums of splits go by mail: of few tokens. Many are more than memory can be asked for again and again, and than are worth being written once more.
+    pub const fn is_mailed(self) -> bool {
+        self.tokens <= 16
+    }
     /// Consumer warps; the producer's follows them.
     pub const fn consumers(self) -> u32 {
         self.rows / 16
@@ -110,13 +120,13 @@ impl Tile {
     pub const fn consumer_threads(self) -> u32 {
         self.consumers() * 32
     }
-    /// Bytes of a stage: `lines` boxes of `a`, then `w`. Whole atoms of eight lines.
-    pub const fn stage_bytes(self) -> u32 {
-        self.a_bytes() + self.w_bytes.next_multiple_of(1024)
-    }
-    /// Bytes of the boxes of `a`.
+    /// Bytes of the boxes of `a` of a stage: whole atoms of eight lines.
     pub const fn a_bytes(self) -> u32 {
         self.lines * self.tokens * LINE_BYTES
+    }
+    /// Bytes of a stage: `lines` boxes of `a`, then `w`. Whole atoms of eight lines.
+    pub const fn stage_bytes(self) -> u32 {
+        self.a_bytes() + self.w_bytes.next_multiple_of(8 * LINE_BYTES)
     }
     /// `full[stages]`: the stage has landed.
     pub const fn full(self) -> u32 {
@@ -126,26 +136,26 @@ impl Tile {
     pub const fn empty(self) -> u32 {
         self.full() + self.stages * 8
     }
-    /// Whether the block is the last of its tile, or all others have been there.
-    pub const fn may_join(self) -> u32 {
-        self.empty() + self.stages * 8
-    }
-    /// `[STASHED][consumer threads]` of four sums, on their way to the output.
+    /// `[eights][consumer threads]` of four sums: [`STASHED`] eights on their way to the output. Of a persistent block as many as there is room for, of a split, until
+    /// those of its pair's other are there.
     pub const fn stash(self) -> u32 {
-        self.may_join() + 16
+        (self.empty() + self.stages * 8).next_multiple_of(16)
     }
-    /// Bytes of that: of few tokens sums go there from registers.
-    pub const fn stash_bytes(self) -> u32 {
-        if self.tokens > 8 * STASHED as u32 { STASHED as u32 * self.consumer_threads() * 16 } else { 0 }
+    /// Eights of that: of few tokens sums go to the output from registers.
+    pub const fn stashed(self) -> u32 {
+        let stashed = STASHED as u32;
+        if self.is_persistent() {
+            let room = (MOST_SHARED_BYTES - self.stash()) / (self.consumer_threads() * 16);
+            if room < self.tokens / 8 { room } else { self.tokens / 8 }
+        } else if self.tokens > 8 * stashed {
+            stashed
+        } else {
+            0
+        }
     }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
-        self.stash() + self.stash_bytes()
-    }
-    /// Whether the splits of a tile wait for each other and each joins a part of it. Of few tokens the last joins all: that is a trip to the
-    /// L2 less, where sums of many would keep one multiprocessor reading while the others have ended.
-    pub const fn joins_together(self) -> bool {
-        self.tokens > 16
+        self.stash() + self.stashed() * self.consumer_threads() * 16
     }
 }
 
@@ -200,7 +210,7 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
             shared_bytes,
             allowance: None,
             starts_early: true,
-            waits_in_row: tile.joins_together(),
+            waits_in_row: true,
             cooperative: false,
             spreads: false,
         },

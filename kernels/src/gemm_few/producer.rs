@@ -1,6 +1,10 @@
 //! The lanes that bring the stages: the first also the rows of `a`, 4-bit weights in equal parts.
 
-use super::{LINE_BYTES, Tile, Weights, item::Item, layout, piece_stride};
+use super::{
+    LINE_BYTES, Tile, Weights,
+    item::{Item, Place},
+    layout, piece_stride,
+};
 use crate::{
     abi::GemmFew,
     ptx::{self, MapRef},
@@ -126,25 +130,31 @@ impl Producer<'_> {
 pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
     let lane = if plan.producing_lanes() == 1 { 0 } else { (ptx::tid_x() - plan.consumer_threads()) / 32 };
     let producer = Producer { p, source, plan, base: ptx::shared_base(), index: lane };
-    let mut index = 0;
-    let mut item = Item::whole(p, plan, index);
+    let mut place = Place::first(p, plan);
+    let mut item = Item::whole(p, plan, place.tile);
     let early = (item.end - item.first).min(plan.stages);
     // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
     unsafe {
         // The copies behind the wait would else fetch it from memory first: half a microsecond that nothing hides.
         ptx::prefetch_tensor_map(source.a);
-        for stage in 0..early.min(plan.stages_ahead()) {
+        // Of persistent blocks, which have few registers, loops that aren't unrolled.
+        let first = || if plan.is_persistent() { ptx::here(0) } else { 0 };
+        let mut stage = first();
+        while stage < early.min(plan.stages_ahead()) {
             producer.weights(item, stage, item.first + stage);
+            stage += 1;
         }
         ptx::grid_launch_dependents();
         ptx::grid_wait();
         let mut ring = Ring::new();
-        for stage in 0..early {
+        stage = first();
+        while stage < early {
             if stage >= plan.stages_ahead() {
                 producer.weights(item, stage, item.first + stage);
             }
             producer.activations(item, stage, item.first + stage);
             ring = ring.next();
+            stage += 1;
         }
         let mut step = item.first + early;
         loop {
@@ -159,11 +169,11 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
             if !plan.is_persistent() {
                 break;
             }
-            index += 1;
-            item = Item::whole(p, plan, index);
-            if item.tile >= Item::tiles(p, plan) {
+            place.tile += ptx::nctaid_y();
+            if !place.is_inside(p, plan) {
                 break;
             }
+            item = Item::whole(p, plan, place.tile);
             step = item.first;
         }
         if lane == 0 {

@@ -5,7 +5,7 @@ use crate::{
     abi::GemmWhole,
     element::Element,
     gemm_few::{
-        finish::{Output, residual_of, store_eights},
+        finish::{NOTHING, Output, residual_of, store_eights},
         layout,
     },
     ptx,
@@ -85,17 +85,18 @@ pub(super) unsafe fn finish<E: Element>(p: &GemmWhole, plan: Plan, end: End, mai
         if p.splits > 1 {
             ptx::st_shared_v4_b32(place(warp), sums.map(f32::to_bits));
             ptx::bar_sync();
-            joined = [0.0; SUMS];
+            joined = [NOTHING; SUMS];
             let mut first = 0;
             while first < p.splits {
-                let mut bits = [[0; SUMS]; AT_ONCE as usize];
+                let mut bits = [[NOTHING.to_bits(); SUMS]; AT_ONCE as usize];
                 for i in 0..AT_ONCE {
                     if end.is_there && first + i < p.splits {
                         bits[i as usize] = ptx::ld_shared_v4_b32(place(warp * p.splits + first + i));
                     }
                 }
-                for bits in bits {
-                    joined = [0, 1, 2, 3].map(|i| joined[i] + f32::from_bits(bits[i]));
+                for pair in 0..AT_ONCE as usize / 2 {
+                    let [a, b] = [2 * pair, 2 * pair + 1].map(|i| bits[i].map(f32::from_bits));
+                    joined = [0, 1, 2, 3].map(|i| joined[i] + (a[i] + b[i]));
                 }
                 first += AT_ONCE;
             }

@@ -2,7 +2,7 @@
 //! a launch, or, of 4 bits, several that follow each other.
 //!
 //! Each warp has 16 rows and one split of `k`, and a ring of its own, which its lane 0 fills: no barrier of the block stands between weights and products, nor between
-//! the weights of one product and those of the next. The splits' sums meet in shared memory and are added in ascending order, so that a row has the bits that
+//! the weights of one product and those of the next. The splits' sums meet in shared memory and are added in pairs, these in ascending order, so that a row has the bits that
 //! [`gemm_few`](crate::gemm_few) gives it, where splits are blocks.
 //!
 //! ```text

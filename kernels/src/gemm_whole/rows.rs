@@ -3,6 +3,7 @@
 use super::{PAD, Plan};
 use crate::{
     abi::GemmWhole,
+    gemm_few::finish::has_hole,
     ptx,
     reduce::warp_sum,
     rms_norm,
@@ -300,10 +301,4 @@ impl Source {
         }
         chunks
     }
-}
-
-/// Whether one of the words is zero.
-#[inline(always)]
-fn has_hole(words: [u32; 4]) -> bool {
-    words[0] == 0 || words[1] == 0 || words[2] == 0 || words[3] == 0
 }

@@ -25,7 +25,8 @@ intrinsic! {
     /// `ld.relaxed.gpu.global.v4.u32`, for a loop that waits until none of the words is what it was: each by itself is one that was stored, and says nothing of others.
     ///
     /// # Safety
-    /// The address must be aligned to 16 bytes and lie in memory the kernel may touch, which others write by [`st_relaxed_gpu_u32`] alone.
+    /// The address must be aligned to 16 bytes and lie in memory the kernel may touch, which others write by [`st_relaxed_gpu_u32`] and
+    /// [`st_relaxed_gpu_v4_u32`] alone.
     pub fn poll_relaxed_gpu_v4_u32(address: u64) -> [u32; 4] {
         let mut v = [0 as u32; 4];
         asm!("ld.relaxed.gpu.global.v4.u32 {{{0}, {1}, {2}, {3}}}, [{4}];", out(reg32) v[0], out(reg32) v[1], out(reg32) v[2], out(reg32) v[3], in(reg64) address, options(nostack));
@@ -44,6 +45,18 @@ intrinsic! {
         asm!("st.relaxed.gpu.global.u32 [{}], {};", in(reg64) address, in(reg32) value, options(nostack));
     } else {
         simt::intrinsic::st_relaxed_gpu_u32(address, value)
+    }
+}
+
+intrinsic! {
+    /// `st.relaxed.gpu.global.v4.u32`: words that others wait for, each of which is there by itself.
+    ///
+    /// # Safety
+    /// The address must be aligned to 16 bytes and lie in memory the kernel may touch.
+    pub fn st_relaxed_gpu_v4_u32(address: u64, value: [u32; 4]) {
+        asm!("st.relaxed.gpu.global.v4.u32 [{0}], {{{1}, {2}, {3}, {4}}};", in(reg64) address, in(reg32) value[0], in(reg32) value[1], in(reg32) value[2], in(reg32) value[3], options(nostack));
+    } else {
+        simt::intrinsic::st_relaxed_gpu_v4_u32(address, value)
     }
 }
 

@@ -63,3 +63,19 @@ pub fn here(value: u32) -> u32 {
     #[cfg(not(target_arch = "nvptx64"))]
     value
 }
+
+/// As [`here`], of an address.
+#[inline(always)]
+pub fn address_here(value: u64) -> u64 {
+    #[cfg(target_arch = "nvptx64")]
+    {
+        let out: u64;
+        // SAFETY: as in `here`.
+        unsafe {
+            core::arch::asm!("mov.b64 {}, {};", out(reg64) out, in(reg64) value, options(nomem, nostack))
+        };
+        out
+    }
+    #[cfg(not(target_arch = "nvptx64"))]
+    value
+}

@@ -366,10 +366,10 @@ fn launch_one<D: Driver>(
         arena.launch(&RMS_NORM, [m, 1, 1], &norm)?;
     }
     let few = launch::choose(variant.weights, m).ok_or("no entry of gemm_few for the chain's products")?;
-    let tiles = launch::tiles(few, m, n) as usize;
-    let partials = arena.alloc("partials", launch::partial_bytes(few, m, n, splits))?;
-    let counters = arena.alloc("counters", tiles * 4)?;
-    arena.write(counters, 0, &vec![0; tiles * 4])?;
+    let counters = arena.input_u32("counters", &vec![0; launch::tiles(few, m, n) as usize])?;
+    let zeros = vec![0; launch::partial_bytes(few, m, n, splits)];
+    let partials = arena.alloc("partials", zeros.len())?;
+    arena.write(partials, 0, &zeros)?;
     let params = abi::GemmFew {
         a_map: arena.tensor_map(&MapShape::new(2, m, k, few.tile.tokens).at(a))?,
         packed: phase.packed,
