@@ -43,7 +43,7 @@ impl Context {
         true
     }
 
-    /// What the running lane has found at `address`, if it is what was there before: it will look again only if that isn't what it waits for.
+    /// Takes note of what the running lane has found at `address`: it will look again only if that isn't what it waits for.
     pub fn found(&mut self, address: u64, values: &[u32]) {
         let Found(found) = &mut self.lanes[self.current].found;
         found.retain(|&(at, _)| at != address);

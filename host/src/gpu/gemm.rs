@@ -399,7 +399,8 @@ impl<Dr: Driver> GpuDevice<Dr> {
         };
         let grid = gemm_few::launch::grid(variant, m, n, operand.splits, multiprocessors);
         // SAFETY: operands are what a `Product` says, and `operand` describes weights `[n, k]` of this variant's kind; `n` and `k`
-        // are multiples of 8. Scratch is as large as the launcher says; mail and counters are zeros: fresh ones are, and launches leave them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
+        // are multiples of 8. Scratch is as large as the launcher says; mail and counters are zeros: fresh ones are, and launches leave
+        // them so. Launches that share scratch follow each other on one stream; the lock is held until this one is in it.
         unsafe { self.launch(&variant.spec, grid, params) }
     }
 

@@ -28,6 +28,8 @@ use crate::abi::KernelSpec;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 mod dense;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
+pub(crate) mod exchange;
+#[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub(crate) mod finish;
 #[cfg(any(target_feature = "sm_90a", all(feature = "emulation", not(target_arch = "nvptx64"))))]
 pub(crate) mod int4;
@@ -63,7 +65,7 @@ pub struct Tile {
     pub lines: u32,
     /// Bytes of `w`.
     pub w_bytes: u32,
-    /// Stages of the ring.
+    /// Stages of the ring, a power of two.
     pub stages: u32,
     /// Threads that come after the consumers: a warp, or a warpgroup that leaves its registers to them. A lane of each warp brings the stages.
     pub producers: u32,

@@ -5,7 +5,8 @@ use crate::{
     abi::GemmWhole,
     element::Element,
     gemm_few::{
-        finish::{NOTHING, Output, residual_of, store_eights},
+        exchange::NOTHING,
+        finish::{Output, residual_of, store_eights},
         layout,
     },
     ptx,

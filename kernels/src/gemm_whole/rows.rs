@@ -3,7 +3,7 @@
 use super::{PAD, Plan};
 use crate::{
     abi::GemmWhole,
-    gemm_few::finish::has_hole,
+    gemm_few::exchange::has_hole,
     ptx,
     reduce::warp_sum,
     rms_norm,

@@ -1,4 +1,4 @@
-/// A place in a ring of `stages`: how many were filled before it. One register, where a stage and a parity of
+/// A place in a ring of `stages` (a power of two): how many were filled before it. One register, where a stage and a parity of
 /// their own would be two.
 #[derive(Clone, Copy)]
 pub struct Ring(u32);
