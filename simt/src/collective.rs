@@ -3,7 +3,7 @@
 use crate::context::{Context, Space};
 use crate::fault::{Fault, FaultKind};
 use crate::lane::{Collective, Lane, State};
-use crate::matrix::{Factors, MmaOperands, byte_element, float_element, ldmatrix, mma_m16n8};
+use crate::matrix::{Factors, MmaOperands, byte_element, float_element, ldmatrix, mma_m16n8, stmatrix_trans};
 use crate::requests::Kind;
 
 /// How a warp stands once none of its lanes can run.
@@ -81,6 +81,7 @@ impl Context {
         match collective {
             Collective::Mma(factors) => self.execute_mma(warp, factors)?,
             Collective::Ldmatrix { trans } => self.execute_ldmatrix(warp, trans)?,
+            Collective::StmatrixTrans => self.execute_stmatrix_trans(warp)?,
             Collective::WgmmaFence => self.execute_wgmma_fence(warp),
             Collective::WgmmaCommit => self.execute_wgmma_commit(warp),
             Collective::WgmmaWait => {
@@ -171,6 +172,24 @@ impl Context {
             }
             for (lane, value) in self.lanes[first..first + 32].iter_mut().zip(ldmatrix(&rows, trans)) {
                 lane.result[matrix] = value;
+            }
+        }
+        Ok(())
+    }
+
+    fn execute_stmatrix_trans(&mut self, warp: usize) -> Result<(), Fault> {
+        let first = self.whole_warp(warp)?;
+        for matrix in 0..4 {
+            let values = std::array::from_fn(|lane| self.lanes[first + lane].operands[1 + matrix]);
+            for (row, values) in stmatrix_trans(&values).into_iter().enumerate() {
+                let thread = first + 8 * matrix + row;
+                // The lane that gives the address is the one that writes, as far as races go.
+                self.become_thread(thread);
+                let (address, site) = (self.lanes[thread].operands[0], self.lanes[thread].site);
+                self.requests.log(thread, Kind::Shared, u64::from(address), 16, site);
+                self.shared.store(address, values, &self.clocks, site).map_err(|problem| {
+                    self.access_fault(problem, Space::Shared(address), "stmatrix row", 16, site)
+                })?;
             }
         }
         Ok(())

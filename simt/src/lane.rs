@@ -38,6 +38,7 @@ pub(crate) enum Collective {
     Ldmatrix {
         trans: bool,
     },
+    StmatrixTrans,
     Barrier {
         id: u32,
         threads: u32,
@@ -86,6 +87,7 @@ impl Collective {
             Collective::Mma(_) => "mma",
             Collective::Ldmatrix { trans: false } => "ldmatrix",
             Collective::Ldmatrix { trans: true } => "ldmatrix.trans",
+            Collective::StmatrixTrans => "stmatrix.trans",
             Collective::Barrier { whole_block: true, .. } => "bar.sync 0",
             Collective::Barrier { arrive: true, .. } => "bar.arrive",
             Collective::Barrier { .. } => "bar.sync",

@@ -147,6 +147,14 @@ pub(crate) fn ldmatrix(rows: &[[u32; 4]; 8], trans: bool) -> [u32; 32] {
     })
 }
 
+/// The rows of one 8x8 matrix of 16-bit elements as stored transposed: lane `l` brings row `l / 4`, columns `2 * (l % 4)` and the next.
+pub(crate) fn stmatrix_trans(values: &[u32; 32]) -> [[u32; 4]; 8] {
+    let element = |row: usize, col: usize| values[row * 4 + col / 2] >> (16 * (col % 2)) & 0xffff;
+    std::array::from_fn(|row| {
+        std::array::from_fn(|word| element(2 * word, row) | element(2 * word + 1, row) << 16)
+    })
+}
+
 /// The operands of a `wgmma`, decoded: 64 x `K` and `K` x `n`. `K` is 32 bytes of elements.
 pub(crate) struct Products<T, const K: usize> {
     pub n: usize,

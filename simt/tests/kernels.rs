@@ -129,6 +129,29 @@ fn multiply(encode: fn(f32) -> u16, mma: Mma) {
 }
 
 #[test]
+fn stmatrix_stores_matrices_transposed() {
+    let mut device = Device::new();
+    let out = device.alloc(4 * 8 * 8 * 2, "out");
+    launch(&mut device, [1, 1, 1], 32, 512, &|| {
+        let (lane, base) = (tid_x(), shared_base());
+        // Element (row, col) of matrix i is 100 i + 10 row + col.
+        let element = |i: u32, col: u32| 100 * i + 10 * (lane / 4) + col;
+        let pair = |i: u32| element(i, 2 * (lane % 4)) | element(i, 2 * (lane % 4) + 1) << 16;
+        stmatrix_x4_trans(base + 16 * lane, [pair(0), pair(1), pair(2), pair(3)]);
+        bar_warp_sync();
+        for i in (lane..256).step_by(32) {
+            st_global(out + 2 * u64::from(i), ld_shared::<u16>(base + 2 * i));
+        }
+    });
+    let got = u32s(&mut device, out, 128);
+    for i in 0..256 {
+        let (matrix, row, col) = (i / 64, i / 8 % 8, i % 8);
+        let want = 100 * matrix + 10 * col + row;
+        assert_eq!(got[i as usize / 2] >> (16 * (i % 2)) & 0xffff, want, "matrix {matrix}, ({row}, {col})");
+    }
+}
+
+#[test]
 fn copies_arrive_group_by_group_and_fill_with_zeros() {
     let mut device = Device::new();
     let x = with_u32s(&mut device, "x", &(0..64 * 4).collect::<Vec<_>>());

@@ -76,3 +76,16 @@ ldmatrix!(
     "`ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16` (sm_75).",
     ldmatrix_x4_trans
 );
+
+intrinsic! {
+    /// `stmatrix.sync.aligned.m8n8.x4.trans.shared.b16` (sm_90, PTX 7.8): stores four 8x8 matrices of 16-bit elements, each transposed.
+    ///
+    /// Lane `8i + r` gives the address (16-byte aligned) of row `r` of what is stored of matrix `i`; lane `l` has of matrix `i` the
+    /// elements of row `l / 4`, columns `2 * (l % 4)` and the next: of what is stored that column, those rows.
+    pub fn stmatrix_x4_trans(address: u32, d: [u32; 4]) {
+        asm!("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [{4}], {{{0}, {1}, {2}, {3}}};",
+            in(reg32) d[0], in(reg32) d[1], in(reg32) d[2], in(reg32) d[3], in(reg32) address, options(nostack));
+    } else {
+        simt::intrinsic::stmatrix_x4_trans(address, d)
+    }
+}

@@ -401,3 +401,9 @@ pub fn ldmatrix_x4(address: u32) -> [u32; 4] {
 pub fn ldmatrix_x4_trans(address: u32) -> [u32; 4] {
     wait_in(Collective::Ldmatrix { trans: true }, &[address], Location::caller())
 }
+
+/// `stmatrix.sync.aligned.m8n8.x4.trans.shared.b16` of a warp: lane `8i + r` gives the address of row `r` of matrix `i`, whose column `r` the lanes have.
+#[track_caller]
+pub fn stmatrix_x4_trans(address: u32, [a, b, c, d]: [u32; 4]) {
+    wait_in(Collective::StmatrixTrans, &[address, a, b, c, d], Location::caller());
+}
