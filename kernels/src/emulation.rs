@@ -128,6 +128,8 @@ entries! {
     gemm_few_int4_g32_8_f16 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g32_16_f16 in crate::gemm_few::kernel: GemmFew,
     gemm_few_int4_g32_128_f16 in crate::gemm_few::kernel: GemmFew,
+    gemm_few_int4_g128_64_pair in crate::gemm_few::kernel: GemmFew,
+    gemm_few_int4_g128_64_pair_f16 in crate::gemm_few::kernel: GemmFew,
     gemm_whole_int4_g128_f16 in crate::gemm_whole::kernel: GemmWhole,
     gemm_whole_half_int4_g128_f16 in crate::gemm_whole::kernel: GemmWhole,
     gemm_whole_int4_g64_f16 in crate::gemm_whole::kernel: GemmWhole,

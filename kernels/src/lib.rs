@@ -161,6 +161,8 @@ pub static KERNELS_SM90A: &[&abi::KernelSpec] = &[
     &gemm_few::VARIANTS[28].spec,
     &gemm_few::VARIANTS[29].spec,
     &gemm_few::VARIANTS[30].spec,
+    &gemm_few::VARIANTS[31].spec,
+    &gemm_few::VARIANTS[32].spec,
     &gemm_whole::VARIANTS[0].one,
     &gemm_whole::VARIANTS[0].half,
     &gemm_whole::CHAINS[0],

@@ -50,7 +50,9 @@ impl<D: Driver> Kernel<D> for Few {
         if prepare_whole(&mut prepared, kernel_weights, kind, [m, n, k], seed)? {
             return Ok(prepared);
         }
-        let variant = choose(kernel_weights, m as u32).ok_or_else(|| Error::Shape {
+        // Many rows fill the device without.
+        let splits = if m > MOST_SPLIT { 1 } else { splits(n as u32, k as u32, stage_k) };
+        let variant = choose(kernel_weights, m as u32, splits).ok_or_else(|| Error::Shape {
             op: "gemm_few",
             what: "weights",
             expected: "of a kind that has a kernel".to_string(),
@@ -74,8 +76,7 @@ impl<D: Driver> Kernel<D> for Few {
             params.a_scales = prepared.random("a_scales", Kind::Scale, m, seed)?;
             params.w_scales = prepared.random("w_scales", Kind::Scale, n, seed)?;
         }
-        // Many rows fill the device without.
-        params.splits = if m > MOST_SPLIT { 1 } else { splits(n32, k32, stage_k) };
+        params.splits = splits;
         let partials = partial_bytes(variant, params.m, n32, params.splits);
         params.partials = prepared.u32s("partials", vec![0; partials / 4])?;
         let counters = tiles(variant, params.m, n32) as usize;

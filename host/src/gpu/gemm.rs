@@ -368,7 +368,7 @@ impl<Dr: Driver> GpuDevice<Dr> {
             // SAFETY: as below, without scratch.
             return unsafe { self.launch(kernel, [blocks, 1, 1], params) };
         }
-        let variant = gemm_few::launch::choose(weights, m)
+        let variant = gemm_few::launch::choose(weights, m, operand.splits)
             .ok_or_else(|| shape(op, "weights", "of a kind that has a kernel", format!("{weights:?}")))?;
         let mut held = scratch::lock(&self.gemm_scratch);
         let tiles = gemm_few::launch::tiles(variant, m, n) as usize;

@@ -57,7 +57,8 @@ params! {
 
 params! {
     /// `out = a * w^T`, then bias, SiLU and residual, on Hopper for few rows (`gemm_few`). Grid: `(splits, tiles, 1)`, tiles of
-    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few tiles as run at a time, and no more blocks a tile than splits. Of 4-bit weights `a`, and
+    /// the variant's `tokens` rows of `a` and its rows of `w`; of a persistent variant as few tiles as run at a time, and no more blocks a tile than splits; of one that takes two splits side by side, which may be all there
+    /// are, one block a tile. Of 4-bit weights `a`, and
     /// with it `residual` and `out`, is bf16 or f16, as the entry says.
     pub struct GemmFew {
         /// Of `a`, `[m, k]`, in boxes of one line by the variant's `tokens` rows.

@@ -20,12 +20,12 @@ pub(super) unsafe fn wait_for_all(plan: Tile, g_counter: u64) {
     // SAFETY: the first barrier lets thread 0 see what the block wrote, and its addition releases that; what it finds is what the last addition of all released, and the
     // second barrier hands that to the block.
     unsafe {
-        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
+        meet(plan);
         let ranks = ptx::nctaid_x();
         if ptx::tid_x() == 0 && ptx::atom_add_acq_rel_gpu_u32(g_counter, 1) < ranks - 1 {
             while ptx::poll_acquire_gpu_u32(g_counter) < ranks {}
         }
-        ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads());
+        meet(plan);
     }
 }
 
@@ -43,11 +43,61 @@ pub(super) unsafe fn has_joined(g_counter: u64) {
     }
 }
 
+/// Waits for all consumers.
+///
+/// # Safety
+/// All of them call it.
+#[inline(always)]
+pub(super) unsafe fn meet(plan: Tile) {
+    // SAFETY: the caller's promise.
+    unsafe { ptx::bar_sync_named(CONSUMERS_BARRIER, plan.consumer_threads()) };
+}
+
 /// Where a consumer's four sums of an eight are kept, or stashed.
 #[inline(always)]
 pub(super) fn stashed(plan: Tile, eight: usize) -> u32 {
-    let at = eight as u32 * plan.consumer_threads() + ptx::here(ptx::tid_x());
+    stash_of(plan, eight, ptx::here(ptx::tid_x()))
+}
+
+#[inline(always)]
+fn stash_of(plan: Tile, eight: usize, thread: u32) -> u32 {
+    let at = eight as u32 * plan.consumer_threads() + thread;
     ptx::shared_base() + plan.stash() + at * (SUMS as u32 * 4)
+}
+
+/// Adds the two splits side by side: threads of the first get every other eight from the first on, those of the second the others.
+///
+/// # Safety
+/// All consumers call it, with all products of the block behind them; `is_there` is whether the thread's split is.
+#[inline(always)]
+pub(super) unsafe fn add_abreast<const N: usize, const HALF: usize>(
+    plan: Tile,
+    is_there: bool,
+    sums: &[f32; N],
+) -> [f32; HALF] {
+    const { assert!(HALF * 2 == N) }
+    let thread = ptx::here(ptx::tid_x());
+    let is_first = plan.side(thread) == 0;
+    let mut own = [0.0; HALF];
+    // SAFETY: the stash takes the ring's place, which all have read. Places are written by one thread, and read by another behind a barrier.
+    unsafe {
+        meet(plan);
+        for j in 0..HALF / SUMS {
+            let halves = [four(sums, 2 * j), four(sums, 2 * j + 1)];
+            let (kept, given) = if is_first { (halves[0], halves[1]) } else { (halves[1], halves[0]) };
+            own[j * SUMS..][..SUMS].copy_from_slice(&if is_there { kept } else { [NOTHING; SUMS] });
+            let given = if is_there { given } else { [NOTHING; SUMS] };
+            ptx::st_shared_v4_b32(stashed(plan, j), given.map(f32::to_bits));
+        }
+        meet(plan);
+        for j in 0..HALF / SUMS {
+            let other = ptx::ld_shared_v4_b32(stash_of(plan, j, thread ^ plan.split_threads()));
+            for i in 0..SUMS {
+                own[j * SUMS + i] += f32::from_bits(other[i]);
+            }
+        }
+    }
+    own
 }
 
 /// A thread's sums of an eight. Register `4 * j + i` is row `lane / 4 + i / 2 * 8` of the warp's, token `8 * j + 2 * (lane % 4) + i % 2`.

@@ -2,7 +2,7 @@
 
 use super::{
     STASHED, Tile,
-    exchange::{NOTHING, SUMS, Scratch, collect, four, has_joined, load, stashed, wait_for_all},
+    exchange::{NOTHING, SUMS, Scratch, collect, four, has_joined, load, meet, stashed, wait_for_all},
     item::{Item, Place, Splits},
     layout,
 };
@@ -144,6 +144,33 @@ pub(super) unsafe fn join<
     }
 }
 
+/// The eight of the tile's tokens that a thread's `i`th four sums are of.
+#[inline(always)]
+fn eight_of(plan: Tile, i: u32) -> u32 {
+    i * plan.abreast + plan.side(ptx::here(ptx::tid_x()))
+}
+
+/// As [`finish`], of a block that has both splits of a tile, `N` sums of them a thread: of every other eight of tokens.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn finish_pair<E: Element, const N: usize>(
+    p: &GemmFew,
+    plan: Tile,
+    place: Place,
+    sums: &[f32; N],
+) {
+    let item = Item::of(p, plan, Place { tile: ptx::here(place.tile), split: ptx::here(place.split) });
+    // SAFETY: the caller's promise.
+    unsafe {
+        match is_in_chunks(p) {
+            true => store_staged::<E, N>(p, plan, item, sums),
+            false => store_in_turns::<E, N, 1, false>(p, plan, item, sums),
+        }
+    }
+}
+
 /// Scales, bias, SiLU and residual, and the store.
 ///
 /// # Safety
@@ -157,6 +184,10 @@ unsafe fn store<E: Element, const N: usize, const SCALED: bool>(
 ) {
     // SAFETY: the caller's promise.
     unsafe {
+        if plan.is_staged() && is_in_chunks(p) {
+            store_staged::<E, N>(p, plan, item, sums);
+            return;
+        }
         match (N / SUMS, plan.is_persistent()) {
             (1, _) => store_in_turns::<E, N, 1, SCALED>(p, plan, item, sums),
             (2, _) => store_in_turns::<E, N, 2, SCALED>(p, plan, item, sums),
@@ -177,10 +208,10 @@ unsafe fn store_in_turns<E: Element, const N: usize, const AT_ONCE: usize, const
     item: Item,
     sums: &[f32; N],
 ) {
-    let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 * 16;
+    let row = item.row_tile * plan.rows + ptx::here(ptx::tid_x()) / 32 % plan.row_warps() * 16;
     let to = Output::of(p);
-    let store = |first: u32, fours: [[f32; SUMS]; AT_ONCE]| {
-        let token = item.token_tile * plan.tokens + first * 8;
+    let first_token = item.token_tile * plan.tokens;
+    let store = |token: u32, fours: [[f32; SUMS]; AT_ONCE]| {
         if token < p.m {
             // SAFETY: rows and tokens that aren't there are neither read nor written; warps stay whole.
             unsafe {
@@ -190,9 +221,10 @@ unsafe fn store_in_turns<E: Element, const N: usize, const AT_ONCE: usize, const
             }
         }
     };
-    if plan.stashed() == 0 {
+    if plan.stashed() == 0 || plan.abreast == 2 {
         for turn in 0..N / SUMS / AT_ONCE {
-            store((turn * AT_ONCE) as u32, core::array::from_fn(|i| four(sums, turn * AT_ONCE + i)));
+            let token = first_token + eight_of(plan, (turn * AT_ONCE) as u32) * 8;
+            store(token, core::array::from_fn(|i| four(sums, turn * AT_ONCE + i)));
         }
         return;
     }
@@ -211,8 +243,99 @@ unsafe fn store_in_turns<E: Element, const N: usize, const AT_ONCE: usize, const
             // SAFETY: written above, by the thread itself.
             fours[i] = unsafe { ptx::ld_shared_v4_b32(stashed(plan, i)) }.map(f32::from_bits);
         }
-        store(turn * AT_ONCE as u32, fours);
+        store(first_token + turn * AT_ONCE as u32 * 8, fours);
         turn += 1;
+    }
+}
+
+/// Whether the output is made of chunks of 16 bytes to which nothing is added: [`store_staged`]'s.
+#[inline(always)]
+fn is_in_chunks(p: &GemmFew) -> bool {
+    p.residual == 0 && p.out_f32 == 0 && p.out.is_multiple_of(16)
+}
+
+/// Eights of a turn of [`store_staged`].
+const STAGED: usize = 4;
+
+/// As [`store`], 16 bytes of a token's row of the output a thread: a warpgroup's 64 rows of `w` are a line of it, or with SiLU half a line. They are made in
+/// shared memory, a chunk of 16 bytes by the lanes that have its rows of `w`. Without a residual, which is added in f32.
+///
+/// # Safety
+/// As there; no sums of bytes. All consumers call it.
+#[inline(always)]
+unsafe fn store_staged<E: Element, const N: usize>(p: &GemmFew, plan: Tile, item: Item, sums: &[f32; N]) {
+    let thread = ptx::here(ptx::tid_x());
+    let (warp, lane) = (thread / 32, thread % 32);
+    let row = item.row_tile * plan.rows + warp % plan.row_warps() * 16;
+    let s_group = ptx::shared_base() + plan.stash() + warp / 4 * const { 64 * (N / SUMS) as u32 * 16 };
+    // Chunks of a token's row are turned, so that those of eight tokens that lanes write together, and those of a row, fall on different banks.
+    let silu_mul = ptx::here(p.silu) != 0;
+    let place = |token: u32, chunk: u32| match silu_mul {
+        false => s_group + (token * 8 + (chunk ^ (token % 8))) * 16,
+        true => s_group + (token * 4 + (chunk ^ (token / 2 % 4))) * 16,
+    };
+    // SAFETY: barriers stand between what the stash held and this, between these writes and their readers, and between those and what is kept there next. Rows
+    // and tokens that aren't there are neither read nor written; chunks are whole: columns of the output are a multiple of eight.
+    unsafe {
+        let mut bias = [0; 2];
+        if p.bias != 0 {
+            bias = [0, 8].map(|i| {
+                let row = row + lane / 4 + i;
+                ptx::ld_global_b32_if(row < p.n, p.bias + u64::from(row) * 4)
+            });
+        }
+        meet(plan);
+        for turn in 0..N / SUMS / STAGED {
+            let mut fours: [[f32; SUMS]; STAGED] = core::array::from_fn(|i| four(sums, turn * STAGED + i));
+            if p.bias != 0 {
+                for i in 0..STAGED * SUMS {
+                    fours[i / SUMS][i % SUMS] += f32::from_bits(bias[i % SUMS / 2]);
+                }
+            }
+            let eight = (turn * STAGED) as u32;
+            if !silu_mul {
+                for pair in 0..STAGED / 2 {
+                    let [[a, b, c, d], [e, f, g, h]] = [fours[2 * pair], fours[2 * pair + 1]];
+                    let words = [E::pack(a, b), E::pack(c, d), E::pack(e, f), E::pack(g, h)];
+                    let token = (eight + 2 * pair as u32 + lane / 16) * 8 + lane % 8;
+                    ptx::stmatrix_x4_trans(place(token, warp % 4 * 2 + lane / 8 % 2), words);
+                }
+            } else {
+                let words = fours.map(|[a, b, c, d]| E::pack(silu(a) * c, silu(b) * d));
+                ptx::stmatrix_x4_trans(place((eight + lane / 8) * 8 + lane % 8, warp % 4), words);
+            }
+        }
+        meet(plan);
+        let of_group = thread % 128;
+        let (chunks, cols, col) = match silu_mul {
+            false => (8, p.n, row / 64 * 64),
+            true => (4, p.n / 2, row / 64 * 32),
+        };
+        let col = col + of_group % chunks * 8;
+        let mut of_token = of_group / chunks;
+        while of_token < const { (N / SUMS * 8) as u32 } {
+            // All that a thread has at once, or half of it.
+            let mut words = [[0; 4]; STAGED];
+            for i in 0..STAGED {
+                let token = of_token + i as u32 * (128 / chunks);
+                if token < const { (N / SUMS * 8) as u32 } {
+                    words[i] = ptx::ld_shared_v4_b32(place(token, of_group % chunks));
+                }
+            }
+            for i in 0..STAGED {
+                let of_thread = of_token + i as u32 * (128 / chunks);
+                let of_tile = eight_of(plan, of_thread / 8) * 8 + of_thread % 8;
+                let token = item.token_tile * plan.tokens + of_tile;
+                if of_thread < const { (N / SUMS * 8) as u32 } && token < p.m && col < cols {
+                    let index = u64::from(token) * u64::from(p.out_stride) + u64::from(col);
+                    ptx::st_global_v4_b32(p.out + index * 2, words[i]);
+                }
+            }
+            of_token += STAGED as u32 * (128 / chunks);
+        }
+        if plan.is_persistent() {
+            meet(plan);
+        }
     }
 }
 

@@ -86,6 +86,7 @@ where
     [f32; R]: Wgmma,
 {
     let mut total = [0.0f32; R];
+    // A split beside this one may be longer, by one stage, which nobody fills again.
     for _ in item.first..item.end {
         // SAFETY: the whole warpgroup takes the same branches. A stage is read once it has landed, and given back after its products. Operands
         // stay as they are until the products that read them have been waited for.
@@ -292,7 +293,8 @@ unsafe fn start<E: Nibbles, const R: usize, const COUNT: usize>(
     [f32; R]: Wgmma,
 {
     // Made anew for each part: kept, the steps' descriptors would take two registers each.
-    let a = ptx::descriptor(ptx::here(s_stage), 0);
+    let s_a = s_stage + plan.side(ptx::here(ptx::tid_x())) * plan.split_a_bytes();
+    let a = ptx::descriptor(ptx::here(s_a), 0);
     // SAFETY: the caller's promises.
     unsafe {
         ptx::wgmma_fence();

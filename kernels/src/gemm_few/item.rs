@@ -11,10 +11,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The block's first.
+    /// The block's first, of its splits side by side that of `side`, which need not be there.
     #[inline(always)]
-    pub(super) fn first(p: &GemmFew, plan: Tile) -> Place {
-        Place { tile: ptx::ctaid_y(), split: Splits::own(p, plan).first }
+    pub(super) fn first(p: &GemmFew, plan: Tile, side: u32) -> Place {
+        Place { tile: ptx::ctaid_y(), split: Splits::own(p, plan).first + side }
     }
 
     /// The one after it, which need not be inside of the launch.
@@ -50,6 +50,9 @@ impl Splits {
     pub(super) fn own(p: &GemmFew, plan: Tile) -> Splits {
         let rank = ptx::ctaid_x();
         let [ranks, splits] = [ptx::nctaid_x(), p.splits].map(ptx::here);
+        if plan.abreast == 2 {
+            return Splits { first: 0, end: splits, together: 2 };
+        }
         if !plan.is_persistent() || ranks == splits {
             return Splits { first: rank, end: rank + 1, together: 1 };
         }
@@ -67,6 +70,8 @@ pub(super) struct Item {
     /// The first stage of `k` and one past the last.
     pub first: u32,
     pub end: u32,
+    /// How many the block has: as many, or those of a longer split beside this one.
+    pub stages: u32,
 }
 
 impl Item {
@@ -76,11 +81,10 @@ impl Item {
         Item::new(p, plan, place.tile, place.split, place.split + 1)
     }
 
-    /// Those of all that the block does of a tile.
+    /// Those of all splits that the block takes of a tile, one after the other, from the one at `place` on.
     #[inline(always)]
-    pub(super) fn whole(p: &GemmFew, plan: Tile, tile: u32) -> Item {
-        let own = Splits::own(p, plan);
-        Item::new(p, plan, tile, own.first, own.end)
+    pub(super) fn whole(p: &GemmFew, plan: Tile, place: Place) -> Item {
+        Item::new(p, plan, place.tile, place.split, Splits::own(p, plan).end)
     }
 
     /// Tiles that read the same weights stand beside each other.
@@ -93,6 +97,14 @@ impl Item {
         if plan.is_persistent() {
             (_, end) = layout::split_steps(p.steps, splits, end_split - 1);
         }
-        Item { row_tile: tile / token_tiles, token_tile: tile % token_tiles, first, end }
+        let mut stages = end - first;
+        if plan.abreast == 2 {
+            // The first is the longer one. There may be one alone.
+            (_, stages) = layout::split_steps(p.steps, splits, 0);
+            if split >= splits {
+                end = first;
+            }
+        }
+        Item { row_tile: tile / token_tiles, token_tile: tile % token_tiles, first, end, stages }
     }
 }

@@ -2,7 +2,8 @@
 
 use super::{
     Tile, Weights, dense,
-    finish::finish,
+    exchange::add_abreast,
+    finish::{finish, finish_pair},
     int4, int4_warp,
     item::{Item, Place},
     nibbles::Nibbles,
@@ -68,7 +69,7 @@ unsafe fn dense<A: Accumulators, const R: usize, const SCALED: bool>(
         if is_consumer {
             // What it reads beside the stages, and where it writes, may be the launch's before.
             ptx::grid_wait();
-            let place = Place::first(p, plan);
+            let place = Place::first(p, plan, 0);
             let item = Item::of(p, plan, place);
             let acc = dense::multiply::<A>(plan, item, &mut Ring::new(), ptx::tid_x() / 128);
             let mut sums = [0.0f32; R];
@@ -98,7 +99,7 @@ unsafe fn int4_warp<E: Nibbles, const N: usize, const GROUPS: usize>(
         let (is_consumer, source) = begin(address, weights, plan);
         if is_consumer {
             ptx::grid_wait();
-            let place = Place::first(p, plan);
+            let place = Place::first(p, plan, 0);
             let sums = int4_warp::multiply::<E, N, GROUPS>(p, plan, Item::of(p, plan, place));
             finish::<E, N, false>(p, plan, place, &sums);
         } else {
@@ -128,7 +129,7 @@ unsafe fn int4<E: Nibbles, const R: usize, const GROUPS: usize, const REGISTERS:
             ptx::grid_wait();
             let mut ring = Ring::new();
             // All that an item is is found anew from its place, before the products and behind them: they need the registers.
-            let mut place = Place::first(p, plan);
+            let mut place = Place::first(p, plan, 0);
             while place.is_inside(p, plan) {
                 let item = Item::of(p, plan, place);
                 let sums = match (plan.tokens > 64, GROUPS) {
@@ -142,6 +143,42 @@ unsafe fn int4<E: Nibbles, const R: usize, const GROUPS: usize, const REGISTERS:
                 }
                 place = place.next(p, plan);
             }
+        } else {
+            ptx::setmaxnreg::<PRODUCER_REGISTERS, false>();
+            lead(p, source, plan);
+        }
+    }
+}
+
+/// As [`int4`], two splits side by side: `R` sums a thread, of which each adds half.
+///
+/// # Safety
+/// As [`begin`].
+#[inline(always)]
+unsafe fn int4_pair<
+    E: Nibbles,
+    const R: usize,
+    const HALF: usize,
+    const GROUPS: usize,
+    const REGISTERS: u32,
+>(
+    p: &GemmFew,
+    address: u64,
+    weights: Weights,
+    plan: Tile,
+) where
+    [f32; R]: Wgmma,
+{
+    // SAFETY: the caller's promise. All consumers of a split take the same item, and all are there when they are added.
+    unsafe {
+        let (is_consumer, source) = begin(address, weights, plan);
+        if is_consumer {
+            ptx::setmaxnreg::<REGISTERS, true>();
+            ptx::grid_wait();
+            let place = Place::first(p, plan, plan.side(ptx::tid_x()));
+            let sums = int4::multiply::<E, R, GROUPS>(p, plan, Item::of(p, plan, place), &mut Ring::new());
+            let half = add_abreast::<R, HALF>(plan, place.split < p.splits, &sums);
+            finish_pair::<E, HALF>(p, plan, place, &half);
         } else {
             ptx::setmaxnreg::<PRODUCER_REGISTERS, false>();
             lead(p, source, plan);
@@ -193,4 +230,6 @@ entries! {
     gemm_few_int4_g32_8_f16: int4_warp::<F16, 4, 4> of 28,
     gemm_few_int4_g32_16_f16: int4_warp::<F16, 8, 4> of 29,
     gemm_few_int4_g32_128_f16: int4::<F16, 64, 4, 232> of 30,
+    gemm_few_int4_g128_64_pair: int4_pair::<Bf16, 32, 16, 1, 104> of 31,
+    gemm_few_int4_g128_64_pair_f16: int4_pair::<F16, 32, 16, 1, 104> of 32,
 }

@@ -1,7 +1,7 @@
 //! `out = a * w^T (+ bias) (SiLU of a fused gate, times up) (+ residual)` for Hopper, for few rows: bound by reading `w`, which is bf16,
 //! bytes, or groups of 4 bits that bf16 or f16 is multiplied by.
 //!
-//! A block owns [`ROWS`] rows of `w` (columns of `out`), 64 a consumer warpgroup, `TOKENS` rows of `a`, and one of the splits of `k`; of 4 bits and many tokens several, of one tile after the other. The
+//! A block owns [`ROWS`] rows of `w` (columns of `out`), 64 a consumer warpgroup, `TOKENS` rows of `a`, and one of the splits of `k`; of 4 bits and many tokens several, of one tile after the other, or two side by side. The
 //! product is computed transposed: `w` is the operand of 64 rows, so that a handful of tokens wastes little, and 4-bit weights are
 //! converted in registers on their way to being it.
 //!
@@ -69,11 +69,13 @@ pub struct Tile {
     pub stages: u32,
     /// Threads that come after the consumers: a warp, or a warpgroup that leaves its registers to them. A lane of each warp brings the stages.
     pub producers: u32,
+    /// Splits of `k` that a block's warps take side by side: one, or all of a product that has two.
+    pub abreast: u32,
 }
 
 /// Dense `w`: a line of each row.
 pub const fn dense_tile(tokens: u32) -> Tile {
-    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4, producers: 32 }
+    Tile { rows: ROWS, tokens, lines: 1, w_bytes: ROWS * LINE_BYTES, stages: 4, producers: 32, abreast: 1 }
 }
 
 /// 4 bits in groups of `128 / groups`: two lines of `a`.
@@ -86,7 +88,13 @@ pub const fn int4_tile(tokens: u32, groups: u32) -> Tile {
     let w_bytes = rows / layout::PIECE_ROWS * piece_stride(groups);
     // A warpgroup: four lanes share the copies of the pieces, and products of a warpgroup want more registers than an even share.
     let producers = 128;
-    Tile { rows, tokens, lines: 2, w_bytes, stages, producers }
+    Tile { rows, tokens, lines: 2, w_bytes, stages, producers, abreast: 1 }
+}
+
+/// The same, of half as many rows and two splits.
+pub const fn int4_pair_tile(tokens: u32, groups: u32) -> Tile {
+    let tile = int4_tile(tokens, groups);
+    Tile { rows: tile.rows / 2, abreast: 2, ..tile }
 }
 
 /// Bytes from a piece of 4-bit weights to the next in shared memory: room for zero points, whether there are any or not.
@@ -114,19 +122,36 @@ impl Tile {
     pub const fn is_mailed(self) -> bool {
         self.tokens <= 16
     }
-    /// Consumer warps; the producer's follows them.
-    pub const fn consumers(self) -> u32 {
+    /// Warps of 16 rows each.
+    pub const fn row_warps(self) -> u32 {
         self.rows / 16
+    }
+    /// Consumer warps, those of the first split in front; the producer's follows them.
+    pub const fn consumers(self) -> u32 {
+        self.row_warps() * self.abreast
     }
     /// Consumer threads.
     pub const fn consumer_threads(self) -> u32 {
         self.consumers() * 32
     }
-    /// Bytes of the boxes of `a` of a stage: whole atoms of eight lines.
-    pub const fn a_bytes(self) -> u32 {
+    /// Threads of a split.
+    pub const fn split_threads(self) -> u32 {
+        self.row_warps() * 32
+    }
+    /// Which of the splits side by side a consumer works on.
+    #[inline(always)]
+    pub const fn side(self, thread: u32) -> u32 {
+        if self.abreast == 1 { 0 } else { thread / self.split_threads() }
+    }
+    /// Bytes of the boxes of `a` of a stage, of one split: whole atoms of eight lines.
+    pub const fn split_a_bytes(self) -> u32 {
         self.lines * self.tokens * LINE_BYTES
     }
-    /// Bytes of a stage: `lines` boxes of `a`, then `w`. Whole atoms of eight lines.
+    /// The same of all splits side by side.
+    pub const fn a_bytes(self) -> u32 {
+        self.split_a_bytes() * self.abreast
+    }
+    /// Bytes of a stage: `lines` boxes of `a`, of each split side by side, then `w`. Whole atoms of eight lines.
     pub const fn stage_bytes(self) -> u32 {
         self.a_bytes() + self.w_bytes.next_multiple_of(8 * LINE_BYTES)
     }
@@ -139,8 +164,11 @@ impl Tile {
         self.full() + self.stages * 8
     }
     /// `[eights][consumer threads]` of four sums: [`STASHED`] eights on their way to the output. Of a persistent block as many as there is room for, of a split, until
-    /// those of its pair's other are there.
+    /// those of its pair's other are there. Of a pair side by side, where the ring was: behind both there is no room.
     pub const fn stash(self) -> u32 {
+        if self.abreast == 1 { self.barriers_end() } else { 0 }
+    }
+    const fn barriers_end(self) -> u32 {
         (self.empty() + self.stages * 8).next_multiple_of(16)
     }
     /// Eights of that: of few tokens sums go to the output from registers.
@@ -155,9 +183,15 @@ impl Tile {
             0
         }
     }
+    /// Whether whole chunks of rows of the output are made in shared memory: of 4 bits and many tokens, where that is all that stands between products and the end.
+    pub const fn is_staged(self) -> bool {
+        self.lines == 2 && self.tokens > 32
+    }
     /// All of it.
     pub const fn shared_bytes(self) -> u32 {
-        self.stash() + self.stashed() * self.consumer_threads() * 16
+        let stash_end = self.stash() + self.stashed() * self.consumer_threads() * 16;
+        assert!(!self.is_staged() || self.stash() + self.rows * self.tokens * 2 <= stash_end);
+        if stash_end > self.barriers_end() { stash_end } else { self.barriers_end() }
     }
 }
 
@@ -202,6 +236,10 @@ const fn variant(name: &'static str, weights: Weights, tokens: u32) -> Variant {
         Weights::Bf16 | Weights::Int8 => dense_tile(tokens),
         Weights::Int4 { groups, .. } => int4_tile(tokens, groups),
     };
+    of_tile(name, weights, tile)
+}
+
+const fn of_tile(name: &'static str, weights: Weights, tile: Tile) -> Variant {
     let shared_bytes = tile.shared_bytes();
     let threads = tile.consumer_threads() + tile.producers;
     Variant {
@@ -230,7 +268,7 @@ const fn four_bits_f16(groups: u32) -> Weights {
 }
 
 /// All entries; of each kind of weights, the fewest tokens first.
-pub static VARIANTS: [Variant; 31] = [
+pub static VARIANTS: [Variant; 33] = [
     variant("gemm_few_bf16_8", Weights::Bf16, 8),
     variant("gemm_few_bf16_16", Weights::Bf16, 16),
     variant("gemm_few_bf16_32", Weights::Bf16, 32),
@@ -262,6 +300,8 @@ pub static VARIANTS: [Variant; 31] = [
     variant("gemm_few_int4_g32_8_f16", four_bits_f16(4), 8),
     variant("gemm_few_int4_g32_16_f16", four_bits_f16(4), 16),
     variant("gemm_few_int4_g32_128_f16", four_bits_f16(4), 128),
+    of_tile("gemm_few_int4_g128_64_pair", four_bits(1), int4_pair_tile(64, 1)),
+    of_tile("gemm_few_int4_g128_64_pair_f16", four_bits_f16(1), int4_pair_tile(64, 1)),
 ];
 
 /// 8-bit weights in the tiles of 4 bits.

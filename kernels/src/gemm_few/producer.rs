@@ -25,8 +25,9 @@ struct Producer<'p> {
     source: Source,
     plan: Tile,
     base: u32,
-    /// Which of the producing lanes.
+    /// Which of the producing lanes, and which of those of its split.
     index: u32,
+    index_of_split: u32,
 }
 
 impl Producer<'_> {
@@ -52,11 +53,15 @@ impl Producer<'_> {
         unsafe {
             match self.source.weights {
                 Weights::Int4 { groups, .. } => {
-                    let pieces = plan.rows / layout::PIECE_ROWS / plan.producing_lanes();
-                    let a_bytes = if self.index == 0 { plan.a_bytes() } else { 0 };
+                    if plan.abreast > 1 && step >= item.end {
+                        ptx::mbarrier_arrive(bar);
+                        return;
+                    }
+                    let pieces = plan.consumers() / plan.producing_lanes();
+                    let a_bytes = if self.index_of_split == 0 { plan.split_a_bytes() } else { 0 };
                     ptx::mbarrier_arrive_expect_tx(bar, a_bytes + pieces * p.piece_bytes);
                     let run = u64::from(p.steps) * u64::from(p.piece_bytes);
-                    let first = item.row_tile * (plan.rows / layout::PIECE_ROWS) + self.index * pieces;
+                    let first = item.row_tile * plan.row_warps() + self.index_of_split * pieces;
                     let mut g_piece =
                         p.packed + u64::from(first) * run + u64::from(step) * u64::from(p.piece_bytes);
                     let mut s_piece = s_w + self.index * pieces * piece_stride(groups);
@@ -107,11 +112,15 @@ impl Producer<'_> {
     #[inline(always)]
     unsafe fn activations(&self, item: Item, stage: u32, step: u32) {
         let plan = self.plan;
-        if self.index != 0 {
+        if self.index_of_split != 0 || plan.abreast > 1 && step >= item.end {
             return;
         }
+        // The first lane of a split behind another's.
+        let s_split = self.base
+            + stage * plan.stage_bytes()
+            + if plan.abreast > 1 && self.index > 0 { plan.split_a_bytes() } else { 0 };
         for line in 0..plan.lines {
-            let s_a = self.base + stage * plan.stage_bytes() + line * plan.tokens * LINE_BYTES;
+            let s_a = s_split + line * plan.tokens * LINE_BYTES;
             let k = (step * plan.lines + line) * self.line();
             let coords = [k as i32, (item.token_tile * plan.tokens) as i32];
             // SAFETY: the caller's promise.
@@ -129,10 +138,13 @@ impl Producer<'_> {
 #[inline(always)]
 pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
     let lane = if plan.producing_lanes() == 1 { 0 } else { (ptx::tid_x() - plan.consumer_threads()) / 32 };
-    let producer = Producer { p, source, plan, base: ptx::shared_base(), index: lane };
-    let mut place = Place::first(p, plan);
-    let mut item = Item::whole(p, plan, place.tile);
-    let early = (item.end - item.first).min(plan.stages);
+    let of_split = plan.producing_lanes() / plan.abreast;
+    let side = if plan.abreast == 1 { 0 } else { lane / of_split };
+    let index_of_split = lane - side * of_split;
+    let producer = Producer { p, source, plan, base: ptx::shared_base(), index: lane, index_of_split };
+    let mut place = Place::first(p, plan, side);
+    let mut item = Item::whole(p, plan, place);
+    let early = item.stages.min(plan.stages);
     // SAFETY: stages are free before their first use, and later once the phase of `empty` before has completed.
     unsafe {
         // The copies behind the wait would else fetch it from memory first: half a microsecond that nothing hides.
@@ -156,15 +168,15 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
             ring = ring.next();
             stage += 1;
         }
-        let mut step = item.first + early;
+        let mut index = early;
         loop {
-            while step < item.end {
-                let stage = ring.stage(plan.stages);
+            while index < item.stages {
+                let (stage, step) = (ring.stage(plan.stages), item.first + index);
                 ptx::mbarrier_wait(producer.base + plan.empty() + stage * 8, ring.parity(plan.stages) ^ 1);
                 producer.weights(item, stage, step);
                 producer.activations(item, stage, step);
                 ring = ring.next();
-                step += 1;
+                index += 1;
             }
             if !plan.is_persistent() {
                 break;
@@ -173,8 +185,8 @@ pub(super) unsafe fn produce(p: &GemmFew, source: Source, plan: Tile) {
             if !place.is_inside(p, plan) {
                 break;
             }
-            item = Item::whole(p, plan, place.tile);
-            step = item.first;
+            item = Item::whole(p, plan, place);
+            index = 0;
         }
         if lane == 0 {
             producer.next_weights();

@@ -49,6 +49,8 @@ pub struct Case {
     out_f32: bool,
     /// Columns of the matrix that `out` and `residual` are the first of.
     more_cols: usize,
+    /// Splits of `k` at most: two of a variant that takes as many side by side.
+    most_splits: u32,
     /// Of f16: activations are about two to that.
     exponent: i32,
     seed: u64,
@@ -82,7 +84,13 @@ impl Case {
         };
         let n = if self.silu { self.n.next_multiple_of(16) } else { self.n };
         let exponent = if self.half() == Half::F16 { self.exponent } else { 0 };
-        Case { k, n, exponent, ..self }
+        let most_splits = if self.variant().tile.abreast == 2 { 2 } else { layout::MAX_SPLITS };
+        Case { k, n, exponent, most_splits, ..self }
+    }
+
+    fn splits(&self) -> u32 {
+        let stage_k = stage_k(self.variant().weights) as u32;
+        launch::splits(self.n as u32, self.k as u32, stage_k).min(self.most_splits)
     }
 
     /// What `out`, and unless they are bytes `a`, are made of.
@@ -210,6 +218,7 @@ impl Property for GemmFew {
                     silu,
                     out_f32,
                     more_cols,
+                    most_splits: layout::MAX_SPLITS,
                     exponent,
                     seed,
                 }
@@ -238,6 +247,7 @@ impl Property for GemmFew {
                     silu: !on,
                     out_f32: false,
                     more_cols: if on { 8 } else { 0 },
+                    most_splits: layout::MAX_SPLITS,
                     exponent: 0,
                     seed: 1,
                 }
@@ -250,6 +260,10 @@ impl Property for GemmFew {
                 // So long that every block fills its first stage again: of one part of a tile it has fewer steps else.
                 corner(8, 8, steps * stage_k(of.weights), true),
             ]);
+            if of.tile.abreast == 2 {
+                // The one split is longer than the other, and both fill the ring again.
+                corners.push(corner(9, 136, (4 * of.tile.stages as usize + 3) * stage_k(of.weights), false));
+            }
             if of.weights == Weights::Bf16 && tokens == 8 {
                 // Rings of warps that have all of a split are filled more than twice.
                 corners.push(corner(3, 24, layout::MAX_SPLITS as usize * 9 * stage_k(of.weights), true));
@@ -272,7 +286,9 @@ impl Property for GemmFew {
             shape.one_of("kind", 2, &[0, 1, 2, 3, 4], "weights: bf16, int8, 4 bits in groups of 128, 64, 32");
         let tokens = shape.one_of("tokens", 8, &[8, 16, 32, 64, 128], "rows of the kernel's tile");
         let f16 = shape.flag("f16", false, "half precision rather than bf16");
-        let ending = format!("{}_{tokens}{}", kinds[kind], if f16 { "_f16" } else { "" });
+        let pair = shape.flag("pair", false, "two splits of k side by side in a block");
+        let [pair, f16] = [(pair, "_pair"), (f16, "_f16")].map(|(is, name)| if is { name } else { "" });
+        let ending = format!("{}_{tokens}{pair}{f16}", kinds[kind]);
         let m = shape.size("m", 8, 1, "rows of a");
         let n = shape.size("n", 512, 8, "rows of w");
         let k = shape.size("k", 512, 8, "columns of both");
@@ -291,6 +307,7 @@ impl Property for GemmFew {
             silu: shape.flag("silu", false, "whether rows are gate and up"),
             out_f32: shape.flag("out_f32", false, "whether the product is stored as f32"),
             more_cols: 0,
+            most_splits: layout::MAX_SPLITS,
             exponent: 0,
             seed: shape.inputs(),
         };
@@ -371,7 +388,7 @@ fn run<D: Driver>(
     params.out = arena.address(out);
     let stage_k = stage_k(variant.weights) as u32;
     params.steps = k.div_ceil(stage_k);
-    params.splits = launch::splits(n, k, stage_k);
+    params.splits = case.splits();
     params.out_f32 = u32::from(case.out_f32);
     params.silu = u32::from(case.silu);
     params.out_stride = (case.out_cols() + case.more_cols) as u32;

@@ -365,7 +365,8 @@ fn launch_one<D: Driver>(
         };
         arena.launch(&RMS_NORM, [m, 1, 1], &norm)?;
     }
-    let few = launch::choose(variant.weights, m).ok_or("no entry of gemm_few for the chain's products")?;
+    let few =
+        launch::choose(variant.weights, m, splits).ok_or("no entry of gemm_few for the chain's products")?;
     let counters = arena.input_u32("counters", &vec![0; launch::tiles(few, m, n) as usize])?;
     let zeros = vec![0; launch::partial_bytes(few, m, n, splits)];
     let partials = arena.alloc("partials", zeros.len())?;

@@ -5,7 +5,7 @@ use tilewright_kernels::{
     abi,
     gemm_few::{
         Weights,
-        launch::{self, Follow, Follower},
+        launch::{Follow, Follower},
         layout,
     },
     gemm_sm90::launch::MapShape,
@@ -22,7 +22,7 @@ pub(super) fn blocks_agree<D: Driver>(
     input: &Input,
     actual: &[u8],
 ) -> Result<(), Failure> {
-    let splits = launch::splits(case.n as u32, case.k as u32, stage_k(case.variant().weights) as u32);
+    let splits = case.splits();
     // So many multiprocessors that a block has so many groups of rows, or fewer.
     let row_groups = 1 + case.seed as u32 % (16 / splits);
     let multiprocessors = (case.n as u32).div_ceil(layout::PIECE_ROWS).div_ceil(row_groups);
