@@ -260,6 +260,11 @@ impl Property for GemmFew {
                 // So long that every block fills its first stage again: of one part of a tile it has fewer steps else.
                 corner(8, 8, steps * stage_k(of.weights), true),
             ]);
+            if of.tile.is_staged() {
+                // Lines of the output with a bias; and gated ones of a block that goes on to keep sums of its next tile.
+                corners.push(Case { bias: true, silu: false, ..corner(tokens, 640, 128, false) });
+                corners.push(corner(tokens, 640, 256, false));
+            }
             if of.tile.abreast == 2 {
                 // The one split is longer than the other, and both fill the ring again.
                 corners.push(corner(9, 136, (4 * of.tile.stages as usize + 3) * stage_k(of.weights), false));
